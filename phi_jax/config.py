@@ -1,0 +1,110 @@
+"""Configs: ml_collections files, overridden on the command line, and read through a view that records each read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from phi_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+
+class Config:
+    """A read-only view of a config. Remembers which fields were read, so that a field nobody reads is found.
+
+    `config.training.learning_rate` reads a field; a section is another Config that shares the record.
+    An unknown field raises AttributeError.
+    """
+
+    def __init__(self, values: Mapping[str, Any], _path: str = "", _reads: set[str] | None = None) -> None:
+        self._values = dict(values)
+        self._path = _path
+        self._reads: set[str] = set() if _reads is None else _reads
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        path = f"{self._path}.{name}".lstrip(".")
+        if name not in self._values:
+            raise AttributeError(f"config.{path}: no such field; there are: {', '.join(sorted(self._values))}")
+        value = self._values[name]
+        if isinstance(value, Mapping):
+            return Config(value, path, self._reads)
+        self._reads.add(path)
+        return value
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Dotted paths of the fields read so far, through this view or any other view of the same config."""
+        return frozenset(self._reads)
+
+    def fields(self) -> list[str]:
+        """Dotted paths of all fields at and below this view."""
+        found = []
+        for name, value in self._values.items():
+            path = f"{self._path}.{name}".lstrip(".")
+            found += Config(value, path).fields() if isinstance(value, Mapping) else [path]
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values (tuples become lists). Does not count as reading the fields."""
+        return {name: _plain(value) for name, value in self._values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def from_config_dict(values: ConfigDict) -> Config:
+    """Wraps what a config file's get_config() returns."""
+    return Config(values.to_dict())
+
+
+def load(config_arguments: Sequence[str]) -> Config:
+    """Loads `--config=FILE.py[:ARGUMENT]` with its overrides `--config.a.b=value`.
+
+    Raises UserError for a missing file, an unknown field or a value of the wrong type.
+    """
+    import os
+
+    from absl import flags
+    from ml_collections import config_flags
+
+    arguments = _joined(config_arguments)
+    files = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
+    if not files:
+        raise UserError("no config given; add --config FILE.py, e.g. --config configs/nano.py")
+    file = files[-1].partition(":")[0]
+    if not os.path.isfile(file):
+        raise UserError(f"--config {file}: no such file; configs of the project lie in configs/")
+    values = flags.FlagValues()
+    argv = ["phi-jax", *sorted(arguments, key=lambda a: not a.startswith("--config="))]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        return from_config_dict(values["config"].value)
+    except UserError:
+        raise
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"--config {file}: {line}") from None
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--config X` -> `--config=X`, likewise `--config.a.b X`."""
+    joined: list[str] = []
+    expecting_value = False
+    for argument in arguments:
+        if expecting_value:
+            joined[-1] += f"={argument}"
+            expecting_value = False
+        else:
+            joined.append(argument)
+            expecting_value = "=" not in argument
+    if expecting_value:
+        raise UserError(f"{joined[-1]}: a value must follow")
+    return joined

@@ -19,7 +19,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
 
     c.collect = ConfigDict()
     c.collect.sources = ("installed",)  # "installed" = standard library + run-time dependencies; or directories, .parquet, .jsonl
-    c.collect.max_documents = 400 if micro else 0  # documents kept, lowest content hash first; 0 = all
+    c.collect.max_files = 400 if micro else 0  # files looked at, those of the lowest content hashes; 0 = all
     c.collect.max_bytes = 200_000  # bytes of one file; larger ones are set aside (ours)
     c.collect.min_bytes = 64  # bytes of one file; smaller ones are set aside (ours)
     c.collect.max_mean_line = 100  # characters; a higher mean line length is called minified (ours)
@@ -77,6 +77,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.evaluate.temperature = 0.2  # of the sampled completions
     c.evaluate.top_p = 0.95  # of the sampled completions
     c.evaluate.wall_seconds = 10.0  # limit of one execution, wall clock
+    c.evaluate.sandbox = "full"  # confinement of generated code: full (Landlock, seccomp, limits) or none
     c.evaluate.sandbox_workers = 2  # executions at once
 
     c.report = ConfigDict()

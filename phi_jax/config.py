@@ -35,6 +35,10 @@ class Config:
         self._reads.add(path)
         return value
 
+    def only(self, sections: Sequence[str]) -> Config:
+        """A view with just these top-level entries; reads go to the same record."""
+        return Config({name: self._values[name] for name in sections}, self._path, self._reads)
+
     @property
     def reads(self) -> frozenset[str]:
         """Dotted paths of the fields read so far, through this view or any other view of the same config."""
@@ -90,8 +94,10 @@ def load(config_arguments: Sequence[str]) -> Config:
     except UserError:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"--config {file}: {line}") from None
+        # An exception inside the file arrives as the text of a traceback, whose last line says what is wrong.
+        lines = str(error).strip("'").replace("\\'", "'").replace("\\n", "\n").splitlines()
+        line = lines[-1] if "Traceback" in str(error) else " ".join(lines)
+        raise UserError(f"--config {file}: {line.removeprefix('ValueError: ')}") from None
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

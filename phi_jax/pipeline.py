@@ -1,0 +1,186 @@
+"""The pipeline: a small graph of stages, each of which reads artifacts and writes one.
+
+A stage runs when its key, hash(stage, its sections of the config, identities of its inputs), differs from that of
+the artifact that is there. So a second run does nothing, a killed one goes on, and a changed field runs again
+only what depends on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from phi_jax import artifact
+from phi_jax.artifact import Artifact
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.progress import say
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One instance of a stage.
+
+    inputs: what the stage calls an input -> label ("stage/name") of the artifact. sections: the parts of the
+    config it may read; nothing else of the config can make it stale. function: "module:function", imported when
+    it runs, so that a training run never loads the data tools.
+    """
+
+    stage: str
+    name: str
+    inputs: Mapping[str, str]
+    sections: tuple[str, ...]
+    function: str
+
+    @property
+    def label(self) -> str:
+        return "/".join(filter(None, (self.stage, self.name)))
+
+    def config_of(self, config: Config) -> Config:
+        """The part of the config this stage sees; reads are recorded in `config`."""
+        return config.only(self.sections)
+
+    def run(self, config: Config, inputs: Mapping[str, Artifact], draft: artifact.Draft) -> None:
+        module, _, function = self.function.partition(":")
+        getattr(importlib.import_module(module), function)(self.config_of(config), inputs, draft)
+
+
+# In an order in which every stage stands after its inputs.
+STAGES = (
+    Stage("collect", "python", {}, ("collect",), "phi_jax.corpus.collect:collect"),
+    Stage("tokenize", "python", {"documents": "collect/python"}, ("tokenize",), "phi_jax.tokens.shards:tokenize"),
+    Stage(
+        "pretrain", "base", {"tokens": "tokenize/python"}, ("seed", "model", "training"),
+        "phi_jax.training.loop:pretrain",
+    ),
+    Stage("export", "base", {"checkpoint": "pretrain/base"}, ("export",), "phi_jax.interchange.export:export"),
+    Stage(
+        "evaluate", "base", {"model": "export/base"}, ("seed", "evaluate"),
+        "phi_jax.evaluation.evaluate:evaluate",
+    ),
+    Stage(
+        "report", "",
+        {
+            "collect": "collect/python", "tokenize": "tokenize/python", "pretrain": "pretrain/base",
+            "export": "export/base", "evaluate": "evaluate/base",
+        },
+        ("report",), "phi_jax.report.page:report",
+    ),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How one stage stands: "whole", "stale" (with the reason), "interrupted" or "missing"."""
+
+    stage: Stage
+    state: str
+    reason: str
+    artifact: Artifact | None
+
+
+def run(
+    config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, refresh: bool = False
+) -> None:
+    """Runs the stages that are not whole, in order; `only` names some, whose inputs must then be whole.
+
+    refresh: collect looks at its sources again. Raises UserError; finished stages stay.
+    """
+    workdir = artifact.prepare_workdir(workdir)
+    with artifact.locked(workdir):
+        artifact.write_json(workdir / "config.json", config.to_dict())
+        for stage in STAGES if only is None else only:
+            _run_stage(stage, config, workdir, refresh=refresh and stage.stage == "collect")
+        _publish_scores(workdir)
+
+
+def select(stage: str, name: str | None) -> list[Stage]:
+    """The instances of a stage, or the one of that name. Raises UserError where there is none."""
+    found = [s for s in STAGES if s.stage == stage and name in (None, s.name)]
+    if not found:
+        names = ", ".join(s.name for s in STAGES if s.stage == stage)
+        raise UserError(f"--name {name}: {stage} has no such instance; there are: {names}")
+    return found
+
+
+def status(config: Config, workdir: epath.PathLike) -> list[Standing]:
+    """How each stage stands in `workdir` under `config`. Changes nothing."""
+    return [_standing(stage, config, epath.Path(workdir)) for stage in STAGES]
+
+
+def _standing(stage: Stage, config: Config, workdir: epath.Path) -> Standing:
+    found = artifact.find(workdir, stage.stage, stage.name)
+    if found is None:
+        partial = artifact.locate(workdir, stage.stage, stage.name)
+        interrupted = (partial.parent / f"{partial.name}.partial").exists()
+        return Standing(stage, "interrupted" if interrupted else "missing", "", None)
+    changed = _changed_fields(found.manifest["config"], stage.config_of(config).to_dict())
+    if changed:
+        return Standing(stage, "stale", "config changed: " + ", ".join(changed), found)
+    for name, label in stage.inputs.items():
+        source = artifact.find(workdir, *_split(label))
+        if source is None:
+            return Standing(stage, "stale", f"input {label} is missing", found)
+        if source.identity != found.manifest["inputs"][name]["identity"]:
+            return Standing(stage, "stale", f"input {label} changed", found)
+    return Standing(stage, "whole", "", found)
+
+
+def _run_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bool) -> None:
+    inputs = {}
+    for name, label in stage.inputs.items():
+        source = artifact.find(workdir, *_split(label))
+        if source is None:
+            command = f"phi-jax {_split(label)[0]} --config ... --workdir {workdir}"
+            raise UserError(f"{stage.label} needs {label}, which is not in {workdir}; run `{command}` first")
+        inputs[name] = source
+    values = stage.config_of(config).to_dict()
+    key = artifact.artifact_key(stage.stage, values, {k: a.identity for k, a in inputs.items()})
+    existing = artifact.find(workdir, stage.stage, stage.name)
+    if existing is not None and existing.key == key and not refresh:
+        say(f"{stage.label}: whole, skipped")
+        return
+    for source in inputs.values():
+        source.verify()
+    draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs)
+    say(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
+    stage.run(config, inputs, draft)
+    done = draft.commit()
+    say(f"{stage.label}: done in {done.manifest['seconds']:.1f} s, identity {done.identity[:12]}")
+
+
+def _publish_scores(workdir: epath.Path) -> None:
+    """`W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
+    evaluated = [artifact.find(workdir, s.stage, s.name) for s in STAGES if s.stage == "evaluate"]
+    whole = [a for a in evaluated if a is not None]
+    if whole:
+        from phi_jax.evaluation.evaluate import combined_scores
+
+        artifact.write_json(workdir / "evaluate" / "scores.json", combined_scores(whole))
+
+
+def _split(label: str) -> tuple[str, str]:
+    stage, _, name = label.partition("/")
+    return stage, name
+
+
+def _changed_fields(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        paths = [(k, f"{path}.{k}".lstrip(".")) for k in sorted(old.keys() | new.keys())]
+        return [f for k, p in paths for f in _changed_fields(old.get(k), new.get(k), p)]
+    return [] if old == new else [path]
+
+
+def saved_config(workdir: epath.PathLike) -> Config:
+    """The config of the last run in `workdir`. Raises UserError where there was none."""
+    import json
+
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"--workdir {os.fspath(workdir)}: no run there yet; start one with `phi-jax run`")
+    return Config(json.loads(path.read_text()))

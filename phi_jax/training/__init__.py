@@ -1,0 +1,1 @@
+"""Training: optimizer, step and loop."""

@@ -1,0 +1,152 @@
+"""One optimizer step over a plain dict of arrays: chunked loss, microbatches, AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from phi_jax.model import phi
+from phi_jax.parallel import mesh as meshes
+
+State = dict[str, Any]  # {"params": Params, "optimizer": optax state, "step": int32 []}
+
+
+def chunked_loss(
+    params: phi.Params, hidden_BxTxD: jax.Array, targets_BxT: jax.Array, config: phi.PhiConfig, chunk: int
+) -> jax.Array:
+    """Mean next-token cross-entropy (nats), float32, with logits of only `chunk` positions alive at a time.
+
+    Chunks run along the sequence, so that the batch keeps its sharding. T need not be a multiple of `chunk`.
+    """
+    batch, length, width = hidden_BxTxD.shape
+    chunk = min(chunk, length)
+    chunks = -(-length // chunk)
+    padding = chunks * chunk - length
+    hidden_BxTxD = jnp.pad(hidden_BxTxD, ((0, 0), (0, padding), (0, 0)))
+    targets_BxT = jnp.pad(targets_BxT, ((0, 0), (0, padding)), constant_values=-1)
+    hidden_CxBxSxD = hidden_BxTxD.reshape(batch, chunks, chunk, width).swapaxes(0, 1)
+    targets_CxBxS = targets_BxT.reshape(batch, chunks, chunk).swapaxes(0, 1)
+
+    def add_chunk(total: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        hidden_BxSxD, targets_BxS = inputs
+        logits_BxSxV = phi.logits(params, hidden_BxSxD, config)
+        losses_BxS = optax.softmax_cross_entropy_with_integer_labels(
+            logits_BxSxV, jnp.maximum(targets_BxS, 0)
+        )
+        return total + jnp.where(targets_BxS >= 0, losses_BxS, 0.0).sum(), None
+
+    # Recomputed in the backward pass: saved logits are what the chunks are there to avoid.
+    add_chunk = jax.checkpoint(add_chunk, prevent_cse=False)
+    total, _ = jax.lax.scan(add_chunk, jnp.zeros((), jnp.float32), (hidden_CxBxSxD, targets_CxBxS))
+    return total / (batch * length)
+
+
+def batch_loss(
+    params: phi.Params,
+    tokens_BxT1: jax.Array,
+    config: phi.PhiConfig,
+    chunk: int,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Mean loss of a batch of records [B, seq_len + 1] int32: each position predicts the next token."""
+    hidden_BxTxD = phi.hidden_states(params, tokens_BxT1[:, :-1], config, dropout_key=dropout_key)
+    return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk)
+
+
+def init_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, seed: int) -> State:
+    """Fresh parameters and optimizer state; float32, a function of the seed alone."""
+    params = phi.init_params(config, jax.random.key(seed))
+    return {"params": params, "optimizer": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
+    """The sharding of each leaf of the state: Adam's moments lie where their parameters lie."""
+    by_parameter = meshes.parameter_shardings(phi.logical_axes(config), mesh)
+    abstract = jax.eval_shape(lambda: init_state(config, optimizer, 0))
+    whole = meshes.replicated(mesh)
+    return {
+        "params": by_parameter,
+        "optimizer": optax.tree_utils.tree_map_params(
+            optimizer,
+            lambda _, sharding: sharding,
+            abstract["optimizer"],
+            by_parameter,
+            transform_non_params=lambda _: whole,
+        ),
+        "step": whole,
+    }
+
+
+def make_train_step(
+    config: phi.PhiConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    microbatches: int,
+    loss_chunk: int,
+    seed: int,
+) -> Callable[[State, jax.Array], tuple[State, dict[str, jax.Array]]]:
+    """The jitted step: (state, tokens [B, seq_len + 1]) -> (state, {"loss", "grad_norm"}); the state is donated.
+
+    Gradients are the mean over `microbatches` equal parts of the batch. Dropout is keyed by (seed, step,
+    microbatch), so a resumed run draws what an undisturbed one would have drawn.
+    """
+    dropout = config.attention_dropout > 0 or config.residual_dropout > 0
+
+    def microbatch_grads(
+        params: phi.Params, tokens_bxT1: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, phi.Params]:
+        return jax.value_and_grad(batch_loss)(
+            params, tokens_bxT1, config, loss_chunk, key if dropout else None
+        )
+
+    def train_step(state: State, tokens_BxT1: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        params = state["params"]
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        if microbatches == 1:
+            loss, grads = microbatch_grads(params, tokens_BxT1, jax.random.fold_in(key, 0))
+        else:
+            batch, record = tokens_BxT1.shape
+            # This order keeps the batch axis sharded; reshape(A, B // A, ...) would shard the microbatches.
+            tokens_AxbxT1 = tokens_BxT1.reshape(batch // microbatches, microbatches, record).swapaxes(0, 1)
+
+            def accumulate(sums: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+                index, tokens_bxT1 = inputs
+                new = microbatch_grads(params, tokens_bxT1, jax.random.fold_in(key, index))
+                return jax.tree.map(jnp.add, sums, new), None
+
+            zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
+            sums, _ = jax.lax.scan(accumulate, zeros, (jnp.arange(microbatches), tokens_AxbxT1))
+            loss, grads = jax.tree.map(lambda x: x / microbatches, sums)
+        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
+        new_state = {
+            "params": optax.apply_updates(params, updates),
+            "optimizer": optimizer_state,
+            "step": state["step"] + 1,
+        }
+        return new_state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+
+    shardings = state_shardings(config, optimizer, mesh)
+    whole = meshes.replicated(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, meshes.batch_sharding(mesh)),
+        out_shardings=(shardings, {"loss": whole, "grad_norm": whole}),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(
+    config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh, *, loss_chunk: int
+) -> Callable[[State, jax.Array], jax.Array]:
+    """The jitted validation loss: (state, tokens [B, seq_len + 1]) -> mean loss []."""
+    return jax.jit(
+        lambda state, tokens: batch_loss(state["params"], tokens, config, loss_chunk),
+        in_shardings=(state_shardings(config, optimizer, mesh), meshes.batch_sharding(mesh)),
+        out_shardings=meshes.replicated(mesh),
+    )

@@ -1,0 +1,172 @@
+"""Artifacts: whole or absent, identities without time and place, local disk and object store."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from etils import epath
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phi_jax import artifact
+from phi_jax.errors import UserError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+)
+
+
+def build(workdir, text="hello", config=None, inputs=None, name="one"):
+    draft = artifact.open_draft(workdir, "collect", name, config or {"a": 1}, inputs or {})
+    artifact.write_atomic(draft.directory / "x.txt", text)
+    artifact.write_atomic(draft.directory / "log.txt", str(id(draft)))
+    draft.add_output("text", "x.txt", rows=1)
+    draft.add_output("log", "log.txt", kind="log")
+    draft.add_facts(kept=1)
+    return draft.commit()
+
+
+def test_identity_depends_on_content_config_and_inputs_only(tmp_path):
+    first = build(tmp_path / "a")
+    assert build(tmp_path / "b", name="other place and name").identity == first.identity
+    assert build(tmp_path / "c", text="other").identity != first.identity
+    assert build(tmp_path / "d", config={"a": 2}).identity != first.identity
+    assert build(tmp_path / "e", inputs={"x": first}).identity != first.identity
+
+
+def test_manifest_is_whole_and_read_back(tmp_path):
+    built = build(tmp_path)
+    found = artifact.find(tmp_path, "collect", "one")
+    assert found.manifest == built.manifest
+    assert found.facts == {"kept": 1}
+    assert found.path("text").read_text() == "hello"
+    assert not (tmp_path / "collect" / "one.partial").exists()
+    assert {"stage", "config", "inputs", "outputs", "versions", "git_revision", "seconds"} <= set(found.manifest)
+    assert found.manifest["outputs"]["text"]["bytes"] == 5
+    found.verify()
+
+
+@pytest.mark.parametrize("harm", ["change", "remove"])
+def test_verify_names_the_file(tmp_path, harm):
+    built = build(tmp_path)
+    path = built.directory / "x.txt"
+    path.write_text("hellO") if harm == "change" else path.unlink()
+    with pytest.raises(UserError, match=r"collect/one: x\.txt"):
+        built.verify()
+
+
+def test_a_draft_is_kept_for_the_same_key_only(tmp_path):
+    draft = artifact.open_draft(tmp_path, "s", "n", {"a": 1}, {})
+    artifact.write_atomic(draft.directory / "part", "1")
+    (draft.directory / ".tmp-part2").write_text("half")
+    again = artifact.open_draft(tmp_path, "s", "n", {"a": 1}, {})
+    assert again.resumed
+    assert (again.directory / "part").exists()
+    assert not (again.directory / ".tmp-part2").exists()
+    other = artifact.open_draft(tmp_path, "s", "n", {"a": 2}, {})
+    assert not other.resumed
+    assert not (other.directory / "part").exists()
+
+
+def test_a_stale_artifact_stands_until_the_new_one_is_whole(tmp_path):
+    old = build(tmp_path)
+    artifact.open_draft(tmp_path, "collect", "one", {"a": 2}, {})
+    assert artifact.find(tmp_path, "collect", "one").identity == old.identity
+    new = build(tmp_path, config={"a": 2})
+    assert artifact.find(tmp_path, "collect", "one").identity == new.identity
+    assert sorted(p.name for p in (tmp_path / "collect").iterdir()) == ["one"]
+
+
+@pytest.mark.parametrize("cut", ["before", "between"])
+def test_a_swap_that_was_cut_in_two_is_finished(tmp_path, cut):
+    old, new = build(tmp_path / "a"), build(tmp_path / "a", text="new", name="two")
+    new.directory.rename(tmp_path / "a" / "collect" / "one.partial")
+    if cut == "between":
+        old.directory.rename(tmp_path / "a" / "collect" / "one.stale")
+    found = artifact.find(tmp_path / "a", "collect", "one")
+    assert found.identity == (old.identity if cut == "before" else new.identity)
+
+
+def test_atomic_path_leaves_nothing_of_a_failed_write(tmp_path):
+    (tmp_path / "f").write_text("old")
+    with pytest.raises(RuntimeError), artifact.atomic_path(tmp_path / "f") as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f", "old")]
+
+
+def test_an_undeclared_or_missing_output_is_a_bug(tmp_path):
+    draft = artifact.open_draft(tmp_path, "s", "n", {}, {})
+    draft.add_output("x", "nowhere")
+    with pytest.raises(ValueError, match="declared but not written"):
+        draft.commit()
+    with pytest.raises(ValueError, match="do not go together"):
+        draft.add_output("y", "y", kind="documents")
+
+
+@given(JSON)
+def test_canonical_json_round_trips_and_ignores_order(value):
+    text = artifact.canonical_json(value)
+    assert json.loads(text) == value
+    assert artifact.canonical_json(json.loads(text)) == text
+
+
+def test_a_second_run_in_the_same_place_is_refused(tmp_path):
+    with artifact.locked(tmp_path):
+        code = (
+            "import sys; from phi_jax import artifact\n"
+            "try:\n with artifact.locked(sys.argv[1]): print('in')\n"
+            "except Exception as e: print(e)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert "another phi-jax is running there" in done.stdout
+
+
+def test_a_damaged_manifest_is_one_clear_line(tmp_path):
+    built = build(tmp_path)
+    (built.directory / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json: not a manifest .* remove"):
+        artifact.find(tmp_path, "collect", "one")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """gs:// served from memory by fsspec: no directories of its own, no rename of a tree."""
+    import fsspec
+    from etils.epath import backend
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Bucket(MemoryFileSystem):
+        protocol = "gs"
+        store = {}
+        pseudo_dirs = [""]
+
+        def mv(self, *_, **__):
+            raise AssertionError("an object store cannot rename")
+
+    fs = Bucket()
+    monkeypatch.setattr(fsspec, "filesystem", lambda *_, **__: fs)
+    monkeypatch.setattr(backend, "_is_tf_installed", lambda: False, raising=False)
+    return fs
+
+
+def test_on_an_object_store_the_manifest_alone_decides(bucket):
+    workdir = epath.Path("gs://bucket/w")
+    assert artifact.find(workdir, "collect", "one") is None
+    draft = artifact.open_draft(workdir, "collect", "one", {"a": 1}, {})
+    artifact.write_atomic(draft.directory / "x.txt", "hello")
+    assert draft.directory == draft.final
+    assert artifact.find(workdir, "collect", "one") is None
+    again = artifact.open_draft(workdir, "collect", "one", {"a": 1}, {})
+    assert again.resumed
+    assert (again.directory / "x.txt").read_text() == "hello"
+    again.add_output("text", "x.txt")
+    done = again.commit()
+    found = artifact.find(workdir, "collect", "one")
+    assert found.identity == done.identity
+    found.verify()
+    stale = artifact.open_draft(workdir, "collect", "one", {"a": 2}, {})
+    assert not stale.resumed
+    assert artifact.find(workdir, "collect", "one") is None
+    assert not (stale.directory / "x.txt").exists()

@@ -1,0 +1,89 @@
+"""SIGKILL in every stage, mid-write and mid-save included: afterwards the identities are those of a quiet run."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+from conftest import MICRO, ROOT, identities, phi_jax
+
+# In the order in which one run meets them; each run goes on from the one before and dies at its own moment.
+MOMENTS = (
+    ("collect", "os.rename", r"collect/python\.partial/.*snapshot", 1),
+    ("collect", "os.rename", r"collect/python\.partial/.*part-\d+\.parquet$", 1),
+    ("collect", "os.rename", r"collect/python$", 1),
+    ("tokenize", "os.rename", r"tokenize/python\.partial/tokenizer", 1),
+    ("tokenize", "os.rename", r"tokenize/python\.partial/.*array_record", 2),
+    ("pretrain", "os.rename", r"pretrain/base\.partial/checkpoints/\d+$", 2),
+    ("pretrain", "os.rename", r"pretrain/base\.partial/manifest\.json$", 1),
+    ("export", "os.rename", r"export/base\.partial/", 1),
+    ("evaluate", "os.rename", r"evaluate/base\.partial/.*part", 2),
+    ("evaluate", "os.rename", r"evaluate/base\.partial/.*scores", 1),
+    ("report", "os.rename", r"report\.partial/", 1),
+    ("report", "os.rename", r"report$", 1),
+)
+
+
+def test_killed_in_every_stage(micro_run, tmp_path):
+    workdir = tmp_path / "run"
+    for stage, event, pattern, count in MOMENTS:
+        done = subprocess.run(
+            [sys.executable, "tests/killed_run.py", event, pattern, str(count), "run", *MICRO,
+             "--workdir", str(workdir)],
+            cwd=ROOT, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == -9, f"{pattern}: not killed\n{done.stderr}"
+        killed = re.findall(r"killed at \S+ (\S+)", done.stderr)
+        assert len(killed) == 1
+        assert re.search(pattern, killed[0])
+        assert f"{stage}/" in done.stderr.replace("report:", "report/:"), done.stderr
+    phi_jax("run", *MICRO, "--workdir", workdir)
+    assert identities(workdir) == identities(micro_run)
+
+
+def test_killed_between_two_checkpoints(micro_run, tmp_path):
+    """Killed from outside in the middle of the steps, after the first checkpoint: the weights come out the same."""
+    workdir = tmp_path / "run"
+    phi_jax("collect", *MICRO, "--workdir", workdir)
+    phi_jax("tokenize", *MICRO, "--workdir", workdir)
+    metrics = workdir / "pretrain" / "base.partial" / "metrics.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phi_jax.cli", "pretrain", *MICRO, "--workdir", str(workdir)],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") >= 11:
+            break
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
+    assert (metrics.parent / "checkpoints" / "8").is_dir()
+    again = phi_jax("pretrain", *MICRO, "--workdir", workdir)
+    assert re.search(r"resumed from the checkpoint of step (8|16)", again.stderr)
+    assert identities(workdir)["pretrain/base"] == identities(micro_run)["pretrain/base"]
+    steps = [line.split(",")[0] for line in (workdir / "pretrain/base/metrics.jsonl").read_text().splitlines()]
+    assert steps == [f'{{"step": {i}' for i in range(24)]
+
+
+def test_damaged_checkpoint_is_skipped_loudly(tmp_path, micro_run):
+    """A truncated latest checkpoint costs its steps, never the run."""
+    workdir = tmp_path / "run"
+    phi_jax("collect", *MICRO, "--workdir", workdir)
+    phi_jax("tokenize", *MICRO, "--workdir", workdir)
+    subprocess.run(
+        [sys.executable, "tests/killed_run.py", "os.rename", r"pretrain/base\.partial/manifest\.json$", "1",
+         "pretrain", *MICRO, "--workdir", str(workdir)],
+        cwd=ROOT, capture_output=True, timeout=300,
+    )  # fmt: skip
+    latest = workdir / "pretrain" / "base.partial" / "checkpoints" / "24"
+    assert latest.is_dir()
+    for path in latest.rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            os.truncate(path, 500)
+    again = phi_jax("pretrain", *MICRO, "--workdir", workdir)
+    assert re.search(r"warning: checkpoint .*/24: cannot be read", again.stderr)
+    assert "resumed from the checkpoint of step 16" in again.stderr
+    assert identities(workdir)["pretrain/base"] == identities(micro_run)["pretrain/base"]

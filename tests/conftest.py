@@ -1,15 +1,11 @@
 """Shared by all tests: the micro run, the data beside a development checkout, and what a skip may mean."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from running import MICRO, ROOT, phi_jax
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
-MICRO = ["--config", str(ROOT / "configs" / "nano.py") + ":size=micro"]
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
@@ -33,25 +29,6 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and os.environ.get("PHI_JAX_REQUIRE_ALL") == "1" and "acceptance" not in item.keywords:
         report.outcome = "failed"
         report.longrepr = f"skipped, but PHI_JAX_REQUIRE_ALL=1: {report.longrepr}"
-
-
-def phi_jax(*arguments, cwd=ROOT, check=True, env=None, timeout=600):
-    """Runs the command line in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "phi_jax.cli", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})},
-    )  # fmt: skip
-    if check and done.returncode:
-        pytest.fail(f"phi-jax {' '.join(map(str, arguments))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-    return done
-
-
-def identities(workdir):
-    """Label -> identity of every artifact in a work directory."""
-    import json
-
-    manifests = [json.loads(p.read_text()) for p in sorted(Path(workdir).glob("**/manifest.json"))]
-    return {f"{m['stage']}/{m['name']}": m["identity"] for m in manifests}
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import ClassVar
 
 import pytest
 from etils import epath
@@ -13,7 +14,8 @@ from phi_jax import artifact
 from phi_jax.errors import UserError
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda x: st.lists(x) | st.dictionaries(st.text(), x),
 )
 
 
@@ -90,9 +92,14 @@ def test_a_swap_that_was_cut_in_two_is_finished(tmp_path, cut):
 
 def test_atomic_path_leaves_nothing_of_a_failed_write(tmp_path):
     (tmp_path / "f").write_text("old")
-    with pytest.raises(RuntimeError), artifact.atomic_path(tmp_path / "f") as path:
-        path.write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with artifact.atomic_path(tmp_path / "f") as path:
+            path.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f", "old")]
 
 
@@ -139,8 +146,8 @@ def bucket(monkeypatch):
 
     class Bucket(MemoryFileSystem):
         protocol = "gs"
-        store = {}
-        pseudo_dirs = [""]
+        store: ClassVar = {}
+        pseudo_dirs: ClassVar = [""]
 
         def mv(self, *_, **__):
             raise AssertionError("an object store cannot rename")

@@ -1,7 +1,7 @@
 """Configs: overrides, reads on record, and a user's mistakes in one line."""
 
 import pytest
-from conftest import MICRO, ROOT
+from running import MICRO, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MICRO, ROOT
+from running import MICRO, ROOT
 
 # From the ground up: a module may import, when it is loaded, only what stands on a floor below, or beside it in
 # its own package.
@@ -30,7 +30,18 @@ FLOORS = (
     {"pipeline"},
     {"cli"},
 )
-HEAVY = ("jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "pyarrow", "numpy", "tokenizers", "tqdm")
+HEAVY = (
+    "jax",
+    "flax",
+    "optax",
+    "orbax",
+    "grain",
+    "tensorflow_datasets",
+    "pyarrow",
+    "numpy",
+    "tokenizers",
+    "tqdm",
+)
 MODULES = sorted((ROOT / "phi_jax").rglob("*.py"))
 
 
@@ -75,7 +86,9 @@ def test_only_the_document_floor_imports_daft():
 
 def test_the_model_knows_no_mesh_and_no_files():
     for path in (ROOT / "phi_jax" / "model").glob("*.py"):
-        assert not re.search(r"import (os|pathlib|grain|orbax)|jax\.sharding|make_mesh|\bopen\(", path.read_text()), path
+        assert not re.search(r"import (os|pathlib|grain|orbax)|jax\.sharding|make_mesh|\bopen\(", path.read_text()), (
+            path
+        )
 
 
 def test_help_loads_nothing_heavy():
@@ -129,7 +142,9 @@ def test_every_field_is_read(tmp_path):
 def test_every_field_has_one_line_of_doc(path):
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if re.match(r"\s+c\.\w+\.?\w* = (?!ConfigDict\(\)$)", line):
-            assert re.search(r"  # \S.{8,}", line), f"{path.name}:{number}: no meaning, unit and source beside the field"
+            assert re.search(r"  # \S.{8,}", line), (
+                f"{path.name}:{number}: no meaning, unit and source beside the field"
+            )
 
 
 @pytest.mark.parametrize("argument", ["size=laptop", "size=micro"])

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import MICRO, ROOT, phi_jax
+from running import MICRO, ROOT, phi_jax
 
 
 def snapshot(directory):
@@ -139,7 +139,7 @@ def test_wrong_usage_has_its_own_exit_code():
 @pytest.mark.parametrize(("stage", "kilobytes"), [("collect", 300), ("tokenize", 1800), ("pretrain", 3200)])
 def test_full_disk(tmp_path, micro_run, stage, kilobytes):
     """A small tmpfs fills up in the stage; with room again, the run ends as if nothing had been."""
-    from conftest import identities
+    from running import identities
 
     mount = tmp_path / "small"
     mount.mkdir()

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import MICRO, identities, phi_jax
+from running import MICRO, identities, phi_jax
 
 LABELS = ["collect/python", "tokenize/python", "pretrain/base", "export/base", "evaluate/base", "report/"]
 
@@ -21,7 +21,17 @@ def test_a_run_leaves_every_artifact_whole(micro_run):
 
 def test_what_a_run_leaves_lies_where_the_design_says(micro_run):
     scores = json.loads((micro_run / "evaluate" / "scores.json").read_text())
-    assert {"model", "benchmark", "prompt_form", "metric", "value", "low", "high", "problems", "samples"} <= set(scores[0])
+    assert {
+        "model",
+        "benchmark",
+        "prompt_form",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "problems",
+        "samples",
+    } <= set(scores[0])
     assert all(0 <= s["low"] <= s["value"] <= s["high"] <= 1 for s in scores)
     lines = [json.loads(x) for x in (micro_run / "pretrain/base/metrics.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines] == list(range(24))
@@ -59,8 +69,10 @@ def test_a_changed_field_runs_again_only_what_depends_on_it(micro_run, tmp_path)
 def test_a_stage_alone_needs_its_inputs(tmp_path):
     done = phi_jax("pretrain", *MICRO, "--workdir", tmp_path / "w", check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith(
-        "phi-jax: error: pretrain/base needs tokenize/python, which is not in"
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith("phi-jax: error: pretrain/base needs tokenize/python, which is not in")
     )
     assert "Traceback" not in done.stderr
 

@@ -128,9 +128,7 @@ def test_trusted_source_and_entry_point(sandbox):
 
 
 def test_setup_runs_before_or_after_the_candidate(sandbox):
-    assert verdict(
-        sandbox, "def f(x): return math.floor(x)", "assert f(1.5) == 1", setup="import math"
-    ).passed
+    assert verdict(sandbox, "def f(x): return math.floor(x)", "assert f(1.5) == 1", setup="import math").passed
     node = "class Node:\n    def __init__(self, v): self.v = v\ndef f(n): return n.v"
     assert verdict(sandbox, node, "assert f(root) == 1", None, setup="root = Node(1)\r\n").passed
     assert verdict(sandbox, "def sum(a, b): return a + b", "assert sum(1, 2) == 3", None).passed
@@ -262,9 +260,7 @@ def test_killed_parent_leaves_nothing():
     parent = subprocess.Popen([sys.executable, "-c", _PARENT, CONFINEMENT], cwd=ROOT)
     servers = wait_for(lambda: len(children(parent.pid)) == 2 and children(parent.pid))
     forked = wait_for(
-        lambda: (
-            [p for s in servers for p in children(s)] if all(len(children(s)) == 2 for s in servers) else []
-        )
+        lambda: [p for s in servers for p in children(s)] if all(len(children(s)) == 2 for s in servers) else []
     )
     parent.kill()
     parent.wait()

@@ -78,9 +78,7 @@ def test_humaneval_objects_equal_to_everything_fail(humaneval):
 def test_mbpp_references_pass(shared_data):
     with open(shared_data / "eval" / "mbpp.jsonl") as file:
         problems = [p for p in map(json.loads, file) if 11 <= p["task_id"] <= 510]
-    verdicts = scored(
-        Program(p["code"], "\n".join(p["test_list"]), None, setup=p["test_setup_code"]) for p in problems
-    )
+    verdicts = scored(Program(p["code"], "\n".join(p["test_list"]), None, setup=p["test_setup_code"]) for p in problems)
     failed = [(p["task_id"], v.result) for p, v in zip(problems, verdicts, strict=True) if not v.passed]
     assert failed == []
     assert len(verdicts) == 500

@@ -18,9 +18,7 @@ from programs import LIES, PROGRAMS, TESTS
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = Limits(wall_seconds=20, cpu_seconds=2)
 
-pytestmark = pytest.mark.skipif(
-    not support().full, reason=f"needs Landlock and seccomp: {support().description}"
-)
+pytestmark = pytest.mark.skipif(not support().full, reason=f"needs Landlock and seccomp: {support().description}")
 
 
 def processes():
@@ -98,8 +96,7 @@ class Outside:
     def files(self):
         """Files by the run's token in the places where a program might write."""
         places = [
-            Path(p)
-            for p in ("/tmp", "/var/tmp", "/dev/shm", "/root", "/", os.getcwd(), os.path.dirname(os.__file__))
+            Path(p) for p in ("/tmp", "/var/tmp", "/dev/shm", "/root", "/", os.getcwd(), os.path.dirname(os.__file__))
         ]
         return [p / name for p in [*places, ROOT, Path.home()] for name in _names(p) if self.token in name]
 
@@ -132,9 +129,7 @@ def run(tmp_path_factory):
             verdicts = dict(zip(programs, sandbox.run(programs.values()), strict=True))
             servers = {worker._process.pid for worker in sandbox._workers}
             time.sleep(0.2)
-            children = [
-                pid for pid, entry in processes().items() if entry[1] in servers and pid not in servers
-            ]
+            children = [pid for pid, entry in processes().items() if entry[1] in servers and pid not in servers]
     finally:
         del os.environ["PLANTED_API_KEY"]
     left = {
@@ -143,8 +138,7 @@ def run(tmp_path_factory):
         "messages": outside.received(),
         "files": outside.files(),
         "changes": {} if outside.state() == outside.before else outside.state(),
-        "standard library": (Path(os.__file__).stat().st_mtime_ns, Path(os.__file__).stat().st_size)
-        != stdlib,
+        "standard library": (Path(os.__file__).stat().st_mtime_ns, Path(os.__file__).stat().st_size) != stdlib,
     }
     return verdicts, left
 

@@ -66,9 +66,7 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
             "name sources that hold Python files"
         )
     rows = sum(by_source.values())
-    draft.add_output(
-        "documents", "documents", kind="documents", digest=documents.digest(kept_directory), rows=rows
-    )
+    draft.add_output("documents", "documents", kind="documents", digest=documents.digest(kept_directory), rows=rows)
     draft.add_output("set_aside", "set_aside", rows=sum(reasons.values()))
     draft.add_output("snapshot", _SNAPSHOT, kind="log", rows=len(snapshot))
     draft.add_facts(

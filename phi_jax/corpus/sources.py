@@ -137,12 +137,12 @@ def run_time_distributions() -> list[importlib.metadata.Distribution]:
 
 def licence_of(distribution: importlib.metadata.Distribution) -> str | None:
     """The licence a distribution's metadata names: expression, short text or classifier; None where none does."""
-    metadata = distribution.metadata
-    expression = metadata.get("License-Expression")
+    metadata = distribution.metadata.json
+    expression = metadata.get("license_expression")
     if expression:
-        return expression
-    classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
+        return str(expression)
+    classifiers = [c for c in metadata.get("classifier", []) if c.startswith("License ::")]
     if classifiers:
         return " AND ".join(re.sub(r".*:: ", "", c) for c in classifiers)
-    text = (metadata.get("License") or "").strip()
+    text = str(metadata.get("license", "")).strip()
     return text if text and len(text) <= 100 and "\n" not in text else None

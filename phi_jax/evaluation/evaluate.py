@@ -29,7 +29,6 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     """Stage `evaluate`: inputs {"model": an export} -> completions, verdicts and scores.json."""
     rules = config.evaluate
     name, problems = load_problems(rules.benchmark)
-    problems = problems[: rules.max_problems or None]
     directory = Path(draft.directory)
     plan = Plan(
         prompt_form=rules.prompt_form,
@@ -41,9 +40,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         seed=config.seed,
     )
     model = inputs["model"]
-    samples, too_long = complete_problems(
-        Path(model.path("model")), problems, plan, directory / "parts", draft.label
-    )
+    samples, too_long = complete_problems(Path(model.path("model")), problems, plan, directory / "parts", draft.label)
     records = execute(
         problems, samples,
         form=plan.prompt_form, sandbox=rules.sandbox, workers=rules.sandbox_workers, wall_seconds=rules.wall_seconds,
@@ -53,7 +50,11 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     for output in ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl", "scores.json"):
         draft.add_output(output, output)
     draft.add_facts(
-        benchmark=name, problems=len(problems), prompts_too_long=too_long, sandbox=rules.sandbox, stop=STOP_RULE
+        benchmark=name,
+        problems=len(problems),
+        prompts_too_long=too_long,
+        sandbox=rules.sandbox,
+        stop=STOP_RULE,
     )
 
 
@@ -66,9 +67,7 @@ def evaluate_model(model: str, benchmark: str, directory: str, *, sandbox: str) 
     name, problems = load_problems(benchmark)
     plan = Plan()
     samples, _ = complete_problems(Path(model), problems, plan, target / "parts", "evaluate")
-    records = execute(
-        problems, samples, form=plan.prompt_form, sandbox=sandbox, workers=2, wall_seconds=WALL_SECONDS
-    )
+    records = execute(problems, samples, form=plan.prompt_form, sandbox=sandbox, workers=2, wall_seconds=WALL_SECONDS)
     return _write(target, records, Path(model).name, name, plan.prompt_form)
 
 
@@ -80,9 +79,7 @@ def score(samples_file: str, benchmark: str, directory: str, *, sandbox: str, wo
     name, problems = load_problems(benchmark)
     samples = read_samples(Path(samples_file), problems)
     target = _new_directory(directory)
-    records = execute(
-        problems, samples, form="kept", sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS
-    )
+    records = execute(problems, samples, form="kept", sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
     return _write(target, records, Path(samples_file).name, name, "kept")
 
 
@@ -93,9 +90,7 @@ def combined_scores(evaluated: Sequence[Artifact]) -> Scores:
 
 def _scores(records: list[dict[str, Any]], model: str, benchmark: str, form: str) -> Scores:
     return [
-        pass_at_1_entry(
-            verdicts, model=model, benchmark=benchmark, prompt_form=form, decoding=decoding, stop=STOP_RULE
-        )
+        pass_at_1_entry(verdicts, model=model, benchmark=benchmark, prompt_form=form, decoding=decoding, stop=STOP_RULE)
         for decoding, verdicts in grouped(records)
     ]
 
@@ -113,5 +108,3 @@ def _new_directory(directory: str) -> Path:
     if path.exists():
         raise UserError(f"--out {path}: exists already; remove it, or name another place")
     return path
-
-

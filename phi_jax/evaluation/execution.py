@@ -82,25 +82,27 @@ def program(problem: Problem, shown: str, completion: str) -> Program:
 
 
 def execute(
-    problems: Sequence[Problem], samples: Sequence[Sample], *, form: str, sandbox: str, workers: int, wall_seconds: float
+    problems: Sequence[Problem],
+    samples: Sequence[Sample],
+    *,
+    form: str,
+    sandbox: str,
+    workers: int,
+    wall_seconds: float,
 ) -> list[dict[str, Any]]:
     """Runs every sample; returns the native records, each with "passed" and "result", in order.
 
     sandbox: "full" or "none". Raises UserError where the machine does not offer the confinement asked for.
     """
     by_id = {p.task_id: p for p in problems}
-    programs = [
-        program(by_id[s.task_id], shown_prompt(by_id[s.task_id].prompt, form), s.completion) for s in samples
-    ]
+    programs = [program(by_id[s.task_id], shown_prompt(by_id[s.task_id].prompt, form), s.completion) for s in samples]
     records = []
     with (
         Sandbox(limits=Limits(wall_seconds=wall_seconds), workers=workers, confinement=sandbox) as box,
         Progress("sandbox", len(samples), "programs") as bar,
     ):
         for sample, verdict in zip(samples, box.run(programs), strict=True):
-            records.append(
-                {**dataclasses.asdict(sample), "passed": verdict.passed, "result": verdict.result}
-            )
+            records.append({**dataclasses.asdict(sample), "passed": verdict.passed, "result": verdict.result})
             bar.advance()
     return records
 
@@ -142,10 +144,7 @@ def write_results(directory: Path, records: Sequence[dict[str, Any]]) -> None:
     _write_lines(directory / "samples.jsonl", human_eval)
     _write_lines(
         directory / "samples.jsonl_results.jsonl",
-        [
-            {**h, "result": r["result"], "passed": r["passed"]}
-            for h, r in zip(human_eval, records, strict=True)
-        ],
+        [{**h, "result": r["result"], "passed": r["passed"]} for h, r in zip(human_eval, records, strict=True)],
     )
     _write_lines(directory / "completions.jsonl", records)
 

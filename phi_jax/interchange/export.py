@@ -76,9 +76,7 @@ def _export(artifact: Artifact, directory: Path, dtype: str) -> int:
 def _read_checkpoint(artifact: Artifact) -> tuple[Params, PhiConfig]:
     config = PhiConfig(**json.loads(artifact.path("model").read_text()))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_params(config)
-    )
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_params(config))
     with Checkpoints(artifact.path("checkpoint"), read_only=True) as checkpoints:
         step = artifact.manifest["outputs"]["checkpoint"]["step"]
         return checkpoints.restore_params(step, abstract), config

@@ -5,10 +5,11 @@ Reference: transformers' PhiForCausalLM (model_type "phi"), to which every tenso
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,19 @@ from phi_jax.errors import UserError
 from phi_jax.model.phi import Params, PhiConfig, abstract_params
 
 WEIGHTS = "model.safetensors"
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
 
 # Our path -> name of the tensor in a Phi checkpoint; {} is the layer. Torch's matrices are [out, in], ours [in, out].
 NAMES = {
@@ -81,19 +94,22 @@ def export_phi(
     config: PhiConfig,
     directory: Path,
     *,
-    tokenizer_directory: Path,
+    tokenizer_directory: Path | None,
     end_of_text_id: int,
     dtype: str = "float32",
 ) -> None:
     """Writes a directory that transformers 4 and 5 load: weights, configs, tokenizer files.
 
-    Raises UserError where `directory` exists, for an unknown dtype and for a value that float16 cannot hold;
-    nothing is left half-written.
+    params: float32 arrays as abstract_params(config) describes them. vocab_size may exceed the tokenizer's.
+    tokenizer_directory: where TOKENIZER_FILES are copied from, as many as are there; None = weights only.
+    end_of_text_id: written as bos and eos id, which transformers 5 otherwise takes for 1 and 2.
+    Raises UserError where `directory` exists and is not an empty directory, for an unknown dtype and for a value
+    that is not finite or that float16 cannot hold; nothing is left half-written.
     """
     from safetensors.numpy import save_file
 
     directory = Path(directory)
-    if directory.exists():
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise UserError(f"{directory}: exists already; remove it, or export to another place")
     if dtype not in DTYPES:
         raise UserError(f"config.export.dtype={dtype!r}: unknown; use one of {', '.join(DTYPES)}")
@@ -106,8 +122,10 @@ def export_phi(
         write_json(temporary / "config.json", config_json(config, end_of_text_id, dtype))
         ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
         write_json(temporary / "generation_config.json", {"_from_model_config": True, **ids})
-        for file in sorted(Path(tokenizer_directory).iterdir()):
-            shutil.copyfile(file, temporary / file.name)
+        if tokenizer_directory is not None:
+            for file in (Path(tokenizer_directory) / name for name in TOKENIZER_FILES):
+                if file.is_file():
+                    shutil.copyfile(file, temporary / file.name)
         os.rename(temporary, directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -116,10 +134,11 @@ def export_phi(
 
 def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
-        cast = tensor.astype(DTYPES[dtype])
+        cast = tensor.astype(DTYPES[dtype], copy=False)
     if not np.isfinite(cast).all():
-        kind = "holds values that are not finite" if not np.isfinite(tensor).all() else f"does not fit {dtype}"
-        raise UserError(f"tensor {name} {kind}; export with --config.export.dtype=bfloat16, or look into the run")
+        if not np.isfinite(tensor).all():
+            raise UserError(f"tensor {name} holds values that are not finite: export an earlier checkpoint")
+        raise UserError(f"tensor {name} does not fit {dtype}: export as bfloat16 or float32")
     return cast
 
 
@@ -130,6 +149,8 @@ def config_json(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[str,
     TGI fails on null num_key_value_heads; transformers 5 takes 1 and 2 for absent bos and eos ids.
     """
     factor = config.rotary_dim / config.head_dim
+    if int(config.head_dim * factor) < config.rotary_dim:  # readers truncate: e.g. 30 of 44 came back as 29
+        factor = float(np.nextafter(factor, 1.0))
     return {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
@@ -168,24 +189,27 @@ def config_json(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[str,
 def load_phi(directory: Path) -> tuple[Params, PhiConfig]:
     """(parameters as float32 numpy arrays, shape) of a Phi directory.
 
-    Raises UserError for another architecture, for a missing, unknown, misshapen or non-finite tensor.
+    The tree is that of abstract_params(config); float16 and bfloat16 are widened, exactly. One tensor is read at a
+    time. Raises UserError for another architecture, for a missing, unknown, misshapen or non-finite tensor, and for
+    a dtype that is none of DTYPES.
     """
     directory = Path(directory)
     config = _read_config(directory)
-    tensors = _read_tensors(directory)
+    tensors = _open_tensors(directory)
     params: Params = {}
     for path, abstract in _flat(abstract_params(config)):
-        name = NAMES[path]
+        value = np.empty(abstract.shape, np.float32)
         if path.startswith("layers/"):
-            shape = abstract.shape[1:]
-            names = [name.format(layer) for layer in range(config.num_layers)]
-            value = np.stack([_take(tensors, n, path, shape, directory) for n in names])
+            for layer in range(config.num_layers):
+                _take(tensors, NAMES[path].format(layer), path, value[layer], directory)
         else:
-            value = _take(tensors, name, path, abstract.shape, directory)
+            _take(tensors, NAMES[path], path, value, directory)
         _put(params, path, value)
-    unknown = sorted(n for n in tensors if not n.endswith("rotary_emb.inv_freq"))
+    unknown = sorted(n for n in tensors if not n.endswith("rotary_emb.inv_freq"))  # a constant, in old checkpoints
     if unknown:
-        raise UserError(f"{directory}: tensor {unknown[0]} belongs to no Phi model of this config; is it another model?")
+        raise UserError(
+            f"{directory}: tensor {unknown[0]} belongs to no Phi model of this config; is it another model?"
+        )
     return params, config
 
 
@@ -193,74 +217,120 @@ def _read_config(directory: Path) -> PhiConfig:
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(f"{directory}: no config.json; name a directory in Hugging Face's format")
-    try:
-        c = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); get a good copy") from None
+    c = _read_json(path)
     if c.get("model_type") != "phi":
         raise UserError(f"{path}: model_type is {c.get('model_type')!r}; only 'phi' can be read")
-    if c.get("qk_layernorm"):
-        raise UserError(f"{path}: qk_layernorm is set; no published phi has it, and neither does this model")
-    heads = c["num_attention_heads"]
-    if c.get("num_key_value_heads") not in (None, heads):
-        raise UserError(f"{path}: num_key_value_heads differs from num_attention_heads; phi has no grouped queries")
-    rope = c.get("rope_parameters") or {}
-    head_dim = c["hidden_size"] // heads
-    # 0.5 and 10000 are PhiConfig's own defaults in transformers.
-    factor = c.get("partial_rotary_factor", rope.get("partial_rotary_factor", 0.5))
-    return PhiConfig(
-        vocab_size=c["vocab_size"],
-        hidden_size=c["hidden_size"],
-        intermediate_size=c["intermediate_size"],
-        num_layers=c["num_hidden_layers"],
-        num_heads=heads,
-        head_dim=head_dim,
-        rotary_dim=int(head_dim * factor),
-        max_seq_len=c["max_position_embeddings"],
-        layer_norm_eps=c.get("layer_norm_eps", 1e-5),
-        rope_theta=c.get("rope_theta", rope.get("rope_theta", 10000.0)),
-        attention_dropout=c.get("attention_dropout", 0.0),
-        residual_dropout=c.get("resid_pdrop", 0.0),
-        initializer_range=c.get("initializer_range", 0.02),
+    required = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
     )
+    for field in required:
+        if not isinstance(c.get(field), int) or c[field] < 1:
+            raise UserError(f"{path}: {field} is {c.get(field)!r}; it must be a whole number from 1; get a good copy")
+    heads = c["num_attention_heads"]
+    rope = c.get("rope_parameters") or {}
+    # What would make it another function than `phi.forward`; absent or null is transformers' default, which is ours.
+    for field, value, allowed in (
+        ("hidden_act", c.get("hidden_act"), ("gelu_new", "gelu_pytorch_tanh")),  # two names of one function
+        ("qk_layernorm", c.get("qk_layernorm"), (False,)),
+        ("tie_word_embeddings", c.get("tie_word_embeddings"), (False,)),
+        ("num_key_value_heads", c.get("num_key_value_heads"), (heads,)),
+        ("embd_pdrop", c.get("embd_pdrop"), (0.0,)),
+        ("rope_scaling", c.get("rope_scaling"), ()),
+        ("rope_parameters.rope_type", rope.get("rope_type"), ("default",)),
+        ("quantization_config", c.get("quantization_config"), ()),
+    ):
+        if value is not None and value not in allowed:
+            has = f"only {allowed[0]!r}" if allowed else "none"
+            raise UserError(f"{path}: {field} is {value!r}, the phi model here has {has}; use another model")
+    head_dim = c.get("head_dim") or c["hidden_size"] // heads
+    # 0.5 and 10000 are what transformers' PhiConfig takes where they are absent.
+    factor = _rope_value(path, c, rope, "partial_rotary_factor", 0.5)
+    try:
+        return PhiConfig(
+            vocab_size=c["vocab_size"],
+            hidden_size=c["hidden_size"],
+            intermediate_size=c["intermediate_size"],
+            num_layers=c["num_hidden_layers"],
+            num_heads=heads,
+            head_dim=head_dim,
+            rotary_dim=int(head_dim * factor),
+            max_seq_len=c["max_position_embeddings"],
+            layer_norm_eps=c.get("layer_norm_eps", 1e-5),
+            rope_theta=_rope_value(path, c, rope, "rope_theta", 10000.0),
+            attention_dropout=c.get("attention_dropout") or 0.0,
+            residual_dropout=c.get("resid_pdrop") or 0.0,
+            initializer_range=c.get("initializer_range", 0.02),
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
-def _read_tensors(directory: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _rope_value(path: Path, c: dict[str, Any], rope: dict[str, Any], field: str, default: float) -> float:
+    """A value that transformers 4 keeps at the top level and 5 under rope_parameters."""
+    values = {x[field] for x in (c, rope) if x.get(field) is not None}
+    if len(values) > 1:
+        raise UserError(f"{path}: {field} is {sorted(values)} in two places; readers differ on which holds: keep one")
+    return values.pop() if values else default
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); get a good copy") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; get a good copy")
+    return content
+
+
+def _open_tensors(directory: Path) -> dict[str, Callable[[], np.ndarray]]:
+    """Name -> a function that reads that tensor, of all shards."""
+    from safetensors import SafetensorError, safe_open
 
     index = directory / f"{WEIGHTS}.index.json"
+    files = [WEIGHTS]
     if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        files = [WEIGHTS]
-    tensors: dict[str, np.ndarray] = {}
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise UserError(f"{index}: has no weight_map; get a good copy")
+        files = sorted({Path(file).name for file in weight_map.values()})
+    tensors: dict[str, Callable[[], np.ndarray]] = {}
     for file in files:
         path = directory / file
         if not path.is_file():
             raise UserError(f"{path}: missing; get the whole model directory")
         try:
-            tensors.update(load_file(path))
+            opened = safe_open(path, framework="np")
+            tensors.update({name: functools.partial(opened.get_tensor, name) for name in opened.keys()})  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
     return tensors
 
 
 def _take(
-    tensors: dict[str, np.ndarray], name: str, path: str, shape: tuple[int, ...], directory: Path
-) -> np.ndarray:
+    tensors: dict[str, Callable[[], np.ndarray]], name: str, path: str, target: np.ndarray, directory: Path
+) -> None:
+    """Moves a tensor into `target`, float32 in our layout, checked."""
     if name not in tensors:
         raise UserError(f"{directory}: tensor {name} is missing; get the whole model directory")
-    tensor = tensors.pop(name)
-    expected = to_torch(path, np.broadcast_to(np.int8(0), shape)).shape
+    tensor = tensors.pop(name)()
+    expected = to_torch(path, np.broadcast_to(np.int8(0), target.shape)).shape
     if tensor.shape != expected:
         raise UserError(
             f"{directory}: tensor {name} has shape {tensor.shape}, config.json says {expected}; get a good copy"
         )
-    value = tensor.astype(np.float32)
-    if not np.isfinite(value).all():
+    if tensor.dtype not in DTYPES.values():
+        raise UserError(
+            f"{directory}: tensor {name} is {tensor.dtype}; only {', '.join(DTYPES)} can be read: convert it"
+        )
+    target[...] = from_torch(path, tensor, target.shape)
+    if not np.isfinite(target).all():
         raise UserError(f"{directory}: tensor {name} holds values that are not finite; get a good copy")
-    return from_torch(path, value, shape)
 
 
 def _flat(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -282,4 +352,3 @@ def _put(tree: Params, path: str, value: np.ndarray) -> None:
     for name in parents:
         tree = tree.setdefault(name, {})
     tree[last] = value
-

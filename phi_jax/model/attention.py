@@ -42,6 +42,9 @@ def attend(
         kept = jax.random.bernoulli(dropout_key, 1 - dropout, weights_BxHxTxS.shape)
         weights_BxHxTxS = jnp.where(kept, weights_BxHxTxS / (1 - dropout), 0.0)
     heads_BxTxHxK = jnp.einsum(
-        "bhts,bshk->bthk", weights_BxHxTxS.astype(v_BxSxHxK.dtype), v_BxSxHxK, preferred_element_type=jnp.float32
+        "bhts,bshk->bthk",
+        weights_BxHxTxS.astype(v_BxSxHxK.dtype),
+        v_BxSxHxK,
+        preferred_element_type=jnp.float32,
     )
     return (heads_BxTxHxK / sums_BxTxHx1).astype(v_BxSxHxK.dtype)

@@ -52,6 +52,12 @@ class PhiConfig:
     def __post_init__(self) -> None:
         """Raises UserError for a combination that cannot be computed."""
         check_kernel(self.attention)
+        for size in dataclasses.fields(self)[:8]:  # vocab_size to max_seq_len
+            if getattr(self, size.name) < 1:
+                raise UserError(f"config.model.{size.name}={getattr(self, size.name)}: must be at least 1")
+        for field in ("attention_dropout", "residual_dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise UserError(f"config.model.{field}={getattr(self, field)}: must be from 0 up to, not including, 1")
         for field, allowed in (("compute_dtype", _DTYPES), ("remat", _REMAT_POLICIES)):
             if getattr(self, field) not in allowed:
                 raise UserError(
@@ -118,9 +124,7 @@ class Phi(nnx.Module):
             ),
         )
         self.final_norm = nnx.Dict(scale=constant(1.0, (d,), ("embed",)), bias=constant(0.0, (d,), ("embed",)))
-        self.head = nnx.Dict(
-            kernel=normal((d, v), ("embed", "vocab")), bias=constant(0.0, (v,), ("vocab",))
-        )
+        self.head = nnx.Dict(kernel=normal((d, v), ("embed", "vocab")), bias=constant(0.0, (v,), ("vocab",)))
 
     def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
         """Next-token logits [B, T, V] float32 of int32 tokens [B, T]."""
@@ -141,9 +145,7 @@ def logical_axes(config: PhiConfig) -> dict[str, Any]:
     """The same tree of tuples of logical axis names, e.g. ("layers", "embed", "mlp")."""
     model = nnx.eval_shape(lambda: Phi(config, rngs=nnx.Rngs(0)))
     state = nnx.state(model, nnx.Param)
-    return nnx.to_pure_dict(
-        jax.tree.map(lambda p: p.replace(p.get_metadata("out_sharding")), state, is_leaf=_is_param)
-    )
+    return nnx.to_pure_dict(jax.tree.map(lambda p: p.replace(p.get_metadata("out_sharding")), state, is_leaf=_is_param))
 
 
 def _is_param(leaf: Any) -> bool:
@@ -171,9 +173,7 @@ def hidden_states(
         keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
         normed_BxTxD = _layer_norm(weights["norm"], x_BxTxD, config)
         q, k, v = _qkv(weights["attention"], normed_BxTxD, cos_sin, config)
-        heads_BxTxHxK = attend(
-            q, k, v, mask_1xTxT, dropout=config.attention_dropout, dropout_key=keys[0]
-        )
+        heads_BxTxHxK = attend(q, k, v, mask_1xTxT, dropout=config.attention_dropout, dropout_key=keys[0])
         attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
         mlp_BxTxD = _mlp(weights["mlp"], normed_BxTxD, config)
         rate = config.residual_dropout
@@ -267,7 +267,10 @@ def _qkv(
     """Query, key (both rotated) and value, each [B, T, H, K]."""
 
     def project(name: str) -> jax.Array:
-        kernel, bias = weights[name]["kernel"].astype(config.dtype), weights[name]["bias"].astype(config.dtype)
+        kernel, bias = (
+            weights[name]["kernel"].astype(config.dtype),
+            weights[name]["bias"].astype(config.dtype),
+        )
         return jnp.einsum("btd,dhk->bthk", x_BxTxD, kernel) + bias
 
     return _rotate(project("q"), cos_sin, config), _rotate(project("k"), cos_sin, config), project("v")

@@ -130,9 +130,7 @@ def free_names(source: str, filename: str = "<setup>") -> set[str]:
     """The global names that `source` uses and neither it nor Python's builtins define. Raises SyntaxError."""
     top = symtable.symtable(source, filename, "exec")
     used: set[str] = set()
-    bound = {
-        s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()
-    }
+    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
     tables = [top]
     while tables:
         table = tables.pop()

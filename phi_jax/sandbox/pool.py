@@ -59,9 +59,7 @@ class Sandbox:
         if workers < 1:
             raise UserError(f"the sandbox needs at least one worker, got {workers}")
         if sys.platform == "win32":
-            raise UserError(
-                "generated code runs on Linux and macOS only; use WSL, or `phi-jax score` elsewhere"
-            )
+            raise UserError("generated code runs on Linux and macOS only; use WSL, or `phi-jax score` elsewhere")
         if confinement == "full":
             require_full()
         self.limits = limits if limits is not None else Limits()
@@ -265,9 +263,7 @@ class _Worker:
                 )
             except OSError as error:
                 self.stop()
-                raise UserError(
-                    f"the sandbox's fork server cannot be started with {sys.executable}: {error}"
-                ) from None
+                raise UserError(f"the sandbox's fork server cannot be started with {sys.executable}: {error}") from None
         settings = (os.getpid(), self._confinement == "full", astuple(self._limits), import_paths())
         problem = f"{sys.executable} ended at once"
         try:

@@ -181,9 +181,7 @@ class Server:
             os.chdir(directory)
             self.confinement.enter(server)
             for name in [name for name in sys.modules if name.startswith("phi_jax")]:
-                del sys.modules[
-                    name
-                ]  # not to be imported by accident; the code stays alive through its frames
+                del sys.modules[name]  # not to be imported by accident; the code stays alive through its frames
             body()
         except BaseException:
             os._exit(70)  # EX_SOFTWARE: never back into the server's loop

@@ -35,9 +35,7 @@ def support() -> Support:
     problem = seccomp.supported()
     found = []
     if abi < 1:
-        found.append(
-            "Landlock (Linux 5.13 or later, landlock in the kernel's lsm= list, not blocked by a container)"
-        )
+        found.append("Landlock (Linux 5.13 or later, landlock in the kernel's lsm= list, not blocked by a container)")
     if problem is not None:
         found.append(f"seccomp ({problem})")
     if found:

@@ -92,7 +92,10 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     draft.add_output("tokenizer", "tokenizer")
     draft.add_output("tokens", "tokens", tokens=tokens, rows=sum(sum(r) for r in records.values()))
     draft.add_facts(
-        vocab_size=tokenizer.vocab_size, tokens=tokens, bytes_per_token=round(total_bytes / tokens, 3), **facts
+        vocab_size=tokenizer.vocab_size,
+        tokens=tokens,
+        bytes_per_token=round(total_bytes / tokens, 3),
+        **facts,
     )
 
 
@@ -205,9 +208,7 @@ class ShardWriter:
             tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=lengths,
-                num_bytes=sum(
-                    shard_path(self._directory, split, i).stat().st_size for i in range(len(lengths))
-                ),
+                num_bytes=sum(shard_path(self._directory, split, i).stat().st_size for i in range(len(lengths))),
                 filename_template=tfds.core.ShardedFileTemplate(
                     data_dir=self._directory,
                     dataset_name="tokens",

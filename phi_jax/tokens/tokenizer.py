@@ -29,7 +29,10 @@ class Tokenizer:
         # A literal "<|endoftext|>" in a document is text like any other: only the code that joins documents may
         # place the token of that name.
         self._backend.encode_special_tokens = True
-        self.end_of_text_id: int = backend.token_to_id(END_OF_TEXT)
+        end_of_text_id = backend.token_to_id(END_OF_TEXT)
+        if end_of_text_id is None:
+            raise ValueError(f"the tokenizer has no {END_OF_TEXT} token")
+        self.end_of_text_id: int = end_of_text_id
         self.vocab_size: int = backend.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
@@ -61,9 +64,7 @@ class Tokenizer:
         write_atomic(directory / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
         special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
         write_json(directory / "special_tokens_map.json", special)
-        added = {
-            str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in state["added_tokens"]
-        }
+        added = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in state["added_tokens"]}
         write_json(
             directory / "tokenizer_config.json",
             {

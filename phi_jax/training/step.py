@@ -35,9 +35,7 @@ def chunked_loss(
     def add_chunk(total: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         hidden_BxSxD, targets_BxS = inputs
         logits_BxSxV = phi.logits(params, hidden_BxSxD, config)
-        losses_BxS = optax.softmax_cross_entropy_with_integer_labels(
-            logits_BxSxV, jnp.maximum(targets_BxS, 0)
-        )
+        losses_BxS = optax.softmax_cross_entropy_with_integer_labels(logits_BxSxV, jnp.maximum(targets_BxS, 0))
         return total + jnp.where(targets_BxS >= 0, losses_BxS, 0.0).sum(), None
 
     # Recomputed in the backward pass: saved logits are what the chunks are there to avoid.
@@ -98,12 +96,8 @@ def make_train_step(
     """
     dropout = config.attention_dropout > 0 or config.residual_dropout > 0
 
-    def microbatch_grads(
-        params: phi.Params, tokens_bxT1: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, phi.Params]:
-        return jax.value_and_grad(batch_loss)(
-            params, tokens_bxT1, config, loss_chunk, key if dropout else None
-        )
+    def microbatch_grads(params: phi.Params, tokens_bxT1: jax.Array, key: jax.Array) -> tuple[jax.Array, phi.Params]:
+        return jax.value_and_grad(batch_loss)(params, tokens_bxT1, config, loss_chunk, key if dropout else None)
 
     def train_step(state: State, tokens_BxT1: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         params = state["params"]

@@ -1,0 +1,29 @@
+"""What several tests run: the command line in a process of its own, on the micro config."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MICRO = ["--config", str(ROOT / "configs" / "nano.py") + ":size=micro"]
+
+
+def phi_jax(*arguments, cwd=ROOT, check=True, env=None, timeout=600):
+    """Runs the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "phi_jax.cli", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+    if check and done.returncode:
+        pytest.fail(f"phi-jax {' '.join(map(str, arguments))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def identities(workdir):
+    """Label -> identity of every artifact in a work directory."""
+    manifests = [json.loads(p.read_text()) for p in sorted(Path(workdir).glob("**/manifest.json"))]
+    return {f"{m['stage']}/{m['name']}": m["identity"] for m in manifests}

@@ -1,0 +1,55 @@
+"""Every command of the README runs, with the micro config in place of nano and a temporary directory for runs/."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from readme_commands import blocks, commands
+from running import ROOT
+
+SETUP = ("python3 -m venv", "pip install")  # what the two commands install is there already: these tests run in it
+
+
+def test_there_are_two_commands_first():
+    first, second = blocks()[:2]
+    assert re.fullmatch(
+        r"python3 -m venv \.venv && \. \.venv/bin/activate && pip install -e \. && +"
+        r"phi-jax run --config configs/nano\.py --workdir runs/nano",
+        first,
+    )
+    assert second.endswith("pytest")
+    assert "readme_commands.py second" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_command_runs(tmp_path):
+    bin_directory = tmp_path / "bin"
+    bin_directory.mkdir()
+    wrapper = bin_directory / "phi-jax"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m phi_jax.cli "$@"\n')
+    wrapper.chmod(0o755)
+    env = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}"}
+    ran = []
+    for number, block in enumerate(blocks()):
+        if number == 1:  # pytest itself
+            continue
+        script = block.split("pip install -e . && ")[-1]
+        script = script.replace("configs/nano.py", "configs/nano.py:size=micro").replace("runs/", f"{tmp_path}/runs/")
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+        if done.returncode:
+            pytest.fail(f"{script}\n{done.stdout}{done.stderr}")
+        ran.append(done.stdout)
+    assert len(ran) >= 4
+    assert any("idioms pass@1" in out for out in ran)
+    assert any(re.search(r"^evaluate/base +whole", out, re.M) for out in ran)
+
+
+def test_nothing_is_left_to_guess():
+    readme = (ROOT / "README.md").read_text()
+    assert "@@" not in readme
+    for path in re.findall(r"`((?:configs|tests|phi_jax)/[\w./]+)`", readme):
+        assert (ROOT / path).exists(), path
+    assert Path(ROOT / "LICENSE").read_text().lstrip().startswith("Apache License")
+    assert len(commands()) >= 6

@@ -1,0 +1,212 @@
+"""Step, optimizer and checkpoints on one device; the same step on a mesh of eight pretended ones."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from running import MICRO, ROOT
+
+from phi_jax import config
+from phi_jax.checkpoints import Checkpoints, state_digest
+from phi_jax.errors import UserError
+from phi_jax.model import phi
+from phi_jax.parallel.mesh import make_mesh
+from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from phi_jax.training.step import batch_loss, chunked_loss, init_state, make_train_step, state_shardings
+
+SHAPE = phi.PhiConfig(
+    vocab_size=96, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, head_dim=16, rotary_dim=8, max_seq_len=24
+)
+
+
+@pytest.fixture(scope="module")
+def training():
+    return config.load(MICRO).training
+
+
+@pytest.fixture(scope="module")
+def records():
+    return np.asarray(jax.random.randint(jax.random.key(1), (8, 25), 0, 96))
+
+
+def trained(training, records, steps=3, microbatches=1, shape=SHAPE, chunk=8):
+    optimizer, mesh = make_optimizer(training), make_mesh((1, 1, 1))
+    step = make_train_step(shape, optimizer, mesh, microbatches=microbatches, loss_chunk=chunk, seed=0)
+    state = jax.device_put(init_state(shape, optimizer, 0), state_shardings(shape, optimizer, mesh))
+    losses = []
+    for _ in range(steps):
+        state, figures = step(state, jnp.asarray(records))
+        losses.append(float(figures["loss"]))
+    assert step._cache_size() == 1
+    return state, losses
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 8, 24, 100])
+def test_chunked_loss_is_the_whole_loss(records, chunk):
+    params = phi.init_params(SHAPE, jax.random.key(0))
+
+    def whole(p):
+        logits = phi.forward(p, records[:, :-1], SHAPE)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, records[:, 1:]).mean()
+
+    def chunked(p):
+        return chunked_loss(p, phi.hidden_states(p, records[:, :-1], SHAPE), jnp.asarray(records[:, 1:]), SHAPE, chunk)
+
+    (a, grads_a), (b, grads_b) = jax.value_and_grad(whole)(params), jax.value_and_grad(chunked)(params)
+    assert abs(a - b) < 2e-6
+    for x, y in zip(jax.tree.leaves(grads_a), jax.tree.leaves(grads_b), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-6)
+
+
+def test_microbatches_change_nothing_but_rounding(training, records):
+    one, losses_one = trained(training, records)
+    four, losses_four = trained(training, records, microbatches=4)
+    np.testing.assert_allclose(losses_one, losses_four, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(one["params"]), jax.tree.leaves(four["params"]), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_training_learns_and_repeats_bit_for_bit(training, records):
+    state, losses = trained(training, records, steps=12)
+    again, losses_again = trained(training, records, steps=12)
+    assert losses[-1] < losses[0] - 0.3
+    assert losses == losses_again
+    assert state_digest(state) == state_digest(again)
+
+
+def test_initial_loss_is_that_of_guessing(records):
+    loss = batch_loss(phi.init_params(SHAPE, jax.random.key(0)), jnp.asarray(records), SHAPE, 8)
+    assert abs(float(loss) - np.log(96)) < 0.1
+
+
+def test_learning_rate_rises_and_falls_in_lines():
+    training = config.load(
+        [*MICRO, "--config.training.warmup_steps=4", "--config.training.schedule_steps=12",
+         "--config.training.learning_rate=1.0"]
+    ).training  # fmt: skip
+    rates = [float(learning_rate_schedule(training)(i)) for i in range(13)]
+    np.testing.assert_allclose(rates, [0.25, 0.5, 0.75, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0], atol=1e-6)
+
+
+def test_only_matrices_decay(training):
+    optimizer = make_optimizer(training)
+    state = init_state(SHAPE, optimizer, 0)
+    zeros = jax.tree.map(jnp.zeros_like, state["params"])
+    updates, _ = optimizer.update(zeros, state["optimizer"], jax.tree.map(jnp.ones_like, state["params"]))
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        assert bool(jnp.any(update != 0)) == (path[-1].key in ("kernel", "tokens")), path
+
+
+def test_gradients_are_clipped_to_the_norm(training, records):
+    optimizer = make_optimizer(training)
+    params = phi.init_params(SHAPE, jax.random.key(0))
+    huge = jax.tree.map(lambda x: jnp.full_like(x, 1e6), params)
+    clipped, _ = optax.clip_by_global_norm(training.clip_norm).update(huge, optax.EmptyState())
+    assert abs(float(optax.global_norm(clipped)) - training.clip_norm) < 1e-3
+    a, _ = optimizer.update(huge, optimizer.init(params), params)
+    b, _ = optimizer.update(clipped, optimizer.init(params), params)
+    np.testing.assert_allclose(a["head"]["kernel"], b["head"]["kernel"], rtol=1e-5)
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_named():
+    with pytest.raises(UserError, match=r"mesh=\(2, 1, 1\)"):
+        make_mesh((2, 1, 1))
+
+
+EIGHT_DEVICES = """
+import sys, json, jax, numpy as np
+sys.path.insert(0, "tests")
+import test_training as t
+from phi_jax import config
+training = config.load(t.MICRO).training
+optimizer = t.make_optimizer(training)
+records = np.asarray(jax.random.randint(jax.random.key(1), (8, 25), 0, 96))
+losses = {}
+for shape in ((8, 1, 1), (1, 4, 2), (2, 2, 2)):
+    mesh = t.make_mesh(shape)
+    step = t.make_train_step(t.SHAPE, optimizer, mesh, microbatches=1, loss_chunk=8, seed=0)
+    state = jax.device_put(t.init_state(t.SHAPE, optimizer, 0), t.state_shardings(t.SHAPE, optimizer, mesh))
+    if shape[1] > 1:
+        kernel = state["params"]["layers"]["mlp"]["fc1"]["kernel"]
+        assert kernel.addressable_shards[0].data.size == kernel.size // (shape[1] * shape[2])
+    losses[str(shape)] = []
+    for _ in range(3):
+        state, figures = step(state, records)
+        losses[str(shape)].append(float(figures["loss"]))
+print(json.dumps(losses))
+"""
+
+
+def test_every_mesh_gives_the_loss_of_one_device(training, records):
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", EIGHT_DEVICES], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, control = trained(training, records)
+    for mesh, losses in json.loads(done.stdout.splitlines()[-1]).items():
+        np.testing.assert_allclose(losses, control, atol=2e-5, err_msg=mesh)
+
+
+# --- Checkpoints ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def state(training):
+    return init_state(SHAPE, make_optimizer(training), 0)
+
+
+@pytest.fixture
+def abstract(state, training):
+    shardings = state_shardings(SHAPE, make_optimizer(training), make_mesh((1, 1, 1)))
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+
+
+def test_a_checkpoint_comes_back_bit_for_bit_with_its_record(tmp_path, state, abstract):
+    with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, jax.tree.map(lambda x, k=step: x + k, state), {"step": step})
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.steps() == [2, 3]
+        step, restored, record = checkpoints.restore_latest(abstract)
+        assert (step, record) == (3, {"step": 3})
+        assert state_digest(restored) == state_digest(jax.tree.map(lambda x: x + 3, state))
+        params = checkpoints.restore_params(2, abstract["params"])
+        assert state_digest(params) == state_digest(jax.tree.map(lambda x: x + 2, state["params"]))
+
+
+def test_no_checkpoint_is_none(tmp_path, abstract):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.restore_latest(abstract) is None
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "missing"])
+def test_a_leaf_that_differs_is_an_error(tmp_path, state, abstract, change):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, state, {})
+    head = abstract["params"]["head"]
+    old = head["bias"]
+    if change == "missing":
+        head["extra"] = old
+    else:
+        shape, dtype = ((97,), old.dtype) if change == "shape" else (old.shape, jnp.bfloat16)
+        head["bias"] = jax.ShapeDtypeStruct(shape, dtype, sharding=old.sharding)
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="no checkpoint can be read"):
+        checkpoints.restore_latest(abstract)
+    assert (tmp_path / "c" / "1").is_dir()
+
+
+def test_all_damaged_is_an_error_and_nothing_is_deleted(tmp_path, state, abstract, capsys):
+    with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.save(2, state, {})
+    for path in (tmp_path / "c").rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="no checkpoint can be read"):
+        checkpoints.restore_latest(abstract)
+    assert {p.name for p in (tmp_path / "c").iterdir()} >= {"1", "2"}

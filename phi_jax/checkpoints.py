@@ -59,9 +59,10 @@ class Checkpoints:
         """Starts saving `state` as `step`; the arrays may be donated as soon as this returns."""
         import orbax.checkpoint as ocp
 
+        # Orbax casts in silence to the dtype it is asked for, so what was saved is written down beside it.
+        about = {"record": record, "leaves": _described(state)}
         self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
         )
 
     def steps(self) -> list[int]:
@@ -93,52 +94,15 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """(state, record) of one step. Raises UserError naming the step where it cannot be read."""
-        try:
-            return self._restore(step, abstract_state)
-        except Exception as error:
-            raise UserError(
-                f"checkpoint {self._directory / str(step)}: cannot be read ({_brief(error)}); "
-                "put back a good copy, or train again"
-            ) from error
-
-    def restore_params(self, step: int, abstract_params: PyTree) -> PyTree:
-        """Only the parameters of a step, without reading the optimizer state.
-
-        Raises UserError where they cannot be read or differ in path, shape or dtype from `abstract_params`.
-        """
-        import orbax.checkpoint as ocp
-
-        try:
-            target = {"params": abstract_params}
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeRestore(
-                        item=target,
-                        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-                        partial_restore=True,
-                    )
-                ),
-            )["state"]
-            _check_leaves(restored, target)
-        except Exception as error:
-            raise UserError(
-                f"checkpoint {self._directory / str(step)}: cannot be read ({_brief(error)}); "
-                "put back a good copy, or train again"
-            ) from error
-        return restored["params"]
-
     def _restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
         import orbax.checkpoint as ocp
 
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), record=ocp.args.JsonRestore()),
-        )
-        _check_leaves(restored["state"], abstract_state)
-        return restored["state"], restored["record"]
+        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        _check_leaves(about["leaves"], _described(abstract_state))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        state = self._manager.restore(step, args=args)["state"]
+        _check_leaves(_described(state), about["leaves"])
+        return state, about["record"]
 
     def wait(self) -> None:
         """Blocks until every save that was started is on disk; raises what went wrong with it."""
@@ -154,14 +118,44 @@ class Checkpoints:
         self._manager.close()
 
 
-def _check_leaves(state: PyTree, expected: PyTree) -> None:
-    """Orbax lets some mismatches of a partial restore pass in silence; this does not."""
+def restore_params(directory: epath.PathLike, step: int, abstract_params: PyTree) -> PyTree:
+    """Only the parameters of a step, without reading the optimizer state.
 
-    def described(tree: PyTree) -> dict[str, str]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+    abstract_params: ShapeDtypeStructs with the shardings wanted. Raises UserError where they cannot be read or differ
+    in path, shape or dtype.
+    """
+    import orbax.checkpoint as ocp
 
-    found, wanted = described(state), described(expected)
+    target = {"params": abstract_params}
+    # A manager that has restored a whole state refuses to restore a part of one: hence one for this alone.
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        try:
+            about = checkpoints._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+            saved = {k: v for k, v in about["leaves"].items() if k.startswith("['params']")}
+            _check_leaves(saved, _described(target))
+            part = ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                partial_restore=True,
+            )
+            restored = checkpoints._manager.restore(step, args=ocp.args.Composite(state=part))["state"]
+            _check_leaves(_described(restored), saved)
+        except Exception as error:
+            raise UserError(
+                f"checkpoint {checkpoints._directory / str(step)}: cannot be read ({_brief(error)}); "
+                "put back a good copy, or train again"
+            ) from error
+    return restored["params"]
+
+
+def _described(tree: PyTree) -> dict[str, str]:
+    """Path -> dtype and shape of each leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _check_leaves(found: dict[str, str], wanted: dict[str, str]) -> None:
+    """Orbax lets some mismatches pass in silence; this does not."""
     for path in sorted(found.keys() | wanted.keys()):
         if found.get(path) != wanted.get(path):
             raise ValueError(f"{path} is {found.get(path, 'absent')}, not {wanted.get(path, 'absent')}")

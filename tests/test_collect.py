@@ -164,12 +164,23 @@ def test_licences_as_the_metadata_names_them(metadata, licence):
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=20, unique=True), st.randoms())
 def test_digest_ignores_order_and_sees_every_field(tmp_path_factory, texts, random):
     rows_ = [
-        {"id": documents.document_id(t), "text": t, "source": "s", "path": str(i), "license": None, "language": "python"}
+        {
+            "id": documents.document_id(t),
+            "text": t,
+            "source": "s",
+            "path": str(i),
+            "license": None,
+            "language": "python",
+        }
         for i, t in enumerate(texts)
     ]
     directory = tmp_path_factory.mktemp("digest")
     digests = []
-    for name, some in (("a", rows_), ("b", random.sample(rows_, len(rows_))), ("c", [{**rows_[0], "path": "x"}, *rows_[1:]])):
+    for name, some in (
+        ("a", rows_),
+        ("b", random.sample(rows_, len(rows_))),
+        ("c", [{**rows_[0], "path": "x"}, *rows_[1:]]),
+    ):
         (directory / name).mkdir()
         cut = random.randint(0, len(some))
         for index, part in enumerate((some[:cut], some[cut:])):

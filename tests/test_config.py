@@ -1,9 +1,9 @@
 """Configs: overrides, reads on record, and a user's mistakes in one line."""
 
 import pytest
-from running import MICRO, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from running import MICRO, ROOT
 
 from phi_jax import config
 from phi_jax.config import Config

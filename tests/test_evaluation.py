@@ -4,9 +4,9 @@ import gzip
 import json
 
 import pytest
-from running import ROOT, phi_jax
 from hypothesis import given
 from hypothesis import strategies as st
+from running import ROOT, phi_jax
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, body_indent, cut, execute, read_samples, shown_prompt
@@ -35,7 +35,9 @@ def test_every_reference_passes(idioms):
 
 
 def test_references_survive_the_cut_and_the_stripped_form(idioms):
-    completions = [cut(shown_prompt(p.prompt, "stripped"), "\n" + p.reference + "\nclass Next:\n    pass\n") for p in idioms]
+    completions = [
+        cut(shown_prompt(p.prompt, "stripped"), "\n" + p.reference + "\nclass Next:\n    pass\n") for p in idioms
+    ]
     samples = [Sample(p.task_id, c, c) for p, c in zip(idioms, completions, strict=True)]
     records = execute(idioms, samples, form="stripped", sandbox="full", workers=2, wall_seconds=10)
     assert all(r["passed"] for r in records)
@@ -43,7 +45,10 @@ def test_references_survive_the_cut_and_the_stripped_form(idioms):
 
 def test_plausible_wrong_answers_fail(idioms):
     wrong = [json.loads(x)["completion"] for x in (ROOT / "tests/idioms_wrong.jsonl").read_text().splitlines()]
-    for completions in (wrong, *([" " * body_indent(p.prompt) + body for p in idioms] for body in ("pass\n", "return 0\n"))):
+    for completions in (
+        wrong,
+        *([" " * body_indent(p.prompt) + body for p in idioms] for body in ("pass\n", "return 0\n")),
+    ):
         passed = [p.task_id for p, ok in zip(idioms, verdicts(idioms, completions), strict=True) if ok]
         assert passed == []
 

@@ -37,7 +37,9 @@ def test_every_command_runs(tmp_path):
             continue
         script = block.split("pip install -e . && ")[-1]
         script = script.replace("configs/nano.py", "configs/nano.py:size=micro").replace("runs/", f"{tmp_path}/runs/")
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True
+        )
         if done.returncode:
             pytest.fail(f"{script}\n{done.stdout}{done.stderr}")
         ran.append(done.stdout)

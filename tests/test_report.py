@@ -15,7 +15,11 @@ from phi_jax.report.page import number, page, percent
 @pytest.fixture(scope="module")
 def shown(micro_run):
     html = (micro_run / "report" / "index.html").read_text()
-    return json.loads((micro_run / "report" / "report.json").read_text()), html, unescape(re.sub(r"<[^>]+>", "\n", html))
+    return (
+        json.loads((micro_run / "report" / "report.json").read_text()),
+        html,
+        unescape(re.sub(r"<[^>]+>", "\n", html)),
+    )
 
 
 def test_the_numbers_are_those_of_report_json_and_of_the_artifacts(shown, micro_run):

@@ -1,15 +1,16 @@
 """Tokenizer, shards and batches: round trips, the stream behind the records, batches as a function of the step."""
 
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from running import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import ROOT
 
 from phi_jax.errors import UserError
 from phi_jax.tokens import shards
@@ -113,7 +114,7 @@ def test_records_are_the_stream_and_lead_back_to_documents(tmp_path_factory, siz
     directory = tmp_path_factory.mktemp("tokens")
     starts = np.cumsum([0, *sizes])
     stream = np.arange(1, starts[-1] + 1)
-    documents = [(f"d{i}", stream[a:b].tolist()) for i, (a, b) in enumerate(zip(starts, starts[1:], strict=False))]
+    documents = [(f"d{i}", stream[a:b].tolist()) for i, (a, b) in enumerate(itertools.pairwise(starts))]
     totals = write(directory, documents)
     records = records_of(directory)
     assert totals["records"] == len(records) == starts[-1] // 8
@@ -211,7 +212,9 @@ def test_an_epoch_holds_each_record_once(directory):
 def test_golden_record_ids(directory):
     """Renewing these means that no run made before resumes on the data it would have seen."""
     found = {step: batches(directory).batch(step)[1].tolist() for step in (0, 1, 1000)}
-    assert found == json.loads((ROOT / "tests/golden/batches.json").read_text(), object_hook=lambda d: {int(k): v for k, v in d.items()})
+    assert found == json.loads(
+        (ROOT / "tests/golden/batches.json").read_text(), object_hook=lambda d: {int(k): v for k, v in d.items()}
+    )
 
 
 def test_validation_is_in_order(directory):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from phi_jax.artifact import Artifact, Draft
-from phi_jax.checkpoints import Checkpoints
+from phi_jax.checkpoints import restore_params
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.interchange.huggingface import export_phi, load_phi
@@ -77,6 +77,5 @@ def _read_checkpoint(artifact: Artifact) -> tuple[Params, PhiConfig]:
     config = PhiConfig(**json.loads(artifact.path("model").read_text()))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_params(config))
-    with Checkpoints(artifact.path("checkpoint"), read_only=True) as checkpoints:
-        step = artifact.manifest["outputs"]["checkpoint"]["step"]
-        return checkpoints.restore_params(step, abstract), config
+    step = artifact.manifest["outputs"]["checkpoint"]["step"]
+    return restore_params(artifact.path("checkpoint"), step, abstract), config

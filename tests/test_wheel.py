@@ -1,0 +1,59 @@
+"""The built wheel holds all that a run needs but the config, which is then given by path."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from running import ROOT
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    wheels = tmp_path_factory.mktemp("wheel")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode and "setuptools" in done.stderr:
+        pytest.skip("building a wheel needs setuptools from the package index")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = wheels.glob("*.whl")
+    site = tmp_path_factory.mktemp("site")
+    zipfile.ZipFile(wheel).extractall(site)
+    return site
+
+
+def run(site, cwd, *arguments):
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_run_from_the_wheel(site, tmp_path, micro_run):
+    code = "import phi_jax; print(phi_jax.__file__)"
+    assert run(site, tmp_path, "-c", code).startswith(str(site))
+    config = f"{ROOT}/configs/nano.py:size=micro"
+    run(site, tmp_path, "-m", "phi_jax.cli", "run", "--config", config, "--workdir", tmp_path / "w")
+    ours, theirs = (
+        {p.parent.relative_to(w): json.loads(p.read_text())["identity"] for p in w.glob("**/manifest.json")}
+        for w in (micro_run, tmp_path / "w")
+    )
+    assert ours == theirs
+
+
+def test_what_the_wheel_holds(site):
+    names = {p.relative_to(site).as_posix() for p in site.rglob("*") if p.is_file()}
+    assert {"phi_jax/evaluation/idioms.jsonl", "phi_jax/report/page.css", "phi_jax/py.typed"} <= names
+    assert not [n for n in names if n.startswith(("tests", "configs", "launch"))]
+    (info,) = (n for n in names if n.endswith("METADATA"))
+    text = (site / info).read_text()
+    assert "License-Expression: Apache-2.0" in text
+    for extra in ("gpu", "cuda12", "tpu", "ray", "dev", "peers"):
+        assert f"Provides-Extra: {extra}\n" in text
+    assert any(n.endswith("licenses/LICENSE") for n in names)

@@ -46,11 +46,11 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.model.remat = "none"  # activations recomputed in the backward pass: none, dots or full
 
     c.training = ConfigDict()
-    c.training.steps = 24 if micro else 150  # optimizer steps (paper: 24,000 of a 36,000-step schedule)
-    c.training.schedule_steps = 24 if micro else 150  # steps at which the linear decay reaches 0 (paper: 36,000)
-    c.training.warmup_steps = 4 if micro else 15  # steps of linear warmup (paper: 750)
-    c.training.global_batch_size = 8 if micro else 32  # sequences in one step over all devices (paper: 1024)
-    c.training.microbatches = 1 if micro else 4  # gradient accumulation: equal parts that a step's batch is cut into
+    c.training.steps = 24 if micro else 540  # optimizer steps (paper: 24,000 of a 36,000-step schedule)
+    c.training.schedule_steps = 24 if micro else 540  # steps at which the linear decay reaches 0 (paper: 36,000)
+    c.training.warmup_steps = 4 if micro else 40  # steps of linear warmup (paper: 750)
+    c.training.global_batch_size = 8  # sequences in one step over all devices (paper: 1024)
+    c.training.microbatches = 1  # gradient accumulation: equal parts that a step's batch is cut into
     c.training.learning_rate = 3e-3  # peak (paper: 1e-3; small models take more)
     c.training.weight_decay = 0.1  # AdamW, decoupled (paper: 0.1)
     c.training.beta1 = 0.9  # AdamW (paper: silent)
@@ -59,10 +59,10 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.clip_norm = 1.0  # global gradient norm is clipped to this; 0 = off (paper: silent)
     c.training.loss_chunk = 128  # sequence positions whose logits exist at once
     c.training.mesh = (1, 1, 1)  # devices along the axes data, fsdp, tensor
-    c.training.checkpoint_every = 8 if micro else 50  # steps between saves
+    c.training.checkpoint_every = 8 if micro else 180  # steps between saves
     c.training.keep_checkpoints = 2  # latest saves kept
-    c.training.evaluate_every = 8 if micro else 50  # steps between validation losses
-    c.training.validation_batches = 2 if micro else 4  # global batches in one validation loss
+    c.training.evaluate_every = 8 if micro else 180  # steps between validation losses
+    c.training.validation_batches = 2 if micro else 16  # global batches in one validation loss
 
     c.export = ConfigDict()
     c.export.dtype = "float32"  # dtype of the exported weights: float32, bfloat16 or float16

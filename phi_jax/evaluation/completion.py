@@ -14,7 +14,7 @@ from phi_jax.evaluation.execution import Sample, cut, is_complete, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.interchange.export import load_model
 from phi_jax.model.sampler import Decoding, Request, Sampler
-from phi_jax.progress import Progress
+from phi_jax.progress import Progress, say
 
 if TYPE_CHECKING:
     from phi_jax.tokens.tokenizer import Tokenizer
@@ -52,6 +52,10 @@ def complete_problems(
     shown = [shown_prompt(p.prompt, plan.prompt_form) for p in problems]
     tokens = [tokenizer.encode(text) for text in shown]
     too_long = {i for i, t in enumerate(tokens) if len(t) > longest}
+    if too_long:
+        say(
+            f"warning: {len(too_long)} of {len(problems)} prompts have more than {longest} tokens; they count as failed"
+        )
 
     # --- Greedy first, so that the entry a reader meets first is the reproducible one -------------------------------
     jobs: list[tuple[Decoding, Request]] = []
@@ -61,10 +65,12 @@ def complete_problems(
         for i in range(len(problems)):
             jobs += [(decoding, Request(tokens[i], i, s)) for s in range(count)]
 
-    samples: list[Sample] = []
+    # Prompts of like length share a batch, since the sampler pads them alike; the order is put back after.
+    order = sorted(range(len(jobs)), key=lambda i: (i >= len(problems), len(jobs[i][1].tokens), i))
+    made_in_order: list[Sample] = []
     with Progress(label, len(jobs), "completions") as bar:
         for number, start in enumerate(range(0, len(jobs), plan.batch_size)):
-            batch = jobs[start : start + plan.batch_size]
+            batch = [jobs[i] for i in order[start : start + plan.batch_size]]
             part = parts_directory / f"part-{number:05d}.jsonl"
             if not part.exists():
                 made = []
@@ -77,8 +83,9 @@ def complete_problems(
                     requests = [r for d, r in batch if d == decoding]
                     made += _complete(sampler, tokenizer, problems, shown, requests, str(decoding), too_long)
                 write_atomic(part, "".join(json.dumps(dataclasses.asdict(s)) + "\n" for s in made))
-            samples += [Sample(**json.loads(line)) for line in part.read_text().splitlines()]
+            made_in_order += [Sample(**json.loads(line)) for line in part.read_text().splitlines()]
             bar.advance(len(batch))
+    samples = [sample for _, sample in sorted(zip(order, made_in_order, strict=True), key=lambda pair: pair[0])]
     return samples, len(too_long)
 
 

@@ -215,11 +215,11 @@ def stored(params):
     return gradients(params, random_tokens(SMALL, 2, 17), REMAT, jax.random.key(1))
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_remat_changes_no_gradient(params, stored, remat):
+@pytest.mark.parametrize("change", [{"remat": "dots"}, {"remat": "full"}, {"scan_unroll": 2}, {"scan_unroll": 3}])
+def test_remat_and_unrolling_change_no_gradient(params, stored, change):
     (loss, grads), config = stored, REMAT
     tokens, key = random_tokens(SMALL, 2, 17), jax.random.key(1)
-    loss_again, grads_again = gradients(params, tokens, dataclasses.replace(config, remat=remat), key)
+    loss_again, grads_again = gradients(params, tokens, dataclasses.replace(config, **change), key)
     np.testing.assert_allclose(loss, loss_again, rtol=1e-6)
     for (path, a), b in zip(flat(grads).items(), flat(grads_again).values(), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * max(1.0, float(jnp.abs(a).max())), err_msg=path)

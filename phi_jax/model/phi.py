@@ -48,13 +48,15 @@ class PhiConfig:
     attention: str = "xla"  # kernel
     compute_dtype: str = "float32"  # of activations; parameters, LayerNorm, softmax and logits are float32
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but matmuls) or full
+    scan_unroll: int = 1  # blocks in one turn of the loop over them; more compile longer and may run faster
 
     def __post_init__(self) -> None:
         """Raises UserError for a combination that cannot be computed."""
         check_kernel(self.attention)
-        for size in dataclasses.fields(self)[:8]:  # vocab_size to max_seq_len
-            if getattr(self, size.name) < 1:
-                raise UserError(f"config.model.{size.name}={getattr(self, size.name)}: must be at least 1")
+        sizes = [field.name for field in dataclasses.fields(self)[:8]]  # vocab_size to max_seq_len
+        for size in (*sizes, "scan_unroll"):
+            if getattr(self, size) < 1:
+                raise UserError(f"config.model.{size}={getattr(self, size)}: must be at least 1")
         for field in ("attention_dropout", "residual_dropout"):
             if not 0 <= getattr(self, field) < 1:
                 raise UserError(f"config.model.{field}={getattr(self, field)}: must be from 0 up to, not including, 1")
@@ -182,7 +184,7 @@ def hidden_states(
     if config.remat != "none":
         block = jax.checkpoint(block, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
     layer_keys = None if dropout_key is None else jax.random.split(dropout_key, config.num_layers)
-    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, (params["layers"], layer_keys))
+    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, (params["layers"], layer_keys), unroll=config.scan_unroll)
     return _layer_norm(params["final_norm"], x_BxTxD, config)
 
 

@@ -18,15 +18,24 @@ class Config:
     An unknown field raises AttributeError.
     """
 
-    def __init__(self, values: Mapping[str, Any], _path: str = "", _reads: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        _path: str = "",
+        _reads: set[str] | None = None,
+        _base: Config | None = None,
+    ) -> None:
         self._values = dict(values)
         self._path = _path
+        self._base = _base
         self._reads: set[str] = set() if _reads is None else _reads
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         path = f"{self._path}.{name}".lstrip(".")
+        if name not in self._values and self._base is not None:
+            return getattr(self._base, name)
         if name not in self._values:
             raise AttributeError(f"config.{path}: no such field; there are: {', '.join(sorted(self._values))}")
         value = self._values[name]
@@ -38,6 +47,10 @@ class Config:
     def only(self, sections: Sequence[str]) -> Config:
         """A view with just these top-level entries; reads go to the same record."""
         return Config({name: self._values[name] for name in sections}, self._path, self._reads)
+
+    def over(self, base: Config) -> Config:
+        """A view of this section that has the fields of `base` where it has none of its own."""
+        return Config(self._values, self._path, self._reads, base)
 
     @property
     def reads(self) -> frozenset[str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from phi_jax.artifact import atomic_path
+from phi_jax.artifact import Artifact, atomic_path
 from phi_jax.errors import UserError
 
 SCHEMA = pa.schema(
@@ -76,6 +76,13 @@ def read_part(path: epath.PathLike, columns: Sequence[str]) -> Iterator[Row]:
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({error}); write it again") from None
+
+
+def document_set(source: Artifact, name: str) -> tuple[epath.Path, int]:
+    """(directory, UTF-8 bytes of text) of the set `name` of an artifact that holds several, or of its only one."""
+    if name in source.manifest["outputs"]:
+        return source.path(name), source.facts[name]["bytes"]
+    return source.path("documents"), source.facts["bytes"]
 
 
 def count(directory: epath.PathLike) -> int:

@@ -64,3 +64,12 @@ def test_reading_every_field_leaves_none_unread(values):
         for name in path.split("."):
             value = getattr(value, name)
     assert chosen.reads == set(chosen.fields())
+
+
+def test_a_section_over_another_reads_its_own_fields_first():
+    chosen = Config({"finetune": {"steps": 5}, "training": {"steps": 9, "clip_norm": 1.0, "mesh": (1, 1, 1)}})
+    rules = chosen.finetune.over(chosen.training)
+    assert (rules.steps, rules.clip_norm) == (5, 1.0)
+    assert chosen.reads == {"finetune.steps", "training.clip_norm"}
+    with pytest.raises(AttributeError, match=r"config\.training\.stepz: no such field"):
+        _ = rules.stepz

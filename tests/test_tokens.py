@@ -221,6 +221,41 @@ def test_validation_is_in_order(directory):
     assert batches(directory, shuffle=False).batch(1)[1].tolist() == [4, 5, 6, 7]
 
 
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """Another set, of 16 records that hold 100 and following."""
+    directory = tmp_path_factory.mktemp("second") / "t"
+    write(directory, [("b", [100 + i // 8 for i in range(8 * 16)])])
+    return directory
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
+def test_a_mixture_holds_each_set_by_its_weight(directory, second, share):
+    mixed = batches({directory: 1 - share, second: share})
+    tokens, numbers = map(np.concatenate, zip(*(mixed.batch(step) for step in range(250)), strict=True))
+    of_second = tokens[:, 0] >= 100
+    assert abs(of_second.mean() - share) < 0.01
+    assert (numbers[of_second] == tokens[of_second, 0] - 100 + 37).all()
+    assert (numbers[~of_second] == tokens[~of_second, 0]).all()
+    for chosen, count in ((of_second, 16), (~of_second, 37)):
+        first_epoch = numbers[chosen][:count]
+        assert len(set(first_epoch)) == min(count, len(first_epoch))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_mixture_is_the_same_for_every_process_count(directory, second, processes):
+    weights = {directory: 0.5, second: 0.5}
+    for step in (0, 9):
+        parts = [batches(weights, process_index=p, process_count=processes).batch(step)[1] for p in range(processes)]
+        assert sorted(np.concatenate(parts)) == sorted(batches(weights).batch(step)[1])
+
+
+def test_sets_of_other_lengths_or_vocabularies_do_not_mix(directory, tmp_path):
+    write(tmp_path / "t", [("a", list(range(200)))], seq_len=9)
+    with pytest.raises(UserError, match=r"seq_len and vocabulary .* differ .* tokenize both with the same tokenizer"):
+        batches({directory: 0.5, tmp_path / "t": 0.5})
+
+
 def test_what_cannot_be_batched_is_named(directory, tmp_path):
     with pytest.raises(UserError, match="37 records, less than one batch of 64"):
         batches(directory, global_batch_size=64)

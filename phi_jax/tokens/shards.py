@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from phi_jax import documents
-from phi_jax.artifact import Artifact, Draft, atomic_path, write_json
+from phi_jax.artifact import Artifact, Draft, atomic_path, write_atomic, write_json
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
@@ -47,16 +47,24 @@ def is_held_out(identifier: str, fraction: float) -> bool:
 
 
 def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `tokenize`: inputs {"documents"} -> outputs "tokenizer" and "tokens", both directories."""
+    """Stage `tokenize`: inputs {"documents", optionally "tokenizer"} -> outputs "tokenizer" and "tokens", directories.
+
+    Where "documents" holds several sets, the stage instance's name says which becomes tokens. A tokenizer that is not
+    given is learnt, on all sets that "documents" holds.
+    """
     rules = config.tokenize
-    source = inputs["documents"].path("documents")
-    total_bytes = inputs["documents"].facts["bytes"]
+    source, total_bytes = documents.document_set(inputs["documents"], draft.name)
 
     # --- The tokenizer --------------------------------------------------------------------------------------
     tokenizer_directory = Path(draft.directory) / "tokenizer"
     if not (tokenizer_directory / "tokenizer_config.json").exists():  # the last of its files
-        sample = list(_sample_texts(source, rules.train_bytes))
-        train(sample, rules.vocab_size).save(tokenizer_directory, max_length=rules.seq_len)
+        if "tokenizer" in inputs:
+            _copy_tokenizer(Path(inputs["tokenizer"].path("tokenizer")), tokenizer_directory)
+        else:
+            sets = [o for o in inputs["documents"].manifest["outputs"].values() if o["kind"] == "documents"]
+            directories = [inputs["documents"].directory / o["path"] for o in sets]
+            sample = [text for d in directories for text in _sample_texts(d, rules.train_bytes)]
+            train(sample, rules.vocab_size).save(tokenizer_directory, max_length=rules.seq_len)
     tokenizer = Tokenizer.load(tokenizer_directory)
 
     # --- The shards -----------------------------------------------------------------------------------------
@@ -97,6 +105,13 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         bytes_per_token=round(total_bytes / tokens, 3),
         **facts,
     )
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    names = sorted((p.name for p in source.iterdir()), key=lambda name: name == "tokenizer_config.json")
+    for name in names:
+        write_atomic(target / name, (source / name).read_bytes())
 
 
 def _sample_texts(source: Any, limit: int) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Synthetic textbooks and exercises; the built-in teacher is a grammar, not a language model."""

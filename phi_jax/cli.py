@@ -28,8 +28,14 @@ the whole pipeline
 
 one stage (--config C --workdir W [--name N]; its inputs must be whole)
   collect    raw files -> documents
+  dedup      documents -> documents without exact and near copies
+  synthesize textbooks, exercises and the problems held out of them
+  decontaminate   training texts -> the same without what the benchmark asks for
+  annotate   documents -> grades of a sample of them
+  filter     documents, grades, a model -> the documents that score best
   tokenize   documents -> token shards, and a tokenizer trained on them
   pretrain   token shards -> checkpoint
+  finetune   checkpoint, token shards -> checkpoint
   export     checkpoint -> Hugging Face directory      (or: --checkpoint CKPT --out DIR)
   evaluate   model -> completions, verdicts, scores    (or: --model DIR_OR_CKPT --benchmark B --out DIR)
   report     everything -> one page
@@ -107,7 +113,7 @@ def _take_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _run(options: argparse.Namespace, config_arguments: list[str]) -> None:
     from phi_jax import config, pipeline
 
-    pipeline.run(config.load(config_arguments), options.workdir, refresh=options.refresh)
+    _print_scores(pipeline.run(config.load(config_arguments), options.workdir, refresh=options.refresh))
     print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
 
 
@@ -134,7 +140,7 @@ def _status(options: argparse.Namespace, config_arguments: list[str]) -> None:
     for standing in pipeline.status(chosen, options.workdir):
         found = standing.artifact
         identity = found.identity[:12] if found else "-"
-        print(f"{standing.stage.label:18} {standing.state:12} {identity:13} {standing.reason}".rstrip())
+        print(f"{standing.stage.label:22} {standing.state:12} {identity:13} {standing.reason}".rstrip())
 
 
 def _export(options: argparse.Namespace, config_arguments: list[str]) -> None:
@@ -173,7 +179,7 @@ def _score(options: argparse.Namespace, _: list[str]) -> None:
 def _print_scores(scores: list[dict]) -> None:
     for s in scores:
         print(
-            f"{s['benchmark']} {s['metric']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}] "
+            f"{s['model']}: {s['benchmark']} {s['metric']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}] "
             f"({s['decoding']}, prompt {s['prompt_form']}, {s['problems']} problems, {s['samples']} samples)"
         )
 
@@ -221,8 +227,14 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, function, description in (
         ("collect", _stage, "Raw files -> documents."),
+        ("dedup", _stage, "Documents -> documents without exact and near copies."),
+        ("synthesize", _stage, "Writes textbooks and exercises, and holds out problems."),
+        ("decontaminate", _stage, "Training texts -> the same without what the benchmark asks for."),
+        ("annotate", _stage, "Documents -> grades of a sample of them."),
+        ("filter", _stage, "Documents, grades and a model -> the documents that score best."),
         ("tokenize", _stage, "Documents -> token shards, and a tokenizer trained on them."),
         ("pretrain", _stage, "Token shards -> checkpoint."),
+        ("finetune", _stage, "Checkpoint and token shards -> checkpoint."),
         ("export", _export, "Checkpoint -> Hugging Face directory."),
         ("evaluate", _evaluate, "Model -> completions, verdicts, scores."),
         ("report", _stage, "Everything -> one page."),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -50,28 +50,71 @@ class Stage:
         getattr(importlib.import_module(module), function)(self.config_of(config), inputs, draft)
 
 
+_TOKENIZE = "phi_jax.tokens.shards:tokenize"
+_PRETRAIN = "phi_jax.training.loop:pretrain"
+_FINETUNE = "phi_jax.training.loop:finetune"
+_TRAINING = ("seed", "model", "training")
+# The four models of the experiment -> where each is trained: the two of the paper's Figure 2.1 that are only
+# pretrained, the finetuned one, and the control that skips the filter and the textbooks.
+MODELS = {
+    "raw": "pretrain/raw",
+    "base": "pretrain/base",
+    "finetuned": "finetune/finetuned",
+    "raw+exercises": "finetune/raw+exercises",
+}
+
+
+def _data_stages() -> Iterator[Stage]:
+    yield Stage("collect", "python", {}, ("collect",), "phi_jax.corpus.collect:collect")
+    yield Stage("dedup", "python", {"documents": "collect/python"}, ("dedup",), "phi_jax.dedup.dedup:dedup")
+    yield Stage("synthesize", "grammar", {}, ("synthesize",), "phi_jax.synthesis.synthesize:synthesize")
+    yield Stage(
+        "decontaminate", "nano", {"raw": "dedup/python", "synthetic": "synthesize/grammar"}, ("decontaminate",),
+        "phi_jax.contamination.decontaminate:decontaminate",
+    )  # fmt: skip
+    yield Stage("tokenize", "raw", {"documents": "decontaminate/nano"}, ("tokenize",), _TOKENIZE)
+    yield Stage("pretrain", "raw", {"tokens": "tokenize/raw"}, _TRAINING, _PRETRAIN)
+    yield Stage(
+        "annotate", "python", {"documents": "decontaminate/nano"}, ("annotate",), "phi_jax.corpus.annotate:annotate"
+    )
+    yield Stage(
+        "filter", "python",
+        {"documents": "decontaminate/nano", "grades": "annotate/python", "model": "pretrain/raw"}, ("seed", "filter"),
+        "phi_jax.corpus.quality:filter_documents",
+    )  # fmt: skip
+    for name, documents in (
+        ("filtered", "filter/python"),
+        ("textbooks", "decontaminate/nano"),
+        ("exercises", "decontaminate/nano"),
+    ):
+        yield Stage("tokenize", name, {"documents": documents, "tokenizer": "tokenize/raw"}, ("tokenize",), _TOKENIZE)
+
+
+def _model_stages() -> Iterator[Stage]:
+    yield Stage(
+        "pretrain", "base", {"tokens": "tokenize/filtered", "textbooks": "tokenize/textbooks"},
+        (*_TRAINING, "mixture"), _PRETRAIN,
+    )  # fmt: skip
+    for name, checkpoint in (("finetuned", "pretrain/base"), ("raw+exercises", "pretrain/raw")):
+        inputs = {"checkpoint": checkpoint, "tokens": "tokenize/exercises"}
+        yield Stage("finetune", name, inputs, ("seed", "training", "finetune"), _FINETUNE)
+    for name, checkpoint in MODELS.items():
+        yield Stage("export", name, {"checkpoint": checkpoint}, ("export",), "phi_jax.interchange.export:export")
+    for name in MODELS:
+        yield Stage(
+            "evaluate", name, {"model": f"export/{name}", "problems": "synthesize/grammar"}, ("seed", "evaluate"),
+            "phi_jax.evaluation.evaluate:evaluate",
+        )  # fmt: skip
+
+
+def _stages() -> Iterator[Stage]:
+    before = [*_data_stages(), *_model_stages()]
+    yield from before
+    yield Stage("report", "", {s.label: s.label for s in before}, ("report",), "phi_jax.report.page:report")
+
+
 # In an order in which every stage stands after its inputs.
-STAGES = (
-    Stage("collect", "python", {}, ("collect",), "phi_jax.corpus.collect:collect"),
-    Stage("tokenize", "python", {"documents": "collect/python"}, ("tokenize",), "phi_jax.tokens.shards:tokenize"),
-    Stage(
-        "pretrain", "base", {"tokens": "tokenize/python"}, ("seed", "model", "training"),
-        "phi_jax.training.loop:pretrain",
-    ),
-    Stage("export", "base", {"checkpoint": "pretrain/base"}, ("export",), "phi_jax.interchange.export:export"),
-    Stage(
-        "evaluate", "base", {"model": "export/base"}, ("seed", "evaluate"),
-        "phi_jax.evaluation.evaluate:evaluate",
-    ),
-    Stage(
-        "report", "",
-        {
-            "collect": "collect/python", "tokenize": "tokenize/python", "pretrain": "pretrain/base",
-            "export": "export/base", "evaluate": "evaluate/base",
-        },
-        ("report",), "phi_jax.report.page:report",
-    ),
-)  # fmt: skip
+STAGES = tuple(_stages())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,17 +127,20 @@ class Standing:
     artifact: Artifact | None
 
 
-def run(config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, refresh: bool = False) -> None:
+def run(
+    config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, refresh: bool = False
+) -> list[dict[str, Any]]:
     """Runs the stages that are not whole, in order; `only` names some, whose inputs must then be whole.
 
-    refresh: collect looks at its sources again. Raises UserError; finished stages stay.
+    refresh: collect looks at its sources again. Returns the scores of every model that has been evaluated. Raises
+    UserError; finished stages stay.
     """
     workdir = artifact.prepare_workdir(workdir)
     with artifact.locked(workdir):
         artifact.write_json(workdir / "config.json", config.to_dict())
         for stage in STAGES if only is None else only:
             _run_stage(stage, config, workdir, refresh=refresh and stage.stage == "collect")
-        _publish_scores(workdir)
+        return _publish_scores(workdir)
 
 
 def select(stage: str, name: str | None) -> list[Stage]:
@@ -152,14 +198,17 @@ def _run_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bo
     say(f"{stage.label}: done in {done.manifest['seconds']:.1f} s, identity {done.identity[:12]}")
 
 
-def _publish_scores(workdir: epath.Path) -> None:
+def _publish_scores(workdir: epath.Path) -> list[dict[str, Any]]:
     """`W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
     evaluated = [artifact.find(workdir, s.stage, s.name) for s in STAGES if s.stage == "evaluate"]
     whole = [a for a in evaluated if a is not None]
-    if whole:
-        from phi_jax.evaluation.evaluate import combined_scores
+    if not whole:
+        return []
+    from phi_jax.evaluation.evaluate import combined_scores
 
-        artifact.write_json(workdir / "evaluate" / "scores.json", combined_scores(whole))
+    scores = combined_scores(whole)
+    artifact.write_json(workdir / "evaluate" / "scores.json", scores)
+    return scores
 
 
 def _split(label: str) -> tuple[str, str]:

@@ -16,7 +16,8 @@ from running import MICRO, ROOT
 FLOORS = (
     {"errors"},
     {"artifact", "sandbox", "config", "progress"},
-    {"documents", "dedup", "teacher"},
+    {"documents"},
+    {"dedup", "teacher"},
     {"tokens"},
     {"model"},
     {"checkpoints", "parallel"},
@@ -38,6 +39,8 @@ HEAVY = (
     "grain",
     "tensorflow_datasets",
     "pyarrow",
+    "daft",
+    "sklearn",
     "numpy",
     "tokenizers",
     "tqdm",

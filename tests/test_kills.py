@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,13 +14,24 @@ MOMENTS = (
     ("collect", "os.rename", r"collect/python\.partial/.*snapshot", 1),
     ("collect", "os.rename", r"collect/python\.partial/.*part-\d+\.parquet$", 1),
     ("collect", "os.rename", r"collect/python$", 1),
-    ("tokenize", "os.rename", r"tokenize/python\.partial/tokenizer", 1),
-    ("tokenize", "os.rename", r"tokenize/python\.partial/.*array_record", 2),
-    ("pretrain", "os.rename", r"pretrain/base\.partial/checkpoints/\d+$", 2),
-    ("pretrain", "os.rename", r"pretrain/base\.partial/manifest\.json$", 1),
-    ("export", "os.rename", r"export/base\.partial/model$", 1),
-    ("evaluate", "os.rename", r"evaluate/base\.partial/parts/part-\d+\.jsonl$", 2),
-    ("evaluate", "os.rename", r"evaluate/base\.partial/scores\.json$", 1),
+    ("dedup", "os.rename", r"dedup/python\.partial/duplicates/.*parquet$", 1),
+    ("dedup", "os.rename", r"dedup/python\.partial/documents/.*parquet$", 1),
+    ("synthesize", "os.rename", r"synthesize/grammar\.partial/textbooks/.*parquet$", 1),
+    ("synthesize", "os.rename", r"synthesize/grammar\.partial/set_aside/exercises/.*parquet$", 1),
+    ("decontaminate", "os.rename", r"decontaminate/nano\.partial/.", 2),
+    ("decontaminate", "os.rename", r"decontaminate/nano\.partial/exercises/.*parquet$", 1),
+    ("tokenize", "os.rename", r"tokenize/raw\.partial/tokenizer", 1),
+    ("tokenize", "os.rename", r"tokenize/raw\.partial/.*array_record", 2),
+    ("pretrain", "os.rename", r"pretrain/raw\.partial/checkpoints/\d+$", 2),
+    ("pretrain", "os.rename", r"pretrain/raw\.partial/manifest\.json$", 1),
+    ("annotate", "os.rename", r"annotate/python\.partial/.", 1),
+    ("filter", "os.rename", r"filter/python\.partial/embeddings/", 1),
+    ("filter", "os.rename", r"filter/python\.partial/documents/", 1),
+    ("finetune", "os.rename", r"finetune/finetuned\.partial/checkpoints/\d+$", 2),
+    ("finetune", "os.rename", r"finetune/raw\+exercises$", 1),
+    ("export", "os.rename", r"export/finetuned\.partial/model$", 1),
+    ("evaluate", "os.rename", r"evaluate/raw\.partial/parts/part-\d+\.jsonl$", 2),
+    ("evaluate", "os.rename", r"evaluate/finetuned\.partial/scores\.json$", 1),
     ("report", "os.rename", r"report\.partial/report\.json$", 1),
     ("report", "os.rename", r"report$", 1),
 )
@@ -42,14 +54,18 @@ def test_killed_in_every_stage(micro_run, tmp_path):
     assert identities(workdir) == identities(micro_run)
 
 
+def ready_to_pretrain(micro_run, workdir):
+    """A work directory that holds what stands before pretrain/raw."""
+    shutil.copytree(micro_run / "tokenize" / "raw", workdir / "tokenize" / "raw")
+
+
 def test_killed_between_two_checkpoints(micro_run, tmp_path):
     """Killed from outside in the middle of the steps, after the first checkpoint: the weights come out the same."""
     workdir = tmp_path / "run"
-    phi_jax("collect", *MICRO, "--workdir", workdir)
-    phi_jax("tokenize", *MICRO, "--workdir", workdir)
-    metrics = workdir / "pretrain" / "base.partial" / "metrics.jsonl"
+    ready_to_pretrain(micro_run, workdir)
+    metrics = workdir / "pretrain" / "raw.partial" / "metrics.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "phi_jax.cli", "pretrain", *MICRO, "--workdir", str(workdir)],
+        [sys.executable, "-m", "phi_jax.cli", "pretrain", *MICRO, "--name", "raw", "--workdir", str(workdir)],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 300
@@ -60,29 +76,28 @@ def test_killed_between_two_checkpoints(micro_run, tmp_path):
     process.kill()
     process.communicate()
     assert process.returncode == -9
-    again = phi_jax("pretrain", *MICRO, "--workdir", workdir)
+    again = phi_jax("pretrain", *MICRO, "--name", "raw", "--workdir", workdir)
     assert re.search(r"resumed from the checkpoint of step (8|16)", again.stderr)
-    assert identities(workdir)["pretrain/base"] == identities(micro_run)["pretrain/base"]
-    steps = [line.split(",")[0] for line in (workdir / "pretrain/base/metrics.jsonl").read_text().splitlines()]
+    assert identities(workdir)["pretrain/raw"] == identities(micro_run)["pretrain/raw"]
+    steps = [line.split(",")[0] for line in (workdir / "pretrain/raw/metrics.jsonl").read_text().splitlines()]
     assert steps == [f'{{"step": {i}' for i in range(24)]
 
 
 def test_damaged_checkpoint_is_skipped_loudly(tmp_path, micro_run):
     """A truncated latest checkpoint costs its steps, never the run."""
     workdir = tmp_path / "run"
-    phi_jax("collect", *MICRO, "--workdir", workdir)
-    phi_jax("tokenize", *MICRO, "--workdir", workdir)
+    ready_to_pretrain(micro_run, workdir)
     subprocess.run(
-        [sys.executable, "tests/killed_run.py", "os.rename", r"pretrain/base\.partial/manifest\.json$", "1",
-         "pretrain", *MICRO, "--workdir", str(workdir)],
+        [sys.executable, "tests/killed_run.py", "os.rename", r"pretrain/raw\.partial/manifest\.json$", "1",
+         "pretrain", *MICRO, "--name", "raw", "--workdir", str(workdir)],
         cwd=ROOT, capture_output=True, timeout=300,
     )  # fmt: skip
-    latest = workdir / "pretrain" / "base.partial" / "checkpoints" / "24"
+    latest = workdir / "pretrain" / "raw.partial" / "checkpoints" / "24"
     assert latest.is_dir()
     for path in latest.rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
             os.truncate(path, 500)
-    again = phi_jax("pretrain", *MICRO, "--workdir", workdir)
+    again = phi_jax("pretrain", *MICRO, "--name", "raw", "--workdir", workdir)
     assert re.search(r"warning: checkpoint .*/24: cannot be read", again.stderr)
     assert "resumed from the checkpoint of step 16" in again.stderr
-    assert identities(workdir)["pretrain/base"] == identities(micro_run)["pretrain/base"]
+    assert identities(workdir)["pretrain/raw"] == identities(micro_run)["pretrain/raw"]

@@ -6,7 +6,10 @@ import shutil
 import pytest
 from running import MICRO, identities, phi_jax
 
-LABELS = ["collect/python", "tokenize/python", "pretrain/base", "export/base", "evaluate/base", "report/"]
+from phi_jax import pipeline
+
+# "report/" as running.identities calls the stage without a name.
+LABELS = [f"{s.stage}/{s.name}" for s in pipeline.STAGES]
 
 
 def copy(micro_run, tmp_path):
@@ -16,7 +19,7 @@ def copy(micro_run, tmp_path):
 def test_a_run_leaves_every_artifact_whole(micro_run):
     assert sorted(identities(micro_run)) == sorted(LABELS)
     done = phi_jax("status", "--workdir", micro_run)
-    assert [line.split()[1] for line in done.stdout.splitlines()] == ["whole"] * 6
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["whole"] * len(LABELS)
 
 
 def test_what_a_run_leaves_lies_where_the_design_says(micro_run):
@@ -47,7 +50,7 @@ def test_again_means_nothing_to_do(micro_run, tmp_path):
     workdir = copy(micro_run, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in workdir.glob("*/*/manifest.json")}
     done = phi_jax("run", *MICRO, "--workdir", workdir)
-    assert done.stderr.count("whole, skipped") == 6
+    assert done.stderr.count("whole, skipped") == len(LABELS)
     assert {p: p.stat().st_mtime_ns for p in workdir.glob("*/*/manifest.json")} == before
 
 
@@ -58,12 +61,21 @@ def test_a_changed_field_runs_again_only_what_depends_on_it(micro_run, tmp_path)
     assert "stale" in done.stdout
     assert "config changed: evaluate.max_new_tokens" in done.stdout
     done = phi_jax("run", *MICRO, change, "--workdir", workdir)
-    for label in LABELS[:4]:
+    changed = {label for label in LABELS if label.startswith("evaluate/")} | {"report/"}
+    for label in set(LABELS) - changed:
         assert f"{label}: whole, skipped" in done.stderr
-    assert "evaluate/base: done" in done.stderr
-    assert "report: done" in done.stderr
+    for label in changed:
+        assert f"{label.rstrip('/')}: done" in done.stderr
     after, before = identities(workdir), identities(micro_run)
-    assert {k for k in LABELS if after[k] != before[k]} == {"evaluate/base", "report/"}
+    assert {k for k in LABELS if after[k] != before[k]} == changed
+
+
+def test_a_changed_field_of_finetune_trains_nothing_else(micro_run, tmp_path):
+    workdir = copy(micro_run, tmp_path)
+    done = phi_jax("run", *MICRO, "--config.finetune.learning_rate=1e-3", "--workdir", workdir)
+    again = {line.split(":")[0] for line in done.stderr.splitlines() if ": done in" in line}
+    models = ("finetuned", "raw+exercises")
+    assert again == {f"{stage}/{m}" for stage in ("finetune", "export", "evaluate") for m in models} | {"report"}
 
 
 def test_a_stage_alone_needs_its_inputs(tmp_path):
@@ -72,7 +84,7 @@ def test_a_stage_alone_needs_its_inputs(tmp_path):
     assert (
         done.stderr.strip()
         .splitlines()[-1]
-        .startswith("phi-jax: error: pretrain/base needs tokenize/python, which is not in")
+        .startswith("phi-jax: error: pretrain/raw needs tokenize/raw, which is not in")
     )
     assert "Traceback" not in done.stderr
 
@@ -82,8 +94,8 @@ def test_an_interrupted_stage_shows_in_status(micro_run, tmp_path):
     (workdir / "export" / "base").rename(workdir / "export" / "base.partial")
     (workdir / "export" / "base.partial" / "manifest.json").unlink()
     done = phi_jax("status", "--workdir", workdir)
-    assert "export/base        interrupted" in done.stdout
-    assert "evaluate/base      stale" in done.stdout
+    assert "export/base            interrupted" in done.stdout
+    assert "evaluate/base          stale" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["run", "collect", "evaluate", "score", "sample", "status"])

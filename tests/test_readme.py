@@ -44,6 +44,7 @@ def test_every_command_runs(tmp_path):
             pytest.fail(f"{script}\n{done.stdout}{done.stderr}")
         ran.append(done.stdout)
     assert len(ran) >= 4
+    assert any("nano pass@1" in out for out in ran)
     assert any("idioms pass@1" in out for out in ran)
     assert any(re.search(r"^evaluate/base +whole", out, re.M) for out in ran)
 

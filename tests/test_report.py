@@ -9,7 +9,8 @@ from html import unescape
 import pytest
 
 from phi_jax.report.chart import line_chart
-from phi_jax.report.page import number, page, percent
+from phi_jax.report.page import page
+from phi_jax.report.sections import number, percent
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +30,59 @@ def test_the_numbers_are_those_of_report_json_and_of_the_artifacts(shown, micro_
         assert percent(score["value"]) in lines
         assert f"{percent(score['low'])} to {percent(score['high'])}" in lines
     assert data["scores"] == json.loads((micro_run / "evaluate/scores.json").read_text())
-    metrics = [json.loads(x) for x in (micro_run / "pretrain/base/metrics.jsonl").read_text().splitlines()]
-    assert data["loss"] == [[m["step"], m["loss"]] for m in metrics]
-    assert f"{data['loss'][-1][1]:.3f}" in lines
+    assert set(data["losses"]) == {"pretrain/raw", "pretrain/base", "finetune/finetuned", "finetune/raw+exercises"}
+    for label, losses in data["losses"].items():
+        metrics = [json.loads(x) for x in (micro_run / label / "metrics.jsonl").read_text().splitlines()]
+        assert losses["training"] == [[m["step"], m["loss"]] for m in metrics]
+        assert f"last {metrics[-1]['loss']:.3f}, validation {losses['validation'][-1][1]:.3f}" in lines
     for label, facts in data["stages"].items():
         assert facts == json.loads((micro_run / label / "manifest.json").read_text())["facts"]
     assert number(data["stages"]["collect/python"]["kept"]) in lines
     for reason, count in list(data["stages"]["collect/python"]["set_aside"].items())[:8]:
         assert f"set aside: {reason}" in lines
         assert number(count) in lines
-    assert len(re.findall(r"<circle", html)) >= len(data["loss"])
+    facts = data["stages"]["filter/python"]
+    assert number(facts["roc_auc"]) in lines
+    assert sum(facts["histogram"]) == facts["scored"]
+    assert len(re.findall('<rect class="all"', html)) == len(facts["histogram"])
 
 
-def test_samples_show_prompt_completion_and_verdict(shown):
+def test_ours_and_the_papers_bars_are_told_apart(shown):
+    data, html, text = shown
+    measured = html[html.index('class="bars measured"') :]
+    measured = measured[: measured.index("</svg>")]
+    assert [s["model"] for s in data["scores"] if s["decoding"] == "greedy"] == [
+        "raw", "base", "finetuned", "raw+exercises",
+    ]  # fmt: skip
+    assert measured.count("<rect") == 4
+    assert measured.count('class="whisker"') == 4
+    quoted = re.findall(r'class="bars quoted".*?</svg>', html)
+    assert [len(re.findall("<rect", q)) for q in quoted] == [3, 3, 3]
+    assert "whisker" not in "".join(quoted)
+    for group in data["figure_2_1"]["groups"]:
+        for value in group["values"]:
+            assert re.search(rf"^{value} %( \*)?$", text, re.M)
+
+
+def test_a_sample_shows_prompt_completions_and_verdicts(shown):
     data, _, text = shown
-    assert len(data["samples"]) == 12
+    assert len(data["samples"]) == 8  # all the problems that micro tries
     for sample in data["samples"]:
         assert sample["task_id"] in text
-        assert sample["result"] in text
+        assert list(sample["completions"]) == ["raw", "base", "finetuned", "raw+exercises"]
+        for completion in sample["completions"].values():
+            assert completion["result"] in text
+
+
+def test_files_stand_side_by_side_and_a_reader_can_grade(shown):
+    data, _, text = shown
+    assert {side: len(files) for side, files in data["files"].items()} == {"kept": 3, "dropped": 3}
+    for files in data["files"].values():
+        for file in files:
+            assert file["path"] in text
+            assert f"score {file['score']:.3f}" in text
+    assert len(data["reading"]) == 6
+    assert all("score" not in file for file in data["reading"])
 
 
 def test_the_page_fetches_nothing(shown):
@@ -57,11 +93,15 @@ def test_the_page_fetches_nothing(shown):
 def test_what_a_model_writes_is_escaped(shown):
     data, _, _ = shown
     evil = '<script>alert("x")</script>'
-    samples = [{"task_id": data["samples"][0]["task_id"], "completion": evil, "passed": False, "result": evil}]
+    record = {"completion": evil, "passed": False, "result": evil}
+    samples = [{"task_id": evil, "prompt": evil, "completions": {evil: record}}]
+    file = {"path": evil, "source": evil, "score": 0.5, "lines": [evil]}
+    reading = [{"path": evil, "source": evil, "lines": 1, "begins": evil}]
     seconds = dict.fromkeys(data["stages"], 1.0)
-    html = page({**data, "samples": samples, "title": evil}, seconds, {"python": evil})
+    data = {**data, "samples": samples, "title": evil, "files": {"kept": [file]}, "reading": reading}
+    html = page(data, seconds, {"python": evil})
     assert "<script" not in html
-    assert html.count("&lt;script&gt;") >= 4
+    assert html.count("&lt;script&gt;") >= 12
 
 
 @pytest.mark.parametrize("points", [[(0, 1.0)], [(0, 2.0), (1, 2.0)], [(0, 8.0), (50, 3.5), (100, 3.4)]])

@@ -1,7 +1,9 @@
 """Step, optimizer and checkpoints on one device; the same step on a mesh of eight pretended ones."""
 
+import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from running import MICRO, ROOT
+from running import MICRO, ROOT, phi_jax
 
-from phi_jax import config
+from phi_jax import artifact, config
 from phi_jax.checkpoints import Checkpoints, restore_params, state_digest
 from phi_jax.errors import UserError
 from phi_jax.model import phi
 from phi_jax.parallel.mesh import make_mesh
+from phi_jax.training import loop
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from phi_jax.training.step import batch_loss, chunked_loss, init_state, make_train_step, state_shardings
 
@@ -132,7 +135,7 @@ EIGHT_DEVICES = """
 import sys, json, jax, numpy as np
 sys.path.insert(0, "tests")
 import test_training as t
-from phi_jax import config
+from phi_jax import artifact, config
 training = config.load(t.MICRO).training
 optimizer = t.make_optimizer(training)
 records = np.asarray(jax.random.randint(jax.random.key(1), (8, 25), 0, 96))
@@ -159,6 +162,37 @@ def test_every_mesh_gives_the_loss_of_one_device(training, records):
     _, control = trained(training, records)
     for mesh, losses in json.loads(done.stdout.splitlines()[-1]).items():
         np.testing.assert_allclose(losses, control, atol=2e-5, err_msg=mesh)
+
+
+# --- Finetuning ----------------------------------------------------------------------------------------------
+
+
+def weights(workdir, label):
+    found = artifact.find(workdir, *label.split("/"))
+    shape = phi.PhiConfig(**json.loads(found.path("model").read_text()))
+    abstract = jax.eval_shape(lambda: phi.init_params(shape, jax.random.key(0)))
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+    return restore_params(found.path("checkpoint"), found.manifest["outputs"]["checkpoint"]["step"], abstract)
+
+
+def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
+    workdir = shutil.copytree(micro_run, tmp_path / "run")
+    done = phi_jax("finetune", *MICRO, "--config.finetune.steps=1", "--config.finetune.learning_rate=0.0",
+                   "--name", "finetuned", "--workdir", workdir)  # fmt: skip
+    assert "finetune/finetuned: starts from the weights of pretrain/base, step 24" in done.stderr
+    assert state_digest(weights(workdir, "finetune/finetuned")) == state_digest(weights(workdir, "pretrain/base"))
+    assert state_digest(weights(micro_run, "finetune/finetuned")) != state_digest(weights(micro_run, "pretrain/base"))
+
+
+def test_tokens_of_another_tokenizer_are_refused(micro_run):
+    inputs = {
+        "checkpoint": artifact.find(micro_run, "pretrain", "base"),
+        "tokens": copy.deepcopy(artifact.find(micro_run, "tokenize", "exercises")),
+    }
+    inputs["tokens"].manifest["outputs"]["tokenizer"]["sha256"] = "0" * 64
+    with pytest.raises(UserError, match=r"tokenize/exercises: its tokenizer is not the one .*pretrain/base.*again"):
+        loop.finetune(config.load(MICRO), inputs, None)
 
 
 # --- Checkpoints ---------------------------------------------------------------------------------------------

@@ -18,17 +18,22 @@ from phi_jax.evaluation.execution import (
     read_samples,
     write_results,
 )
-from phi_jax.evaluation.problems import load_problems
+from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.evaluation.scores import pass_at_1_entry
 
 Scores = list[dict[str, Any]]
+HELD_OUT = "nano"  # the behaviours that the grammar held out of its texts
 WALL_SECONDS = 10.0  # of one execution, in the tool forms
 
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `evaluate`: inputs {"model": an export} -> completions, verdicts and scores.json."""
+    """Stage `evaluate`: inputs {"model": an export, "problems": what synthesize held out} -> completions, verdicts and
+    scores.json.
+    """
     rules = config.evaluate
-    name, problems = load_problems(rules.benchmark)
+    name, problems = benchmark_problems(rules.benchmark, inputs["problems"])
+    if rules.max_problems:
+        problems = problems[: rules.max_problems]
     directory = Path(draft.directory)
     plan = Plan(
         prompt_form=rules.prompt_form,
@@ -56,6 +61,13 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         sandbox=rules.sandbox,
         stop=STOP_RULE,
     )
+
+
+def benchmark_problems(benchmark: str, held_out: Artifact) -> tuple[str, list[Problem]]:
+    """(name, problems) of a stage's benchmark: HELD_OUT means the problems of `held_out`. Errors as load_problems."""
+    if benchmark == HELD_OUT:
+        return HELD_OUT, load_problems(str(held_out.path("problems")))[1]
+    return load_problems(benchmark)
 
 
 def evaluate_model(model: str, benchmark: str, directory: str, *, sandbox: str) -> Scores:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from phi_jax.artifact import Artifact, Draft, write_json
-from phi_jax.checkpoints import Checkpoints, state_digest
+from phi_jax.checkpoints import Checkpoints, restore_params, state_digest
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
@@ -40,32 +42,86 @@ def model_config(model: Config, *, vocab_size: int, seq_len: int) -> PhiConfig:
         residual_dropout=model.residual_dropout,
         compute_dtype=model.compute_dtype,
         remat=model.remat,
+        scan_unroll=model.scan_unroll,
     )
 
 
 def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3).
 
-    inputs: {"tokens": an artifact with outputs "tokens" and "tokenizer"}. Outputs: "checkpoint" (parameters and
-    optimizer state of the last steps kept), "model" (the shape, JSON), "tokenizer", "metrics".
+    inputs: {"tokens": a token artifact}, and where "textbooks" is one too, config.mixture.textbooks says its share of
+    the records. Outputs as in `_train`.
     """
-    training = config.training
+    sources = {"tokens": 1.0}
+    if "textbooks" in inputs:
+        share = config.mixture.textbooks
+        sources = {"tokens": 1.0 - share, "textbooks": share}
+    batches = _open_batches(config, config.training, inputs, sources)
+    shape = model_config(config.model, vocab_size=batches.train.vocab_size, seq_len=batches.train.seq_len)
+    _train(config, config.training, shape, batches, inputs["tokens"], draft)
 
-    # --- Data -----------------------------------------------------------------------------------------------
-    token_directory = inputs["tokens"].path("tokens")
-    batch_size = training.global_batch_size
-    if batch_size % training.microbatches:
+
+def finetune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+    """Stage `finetune`: training goes on from another run's weights, on other tokens (paper, section 2.3).
+
+    inputs: {"checkpoint": a training artifact, "tokens": a token artifact of the same tokenizer}. Fields that
+    config.finetune lacks are those of config.training; the optimizer starts afresh. The paper keeps the best of the
+    checkpoints saved every 1,000 steps; here it is the last. Outputs as in `_train`.
+    """
+    rules = config.finetune.over(config.training)
+    start = inputs["checkpoint"]
+    if start.manifest["outputs"]["tokenizer"]["sha256"] != inputs["tokens"].manifest["outputs"]["tokenizer"]["sha256"]:
+        raise UserError(
+            f"{inputs['tokens'].label}: its tokenizer is not the one that {start.label} was trained with; "
+            "tokenize the texts again with that one"
+        )
+    batches = _open_batches(config, rules, inputs, {"tokens": 1.0})
+    shape = PhiConfig(**json.loads(start.path("model").read_text()))
+    _train(config, rules, shape, batches, inputs["tokens"], draft, start=start)
+
+
+class Batches(NamedTuple):
+    """What a run is trained on, and what its validation loss is taken on."""
+
+    train: TokenBatches
+    held_out: TokenBatches
+    tokens: dict[str, str]  # identity of each token artifact
+
+
+def _open_batches(
+    config: Config, rules: Config, inputs: Mapping[str, Artifact], sources: Mapping[str, float]
+) -> Batches:
+    batch_size = rules.global_batch_size
+    if batch_size % rules.microbatches:
         raise UserError(
             f"config.training.global_batch_size={batch_size} cannot be cut into "
-            f"config.training.microbatches={training.microbatches} equal parts"
+            f"config.training.microbatches={rules.microbatches} equal parts"
         )
-    batches = TokenBatches(token_directory, split="train", global_batch_size=batch_size, seed=config.seed)
-    held_out = TokenBatches(
-        token_directory, split="validation", global_batch_size=batch_size, seed=config.seed, shuffle=False
+    weights = {Path(inputs[name].path("tokens")): share for name, share in sources.items()}
+    return Batches(
+        TokenBatches(weights, split="train", global_batch_size=batch_size, seed=config.seed),
+        TokenBatches(weights, split="validation", global_batch_size=batch_size, seed=config.seed, shuffle=False),
+        {name: inputs[name].identity for name in sources},
     )
 
+
+def _train(
+    config: Config,
+    training: Config,
+    shape: PhiConfig,
+    batches: Batches,
+    tokens: Artifact,
+    draft: Draft,
+    start: Artifact | None = None,
+) -> None:
+    """The run itself, from fresh weights or those of `start`.
+
+    Outputs: "checkpoint" (parameters and optimizer state of the last steps kept), "model" (the shape, JSON),
+    "tokenizer", "metrics", "tensorboard".
+    """
+    batch_size = training.global_batch_size
+
     # --- Model, mesh, step ----------------------------------------------------------------------------------
-    shape = model_config(config.model, vocab_size=batches.vocab_size, seq_len=batches.seq_len)
     mesh = make_mesh(training.mesh)
     optimizer = make_optimizer(training)
     schedule = learning_rate_schedule(training)
@@ -82,6 +138,7 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         "attention": shape.attention,
         "compute_dtype": shape.compute_dtype,
         "remat": shape.remat,
+        "scan_unroll": shape.scan_unroll,
         "mesh": dict(zip(mesh.axis_names, mesh.devices.shape, strict=True)),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
@@ -89,7 +146,7 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     record = {
         "config": config.to_dict(),
         "model": dataclasses.asdict(shape),
-        "tokens": inputs["tokens"].identity,
+        "tokens": batches.tokens,
         "banner": banner,
     }
 
@@ -104,12 +161,16 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         if found is None:
             step = 0
             state = jax.jit(lambda: init_state(shape, optimizer, config.seed), out_shardings=shardings)()
+            if start is not None:
+                from_step = start.manifest["outputs"]["checkpoint"]["step"]
+                state["params"] = restore_params(start.path("checkpoint"), from_step, abstract["params"])
+                say(f"{draft.label}: starts from the weights of {start.label}, step {from_step}")
         else:
             step, state, _ = found
             say(f"{draft.label}: resumed from the checkpoint of step {step}")
 
         # --- Steps ------------------------------------------------------------------------------------------
-        sequence_tokens = batch_size * batches.seq_len
+        sequence_tokens = batch_size * shape.max_seq_len
         sharding = batch_sharding(mesh)
         pending: dict[str, Any] | None = None  # figures of the step before, read after the next is dispatched
         with (
@@ -127,7 +188,7 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
                 metrics.write(figures)
                 bar.advance(sequence_tokens, f"loss {figures['loss']:.3f}")
 
-            for tokens_BxT1 in _from_step(batches, step, training.steps):
+            for tokens_BxT1 in _from_step(batches.train, step, training.steps):
                 state, figures = train_step(state, jax.device_put(tokens_BxT1, sharding))
                 if pending is not None:
                     flush(pending)
@@ -136,7 +197,7 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
                 last = step == training.steps
                 if last or step % training.evaluate_every == 0:
                     pending["validation_loss"] = _validation_loss(
-                        eval_step, state, held_out, training.validation_batches, sharding
+                        eval_step, state, batches.held_out, training.validation_batches, sharding
                     )
                 if last or step % training.checkpoint_every == 0:
                     checkpoints.save(step, state, {**record, "step": step})
@@ -147,7 +208,7 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
 
     # --- What is left behind --------------------------------------------------------------------------------
     write_json(draft.directory / "model.json", dataclasses.asdict(shape))
-    shutil.copytree(inputs["tokens"].path("tokenizer"), draft.directory / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(tokens.path("tokenizer"), draft.directory / "tokenizer", dirs_exist_ok=True)
     draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=digest, step=step)
     draft.add_output("model", "model.json")
     draft.add_output("tokenizer", "tokenizer")
@@ -157,7 +218,7 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         **banner,
         steps=step,
         tokens=step * sequence_tokens,
-        epochs=round(step * batch_size / batches.num_records, 3),
+        epochs=round(step * batch_size / batches.train.num_records, 3),
     )
 
 

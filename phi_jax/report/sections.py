@@ -1,0 +1,224 @@
+"""The parts of the page as HTML, each from what report.json holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from phi_jax.report.chart import Bar, bar_chart, histogram, line_chart
+
+_SHOWN_FACTS = 8  # of a fact that is a table
+_TRAINED_ON = {
+    "raw": "unfiltered code",
+    "base": "filtered code and textbooks, as many tokens",
+    "finetuned": "base, then exercises",
+    "raw+exercises": "raw, then the same exercises: the control",
+}
+
+
+def number(value: float) -> str:
+    """1234567 -> "1,234,567"; a float keeps its digits."""
+    return f"{value:,}"
+
+
+def percent(share: float) -> str:
+    """0.1234 -> "12.3 %"."""
+    return f"{100 * share:.1f} %"
+
+
+def _greedy(scores: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {s["model"]: s for s in scores if s["decoding"] == "greedy"}
+
+
+def headline(data: dict[str, Any]) -> str:
+    """The figures that a reader looks for first."""
+    stages = data["stages"]
+    figures = [
+        (number(stages["collect/python"]["kept"]), "files collected"),
+        (number(stages["dedup/python"]["kept"]), "after deduplication"),
+        (number(stages["filter/python"]["kept"]), "kept by the filter"),
+        (number(stages["synthesize/grammar"]["behaviours"]), "behaviours in the grammar"),
+        (number(stages["pretrain/base"]["parameters"]), "parameters"),
+    ]
+    return (
+        '<div class="figures">'
+        + "".join(f"<div><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in figures)
+        + "</div>"
+    )
+
+
+def bars(data: dict[str, Any]) -> str:
+    """Our scores with intervals beside the paper's Figure 2.1: another benchmark, other models, so another look."""
+    ours = [
+        Bar(model, 100 * s["value"], (100 * s["low"], 100 * s["high"]), percent(s["value"]))
+        for model, s in _greedy(data["scores"]).items()
+    ]
+    first = data["scores"][0]
+    parameters = number(data["stages"]["pretrain/base"]["parameters"])
+    trained_on = "".join(f"<dt>{escape(model)}</dt><dd>{escape(_TRAINED_ON[model])}</dd>" for model in _TRAINED_ON)
+    measured = (
+        f'<figure><h3>Measured in this run <span class="muted">{escape(first["benchmark"])}, {first["problems"]} '
+        f"problems, {parameters} parameters, greedy pass@1, 95 % intervals</span></h3>"
+        f"{bar_chart(ours, kind='measured')}<dl>{trained_on}</dl>"
+        "<p>Not comparable with the paper's: the models differ a thousandfold in size, and here one grammar wrote the "
+        "textbooks, the exercises and the test. This run shows that the pipeline works from end to end, not that the "
+        "paper is right.</p></figure>"
+    )
+    paper = data["figure_2_1"]
+    quoted = "".join(
+        f"<h4>{escape(group['name'])}</h4>"
+        + bar_chart(
+            [
+                Bar(label, value, None, f"{value} %" + (" *" if unsure else ""))
+                for label, value, unsure in zip(paper["bars"], group["values"], group["uncertain"], strict=True)
+            ],
+            kind="quoted",
+        )
+        for group in paper["groups"]
+    )
+    beside = (
+        f'<figure><h3>Quoted from the paper <span class="muted">Figure 2.1: {escape(paper["benchmark"])}, 350M and '
+        f"1.3B parameters</span></h3>{quoted}"
+        '<p class="muted">* from memory or second-hand, not from the text.</p></figure>'
+    )
+    return f'<div class="cards wide">{measured}{beside}</div>'
+
+
+def losses(runs: Mapping[str, dict[str, list[list[float]]]]) -> str:
+    """A chart for each training run."""
+    charts = []
+    for label, run in runs.items():
+        series = [("training", run["training"])]
+        if run["validation"]:
+            series.append(("validation", run["validation"]))
+        last = f"last {run['training'][-1][1]:.3f}"
+        if run["validation"]:
+            last += f", validation {run['validation'][-1][1]:.3f}"
+        chart = line_chart(series, x_label="step", y_label="loss (nats)")
+        charts.append(f'<div><h3>{escape(label)} <span class="muted">{last}</span></h3>{chart}</div>')
+    return f'<div class="cards wide">{"".join(charts)}</div>'
+
+
+def scores(entries: Sequence[dict[str, Any]]) -> str:
+    """Every score with its interval."""
+    rows = []
+    for s in entries:
+        low, high, value = 100 * s["low"], 100 * s["high"], 100 * s["value"]
+        bar = (
+            f'<div class="range"><i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+            f'<b style="left:{min(value, 99):.1f}%"></b></div>'
+        )
+        rows.append(
+            f"<tr><td>{escape(s['model'])}</td><td>{escape(s['benchmark'])}</td><td>{escape(s['decoding'])}</td>"
+            f"<td>{escape(s['prompt_form'])}</td><td>{percent(s['value'])}</td>"
+            f"<td>{percent(s['low'])} to {percent(s['high'])}</td><td>{bar}</td>"
+            f"<td>{s['problems']} / {s['samples']}</td></tr>"
+        )
+    names = ("model", "benchmark", "decoding", "prompt's newline", "pass@1", "95 % interval", "", "problems / samples")
+    head = "".join(f"<th>{h}</th>" for h in names)
+    return f'<div class="card scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def filter_quality(facts: Mapping[str, Any]) -> str:
+    """How well the forest predicts the grades, and how much of that is comments."""
+    recall = facts["recall"]
+    rows = [
+        ("grades", f"{facts['grader']}, no LLM" if facts["grader"] == "static" else facts["grader"]),
+        ("ROC AUC on held-out grades", _show(facts["roc_auc"])),
+        ("recall of high", _show(recall["high"])),
+        ("recall of low", _show(recall["low"])),
+        ("kept / dropped files", f"{number(facts['kept'])} / {number(facts['dropped'])}"),
+        ("tokens kept", number(facts["tokens"])),
+        ("score of the last file kept", f"{facts['threshold']:.3f}"),
+    ]
+    if facts["comment_share"]:
+        rows += [
+            ("share of the grade that is comments", percent(facts["comment_share"]["grade"])),
+            ("share of the score that is comments", percent(facts["comment_share"]["score"])),
+            ("ROC AUC without comments", _show(facts["roc_auc_stripped"])),
+        ]
+    return f'<div class="card">{table(rows)}</div>'
+
+
+def filter_histogram(facts: Mapping[str, Any]) -> str:
+    """All files by score, the kept ones marked."""
+    chart = histogram(facts["histogram"], facts["histogram_kept"], label="score")
+    legend = '<span><i class="all"></i>all files</span><span><i class="part"></i>kept</span>'
+    return f"<figure>{chart}<figcaption>{legend}</figcaption></figure>"
+
+
+def files(examples: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    """Kept and dropped files in two columns."""
+    columns = []
+    for side, chosen in examples.items():
+        cards = "".join(
+            f'<div class="card"><h3>{escape(f["path"])}</h3><p class="muted">{escape(f["source"])}, score '
+            f"{f['score']:.3f}</p><pre>{escape(chr(10).join(f['lines']))}</pre></div>"
+            for f in chosen
+        )
+        columns.append(f'<div class="column"><h3 class="{side}">{escape(side)}</h3>{cards}</div>')
+    return f'<div class="cards wide">{"".join(columns)}</div>'
+
+
+def sample(shown: dict[str, Any]) -> str:
+    """One problem and what each model made of it."""
+    parts = [
+        f'<div class="card"><h3>{escape(shown["task_id"])}</h3><pre class="prompt">{escape(shown["prompt"])}</pre>'
+    ]
+    for model, completion in shown["completions"].items():
+        kind = "passed" if completion["passed"] else "failed"
+        parts.append(
+            f'<h4>{escape(model)} <span class="verdict {kind}">{escape(completion["result"])}</span></h4>'
+            f"<pre>{escape(completion['completion'].strip(chr(10)).rstrip())}</pre>"
+        )
+    return "".join(parts) + "</div>"
+
+
+def stage(label: str, facts: Mapping[str, Any], seconds: float) -> str:
+    """What a stage says of itself."""
+    rows = _flat(facts)
+    heading = f'{escape(label)} <span class="muted">{seconds:.1f} s</span>'
+    return f'<div class="card"><h3>{heading}</h3>{table(rows)}</div>'
+
+
+def _flat(facts: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        label = before + name.replace("_", " ")
+        if isinstance(value, dict):
+            inner = _flat(value, f"{label}: ")
+            rows += inner[:_SHOWN_FACTS]
+            if len(inner) > _SHOWN_FACTS:
+                rows.append((f"{label}: {len(inner) - _SHOWN_FACTS} more", "in report.json"))
+        elif isinstance(value, list):
+            rows.append((label, "in report.json"))
+        else:
+            rows.append((label, _show(value)))
+    return rows
+
+
+def reading(rows: Sequence[dict[str, Any]]) -> str:
+    """Files for a reader to grade."""
+    cards = "".join(
+        f'<details class="card"><summary>{number_} {escape(r["path"])} <span class="muted">{escape(r["source"])}, '
+        f"{number(r['lines'])} lines</span></summary><pre>{escape(r['begins'])}</pre></details>"
+        for number_, r in enumerate(rows, 1)
+    )
+    return f'<details class="card"><summary>{len(rows)} files</summary>{cards}</details>'
+
+
+def table(rows: Sequence[tuple[str, str]], head: tuple[str, str] | None = None) -> str:
+    """Two columns: what, and the figure."""
+    top = f"<tr><th>{escape(head[0])}</th><th>{escape(head[1])}</th></tr>" if head else ""
+    lines = "".join(f'<tr><td>{escape(a)}</td><td class="number">{escape(b)}</td></tr>' for a, b in rows)
+    return f"<table>{top}{lines}</table>"
+
+
+def details(title: str, text: str) -> str:
+    """A text that unfolds."""
+    return f'<details class="card"><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>'
+
+
+def _show(value: Any) -> str:
+    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

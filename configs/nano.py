@@ -35,7 +35,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.synthesize.teacher = "grammar"  # who writes: the built-in grammar, no LLM (paper: GPT-3.5)
     c.synthesize.family_cap = 6 if micro else 120  # behaviours of one family at most
     c.synthesize.held_out_one_in = 10  # one behaviour in so many, of each family, is only ever tested
-    c.synthesize.sections_per_behaviour = 1  # textbook sections written on each taught behaviour
+    c.synthesize.sections_per_behaviour = 1 if micro else 2  # textbook sections written on each taught behaviour
     c.synthesize.exercises_per_behaviour = 4 if micro else 8  # exercises written on each taught behaviour
     c.synthesize.sandbox = "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
     c.synthesize.sandbox_workers = 2  # executions at once
@@ -80,8 +80,8 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.model.remat = "none"  # activations recomputed in the backward pass: none, dots or full
 
     c.training = ConfigDict()
-    c.training.steps = 24 if micro else 600  # optimizer steps (paper: 24,000 of a 36,000-step schedule)
-    c.training.schedule_steps = 24 if micro else 600  # steps at which the linear decay reaches 0 (paper: 36,000)
+    c.training.steps = 24 if micro else 900  # optimizer steps (paper: 24,000 of a 36,000-step schedule)
+    c.training.schedule_steps = 24 if micro else 900  # steps at which the linear decay reaches 0 (paper: 36,000)
     c.training.warmup_steps = 4 if micro else 40  # steps of linear warmup (paper: 750)
     c.training.global_batch_size = 4  # sequences in one step over all devices (paper: 1024)
     c.training.microbatches = 1  # gradient accumulation: equal parts that a step's batch is cut into
@@ -99,11 +99,11 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.validation_batches = 2 if micro else 16  # global batches in one validation loss
 
     c.mixture = ConfigDict()
-    c.mixture.textbooks = 0.5  # share of textbook records in base's tokens, the rest filtered code (paper: silent on sampling)
+    c.mixture.textbooks = 0.75  # share of textbook records in base's tokens, the rest filtered code (paper: silent on sampling)
 
     c.finetune = ConfigDict()  # what differs from c.training; the optimizer starts afresh
-    c.finetune.steps = 16 if micro else 1800  # optimizer steps (paper: 6,000)
-    c.finetune.schedule_steps = 16 if micro else 1800  # steps at which the linear decay reaches 0 (paper: silent)
+    c.finetune.steps = 16 if micro else 1700  # optimizer steps (paper: 6,000)
+    c.finetune.schedule_steps = 16 if micro else 1700  # steps at which the linear decay reaches 0 (paper: silent)
     c.finetune.warmup_steps = 4 if micro else 30  # steps of linear warmup (paper: 50)
     c.finetune.global_batch_size = 4  # sequences in one step (paper: 256)
     c.finetune.learning_rate = 5e-3  # peak (paper: 1e-4)

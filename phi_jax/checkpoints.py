@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,9 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-        # Orbax logs each save at warning level on one process; what matters reaches the user through `say`.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs each save at warning level, and a failed one with a traceback for each leaf; `wait` raises it too.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _ignore_closed_loops()
         self._directory = epath.Path(directory).resolve()
         self._manager: ocp.CheckpointManager = ocp.CheckpointManager(
             self._directory,
@@ -116,6 +118,19 @@ class Checkpoints:
     ) -> None:
         # Exiting without waiting loses the save in flight.
         self._manager.close()
+
+
+def _ignore_closed_loops() -> None:
+    """Of a save that failed, TensorStore's other writes end later and find no event loop: a traceback each."""
+    reported = sys.unraisablehook
+    if getattr(reported, "__name__", "") == "without_closed_loops":
+        return
+
+    def without_closed_loops(found: sys.UnraisableHookArgs) -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
+            reported(found)
+
+    sys.unraisablehook = without_closed_loops
 
 
 def restore_params(directory: epath.PathLike, step: int, abstract_params: PyTree) -> PyTree:

@@ -10,24 +10,26 @@ import re
 import signal
 import sys
 
-event_name, pattern, count = sys.argv[1], re.compile(sys.argv[2]), int(sys.argv[3])
 seen = 0
 
 
-def hook(event, arguments):
-    global seen
-    if event != event_name:
-        return
-    path = os.fspath(arguments[1] if event == "os.rename" else arguments[0])
-    if isinstance(path, str) and pattern.search(path):
-        seen += 1
-        if seen == count:
-            os.write(2, f"killed at {event} {path}\n".encode())
-            os.kill(os.getpid(), signal.SIGKILL)
+def kill_at(event_name, pattern, count):
+    def hook(event, arguments):
+        global seen
+        if event != event_name:
+            return
+        path = os.fspath(arguments[1] if event == "os.rename" else arguments[0])
+        if isinstance(path, str) and re.search(pattern, path):
+            seen += 1
+            if seen == count:
+                os.write(2, f"killed at {event} {path}\n".encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
 
 
-sys.addaudithook(hook)
+if __name__ == "__main__":  # a process that a stage starts imports this file too
+    kill_at(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    from phi_jax.cli import main
 
-from phi_jax.cli import main  # noqa: E402
-
-main(sys.argv[4:])
+    main(sys.argv[4:])

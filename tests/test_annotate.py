@@ -196,6 +196,14 @@ def test_what_is_left_of_the_standard_library_parses_to_the_same():
         assert len(checked(text)) <= len(text), path
 
 
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("# a\n\n  # b\nx = 1\n", "x = 1\n"), ("x = 1  # a\n", "x = 1  # a\n"), ("# all\n", ""), ("", "")],
+)
+def test_a_text_from_its_first_code_on(text, code):
+    assert rubric.from_first_code(text) == code
+
+
 def test_what_does_not_parse_is_not_stripped():
     with pytest.raises(ValueError, match="does not parse"):
         strip_comments("def f(:\n")

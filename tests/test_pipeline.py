@@ -56,7 +56,7 @@ def test_again_means_nothing_to_do(micro_run, tmp_path):
 
 def test_a_changed_field_runs_again_only_what_depends_on_it(micro_run, tmp_path):
     workdir = copy(micro_run, tmp_path)
-    change = "--config.evaluate.max_new_tokens=16"
+    change = "--config.evaluate.max_new_tokens=12"
     done = phi_jax("status", *MICRO, change, "--workdir", workdir)
     assert "stale" in done.stdout
     assert "config changed: evaluate.max_new_tokens" in done.stdout

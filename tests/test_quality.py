@@ -16,6 +16,7 @@ from phi_jax.checkpoints import Checkpoints
 from phi_jax.config import Config
 from phi_jax.corpus import quality
 from phi_jax.corpus.annotate import annotate, read_grades
+from phi_jax.corpus.rubric import from_first_code
 from phi_jax.errors import UserError
 from phi_jax.model.embed import embed
 from phi_jax.model.phi import PhiConfig, hidden_states, init_params
@@ -236,7 +237,7 @@ def test_examples_are_kept_and_dropped_files_with_their_first_lines(built, input
         for example in chosen:
             assert scores[example["id"]]["kept"] == (side == "kept")
             assert example["score"] == scores[example["id"]]["score"]
-            assert example["lines"] == texts[example["id"]].split("\n")[:30]
+            assert example["lines"] == from_first_code(texts[example["id"]]).split("\n")[:30]
             assert example["source"] == "s"
             assert example["path"].endswith(".py")
 

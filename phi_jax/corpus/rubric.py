@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import io
 import itertools
+import re
 import sys
 import tokenize
 import warnings
@@ -47,6 +48,7 @@ _COMPUTING = (
     ast.For, ast.AsyncFor, ast.While, ast.If, ast.IfExp, ast.comprehension, ast.BinOp, ast.BoolOp, ast.Compare,
     ast.AugAssign, ast.Yield, ast.YieldFrom, ast.Match,
 )  # fmt: skip
+_LEADING_COMMENTS = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)+")
 _UNSEEN_FIELDS = frozenset({"ctx", "op", "ops"})  # of the syntax tree: half of its nodes, none of them weighed
 _BUILTINS = frozenset(dir(builtins)) | {"__file__", "__name__", "__doc__", "__path__", "__spec__"}
 Nodes = dict[type, list[Any]]  # nodes of a syntax tree by their type
@@ -93,6 +95,12 @@ def grade(text: str) -> Grade:
         "names": _names(nodes),
     }
     return Grade(round(sum(WEIGHTS[name] * value for name, value in parts.items()), 6), parts)
+
+
+def from_first_code(text: str) -> str:
+    """The text behind the comments and blank lines it opens with, most often a licence."""
+    match = _LEADING_COMMENTS.match(text)
+    return text[match.end() :] if match else text
 
 
 def strip_comments(text: str) -> str:

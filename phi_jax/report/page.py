@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,6 +12,7 @@ from typing import Any
 from phi_jax import documents
 from phi_jax.artifact import Artifact, Draft, write_atomic, write_json
 from phi_jax.config import Config
+from phi_jax.corpus.rubric import from_first_code
 from phi_jax.report import sections
 from phi_jax.report.paper import FIGURE_2_1
 
@@ -106,15 +106,10 @@ def _reading(decontaminated: Artifact, scores: Any, count: int) -> list[dict[str
             "source": rows[i]["source"],
             "path": rows[i]["path"],
             "lines": rows[i]["text"].count("\n") + 1,
-            "begins": "\n".join(_code_lines(rows[i]["text"])[:_READING_LINES]),
+            "begins": "\n".join(from_first_code(rows[i]["text"]).splitlines()[:_READING_LINES]),
         }
         for i in chosen
     ]
-
-
-def _code_lines(text: str) -> list[str]:
-    """The lines from the first on that is no comment: a licence says nothing of a file's worth."""
-    return list(itertools.dropwhile(lambda line: not line.strip() or line.lstrip().startswith("#"), text.splitlines()))
 
 
 def page(data: dict[str, Any], seconds: Mapping[str, float], versions: Mapping[str, str]) -> str:

@@ -194,7 +194,7 @@ def _examples(known: Known, rng: random.Random, count: int) -> tuple[tuple[tuple
         tries += 1
         result = known.behaviour.function(*arguments)
         telling = result and len(repr(result)) <= _LONGEST_RESULT
-        if arguments not in fixed and (telling or tries > _TRIES):
+        if arguments not in [*fixed, *(a for a, _ in examples)] and (telling or tries > _TRIES):
             examples.append((arguments, repr(result)))
     return tuple(examples)
 
@@ -237,11 +237,13 @@ def textbook_section(known: Known, number: int) -> Text:
         f"In the code, {'; '.join(parts)}.",
         way,
     ]
-    function = (
-        words.head()
-        + f'{_INDENT}"""Return {words.fill(behaviour.sentence)}."""\n'
-        + _indented(words.fill(behaviour.loop if looped else behaviour.body))
-    )
+    # Both ways to write a docstring: who has only seen closing quotes behind a sentence takes those that stand alone,
+    # as in an exercise, for the beginning of a new one.
+    if rng.random() < 0.5:
+        opened = _signature_and_docstring(words, known, examples[:1])
+    else:
+        opened = words.head() + f'{_INDENT}"""{words.verb} {words.fill(behaviour.sentence)}."""\n'
+    function = opened + _indented(words.fill(behaviour.loop if looped else behaviour.body))
     calls, printed = "", ""
     for arguments, _ in examples:
         shown = str(behaviour.function(*arguments))

@@ -128,7 +128,13 @@ def _open(directory: Path, split: str) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        return tfds.builder_from_directory(str(directory)).as_data_source(split)
+        builder = tfds.builder_from_directory(str(directory))
+        if split not in builder.info.splits:
+            raise UserError(
+                f"{directory}: split {split} holds nothing, the texts are too few; add some, or change "
+                "config.tokenize.validation_fraction"
+            )
+        return builder.as_data_source(split)
     except (ValueError, OSError) as error:
         raise UserError(
             f"{directory}: split {split} cannot be opened ({' '.join(str(error).split())[:200]}); "

@@ -70,26 +70,33 @@ def timed(*arguments):
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory):
     """A run in an empty directory and what it cost."""
-    from phi_jax.artifact import git_revision, versions
-
     workdir = tmp_path_factory.mktemp("acceptance") / "nano"
-    command = ["run", "--config", ROOT / "configs" / "nano.py", "--workdir", workdir]
-    seconds, gibibytes, _ = timed(*command)
+    seconds, gibibytes, _ = timed(*command(workdir))
+    return recorded(workdir, seconds, gibibytes)
+
+
+def command(workdir):
+    return ["run", "--config", ROOT / "configs" / "nano.py", "--workdir", workdir]
+
+
+def recorded(workdir, seconds, gibibytes):
+    """What a finished run left and what running it again costs, as nano.json, with a picture of its page."""
     first = identities(workdir)
-    again_seconds, _, log = timed(*command)
+    manifests = {label.rstrip("/"): json.loads((workdir / label / "manifest.json").read_text()) for label in first}
+    again_seconds, _, log = timed(*command(workdir))
     found = {
         "date": datetime.date.today().isoformat(),
         "machine": {"cores": os.cpu_count(), "processor": _processor(), "system": platform.platform()},
-        "versions": versions(),
-        "git_revision": git_revision(),
+        "versions": manifests["report"]["versions"],
+        "git_revision": manifests["report"]["git_revision"],
         "run_seconds": round(seconds, 1),
         "peak_gibibytes": round(gibibytes, 2),
         "run_again_seconds": round(again_seconds, 1),
         "help_seconds": round(min(timed("--help")[0] for _ in range(3)), 3),
         "stages_skipped_again": log.count("whole, skipped"),
         "identical_again": first == identities(workdir),
-        "stage_seconds": {label.rstrip("/"): _manifest(workdir, label)["seconds"] for label in first},
-        "facts": {label.rstrip("/"): _manifest(workdir, label)["facts"] for label in first},
+        "stage_seconds": {label: m["seconds"] for label, m in manifests.items()},
+        "facts": {label: m["facts"] for label, m in manifests.items()},
         "scores": json.loads((workdir / "evaluate" / "scores.json").read_text()),
         "hand_grades": _hand_graded(workdir),
         "identities": first,
@@ -97,10 +104,6 @@ def nano(tmp_path_factory):
     Path(__file__).with_name("nano.json").write_text(json.dumps(found, indent=2) + "\n")
     _picture(workdir)
     return found
-
-
-def _manifest(workdir, label):
-    return json.loads((workdir / label / "manifest.json").read_text())
 
 
 def _processor():

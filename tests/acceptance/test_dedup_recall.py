@@ -1,6 +1,6 @@
 """Dedup at full size: 5,000 real files and 1,000 edited ones beside the Jaccard of all pairs. Writes dedup.json.
 
-    pytest tests/acceptance/test_dedup.py
+    pytest tests/acceptance/test_dedup_recall.py
 
 The similarity of all 18 million pairs comes from a sparse matrix product over the files' n-grams as Python sees them;
 the rows that were dropped are compared once more by plain sets.

@@ -3,6 +3,7 @@
 
 import ast
 import json
+import keyword
 import random
 import shutil
 
@@ -277,7 +278,7 @@ SOURCES = [
     "def f(n):\n    def inner(k: int = 2):\n        nonlocal n\n        n += k\n        return n and k\n    class C:\n"
     "        z: int = 3\n    return {q: inner(q) for q in range(n)}, C.z, (w := n) < w\n",
 ]  # fmt: skip
-NAMES = st.from_regex(r"[a-z]{1,6}", fullmatch=True)
+NAMES = st.from_regex(r"[a-z]{1,6}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name))
 
 
 def fingerprint(source):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 # Of a drawing that is shown half the page wide, where a unit is about a pixel.
 _WIDTH, _HEIGHT = 500, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 12, 36
 _BAR_HEIGHT, _BAR_GAP, _BAR_LEFT = 22, 10, 140
 
 Points = Sequence[Sequence[float]]  # of (x, y)

@@ -23,26 +23,26 @@ _OVERVIEW = """\
 an open, end-to-end reimplementation of phi-1 ("Textbooks Are All You Need") in JAX
 
 the whole pipeline
-  run        all stages; again = nothing to do; killed = goes on
-  status     what is whole, stale or missing in a work directory
+  run           all stages; again = nothing to do; killed = goes on
+  status        what is whole, stale or missing in a work directory
 
 one stage (--config C --workdir W [--name N]; its inputs must be whole)
-  collect    raw files -> documents
-  dedup      documents -> documents without exact and near copies
-  synthesize textbooks, exercises and the problems held out of them
-  decontaminate   training texts -> the same without what the benchmark asks for
-  annotate   documents -> grades of a sample of them
-  filter     documents, grades, a model -> the documents that score best
-  tokenize   documents -> token shards, and a tokenizer trained on them
-  pretrain   token shards -> checkpoint
-  finetune   checkpoint, token shards -> checkpoint
-  export     checkpoint -> Hugging Face directory      (or: --checkpoint CKPT --out DIR)
-  evaluate   model -> completions, verdicts, scores    (or: --model DIR_OR_CKPT --benchmark B --out DIR)
-  report     everything -> one page
+  collect       raw files -> documents
+  dedup         documents -> documents without exact and near copies
+  synthesize    textbooks, exercises and the problems held out of them
+  decontaminate training texts -> the same without what the benchmark asks for
+  annotate      documents -> grades of a sample of them
+  filter        documents, grades, a model -> the documents that score best
+  tokenize      documents -> token shards, and a tokenizer trained on them
+  pretrain      token shards -> checkpoint
+  finetune      checkpoint, token shards -> checkpoint
+  export        checkpoint -> Hugging Face directory      (or: --checkpoint CKPT --out DIR)
+  evaluate      model -> completions, verdicts, scores    (or: --model DIR_OR_CKPT --benchmark B --out DIR)
+  report        everything -> one page
 
 tools
-  sample     complete a prompt
-  score      run and score completions made elsewhere
+  sample        complete a prompt
+  score         run and score completions made elsewhere
 """
 _EPILOG = """\
 example:

@@ -250,7 +250,7 @@ def _computation(nodes: Nodes) -> float:
             boilerplate += 1
         elif isinstance(node.value, ast.Call):
             boilerplate += 1 if _called(node.value).startswith("assert") else _PLAIN_CALL
-    for node in _of(nodes, ast.Raise):  # `raise`, `raise NotImplementedError`
+    for node in _of(nodes, ast.Raise):  # only an error's name or none: nothing is worked out
         boilerplate += node.exc is None or isinstance(node.exc, ast.Name)
     for node in _of(nodes, ast.List, ast.Tuple, ast.Set):
         boilerplate += _TABLE_ENTRY * sum(map(_is_constant, node.elts))

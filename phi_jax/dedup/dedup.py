@@ -100,9 +100,9 @@ class Found:
     """What was found among D texts, no two of them exact copies, numbered in the order in which they are visited.
 
     `large` holds the members of every bucket (texts with one band of MinHash in common) of more than LARGE_BUCKET.
-    Their pairs are not listed, since a thousand files that share a licence and a stub would give half a million:
-    `decide` compares each member with those members that stay, which are few where the others are copies. Nothing is
-    lost: a text is only ever dropped for one that stays, so the other pairs have no say.
+    Their pairs are not listed: a thousand files that share a licence and a stub have half a million. `decide` compares
+    each member with those members that stay, which are few where the others are copies. Nothing is lost: a text is
+    only ever dropped for one that stays, so the other pairs have no say.
     """
 
     ids: list[str]  # [D]

@@ -7,6 +7,7 @@ A family is a product of pieces. Each behaviour is one small function, told in a
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, permutations, product
 from typing import Any
@@ -352,37 +353,27 @@ def _dictionary_changes() -> Iterator[Behaviour]:
         )
 
 
-def _dictionary_keys() -> Iterator[Behaviour]:
-    for condition, change, result in product(NUMBER_CONDITIONS, WORD_CHANGES, LIST_RESULTS):
-        head = "for k, v in $0.items()"
-        yield Behaviour(
-            "dictionary keys",
-            (TABLE,),
-            _named(result.slug, "keys", condition.slug),
-            f"{result.phrase} the keys of $0 whose value is {condition.phrase}, each {change.phrase}",
-            "return " + result.of(f"{change.of('k')} {head} if {condition.of('v')}"),
-            lambda d, c=condition, m=change, r=result: r.function(
-                [m.function(k) for k, v in d.items() if c.function(v)]
-            ),
-            (("v", condition), ("k", change)),
-            as_loop(result, head, condition.of("v"), change.of("k")),
-        )
+def _dictionary_items(
+    family: str, taken: str, conditions: Sequence[Piece], changes: Sequence[Piece], results: Sequence[Result]
+) -> Iterator[Behaviour]:
+    """taken: "k" for the keys whose value meets a condition, "v" for the values whose key does."""
+    head, tested = "for k, v in $0.items()", "v" if taken == "k" else "k"
+    what, whose = ("keys", "value") if taken == "k" else ("values", "key")
 
+    def function(table: dict[str, int], c: Piece, m: Piece, r: Result) -> Any:
+        pairs = table.items() if taken == "k" else ((v, k) for k, v in table.items())
+        return r.function([m.function(one) for one, other in pairs if c.function(other)])
 
-def _dictionary_lookups() -> Iterator[Behaviour]:
-    for condition, change, result in product(WORD_CONDITIONS, NUMBER_CHANGES, (SUM, LARGEST, LISTED)):
-        head = "for k, v in $0.items()"
+    for condition, change, result in product(conditions, changes, results):
         yield Behaviour(
-            "dictionary lookups",
+            family,
             (TABLE,),
-            _named(result.slug, "values", condition.slug),
-            f"{result.phrase} the values of $0 whose key is {condition.phrase}, each {change.phrase}",
-            "return " + result.of(f"{change.of('v')} {head} if {condition.of('k')}"),
-            lambda d, c=condition, m=change, r=result: r.function(
-                [m.function(v) for k, v in d.items() if c.function(k)]
-            ),
-            (("k", condition), ("v", change)),
-            as_loop(result, head, condition.of("k"), change.of("v")),
+            _named(result.slug, what, condition.slug),
+            f"{result.phrase} the {what} of $0 whose {whose} is {condition.phrase}, each {change.phrase}",
+            "return " + result.of(f"{change.of(taken)} {head} if {condition.of(tested)}"),
+            functools.partial(function, c=condition, m=change, r=result),
+            ((tested, condition), (taken, change)),
+            as_loop(result, head, condition.of(tested), change.of(taken)),
         )
 
 
@@ -459,7 +450,8 @@ def all_behaviours() -> Iterator[Behaviour]:
     yield from _character_branches()
     yield from _character_counts()
     yield from _dictionary_changes()
-    yield from _dictionary_keys()
-    yield from _dictionary_lookups()
+    yield from _dictionary_items("dictionary keys", "k", NUMBER_CONDITIONS, WORD_CHANGES, LIST_RESULTS)
+    lookups = (SUM, LARGEST, LISTED)
+    yield from _dictionary_items("dictionary lookups", "v", WORD_CONDITIONS, NUMBER_CHANGES, lookups)
     yield from _number_tables()
     yield from _groups()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -27,6 +28,8 @@ def embed(params: Params, tokens_BxT: jax.Array, lengths_B: jax.Array, config: P
     padding on the right reaches no token of the text. A text of length 0 gives zeros.
     """
     check_pooling(pooling)
+    # Texts of any length on any machine: the kernel that trained the model may do neither.
+    config = dataclasses.replace(config, attention="xla")
     hidden_BxTxD = hidden_states(params, tokens_BxT, config).astype(jnp.float32)
     positions_1xT = jnp.arange(tokens_BxT.shape[1])[None]
     if pooling == "mean":

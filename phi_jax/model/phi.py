@@ -8,6 +8,7 @@ K head dim, F MLP width, V vocabulary. Reference: transformers' PhiForCausalLM.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from phi_jax.errors import UserError
-from phi_jax.model.attention import attend, check_kernel
+from phi_jax.model import attention
+from phi_jax.model.attention import Attend
 
 Params = dict[str, Any]
 Cache = dict[str, jax.Array]  # {"k", "v"}: [L, B, S, H, K] in the compute dtype
@@ -45,14 +47,13 @@ class PhiConfig:
     attention_dropout: float = 0.0  # probability, on attention weights (paper: 0.1)
     residual_dropout: float = 0.0  # probability, on the outputs of attention and MLP (paper: 0.1)
     initializer_range: float = 0.02  # standard deviation of initial matrices; the paper is silent, GPT-2's value
-    attention: str = "xla"  # kernel
+    attention: str = "xla"  # kernel that trains: xla, cudnn (NVIDIA GPUs) or splash (TPUs)
     compute_dtype: str = "float32"  # of activations; parameters, LayerNorm, softmax and logits are float32
     remat: str = "none"  # what the backward pass recomputes: none, dots (all but matmuls) or full
     scan_unroll: int = 1  # blocks in one turn of the loop over them; more compile longer and may run faster
 
     def __post_init__(self) -> None:
         """Raises UserError for a combination that cannot be computed."""
-        check_kernel(self.attention)
         sizes = [field.name for field in dataclasses.fields(self)[:8]]  # vocab_size to max_seq_len
         for size in (*sizes, "scan_unroll"):
             if getattr(self, size) < 1:
@@ -69,6 +70,13 @@ class PhiConfig:
             raise UserError(
                 f"config.model.rotary_dim={self.rotary_dim}: must be even and at most head_dim={self.head_dim}"
             )
+        attention.check_kernel(
+            self.attention,
+            dropout=self.attention_dropout,
+            compute_dtype=self.compute_dtype,
+            head_dim=self.head_dim,
+            max_seq_len=self.max_seq_len,
+        )
 
     @property
     def dtype(self) -> Any:
@@ -155,18 +163,41 @@ def _is_param(leaf: Any) -> bool:
 
 
 def forward(
-    params: Params, tokens_BxT: jax.Array, config: PhiConfig, *, dropout_key: jax.Array | None = None
+    params: Params,
+    tokens_BxT: jax.Array,
+    config: PhiConfig,
+    *,
+    segments_BxT: jax.Array | None = None,
+    attend: Attend | None = None,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Next-token logits [B, T, V] float32 of int32 tokens [B, T]. Dropout only where a key is given."""
-    return logits(params, hidden_states(params, tokens_BxT, config, dropout_key=dropout_key), config)
+    """Next-token logits [B, T, V] float32 of int32 tokens [B, T]. The rest as in `hidden_states`."""
+    hidden_BxTxD = hidden_states(
+        params, tokens_BxT, config, segments_BxT=segments_BxT, attend=attend, dropout_key=dropout_key
+    )
+    return logits(params, hidden_BxTxD, config)
 
 
 def hidden_states(
-    params: Params, tokens_BxT: jax.Array, config: PhiConfig, *, dropout_key: jax.Array | None = None
+    params: Params,
+    tokens_BxT: jax.Array,
+    config: PhiConfig,
+    *,
+    segments_BxT: jax.Array | None = None,
+    attend: Attend | None = None,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Output of the final LayerNorm, [B, T, D] in the compute dtype."""
+    """Output of the final LayerNorm, [B, T, D] in the compute dtype.
+
+    segments_BxT: int32 number of the document that each position belongs to (attention.segments_of); a position then
+    sees only those of its own at or before it. Rotary positions count on from the row's start all the same: attention
+    depends on their differences alone. None: the row is one document.
+    attend: computes attention, for arrays over several devices; None: the kernel that config.attention names, for
+    arrays on one. dropout_key: dropout only where a key is given. Raises ValueError for attention dropout with
+    `attend`, which has none.
+    """
     length = tokens_BxT.shape[1]
-    mask_1xTxT = jnp.tril(jnp.ones((length, length), bool))[None]
+    block_attention = _block_attention(config, length, segments_BxT, attend, dropout_key)
     cos_sin = _rotary(jnp.arange(length)[None], config)
     x_BxTxD = params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]
 
@@ -175,7 +206,7 @@ def hidden_states(
         keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
         normed_BxTxD = _layer_norm(weights["norm"], x_BxTxD, config)
         q, k, v = _qkv(weights["attention"], normed_BxTxD, cos_sin, config)
-        heads_BxTxHxK = attend(q, k, v, mask_1xTxT, dropout=config.attention_dropout, dropout_key=keys[0])
+        heads_BxTxHxK = block_attention(q, k, v, keys[0])
         attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
         mlp_BxTxD = _mlp(weights["mlp"], normed_BxTxD, config)
         rate = config.residual_dropout
@@ -225,7 +256,8 @@ def forward_cached(
             "k": jax.vmap(write)(cached["k"], k, first_B),
             "v": jax.vmap(write)(cached["v"], v, first_B),
         }
-        heads_BxTxHxK = attend(q, cached["k"], cached["v"], mask_BxTxS)
+        # Whatever kernel trained the model: the fused ones attend within a block of positions, not to a cache.
+        heads_BxTxHxK = attention.attend(q, cached["k"], cached["v"], mask_BxTxS)
         attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
         return x_BxTxD + attention_BxTxD + _mlp(weights["mlp"], normed_BxTxD, config), cached
 
@@ -276,6 +308,25 @@ def _qkv(
         return jnp.einsum("btd,dhk->bthk", x_BxTxD, kernel) + bias
 
     return _rotate(project("q"), cos_sin, config), _rotate(project("k"), cos_sin, config), project("v")
+
+
+def _block_attention(
+    config: PhiConfig,
+    length: int,
+    segments_BxT: jax.Array | None,
+    attend: Attend | None,
+    dropout_key: jax.Array | None,
+) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]:
+    """Attention of a block: (q, k, v, dropout key or None) -> heads, each [B, T, H, K]."""
+    if attend is not None and config.attention_dropout > 0 and dropout_key is not None:
+        raise ValueError(f"attention_dropout={config.attention_dropout}: a function given as `attend` has no dropout")
+    if attend is None and config.attention == "xla":
+        mask_BxTxT = attention.causal_mask(length, segments_BxT)
+        return lambda q, k, v, key: attention.attend(
+            q, k, v, mask_BxTxT, dropout=config.attention_dropout, dropout_key=key
+        )
+    kernel = attend or attention.FUSED[config.attention]
+    return lambda q, k, v, key: kernel(q, k, v, segments_BxT)
 
 
 def _attention_output(weights: Params, heads_BxTxHxK: jax.Array, config: PhiConfig) -> jax.Array:

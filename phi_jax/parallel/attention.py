@@ -1,0 +1,45 @@
+"""The attention kernel over a mesh: each device attends for its own rows and heads, and nothing is exchanged."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from phi_jax.errors import UserError
+from phi_jax.model.attention import FUSED, Attend, check_kernel_on
+from phi_jax.model.attention_splash import attend_splash
+from phi_jax.model.phi import PhiConfig
+from phi_jax.parallel.mesh import AXIS_RULES, BATCH_SPEC
+
+
+def sharded_attention(config: PhiConfig, mesh: Mesh, *, interpret: bool = False) -> Attend | None:
+    """What phi.hidden_states takes as `attend` for arrays over this mesh; None for `xla`, which XLA cuts by itself.
+
+    interpret: run `splash` in Pallas' interpreter on whatever devices there are; for tests.
+    Raises UserError where the mesh's devices do not have the kernel, or its tensor axis does not divide the heads.
+    """
+    name = config.attention
+    if name == "xla":
+        return None
+    kernel = FUSED[name]
+    if name == "splash" and interpret:
+        kernel = functools.partial(attend_splash, interpret=True)
+    else:
+        check_kernel_on(name, mesh.devices.flat[0].platform)
+    heads_axis = AXIS_RULES["heads"]
+    if config.num_heads % mesh.shape[heads_axis]:
+        raise UserError(
+            f"config.model.num_heads={config.num_heads}: cannot be cut into {mesh.shape[heads_axis]} equal parts; "
+            f"make the {heads_axis} axis of config.training.mesh a divisor of it"
+        )
+    heads_spec = PartitionSpec(*BATCH_SPEC, None, heads_axis, None)
+    # XLA cannot cut a custom call by itself: it would gather every row and head on every device.
+    return jax.shard_map(
+        kernel,
+        mesh=mesh,
+        in_specs=(heads_spec, heads_spec, heads_spec, BATCH_SPEC),
+        out_specs=heads_spec,
+        check_vma=False,  # Pallas' calls do not say along which axes their results vary
+    )

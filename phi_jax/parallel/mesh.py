@@ -1,4 +1,4 @@
-"""The device mesh, and the one table from a model's logical axis names to mesh axes."""
+"""The device mesh, the one table from a model's logical axis names to mesh axes, and where a batch's rows lie."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from phi_jax.errors import UserError
@@ -28,18 +29,44 @@ AXIS_RULES: dict[str, str | None] = {
 BATCH_SPEC = PartitionSpec(("data", "fsdp"))
 
 
-def make_mesh(shape: Sequence[int]) -> Mesh:
-    """A mesh of `shape` devices along (data, fsdp, tensor).
+def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of `shape` devices along (data, fsdp, tensor); one entry may be -1, which takes what remains.
 
-    Raises UserError where the product is not the number of devices.
+    devices: jax devices, or those of an ahead-of-time topology; all there are if None. Where they lie in several TPU
+    slices, which only the slow network joins, the data axis runs across the slices and the others stay inside one.
+    Raises UserError where the product is not the number of devices, or the slices do not divide the data axis.
     """
-    devices = jax.device_count()
-    if len(shape) != len(MESH_AXES) or math.prod(shape) != devices:
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = _sizes(tuple(shape), devices)
+    slices = len({getattr(d, "slice_index", 0) or 0 for d in devices})
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    if slices == 1:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=devices)
+    if sizes[0] % slices:
         raise UserError(
-            f"config.training.mesh={tuple(shape)}: the product of (data, fsdp, tensor) must be the number of "
-            f"devices, which is {devices} here ({jax.devices()[0].platform})"
+            f"config.training.mesh={tuple(shape)}: its data axis of {sizes[0]} cannot be cut over the {slices} slices; "
+            f"make it a multiple of {slices}"
         )
-    return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    from jax.experimental import mesh_utils
+
+    across = (slices, 1, 1)
+    inside = tuple(size // count for size, count in zip(sizes, across, strict=True))
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), MESH_AXES, axis_types=axis_types)
+
+
+def _sizes(shape: tuple[int, ...], devices: Sequence[Any]) -> tuple[int, ...]:
+    known = math.prod(size for size in shape if size != -1)
+    sizes = shape
+    if shape.count(-1) == 1 and known > 0:
+        sizes = tuple(len(devices) // known if size == -1 else size for size in shape)
+    if len(shape) != len(MESH_AXES) or min(sizes) < 1 or math.prod(sizes) != len(devices):
+        platform = devices[0].platform
+        remedy = "; a CPU is cut into config.training.cpu_devices" if platform == "cpu" else ""
+        raise UserError(
+            f"config.training.mesh={shape}: the product of (data, fsdp, tensor) must be the number of devices, "
+            f"which is {len(devices)} here ({platform}); one entry may be -1, for what remains{remedy}"
+        )
+    return sizes
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -50,6 +77,40 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch [B, T]."""
     return NamedSharding(mesh, BATCH_SPEC)
+
+
+def check_batch(mesh: Mesh, global_batch_size: int, microbatches: int) -> None:
+    """Raises UserError where a batch cannot be cut into microbatches, and each of them over the mesh."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if global_batch_size % (microbatches * ways):
+        raise UserError(
+            f"config.training.global_batch_size={global_batch_size} cannot be cut into config.training.microbatches="
+            f"{microbatches} equal parts for {ways} devices (data x fsdp); make it a multiple of "
+            f"{microbatches * ways}, or change config.training.mesh"
+        )
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """The rows of a global batch that lie on this process's devices, ascending."""
+    rows: set[int] = set()
+    for index in batch_sharding(mesh).addressable_devices_indices_map((batch_size, 1)).values():
+        rows.update(_range_of(index, batch_size))
+    return sorted(rows)
+
+
+def global_batch(mesh: Mesh, batch_size: int, rows: Sequence[int], values_RxT: np.ndarray) -> jax.Array:
+    """A batch [B, T] over the mesh, of which this process holds `values`, the rows that `local_rows` names."""
+    place = {row: i for i, row in enumerate(rows)}
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        return values_RxT[[place[row] for row in _range_of(index, batch_size)]]
+
+    return jax.make_array_from_callback((batch_size, values_RxT.shape[1]), batch_sharding(mesh), part)
+
+
+def _range_of(index: tuple[slice, ...] | None, size: int) -> range:
+    """The rows that a device's part of an array of `size` rows has."""
+    return range(size) if index is None else range(*index[0].indices(size))
 
 
 def parameter_shardings(logical_axes: Any, mesh: Mesh) -> Any:

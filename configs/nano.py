@@ -92,9 +92,19 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.epsilon = 1e-8  # AdamW (paper: silent)
     c.training.clip_norm = 1.0  # global gradient norm is clipped to this; 0 = off (paper: silent)
     c.training.loss_chunk = 128  # sequence positions whose logits exist at once
-    c.training.mesh = (1, 1, 1)  # devices along the axes data, fsdp, tensor
+    c.training.mesh = (-1, 1, 1)  # devices along the axes data, fsdp, tensor; -1 = what remains of those there are
+    c.training.cpu_devices = 2  # devices that a CPU is cut into where there is no accelerator: a third faster than one
+    c.training.document_masks = False  # attention stays within a document (paper: silent; documents are just joined)
+    c.training.initial_checkpoint = ""  # training artifact or Hugging Face directory to start from; "" = fresh weights
+    c.training.skip_spike = 20.0  # a step whose gradient norm exceeds so many times its running mean is skipped; 0 = never (ours)
+    c.training.max_skipped = 5  # so many skipped steps in a row stop the run (ours)
+    c.training.peer_timeout = 30.0  # seconds without a sign of life from another process that end this one
+    c.training.profile_steps = ()  # (first, last) steps that a jax profile is taken of
     c.training.checkpoint_every = 8 if micro else 300  # steps between saves
     c.training.keep_checkpoints = 2  # latest saves kept
+    c.training.keep_every = 0  # saves at multiples of so many steps are kept for good; 0 = none
+    c.training.keep_best = 1  # so many saves of the lowest validation loss are kept too
+    c.training.select_checkpoint = "latest"  # what later stages get: "latest", or "best" = lowest validation loss
     c.training.evaluate_every = 8 if micro else 150  # steps between validation losses
     c.training.validation_batches = 2 if micro else 16  # global batches in one validation loss
 

@@ -241,15 +241,19 @@ def artifact_key(stage: str, config: Mapping[str, Any], input_identities: Mappin
 
 
 def open_draft(
-    workdir: epath.PathLike, stage: str, name: str, config: Mapping[str, Any], inputs: Mapping[str, Artifact]
+    workdir: epath.PathLike,
+    stage: str,
+    name: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    key: str | None = None,
 ) -> Draft:
     """Opens the working directory of a stage, keeping what an interrupted run with the same key left.
 
-    Raises UserError where a file stands in the way.
+    key: see `artifact_key`; of the whole config where None. Raises UserError where a file stands in the way.
     """
-    final = locate(workdir, stage, name)
-    directory = final if is_object_store(final) else final.parent / f"{final.name}.partial"
-    key = artifact_key(stage, config, {k: a.identity for k, a in inputs.items()})
+    draft = join_draft(workdir, stage, name, config, inputs, key)
+    directory, key = draft.directory, draft.key
     try:
         kept = json.loads((directory / _DRAFT_KEY).read_text())["key"] == key
     except (OSError, ValueError, KeyError):
@@ -264,15 +268,30 @@ def open_draft(
             path.unlink()
     if not kept:
         write_json(directory / _DRAFT_KEY, {"key": key})
+    draft.resumed = kept
+    return draft
+
+
+def join_draft(
+    workdir: epath.PathLike,
+    stage: str,
+    name: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    key: str | None = None,
+) -> Draft:
+    """The draft that another process of this run has opened; touches no file."""
+    final = locate(workdir, stage, name)
+    key = key or artifact_key(stage, config, {k: a.identity for k, a in inputs.items()})
     return Draft(
         final=final,
-        directory=directory,
+        directory=final if is_object_store(final) else final.parent / f"{final.name}.partial",
         stage=stage,
         name=name,
         config=dict(config),
         inputs={k: {"artifact": a.label, "identity": a.identity} for k, a in inputs.items()},
         key=key,
-        resumed=kept,
+        resumed=True,
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from phi_jax.errors import UserError
+from phi_jax.parallel import processes
 from phi_jax.progress import say
 
 if TYPE_CHECKING:
@@ -27,20 +28,40 @@ PyTree = Any
 
 
 def state_digest(state: PyTree) -> str:
-    """SHA-256 (hex) over path, shape, dtype and bytes of each leaf: two saves differ as files, not in this."""
+    """SHA-256 (hex) over path, shape, dtype and bytes of each leaf: two saves differ as files, not in this.
+
+    Leaves that lie on several processes' devices are gathered one after the other; every process must then call it.
+    """
     hasher = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            from jax.experimental import multihost_utils
+
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
         array = np.asarray(leaf)
         hasher.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}\n".encode())
-        hasher.update(np.ascontiguousarray(array).data)
+        hasher.update(array.tobytes())  # bfloat16 has no buffer protocol
     return hasher.hexdigest()
 
 
 class Checkpoints:
-    """The checkpoints in one directory. Saves run in the background; leaving the context waits for them."""
+    """The checkpoints in one directory. Saves run in the background; leaving the context waits for them.
 
-    def __init__(self, directory: epath.PathLike, *, keep: int = 1, read_only: bool = False) -> None:
-        """keep: how many of the latest steps stay."""
+    With several processes every one of them opens the directory, which they share, and makes the same calls.
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        keep: int = 1,
+        keep_every: int = 0,
+        keep_best: int = 0,
+        read_only: bool = False,
+    ) -> None:
+        """keep: how many of the latest steps stay. keep_every: steps that are multiples of it stay too (0: none).
+        keep_best: so many of the lowest validation loss stay too.
+        """
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -48,28 +69,67 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         _ignore_closed_loops()
         self._directory = epath.Path(directory).resolve()
+        policies: list[preservation_policy.PreservationPolicy] = [preservation_policy.LatestN(keep)]
+        if keep_every:
+            policies.append(preservation_policy.EveryNSteps(keep_every))
+        if keep_best:
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=_goodness,
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        if not read_only and processes.is_leader() and self._directory.exists():
+            for path in sorted(self._directory.iterdir()):
+                if ".orbax-checkpoint-tmp" in path.name:
+                    say(f"warning: checkpoint {path}: its save was cut off; skipped")
         self._manager: ocp.CheckpointManager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 create=not read_only,
                 read_only=read_only,
-                preservation_policy=None if read_only else preservation_policy.LatestN(keep),
+                best_fn=_goodness,  # without it Orbax drops the metrics; what stays is the policies' choice alone
+                preservation_policy=None if read_only else preservation_policy.AnyPreservationPolicy(policies),
             ),
         )
 
-    def save(self, step: int, state: PyTree, record: dict[str, Any]) -> None:
-        """Starts saving `state` as `step`; the arrays may be donated as soon as this returns."""
+    def save(self, step: int, state: PyTree, record: dict[str, Any], *, validation_loss: float | None = None) -> None:
+        """Starts saving `state` as `step`, in place of one that is there; the arrays may be donated on return."""
         import orbax.checkpoint as ocp
+
+        if step in self._manager.all_steps():
+            self._manager.wait_until_finished()
+            self._manager.delete(step)
 
         # Orbax casts in silence to the dtype it is asked for, so what was saved is written down beside it.
         about = {"record": record, "leaves": _described(state)}
         self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
+            metrics=None if validation_loss is None else {"validation_loss": validation_loss},
         )
 
     def steps(self) -> list[int]:
         """Steps that were saved whole, ascending."""
         return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int:
+        """The step with the lowest validation loss, the earliest of equals; call `wait` first.
+
+        Raises UserError where no step has one.
+        """
+        losses = {}
+        for step in self.steps():
+            metrics = self._manager.metrics(step)
+            if metrics:
+                losses[step] = metrics["validation_loss"]
+        if not losses:
+            raise UserError(
+                f"{self._directory}: no checkpoint has a validation loss to be chosen by; set "
+                "config.training.checkpoint_every to a multiple of config.training.evaluate_every"
+            )
+        return min(losses, key=lambda step: (losses[step], step))
 
     def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
         """(step, state, record) of the latest step that can be read, or None where there is no step at all.
@@ -80,10 +140,15 @@ class Checkpoints:
         """
         damaged: list[int] = []
         for step in reversed(self.steps()):
+            problem = ""
             try:
-                state, record = self._restore(step, abstract_state)
+                state, record = self.restore(step, abstract_state)
             except Exception as error:
-                say(f"warning: checkpoint {self._directory / str(step)}: cannot be read ({_brief(error)}); skipped")
+                problem = _brief(error)
+            # Another process may have met the damage in its part alone.
+            if not processes.all_agree(not problem):
+                problem = problem or "another process could not read its part"
+                say(f"warning: checkpoint {self._directory / str(step)}: cannot be read ({problem}); skipped")
                 damaged.append(step)
                 continue
             for bad in damaged:
@@ -96,7 +161,8 @@ class Checkpoints:
             )
         return None
 
-    def _restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    def restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """(state, record) of one step. Raises where a leaf cannot be read or differs from `abstract_state`."""
         import orbax.checkpoint as ocp
 
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
@@ -120,6 +186,10 @@ class Checkpoints:
         self._manager.close()
 
 
+def _goodness(metrics: dict[str, float]) -> float:
+    return -metrics["validation_loss"]
+
+
 def _ignore_closed_loops() -> None:
     """Of a save that failed, TensorStore's other writes end later and find no event loop: a traceback each."""
     reported = sys.unraisablehook
@@ -133,11 +203,13 @@ def _ignore_closed_loops() -> None:
     sys.unraisablehook = without_closed_loops
 
 
-def restore_params(directory: epath.PathLike, step: int, abstract_params: PyTree) -> PyTree:
+def restore_params(
+    directory: epath.PathLike, step: int, abstract_params: PyTree, *, change_dtype: bool = False
+) -> PyTree:
     """Only the parameters of a step, without reading the optimizer state.
 
-    abstract_params: ShapeDtypeStructs with the shardings wanted. Raises UserError where they cannot be read or differ
-    in path, shape or dtype.
+    abstract_params: ShapeDtypeStructs with the shardings wanted. change_dtype: they may be of another dtype than was
+    saved, and are cast. Raises UserError where they cannot be read or differ in path, shape or, otherwise, dtype.
     """
     import orbax.checkpoint as ocp
 
@@ -147,14 +219,14 @@ def restore_params(directory: epath.PathLike, step: int, abstract_params: PyTree
         try:
             about = checkpoints._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
             saved = {k: v for k, v in about["leaves"].items() if k.startswith("['params']")}
-            _check_leaves(saved, _described(target))
+            _check_leaves(saved, _described(target), ignore_dtype=change_dtype)
             part = ocp.args.PyTreeRestore(
                 item=target,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(target),
                 partial_restore=True,
             )
             restored = checkpoints._manager.restore(step, args=ocp.args.Composite(state=part))["state"]
-            _check_leaves(_described(restored), saved)
+            _check_leaves(_described(restored), _described(target))
         except Exception as error:
             raise UserError(
                 f"checkpoint {checkpoints._directory / str(step)}: cannot be read ({_brief(error)}); "
@@ -169,8 +241,10 @@ def _described(tree: PyTree) -> dict[str, str]:
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
-def _check_leaves(found: dict[str, str], wanted: dict[str, str]) -> None:
+def _check_leaves(found: dict[str, str], wanted: dict[str, str], *, ignore_dtype: bool = False) -> None:
     """Orbax lets some mismatches pass in silence; this does not."""
+    if ignore_dtype:
+        found, wanted = ({path: about[about.index("[") :] for path, about in x.items()} for x in (found, wanted))
     for path in sorted(found.keys() | wanted.keys()):
         if found.get(path) != wanted.get(path):
             raise ValueError(f"{path} is {found.get(path, 'absent')}, not {wanted.get(path, 'absent')}")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from phi_jax.errors import UserError
+from phi_jax.errors import EXIT_PREEMPTED, Preempted, UserError
 
 # No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
 for _name, _value in {
@@ -53,7 +53,9 @@ Command = Callable[[argparse.Namespace, list[str]], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs one command and exits: 0 on success, 1 on an error, 2 on wrong usage, 130 when interrupted."""
+    """Runs one command and exits: 0 on success, 1 on an error, 2 on wrong usage, 130 when interrupted, and
+    EXIT_PREEMPTED or EXIT_PEER_LOST (errors.py) where starting again goes on.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     config_arguments, rest = _take_config_arguments(arguments)
@@ -63,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         command(options, config_arguments)
     except UserError as error:
         _fail(str(error))
+    except Preempted as stopped:
+        print(f"phi-jax: {stopped}; run the same command again to go on", file=sys.stderr)
+        sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
         print("\nphi-jax: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -125,12 +130,26 @@ def _stage(options: argparse.Namespace, config_arguments: list[str]) -> None:
             f"{options.command} as a stage needs --workdir W (and --config C); see --help for the tool form"
         )
     stages = pipeline.select(options.command, options.name)
+    chosen = config.load(config_arguments)
+    if getattr(options, "distributed", None):
+        _join(options.distributed, chosen.training.cpu_devices)
     pipeline.run(
-        config.load(config_arguments),
+        chosen,
         options.workdir,
         only=stages,
         refresh=getattr(options, "refresh", False),
     )
+
+
+def _join(method: str, cpu_devices: int) -> None:
+    """Joins the other processes of the run, in a child that its parent watches over; does not return in the parent."""
+    from phi_jax.parallel import processes, supervise
+
+    if not supervise.is_child():
+        sys.exit(supervise.supervise(sys.argv[1:]))
+    supervise.die_with_parent()
+    processes.set_cpu_devices(cpu_devices)
+    processes.connect(method)
 
 
 def _status(options: argparse.Namespace, config_arguments: list[str]) -> None:
@@ -242,6 +261,12 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, function, description, f"phi-jax {name} --config configs/nano.py --workdir runs/nano")
         add_stage_options(sub, required=name not in ("export", "evaluate"))
         sub.add_argument("--name", help="one instance of the stage; default: all of them")
+        if name in ("pretrain", "finetune"):
+            sub.add_argument(
+                "--distributed",
+                choices=("env", "slurm", "tpu"),
+                help="one process of several: how they find each other; see launch/",
+            )
         if name == "collect":
             sub.add_argument("--refresh", action="store_true", help="look at the sources again")
         if name == "export":

@@ -1,4 +1,7 @@
-"""The one exception that reaches a user as a line instead of a traceback."""
+"""The exceptions that reach a user as a line instead of a traceback, and the exit codes that launchers act upon."""
+
+EXIT_PREEMPTED = 75  # asked to stop (SIGTERM); what was reached is saved: start again to go on (EX_TEMPFAIL)
+EXIT_PEER_LOST = 76  # another process of the run died or hangs: start all of them again
 
 
 class UserError(Exception):
@@ -6,3 +9,7 @@ class UserError(Exception):
 
     The command line prints it as one line and exits with code 1; whatever stood before still stands.
     """
+
+
+class Preempted(Exception):
+    """The process was asked to stop, and everything reached is saved. Exit code EXIT_PREEMPTED."""

@@ -7,6 +7,7 @@ only what depends on it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -19,6 +20,7 @@ from phi_jax import artifact
 from phi_jax.artifact import Artifact
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.parallel import processes
 from phi_jax.progress import say
 
 
@@ -45,6 +47,11 @@ class Stage:
         """The part of the config this stage sees; reads are recorded in `config`."""
         return config.only(self.sections)
 
+    def key(self, config: Config, inputs: Mapping[str, Artifact]) -> str:
+        """What decides whether the stage has to run."""
+        decisive = _without(self.config_of(config).to_dict(), WHERE_ONLY)
+        return artifact.artifact_key(self.stage, decisive, {k: a.identity for k, a in inputs.items()})
+
     def run(self, config: Config, inputs: Mapping[str, Artifact], draft: artifact.Draft) -> None:
         module, _, function = self.function.partition(":")
         getattr(importlib.import_module(module), function)(self.config_of(config), inputs, draft)
@@ -54,6 +61,11 @@ _TOKENIZE = "phi_jax.tokens.shards:tokenize"
 _PRETRAIN = "phi_jax.training.loop:pretrain"
 _FINETUNE = "phi_jax.training.loop:finetune"
 _TRAINING = ("seed", "model", "training")
+DISTRIBUTED = ("pretrain", "finetune")  # stages that run in several processes at once
+# Fields that say where a stage is computed and not what: a run that changes them goes on from where it was.
+WHERE_ONLY = frozenset(
+    f"training.{name}" for name in ("mesh", "cpu_devices", "peer_timeout", "profile_steps", "max_skipped")
+)
 # The four models of the experiment -> where each is trained: the two of the paper's Figure 2.1 that are only
 # pretrained, the finetuned one, and the control that skips the filter and the textbooks.
 MODELS = {
@@ -132,15 +144,23 @@ def run(
 ) -> list[dict[str, Any]]:
     """Runs the stages that are not whole, in order; `only` names some, whose inputs must then be whole.
 
-    refresh: collect looks at its sources again. Returns the scores of every model that has been evaluated. Raises
+    refresh: collect looks at its sources again. Returns the scores of every model that has been evaluated. With
+    several processes (parallel/processes.py), which share the work directory, all of them make the same call. Raises
     UserError; finished stages stay.
     """
-    workdir = artifact.prepare_workdir(workdir)
-    with artifact.locked(workdir):
-        artifact.write_json(workdir / "config.json", config.to_dict())
+    processes.set_cpu_devices(config.training.cpu_devices)
+    workdir = processes.on_leader(lambda: os.fspath(artifact.prepare_workdir(workdir)))
+    with contextlib.ExitStack() as held:
+        processes.on_leader(lambda: _prepare(held, config, epath.Path(workdir)))
         for stage in STAGES if only is None else only:
-            _run_stage(stage, config, workdir, refresh=refresh and stage.stage == "collect")
-        return _publish_scores(workdir)
+            _run_stage(stage, config, epath.Path(workdir), refresh=refresh and stage.stage == "collect")
+        return processes.on_leader(lambda: _publish_scores(epath.Path(workdir)))
+
+
+def _prepare(held: contextlib.ExitStack, config: Config, workdir: epath.Path) -> None:
+    """Holds the work directory until `held` is closed, and writes the config into it."""
+    held.enter_context(artifact.locked(workdir))
+    artifact.write_json(workdir / "config.json", config.to_dict())
 
 
 def select(stage: str, name: str | None) -> list[Stage]:
@@ -163,7 +183,9 @@ def _standing(stage: Stage, config: Config, workdir: epath.Path) -> Standing:
         partial = artifact.locate(workdir, stage.stage, stage.name)
         interrupted = (partial.parent / f"{partial.name}.partial").exists()
         return Standing(stage, "interrupted" if interrupted else "missing", "", None)
-    changed = _changed_fields(found.manifest["config"], stage.config_of(config).to_dict())
+    changed = _changed_fields(
+        _without(found.manifest["config"], WHERE_ONLY), _without(stage.config_of(config).to_dict(), WHERE_ONLY)
+    )
     if changed:
         return Standing(stage, "stale", "config changed: " + ", ".join(changed), found)
     for name, label in stage.inputs.items():
@@ -176,6 +198,35 @@ def _standing(stage: Stage, config: Config, workdir: epath.Path) -> Standing:
 
 
 def _run_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bool) -> None:
+    if processes.count() > 1 and stage.stage not in DISTRIBUTED:
+        raise UserError(f"{stage.label} runs in one process; only {' and '.join(DISTRIBUTED)} take --distributed")
+    opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, refresh=refresh))
+    if not opened:
+        return
+    inputs = _inputs_of(stage, workdir)
+    values = stage.config_of(config).to_dict()
+    draft = artifact.join_draft(workdir, stage.stage, stage.name, values, inputs, stage.key(config, inputs))
+    stage.run(config, inputs, draft)
+    processes.on_leader(lambda: _commit(draft))
+
+
+def _open_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bool) -> bool:
+    """False where there is nothing to do; else its draft lies open in the work directory."""
+    inputs = _inputs_of(stage, workdir)
+    key = stage.key(config, inputs)
+    existing = artifact.find(workdir, stage.stage, stage.name)
+    if existing is not None and existing.key == key and not refresh:
+        say(f"{stage.label}: whole, skipped")
+        return False
+    for source in inputs.values():
+        source.verify()
+    values = stage.config_of(config).to_dict()
+    draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, key)
+    say(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
+    return True
+
+
+def _inputs_of(stage: Stage, workdir: epath.Path) -> dict[str, Artifact]:
     inputs = {}
     for name, label in stage.inputs.items():
         source = artifact.find(workdir, *_split(label))
@@ -183,19 +234,12 @@ def _run_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bo
             command = f"phi-jax {_split(label)[0]} --config ... --workdir {workdir}"
             raise UserError(f"{stage.label} needs {label}, which is not in {workdir}; run `{command}` first")
         inputs[name] = source
-    values = stage.config_of(config).to_dict()
-    key = artifact.artifact_key(stage.stage, values, {k: a.identity for k, a in inputs.items()})
-    existing = artifact.find(workdir, stage.stage, stage.name)
-    if existing is not None and existing.key == key and not refresh:
-        say(f"{stage.label}: whole, skipped")
-        return
-    for source in inputs.values():
-        source.verify()
-    draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs)
-    say(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
-    stage.run(config, inputs, draft)
+    return inputs
+
+
+def _commit(draft: artifact.Draft) -> None:
     done = draft.commit()
-    say(f"{stage.label}: done in {done.manifest['seconds']:.1f} s, identity {done.identity[:12]}")
+    say(f"{draft.label}: done in {done.manifest['seconds']:.1f} s, identity {done.identity[:12]}")
 
 
 def _publish_scores(workdir: epath.Path) -> list[dict[str, Any]]:
@@ -214,6 +258,15 @@ def _publish_scores(workdir: epath.Path) -> list[dict[str, Any]]:
 def _split(label: str) -> tuple[str, str]:
     stage, _, name = label.partition("/")
     return stage, name
+
+
+def _without(values: Mapping[str, Any], fields: frozenset[str], path: str = "") -> dict[str, Any]:
+    """Nested values less the fields of these dotted paths."""
+    return {
+        name: _without(value, fields, f"{path}{name}.") if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if f"{path}{name}" not in fields
+    }
 
 
 def _changed_fields(old: Any, new: Any, path: str = "") -> list[str]:

@@ -101,9 +101,11 @@ def test_uneven_microbatches(finished):
     assert "config.training.microbatches=3" in line
 
 
-def test_a_mesh_of_other_devices(finished):
-    line = fails("run", *MICRO, "--config.training.mesh=(2,1,1)", "--workdir", finished)
-    assert "config.training.mesh=(2, 1, 1)" in line
+def test_a_mesh_of_other_devices(micro_run, tmp_path):
+    shutil.copytree(micro_run / "tokenize" / "raw", tmp_path / "w" / "tokenize" / "raw")
+    line = fails("pretrain", *MICRO, "--config.training.mesh=(3,1,1)", "--name", "raw", "--workdir", tmp_path / "w")
+    assert "config.training.mesh=(3, 1, 1)" in line
+    assert "which is 2 here (cpu)" in line
 
 
 @pytest.mark.parametrize("field", ["model.attention=cudnn", "model.remat=sometimes", "model.compute_dtype=int8"])

@@ -1,28 +1,30 @@
-"""The training loop: one linear road from token shards to a checkpoint."""
+"""The training loop: one linear road from token shards to a checkpoint, on one process or many."""
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import shutil
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
 
 from phi_jax.artifact import Artifact, Draft, write_json
-from phi_jax.checkpoints import Checkpoints, restore_params, state_digest
+from phi_jax.checkpoints import Checkpoints, state_digest
 from phi_jax.config import Config
-from phi_jax.errors import UserError
+from phi_jax.errors import Preempted, UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.parallel.mesh import batch_sharding, make_mesh
-from phi_jax.progress import Progress, say
+from phi_jax.parallel import processes
+from phi_jax.parallel.mesh import check_batch, global_batch, local_rows, make_mesh
+from phi_jax.parallel.watch import Votes, Watch
 from phi_jax.tokens.batches import TokenBatches
-from phi_jax.training.metrics import Metrics
+from phi_jax.training.metrics import Meter, Metrics, Trace
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from phi_jax.training.start import initial_params
 from phi_jax.training.step import init_state, make_eval_step, make_train_step, state_shardings
 
 
@@ -47,7 +49,8 @@ def model_config(model: Config, *, vocab_size: int, seq_len: int) -> PhiConfig:
 
 
 def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3).
+    """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3), or those of
+    config.training.initial_checkpoint.
 
     inputs: {"tokens": a token artifact}, and where "textbooks" is one too, config.mixture.textbooks says its share of
     the records. Outputs as in `_train`.
@@ -56,186 +59,238 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     if "textbooks" in inputs:
         share = config.mixture.textbooks
         sources = {"tokens": 1.0 - share, "textbooks": share}
-    batches = _open_batches(config, config.training, inputs, sources)
-    shape = model_config(config.model, vocab_size=batches.train.vocab_size, seq_len=batches.train.seq_len)
-    _train(config, config.training, shape, batches, inputs["tokens"], draft)
+    with Watch(draft.label, peer_timeout=config.training.peer_timeout) as watch:
+        data = Data(config, config.training, inputs, sources)
+        shape = model_config(config.model, vocab_size=data.train.vocab_size, seq_len=data.train.seq_len)
+        _train(config, config.training, shape, data, draft, watch, start=config.training.initial_checkpoint)
 
 
 def finetune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `finetune`: training goes on from another run's weights, on other tokens (paper, section 2.3).
 
     inputs: {"checkpoint": a training artifact, "tokens": a token artifact of the same tokenizer}. Fields that
-    config.finetune lacks are those of config.training; the optimizer starts afresh. The paper keeps the best of the
-    checkpoints saved every 1,000 steps; here it is the last. Outputs as in `_train`.
+    config.finetune lacks are those of config.training; the optimizer starts afresh. Outputs as in `_train`.
     """
     rules = config.finetune.over(config.training)
     start = inputs["checkpoint"]
-    if start.manifest["outputs"]["tokenizer"]["sha256"] != inputs["tokens"].manifest["outputs"]["tokenizer"]["sha256"]:
-        raise UserError(
-            f"{inputs['tokens'].label}: its tokenizer is not the one that {start.label} was trained with; "
-            "tokenize the texts again with that one"
-        )
-    batches = _open_batches(config, rules, inputs, {"tokens": 1.0})
-    shape = PhiConfig(**json.loads(start.path("model").read_text()))
-    _train(config, rules, shape, batches, inputs["tokens"], draft, start=start)
+    with Watch(draft.label, peer_timeout=rules.peer_timeout) as watch:
+        data = Data(config, rules, inputs, {"tokens": 1.0})
+        shape = PhiConfig(**json.loads(start.path("model").read_text()))
+        _train(config, rules, shape, data, draft, watch, start=str(start.directory))
 
 
-class Batches(NamedTuple):
-    """What a run is trained on, and what its validation loss is taken on."""
+class Data:
+    """What a run is trained on and what its validation loss is taken on, laid over its mesh."""
 
-    train: TokenBatches
-    held_out: TokenBatches
-    tokens: dict[str, str]  # identity of each token artifact
+    def __init__(
+        self, config: Config, rules: Config, inputs: Mapping[str, Artifact], sources: Mapping[str, float]
+    ) -> None:
+        """sources: name of an input -> its share of the records."""
+        self.batch_size: int = rules.global_batch_size
+        self.mesh: Mesh = make_mesh(rules.mesh)
+        check_batch(self.mesh, self.batch_size, rules.microbatches)
+        self._rows = local_rows(self.mesh, self.batch_size)
+        weights = {Path(inputs[name].path("tokens")): share for name, share in sources.items()}
 
+        def opened(split: str, *, shuffle: bool) -> TokenBatches:
+            return TokenBatches(
+                weights, split=split, global_batch_size=self.batch_size, seed=config.seed, rows=self._rows,
+                shuffle=shuffle,
+            )  # fmt: skip
 
-def _open_batches(
-    config: Config, rules: Config, inputs: Mapping[str, Artifact], sources: Mapping[str, float]
-) -> Batches:
-    batch_size = rules.global_batch_size
-    if batch_size % rules.microbatches:
-        raise UserError(
-            f"config.training.global_batch_size={batch_size} cannot be cut into "
-            f"config.training.microbatches={rules.microbatches} equal parts"
-        )
-    weights = {Path(inputs[name].path("tokens")): share for name, share in sources.items()}
-    return Batches(
-        TokenBatches(weights, split="train", global_batch_size=batch_size, seed=config.seed),
-        TokenBatches(weights, split="validation", global_batch_size=batch_size, seed=config.seed, shuffle=False),
-        {name: inputs[name].identity for name in sources},
-    )
+        self.train = opened("train", shuffle=True)
+        self.held_out = opened("validation", shuffle=False)
+        self.identities = {name: inputs[name].identity for name in sources}
+        self.tokens = inputs["tokens"]
+        self.document_end = self.train.end_of_text_id if rules.document_masks else None
+
+    def place(self, tokens_RxT1: Any) -> jax.Array:
+        """This process's rows as a part of the global batch [B, seq_len + 1]."""
+        return global_batch(self.mesh, self.batch_size, self._rows, tokens_RxT1)
 
 
 def _train(
-    config: Config,
-    training: Config,
-    shape: PhiConfig,
-    batches: Batches,
-    tokens: Artifact,
-    draft: Draft,
-    start: Artifact | None = None,
+    config: Config, rules: Config, shape: PhiConfig, data: Data, draft: Draft, watch: Watch, *, start: str
 ) -> None:
-    """The run itself, from fresh weights or those of `start`.
+    """The run itself, from fresh weights (`start` empty) or those of the model at `start`.
 
-    Outputs: "checkpoint" (parameters and optimizer state of the last steps kept), "model" (the shape, JSON),
-    "tokenizer", "metrics", "tensorboard".
+    Outputs: "checkpoint" (parameters and optimizer state of the steps kept), "model" (the shape, JSON), "tokenizer",
+    "metrics", "tensorboard". Raises Preempted once everything is saved, where a process was asked to stop.
     """
-    batch_size = training.global_batch_size
-
     # --- Model, mesh, step ----------------------------------------------------------------------------------
-    mesh = make_mesh(training.mesh)
-    optimizer = make_optimizer(training)
-    schedule = learning_rate_schedule(training)
+    mesh = data.mesh
+    optimizer = make_optimizer(rules)
     train_step = make_train_step(
         shape, optimizer, mesh,
-        microbatches=training.microbatches, loss_chunk=training.loss_chunk, seed=config.seed,
+        microbatches=rules.microbatches, loss_chunk=rules.loss_chunk, seed=config.seed,
+        document_end=data.document_end, skip_spike=rules.skip_spike,
     )  # fmt: skip
-    eval_step = make_eval_step(shape, optimizer, mesh, loss_chunk=training.loss_chunk)
-    shardings = state_shardings(shape, optimizer, mesh)
-    parameters = sum(x.size for x in jax.tree.leaves(jax.eval_shape(
-        lambda: init_state(shape, optimizer, config.seed)["params"])))  # fmt: skip
-    banner = {
-        "parameters": parameters,
-        "attention": shape.attention,
-        "compute_dtype": shape.compute_dtype,
-        "remat": shape.remat,
-        "scan_unroll": shape.scan_unroll,
-        "mesh": dict(zip(mesh.axis_names, mesh.devices.shape, strict=True)),
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
-    say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
+    eval_step = make_eval_step(shape, optimizer, mesh, loss_chunk=rules.loss_chunk, document_end=data.document_end)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(lambda: init_state(shape, optimizer, config.seed)),
+        state_shardings(shape, optimizer, mesh),
+    )
+    banner = _banner(shape, rules, mesh, abstract)
+    processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
     record = {
         "config": config.to_dict(),
         "model": dataclasses.asdict(shape),
-        "tokens": batches.tokens,
+        "tokens": data.identities,
         "banner": banner,
     }
 
-    with Checkpoints(draft.directory / "checkpoints", keep=training.keep_checkpoints) as checkpoints:
+    with Checkpoints(
+        draft.directory / "checkpoints",
+        keep=rules.keep_checkpoints, keep_every=rules.keep_every, keep_best=rules.keep_best,
+    ) as checkpoints:  # fmt: skip
         # --- Fresh or resumed state -------------------------------------------------------------------------
-        abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            jax.eval_shape(lambda: init_state(shape, optimizer, config.seed)),
-            shardings,
-        )
         found = checkpoints.restore_latest(abstract)
+        pending: dict[str, Any] | None = None  # figures of the step before, read after the next is dispatched
         if found is None:
             step = 0
+            shardings = jax.tree.map(lambda x: x.sharding, abstract)
             state = jax.jit(lambda: init_state(shape, optimizer, config.seed), out_shardings=shardings)()
-            if start is not None:
-                from_step = start.manifest["outputs"]["checkpoint"]["step"]
-                state["params"] = restore_params(start.path("checkpoint"), from_step, abstract["params"])
-                say(f"{draft.label}: starts from the weights of {start.label}, step {from_step}")
+            if start:
+                state["params"], where = initial_params(start, abstract["params"], data.tokens)
+                processes.say(f"{draft.label}: starts from the weights of {where}")
         else:
-            step, state, _ = found
-            say(f"{draft.label}: resumed from the checkpoint of step {step}")
+            step, state, saved = found
+            pending = saved["pending"]
+            processes.say(f"{draft.label}: resumed from the checkpoint of step {step}")
 
         # --- Steps ------------------------------------------------------------------------------------------
-        sequence_tokens = batch_size * shape.max_seq_len
-        sharding = batch_sharding(mesh)
-        pending: dict[str, Any] | None = None  # figures of the step before, read after the next is dispatched
-        with (
-            Metrics(draft.directory, first_step=step) as metrics,
-            Progress(draft.label, training.steps * sequence_tokens, "tokens", start=step * sequence_tokens) as bar,
-        ):
-            clock = time.monotonic()
-
-            def flush(pending: dict[str, Any]) -> None:
-                nonlocal clock
-                figures = {k: float(v) if isinstance(v, jax.Array) else v for k, v in pending.items()}
-                now = time.monotonic()
-                figures["tokens_per_second"] = round(sequence_tokens / (now - clock), 1)
-                clock = now
-                metrics.write(figures)
-                bar.advance(sequence_tokens, f"loss {figures['loss']:.3f}")
-
-            for tokens_BxT1 in _from_step(batches.train, step, training.steps):
-                state, figures = train_step(state, jax.device_put(tokens_BxT1, sharding))
+        votes = Votes(mesh)
+        stop = False
+        stream = data.train.iterate(step, rules.steps)
+        trace = Trace(draft.directory / "profile", rules.profile_steps)
+        with Metrics(
+            draft.directory, draft.label, Meter(shape, mesh, data.batch_size), learning_rate_schedule(rules),
+            first_step=step if pending is None else step - 1, steps=rules.steps,
+        ) as metrics:  # fmt: skip
+            while True:
                 if pending is not None:
-                    flush(pending)
-                pending = {"step": step, **figures, "learning_rate": float(schedule(step))}
+                    unfinished = None
+                    if _is_due(step, rules.evaluate_every, rules.steps):
+                        watch.phase(f"in the validation at step {step}")
+                        loss = None if stop else _validation_loss(eval_step, state, data, rules, votes, watch)
+                        if loss is None:  # left for the run that goes on from here
+                            stop, unfinished = True, pending
+                        else:
+                            pending["validation_loss"] = loss
+                    if stop or _is_due(step, rules.checkpoint_every, rules.steps):
+                        watch.phase(f"saving step {step}")
+                        pending = {k: v if isinstance(v, int) else float(v) for k, v in pending.items()}
+                        if unfinished is None:
+                            # Before the save: where the step is saved, its figures are written.
+                            _write(pending, metrics, data, rules)
+                        checkpoints.save(
+                            step, state, {**record, "step": step, "pending": unfinished and pending},
+                            validation_loss=pending.get("validation_loss"),
+                        )  # fmt: skip
+                        pending = None
+                if stop or step == rules.steps:
+                    break
+                watch.phase(f"waiting for the data of step {step}")
+                tokens_RxT1, _ = metrics.meter.waiting(stream)
+                trace.before(step)
+                watch.phase(f"in step {step}")
+                state, figures = train_step(state, data.place(tokens_RxT1))
+                stop = votes.cast(watch.asked_to_stop)
+                if pending is not None:
+                    _write(pending, metrics, data, rules)
+                pending = {"step": step, **figures}
+                trace.after(step, state)
                 step += 1
-                last = step == training.steps
-                if last or step % training.evaluate_every == 0:
-                    pending["validation_loss"] = _validation_loss(
-                        eval_step, state, batches.held_out, training.validation_batches, sharding
-                    )
-                if last or step % training.checkpoint_every == 0:
-                    checkpoints.save(step, state, {**record, "step": step})
-            if pending is not None:
-                flush(pending)
+                if not watch.has_started:
+                    jax.block_until_ready(figures)
+                    watch.started()
+                    gc.collect()
+                    gc.freeze()  # what exists by now stays: later collections, which stall a step, pass it by
+        stream.close()
+        watch.phase("waiting for the last save")
         checkpoints.wait()
+        watch.finished()
+        if stop or not processes.all_agree(not watch.asked_to_stop):
+            raise Preempted(f"{draft.label}: asked to stop; step {step} is saved")
+        if rules.select_checkpoint == "best":
+            step = checkpoints.best_step()
+            state, _ = checkpoints.restore(step, abstract)
+            processes.say(f"{draft.label}: step {step} has the lowest validation loss, and is handed on")
         digest = state_digest(state)
 
     # --- What is left behind --------------------------------------------------------------------------------
-    write_json(draft.directory / "model.json", dataclasses.asdict(shape))
-    shutil.copytree(tokens.path("tokenizer"), draft.directory / "tokenizer", dirs_exist_ok=True)
+    if processes.is_leader():
+        write_json(draft.directory / "model.json", dataclasses.asdict(shape))
+        shutil.copytree(data.tokens.path("tokenizer"), draft.directory / "tokenizer", dirs_exist_ok=True)
     draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=digest, step=step)
     draft.add_output("model", "model.json")
     draft.add_output("tokenizer", "tokenizer")
     draft.add_output("metrics", "metrics.jsonl", kind="log")
     draft.add_output("tensorboard", "tensorboard", kind="log")
+    if rules.profile_steps:
+        draft.add_output("profile", "profile", kind="log")
     draft.add_facts(
         **banner,
-        steps=step,
-        tokens=step * sequence_tokens,
-        epochs=round(step * batch_size / batches.train.num_records, 3),
+        steps=rules.steps,
+        tokens=rules.steps * data.batch_size * shape.max_seq_len,
+        epochs=round(rules.steps * data.batch_size / data.train.num_records, 3),
     )
 
 
-def _from_step(batches: TokenBatches, first: int, end: int) -> Iterator[np.ndarray]:
-    """Token batches [B, seq_len + 1] int32 of the steps first..end-1."""
-    if first >= end:
+def _banner(shape: PhiConfig, rules: Config, mesh: Mesh, abstract: Any) -> dict[str, Any]:
+    """What was chosen, for the first line, the checkpoints and the report."""
+    return {
+        "parameters": sum(x.size for x in jax.tree.leaves(abstract["params"])),
+        "attention": shape.attention,
+        "attention_dropout": shape.attention_dropout,
+        "residual_dropout": shape.residual_dropout,
+        "document_masks": rules.document_masks,
+        "compute_dtype": shape.compute_dtype,
+        "remat": shape.remat,
+        "scan_unroll": shape.scan_unroll,
+        "mesh": dict(zip(mesh.axis_names, mesh.devices.shape, strict=True)),
+        "devices": f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}",
+        "processes": processes.count(),
+    }
+
+
+def _is_due(step: int, every: int, last: int) -> bool:
+    return step == last or step % every == 0
+
+
+def _write(pending: Mapping[str, Any], metrics: Metrics, data: Data, rules: Config) -> None:
+    """Writes the figures of a step, which waits for it; names the records of a skipped one.
+
+    Raises UserError after config.training.max_skipped skipped steps in a row.
+    """
+    written, most = metrics.write(pending), rules.max_skipped
+    if not written["skipped_in_a_row"]:
         return
-    stream = batches.iterate(first)
-    for step, (tokens, _) in enumerate(stream, start=first):
-        yield tokens
-        if step + 1 == end:
-            return
+    step = written["step"]
+    records = ", ".join(map(str, data.train.record_numbers(step)))
+    processes.say(
+        f"step {step} skipped: loss {written['loss']:.4g}, gradient norm {written['grad_norm']:.4g}; records {records}"
+    )
+    if written["skipped_in_a_row"] >= most:
+        raise UserError(
+            f"step {step}: {written['skipped_in_a_row']} steps in a row were skipped, as many as "
+            "config.training.max_skipped; lower the learning rate, or look at the records named above"
+        )
 
 
 def _validation_loss(
-    eval_step: Any, state: Any, held_out: TokenBatches, count: int, sharding: jax.sharding.Sharding
-) -> jax.Array:
-    """Mean loss over the first `count` held-out batches, the same ones each time."""
-    losses = [eval_step(state, jax.device_put(held_out.batch(i)[0], sharding)) for i in range(count)]
-    return sum(losses[1:], losses[0]) / count
+    eval_step: jax.stages.Wrapped, state: Any, data: Data, rules: Config, votes: Votes, watch: Watch
+) -> jax.Array | None:
+    """Mean loss over the first config.training.validation_batches held-out batches, the same ones each time.
+
+    None where a process was asked to stop meanwhile.
+    """
+    losses = []
+    for i in range(rules.validation_batches):
+        losses.append(eval_step(state, data.place(data.held_out.batch(i)[0])))
+        if i:
+            losses[-2].block_until_ready()  # no more than two batches ahead of the devices
+        if votes.cast(watch.asked_to_stop):
+            return None
+    return sum(losses[1:], losses[0]) / len(losses)

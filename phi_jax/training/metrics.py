@@ -1,48 +1,127 @@
-"""Where the figures of a training run go: JSON lines, TensorBoard, the progress line."""
+"""What is measured in a training run, and where it goes: JSON lines, TensorBoard, the progress line, a profile."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import jax
 from etils import epath
+from jax.sharding import Mesh
 
 from phi_jax.artifact import write_atomic
+from phi_jax.errors import UserError
+from phi_jax.model.flops import training_flops_per_token
+from phi_jax.model.phi import PhiConfig
+from phi_jax.parallel import processes
+from phi_jax.parallel.chips import chip_of
+from phi_jax.progress import Progress
+
+
+class Meter:
+    """Clocks the steps of this process."""
+
+    def __init__(self, shape: PhiConfig, mesh: Mesh, batch_size: int) -> None:
+        self.step_tokens = batch_size * shape.max_seq_len
+        chip = chip_of(mesh.devices.flat[0].device_kind)
+        self._peak_flops = chip.peak_flops * mesh.devices.size if chip else None
+        self._flops = {
+            "mfu": training_flops_per_token(shape, causal=False),
+            "mfu_causal": training_flops_per_token(shape, causal=True),
+        }
+        self._device = mesh.local_devices[0]
+        self._waited = 0.0
+        self._clock = time.monotonic()
+
+    def waiting(self, stream: Iterator[Any]) -> Any:
+        """The next item; the time it takes counts as waiting for data."""
+        begin = time.monotonic()
+        item = next(stream)
+        self._waited += time.monotonic() - begin
+        return item
+
+    def lap(self) -> dict[str, float]:
+        """Figures of the time since the last call: "step_seconds", "tokens_per_second" over all devices,
+        "data_wait_seconds", "memory_bytes" (the peak on one device, where the platform tells), and the share of the
+        chips' bf16 peak: "mfu" counts attention in full, "mfu_causal" its causal half; neither for a chip that
+        parallel/chips.py does not know.
+        """
+        now = time.monotonic()
+        seconds, self._clock = now - self._clock, now
+        waited, self._waited = self._waited, 0.0
+        rate = self.step_tokens / seconds
+        found = {
+            "step_seconds": round(seconds, 4),
+            "tokens_per_second": round(rate, 1),
+            "data_wait_seconds": round(waited, 4),
+        }
+        if self._peak_flops:
+            found |= {name: round(rate * flops / self._peak_flops, 4) for name, flops in self._flops.items()}
+        memory = self._device.memory_stats()
+        if memory and "peak_bytes_in_use" in memory:
+            found["memory_bytes"] = memory["peak_bytes_in_use"]
+        return found
 
 
 class Metrics:
-    """Appends one JSON object a step to metrics.jsonl and the same figures to TensorBoard event files.
+    """Appends one JSON object a step to metrics.jsonl and the same figures to TensorBoard event files; process 0 does.
 
     On opening, records of steps from `first_step` on are dropped: the run that is being resumed wrote them after
     its last checkpoint, and they are about to be made again.
     """
 
-    def __init__(self, directory: epath.Path, first_step: int) -> None:
+    def __init__(
+        self,
+        directory: epath.Path,
+        label: str,
+        meter: Meter,
+        learning_rate: Any,
+        *,
+        first_step: int,
+        steps: int,
+    ) -> None:
+        """learning_rate: the schedule, of the steps that were taken."""
+        self.meter = meter
+        self._learning_rate = learning_rate
+        self._open = contextlib.ExitStack()
+        self._file: Any = None
+        if not processes.is_leader():
+            return
         from tensorboardX import SummaryWriter
 
-        self._path = directory / "metrics.jsonl"
-        kept = []
-        if self._path.exists():
-            for line in self._path.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:  # the last line of a killed run may be cut short
-                    continue
-                if record["step"] < first_step:
-                    kept.append(line + "\n")
-        write_atomic(self._path, "".join(kept))
-        self._file = open(self._path, "a")  # noqa: SIM115 - closed by __exit__
-        self._board = SummaryWriter(os.fspath(directory / "tensorboard"), purge_step=first_step)
+        path = directory / "metrics.jsonl"
+        write_atomic(path, "".join(_records_before(path, first_step)))
+        self._file = self._open.enter_context(path.open("a"))
+        self._board = self._open.enter_context(
+            contextlib.closing(SummaryWriter(os.fspath(directory / "tensorboard"), purge_step=first_step))
+        )
+        done = first_step * meter.step_tokens
+        self._bar = self._open.enter_context(Progress(label, steps * meter.step_tokens, "tokens", start=done))
 
-    def write(self, record: dict[str, Any]) -> None:
-        """record: "step" and figures of that step; figures that were not taken are left out."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in record.items():
-            if name != "step":
-                self._board.add_scalar(name, value, record["step"])
+    def write(self, pending: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads a step's figures from the devices, which waits for it, and writes them with the meter's.
+
+        pending: "step", "loss", "grad_norm", "skipped", "skipped_in_a_row" and, where it was taken, "validation_loss".
+        Returns them as numbers.
+        """
+        figures = {k: int(v) if k in ("step", "skipped", "skipped_in_a_row") else float(v) for k, v in pending.items()}
+        # The optimizer does not count a skipped step, so neither does its learning rate.
+        taken = figures["step"] - figures["skipped"] + (figures["skipped_in_a_row"] > 0)
+        record = {k: v for k, v in figures.items() if k != "skipped_in_a_row"}
+        record |= {"learning_rate": float(self._learning_rate(taken)), **self.meter.lap()}
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            for name, value in record.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, record["step"])
+            self._bar.advance(self.meter.step_tokens, f"loss {record['loss']:.3f}")
+        return figures
 
     def __enter__(self) -> Metrics:
         return self
@@ -50,5 +129,34 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._board.close()
+        self._open.__exit__(kind, error, trace)
+
+
+def _records_before(path: epath.Path, step: int) -> Iterator[str]:
+    """The lines of metrics.jsonl that are of earlier steps."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            if json.loads(line)["step"] < step:
+                yield line + "\n"
+        except ValueError:  # the last line of a killed run may be cut short
+            continue
+
+
+class Trace:
+    """A jax profile of some steps, for TensorBoard or Perfetto."""
+
+    def __init__(self, directory: epath.Path, steps: Sequence[int]) -> None:
+        """steps: (first, last), or () for none. Raises UserError for anything else."""
+        if len(steps) not in (0, 2) or list(steps) != sorted(steps):
+            raise UserError(f"config.training.profile_steps={tuple(steps)}: give (first, last), or () for no profile")
+        self._directory = directory
+        self._first, self._last = steps or (-1, -1)
+
+    def before(self, step: int) -> None:
+        if step == self._first:
+            jax.profiler.start_trace(os.fspath(self._directory))
+
+    def after(self, step: int, state: Any) -> None:
+        if step == self._last:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()

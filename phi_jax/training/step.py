@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,9 +11,14 @@ import optax
 from jax.sharding import Mesh
 
 from phi_jax.model import phi
+from phi_jax.model.attention import Attend, segments_of
 from phi_jax.parallel import mesh as meshes
+from phi_jax.parallel.attention import sharded_attention
 
-State = dict[str, Any]  # {"params": Params, "optimizer": optax state, "step": int32 []}
+# {"params": Params, "optimizer": optax state, "step": int32 [], "skipped" and
+# "skipped_in_a_row": int32 [] (steps), "usual_grad_norm": float32 [] (running mean)}
+State = dict[str, Any]
+_NORM_STEPS = 100  # steps over which the running mean of the gradient norm forgets
 
 
 def chunked_loss(
@@ -88,16 +92,33 @@ def batch_loss(
     config: phi.PhiConfig,
     chunk: int,
     dropout_key: jax.Array | None = None,
+    *,
+    attend: Attend | None = None,
+    document_end: int | None = None,
 ) -> jax.Array:
-    """Mean loss of a batch of records [B, seq_len + 1] int32: each position predicts the next token."""
-    hidden_BxTxD = phi.hidden_states(params, tokens_BxT1[:, :-1], config, dropout_key=dropout_key)
+    """Mean loss of a batch of records [B, seq_len + 1] int32: each position predicts the next token.
+
+    attend: see phi.hidden_states. document_end: the end-of-text token, where attention is to stay within a document.
+    """
+    inputs_BxT = tokens_BxT1[:, :-1]
+    segments_BxT = None if document_end is None else segments_of(inputs_BxT, document_end)
+    hidden_BxTxD = phi.hidden_states(
+        params, inputs_BxT, config, segments_BxT=segments_BxT, attend=attend, dropout_key=dropout_key
+    )
     return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk)
 
 
 def init_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, seed: int) -> State:
     """Fresh parameters and optimizer state; float32, a function of the seed alone."""
     params = phi.init_params(config, jax.random.key(seed))
-    return {"params": params, "optimizer": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+    return {
+        "params": params,
+        "optimizer": optimizer.init(params),
+        "step": jnp.zeros((), jnp.int32),
+        "skipped": jnp.zeros((), jnp.int32),
+        "skipped_in_a_row": jnp.zeros((), jnp.int32),
+        "usual_grad_norm": jnp.zeros((), jnp.float32),
+    }
 
 
 def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
@@ -115,6 +136,9 @@ def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformati
             transform_non_params=lambda _: whole,
         ),
         "step": whole,
+        "skipped": whole,
+        "skipped_in_a_row": whole,
+        "usual_grad_norm": whole,
     }
 
 
@@ -126,16 +150,25 @@ def make_train_step(
     microbatches: int,
     loss_chunk: int,
     seed: int,
-) -> Callable[[State, jax.Array], tuple[State, dict[str, jax.Array]]]:
-    """The jitted step: (state, tokens [B, seq_len + 1]) -> (state, {"loss", "grad_norm"}); the state is donated.
+    document_end: int | None = None,
+    skip_spike: float = 0.0,
+) -> jax.stages.Wrapped:
+    """The jitted step: (state, tokens [B, seq_len + 1]) -> (state, figures []); the state is donated.
 
     Gradients are the mean over `microbatches` equal parts of the batch. Dropout is keyed by (seed, step,
-    microbatch), so a resumed run draws what an undisturbed one would have drawn.
+    microbatch), so a resumed run draws what an undisturbed one would have drawn. document_end: see batch_loss.
+
+    A step whose loss or gradient norm is not finite, or whose norm exceeds `skip_spike` times its running mean (0: no
+    such bound), changes no parameter and no moment. Figures: "loss", "grad_norm" (before clipping), "skipped" (steps
+    skipped so far, this one included), "skipped_in_a_row".
     """
     dropout = config.attention_dropout > 0 or config.residual_dropout > 0
+    attend = sharded_attention(config, mesh)
 
     def microbatch_grads(params: phi.Params, tokens_bxT1: jax.Array, key: jax.Array) -> tuple[jax.Array, phi.Params]:
-        return jax.value_and_grad(batch_loss)(params, tokens_bxT1, config, loss_chunk, key if dropout else None)
+        return jax.value_and_grad(batch_loss)(
+            params, tokens_bxT1, config, loss_chunk, key if dropout else None, attend=attend, document_end=document_end
+        )
 
     def train_step(state: State, tokens_BxT1: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         params = state["params"]
@@ -155,30 +188,53 @@ def make_train_step(
             zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params))
             sums, _ = jax.lax.scan(accumulate, zeros, (jnp.arange(microbatches), tokens_AxbxT1))
             loss, grads = jax.tree.map(lambda x: x / microbatches, sums)
+        norm = optax.tree.norm(grads)
+        sound, usual = _is_sound(loss, norm, state["usual_grad_norm"], skip_spike)
         updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
-        new_state = {
-            "params": optax.apply_updates(params, updates),
-            "optimizer": optimizer_state,
-            "step": state["step"] + 1,
+        # A where, not a cond: both of a cond's sides would hold a whole state.
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(sound, new, old),
+            {"params": optax.apply_updates(params, updates), "optimizer": optimizer_state, "usual_grad_norm": usual},
+            {k: state[k] for k in ("params", "optimizer", "usual_grad_norm")},
+        )
+        skipped = {
+            "skipped": state["skipped"] + ~sound,
+            "skipped_in_a_row": jnp.where(sound, 0, state["skipped_in_a_row"] + 1),
         }
-        return new_state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return {**kept, **skipped, "step": state["step"] + 1}, {**skipped, "loss": loss, "grad_norm": norm}
 
     shardings = state_shardings(config, optimizer, mesh)
     whole = meshes.replicated(mesh)
     return jax.jit(
         train_step,
         in_shardings=(shardings, meshes.batch_sharding(mesh)),
-        out_shardings=(shardings, {"loss": whole, "grad_norm": whole}),
+        out_shardings=(shardings, dict.fromkeys(("loss", "grad_norm", "skipped", "skipped_in_a_row"), whole)),
         donate_argnums=0,
     )
 
 
+def _is_sound(loss: jax.Array, norm: jax.Array, usual: jax.Array, skip_spike: float) -> tuple[jax.Array, jax.Array]:
+    """(whether a step is to be taken, the running mean of the gradient norm with this step in it)."""
+    sound = jnp.isfinite(loss) & jnp.isfinite(norm)
+    if skip_spike:
+        sound &= (usual == 0) | (norm <= skip_spike * usual)
+    return sound, jnp.where(usual == 0, norm, usual + (norm - usual) / _NORM_STEPS)
+
+
 def make_eval_step(
-    config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh, *, loss_chunk: int
-) -> Callable[[State, jax.Array], jax.Array]:
+    config: phi.PhiConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    loss_chunk: int,
+    document_end: int | None = None,
+) -> jax.stages.Wrapped:
     """The jitted validation loss: (state, tokens [B, seq_len + 1]) -> mean loss []."""
+    attend = sharded_attention(config, mesh)
     return jax.jit(
-        lambda state, tokens: batch_loss(state["params"], tokens, config, loss_chunk),
+        lambda state, tokens: batch_loss(
+            state["params"], tokens, config, loss_chunk, attend=attend, document_end=document_end
+        ),
         in_shardings=(state_shardings(config, optimizer, mesh), meshes.batch_sharding(mesh)),
         out_shardings=meshes.replicated(mesh),
     )

@@ -1,0 +1,100 @@
+"""Trains a tiny model in many ways that must not matter, beside one device; run with eight pretended CPU devices.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/invariance.py < ways.jsonl > found.jsonl
+
+Each line of the input is a dict with the keys of FACTORS; each line of the output adds "losses" and what they should
+have been, and "gradient_error": the largest difference of a gradient of the first step, as a share of the largest.
+"""
+
+import itertools
+import json
+import sys
+
+FACTORS = {
+    "mesh": [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)],
+    "scan_unroll": [1, 2],
+    "remat": ["none", "dots", "full"],
+    "microbatches": [1, 4],
+    "loss_chunk": [8, 3],
+    "dropout": [0.0, 0.1],
+}
+STEPS = 10
+
+
+def every_way():
+    return [dict(zip(FACTORS, values, strict=True)) for values in itertools.product(*FACTORS.values())]
+
+
+def pairwise():
+    """Ways in which every two values of two factors meet at least once; greedy, so a few more than the fewest."""
+
+    def pairs(way):
+        return set(itertools.combinations(way.items(), 2))
+
+    missing, chosen = set().union(*map(pairs, every_way())), []
+    while missing:
+        chosen.append(max(every_way(), key=lambda way: len(pairs(way) & missing)))
+        missing -= pairs(chosen[-1])
+    return chosen
+
+
+def control_of(way):
+    """One device, nothing recomputed; equal accumulation where there is dropout, whose masks depend on it."""
+    plain = {"mesh": (1, 1, 1), "scan_unroll": 1, "remat": "none", "microbatches": 1, "loss_chunk": 8}
+    kept = ("dropout", "microbatches") if way["dropout"] else ("dropout",)
+    return {**plain, **{k: way[k] for k in kept}}
+
+
+def trained(way):
+    """(losses of STEPS steps, gradients of the first step)."""
+    import jax
+    import numpy as np
+    import optax
+
+    from phi_jax.model import phi
+    from phi_jax.parallel.mesh import batch_sharding, make_mesh
+    from phi_jax.training.step import init_state, make_train_step, state_shardings
+
+    shape = phi.PhiConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, head_dim=8, rotary_dim=4,
+        max_seq_len=8, scan_unroll=way["scan_unroll"], remat=way["remat"], attention_dropout=way["dropout"],
+        residual_dropout=way["dropout"],
+    )  # fmt: skip
+    sizes = tuple(way["mesh"])
+    mesh = make_mesh(sizes, jax.devices()[: int(np.prod(sizes))])
+    optimizer = optax.adam(1e-2)
+    step = make_train_step(
+        shape, optimizer, mesh, microbatches=way["microbatches"], loss_chunk=way["loss_chunk"], seed=0
+    )
+    shardings = state_shardings(shape, optimizer, mesh)
+    state = jax.jit(lambda: init_state(shape, optimizer, 0), out_shardings=shardings)()
+    batch = np.random.default_rng(0).integers(0, 64, (32, 9), np.int32)
+    losses, gradients = [], None
+    for _ in range(STEPS):
+        state, figures = step(state, jax.device_put(batch, batch_sharding(mesh)))
+        losses.append(float(figures["loss"]))
+        if gradients is None:  # Adam's first moment after one step is a tenth of the gradient
+            gradients = jax.tree.map(np.asarray, optax.tree.get(state["optimizer"], "mu"))
+    assert step._cache_size() == 1
+    kernel = state["params"]["layers"]["mlp"]["fc1"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * sizes[1] * sizes[2] == kernel.size
+    return losses, jax.tree.leaves(gradients)
+
+
+def main():
+    controls = {}
+    for way in map(json.loads, sys.stdin):
+        control = control_of(way)
+        key = json.dumps(control)
+        if key not in controls:
+            controls[key] = trained(control)
+        (losses, gradients), (wanted_losses, wanted) = trained(way), controls[key]
+        largest = max(abs(w).max() for w in wanted)
+        error = max(abs(g - w).max() for g, w in zip(gradients, wanted, strict=True)) / largest
+        print(
+            json.dumps({**way, "losses": losses, "control": wanted_losses, "gradient_error": float(error)}), flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Training in several real processes: the same losses, a stop that all agree on, peers that die or hang."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import MICRO, ROOT, identities, phi_jax
+from test_faults import figures, start
+
+from phi_jax import artifact
+from phi_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED
+
+CONFIG = [*MICRO, "--config.training.cpu_devices=1", "--config.training.steps=60", "--config.training.peer_timeout=8"]
+
+
+class Process:
+    """One process of a run; reads along what it prints."""
+
+    def __init__(self, command, env):
+        self.lines = Path(env["LOG"])
+        with open(self.lines, "w") as log:
+            self.popen = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def log(self):
+        return self.lines.read_text()
+
+    def wait(self, seconds=240):
+        return self.popen.wait(seconds)
+
+    def signal(self, number):
+        """To the process and its child, as a scheduler would."""
+        os.killpg(self.popen.pid, number)
+
+
+def launch(count, scratch, *command):
+    """`count` processes of `python COMMAND`, told of each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    scratch.mkdir(parents=True, exist_ok=True)
+    base = {**os.environ, "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
+    return [
+        Process(command, {**base, "JAX_PROCESS_ID": str(i), "LOG": str(scratch / f"{time.monotonic_ns()}-{i}.log")})
+        for i in range(count)
+    ]
+
+
+def train(count, workdir, config=CONFIG):
+    return launch(
+        count, workdir / "logs", "-m", "phi_jax.cli", "pretrain", *config, "--name", "raw", "--workdir", str(workdir),
+        "--distributed", "env",
+    )  # fmt: skip
+
+
+def reach(workdir, step, processes, seconds=240):
+    """Waits until metrics.jsonl tells of `step`."""
+    path = workdir / "pretrain" / "raw.partial" / "metrics.jsonl"
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if path.exists() and f'{{"step": {step},' in path.read_text():
+            return
+        assert all(p.popen.poll() is None for p in processes), [p.log() for p in processes]
+        time.sleep(0.02)
+    pytest.fail(f"step {step} was not reached\n" + "\n".join(p.log() for p in processes))
+
+
+def stop_at(step, processes, workdir):
+    """SIGTERM to one process once `step` is written; all save and end with their code."""
+    reach(workdir, step, processes)
+    processes[-1].signal(signal.SIGTERM)
+    assert [p.wait() for p in processes] == [EXIT_PREEMPTED] * len(processes), [p.log() for p in processes]
+
+
+@pytest.fixture(scope="module")
+def control(micro_run, tmp_path_factory):
+    """The run in one process, on one device."""
+    workdir = start(micro_run, tmp_path_factory.mktemp("control") / "run")
+    phi_jax("pretrain", *CONFIG, "--name", "raw", "--workdir", workdir)
+    return workdir
+
+
+def assert_same_losses(workdir, control):
+    found, wanted = figures(workdir), figures(control)
+    assert [f["step"] for f in found] == [f["step"] for f in wanted]
+    for name in ("loss", "grad_norm"):
+        np.testing.assert_allclose([f[name] for f in found], [f[name] for f in wanted], rtol=0, atol=1e-5)
+
+
+def test_two_processes_stopped_and_gone_on_with_one_and_two(micro_run, control, tmp_path):
+    """The one that is sent SIGTERM takes the other along; each start goes on where the one before stopped."""
+    workdir = start(micro_run, tmp_path / "run")
+    two = train(2, workdir)
+    stop_at(10, two, workdir)
+    steps = [re.search(r"asked to stop; step (\d+) is saved", p.log())[1] for p in two]
+    assert steps[0] == steps[1]
+
+    one = train(1, workdir)
+    stop_at(25, one, workdir)
+    assert f"resumed from the checkpoint of step {steps[0]}" in one[0].log()
+
+    two = train(2, workdir)
+    assert [p.wait() for p in two] == [0, 0], [p.log() for p in two]
+    assert_same_losses(workdir, control)
+    # What was written once is the leader's: the other process says nothing of the run.
+    assert "done in" in two[0].log()
+    assert "mesh" not in two[1].log()
+
+
+def test_the_same_two_processes_give_the_same_bits(micro_run, tmp_path):
+    found = []
+    for attempt in ("a", "b"):
+        workdir = start(micro_run, tmp_path / attempt)
+        processes = train(2, workdir)
+        if attempt == "b":
+            reach(workdir, 20, processes)
+            for process in processes:
+                process.signal(signal.SIGKILL)
+            assert [p.wait() for p in processes] == [-9, -9]
+            processes = train(2, workdir)
+        assert [p.wait() for p in processes] == [0, 0], [p.log() for p in processes]
+        found.append((identities(workdir)["pretrain/raw"], figures(workdir)))
+    assert found[0] == found[1]
+
+
+ROWS = """
+import json, sys
+from pathlib import Path
+from phi_jax.parallel import processes
+processes.set_cpu_devices(1)
+processes.connect("env")
+from phi_jax.parallel.mesh import local_rows, make_mesh
+from phi_jax.tokens.batches import TokenBatches
+rows = local_rows(make_mesh((-1, 1, 1)), 4)
+batches = TokenBatches(Path(sys.argv[1]), split="train", global_batch_size=4, seed=0, rows=rows)
+print(json.dumps([rows, [batches.batch(step)[1].tolist() for step in (0, 7)]]))
+"""
+
+
+def test_each_process_reads_only_its_rows(micro_run, tmp_path):
+    from phi_jax.tokens.batches import TokenBatches
+
+    directory = Path(artifact.find(micro_run, "tokenize", "raw").path("tokens"))
+    processes = launch(2, tmp_path, "-c", ROWS, str(directory))
+    assert [p.wait() for p in processes] == [0, 0], [p.log() for p in processes]
+    found = [json.loads(p.log().splitlines()[-1]) for p in processes]
+    assert [rows for rows, _ in found] == [[0, 1], [2, 3]]
+    whole = TokenBatches(directory, split="train", global_batch_size=4, seed=0)
+    for i, step in enumerate((0, 7)):
+        assert found[0][1][i] + found[1][1][i] == whole.record_numbers(step)
+
+
+# --- Peers that die or hang ----------------------------------------------------------------------------------
+
+
+ACCEPTANCE = pytest.mark.acceptance  # the rest of these four, by hand
+
+
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [
+        (1, signal.SIGKILL),
+        (0, signal.SIGSTOP),
+        pytest.param(0, signal.SIGKILL, marks=ACCEPTANCE),
+        pytest.param(1, signal.SIGSTOP, marks=ACCEPTANCE),
+    ],
+)
+def test_a_lost_process_is_named_and_the_run_goes_on(micro_run, tmp_path, victim, number):
+    workdir = start(micro_run, tmp_path / "run")
+    processes = train(2, workdir)
+    reach(workdir, 10, processes)
+    processes[victim].signal(number)
+    sent = time.monotonic()
+    other = processes[1 - victim]
+    assert other.wait(60) == EXIT_PEER_LOST, other.log()
+    assert time.monotonic() - sent < 60
+    assert re.search(rf"process {victim}\b.*(gone|no sign of life|not answered)", other.log()), other.log()
+    assert "run the same command again to go on" in other.log()
+    processes[victim].signal(signal.SIGKILL)
+    processes[victim].wait()
+    if victim == 1 and number == signal.SIGKILL:
+        processes = train(2, workdir)
+        assert [p.wait() for p in processes] == [0, 0], [p.log() for p in processes]
+
+
+def test_sigterm_before_the_first_step_ends_all(micro_run, tmp_path):
+    """In the compile there is nothing to save yet; the process that was not asked leaves too."""
+    workdir = start(micro_run, tmp_path / "run")
+    processes = train(2, workdir, [*CONFIG, "--config.model.num_layers=16", "--config.model.scan_unroll=16"])
+    deadline = time.monotonic() + 240
+    while "mesh" not in processes[0].log() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    processes[1].signal(signal.SIGTERM)
+    assert [p.wait(60) for p in processes] == [EXIT_PREEMPTED] * 2, [p.log() for p in processes]
+
+
+# --- Mistakes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "--distributed", "slurm"], "--distributed slurm: SLURM_JOB_ID"),
+        (["finetune", "--distributed", "env"], "--distributed env: JAX_COORDINATOR_ADDRESS"),
+    ],
+)
+def test_an_environment_of_another_kind_is_named(tmp_path, arguments, message):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "JAX_COORD"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "phi_jax.cli", *arguments, *MICRO, "--workdir", str(tmp_path / "run")],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- Four processes, by hand ---------------------------------------------------------------------------------
+
+
+@pytest.mark.acceptance
+def test_four_processes_killed_and_gone_on_with_one_then_two(micro_run, control, tmp_path):
+    workdir = start(micro_run, tmp_path / "run")
+    four = train(4, workdir)
+    reach(workdir, 20, four)
+    for process in four:
+        process.signal(signal.SIGKILL)
+    for process in four:
+        process.wait()
+    one = train(1, workdir)
+    stop_at(30, one, workdir)
+    two = train(2, workdir)
+    assert [p.wait() for p in two] == [0, 0], [p.log() for p in two]
+    assert_same_losses(workdir, control)

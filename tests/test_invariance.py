@@ -1,0 +1,76 @@
+"""Mesh, remat, unrolling, accumulation, chunked loss: ways to compute the same thing, on eight pretended devices."""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from invariance import FACTORS, every_way, pairwise
+from running import ROOT
+
+LOSS_TOLERANCE = 2e-5  # nats, over 10 steps of Adam
+GRADIENT_TOLERANCE = 1e-5  # of the largest gradient, at the first step
+
+
+# Optimising the code takes LLVM ten times as long as running it here does.
+XLA_FLAGS = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true"
+)
+
+
+def run(ways):
+    env = {**os.environ, "XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "tests/invariance.py"], cwd=ROOT, env=env, capture_output=True, text=True,
+        input="\n".join(map(json.dumps, ways)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def worst(found):
+    losses = [np.abs(np.subtract(f["losses"], f["control"])).max() for f in found]
+    return float(max(losses)), max(f["gradient_error"] for f in found)
+
+
+def check(ways):
+    found = run(ways)
+    assert len(found) == len(ways)
+    for f in found:
+        way = {k: f[k] for k in FACTORS}
+        np.testing.assert_allclose(f["losses"], f["control"], rtol=0, atol=LOSS_TOLERANCE, err_msg=str(way))
+        assert f["gradient_error"] <= GRADIENT_TOLERANCE, way
+        assert f["losses"][-1] < f["losses"][0]
+    return found
+
+
+def test_every_pair_of_ways_gives_the_losses_and_gradients_of_one_device():
+    check(pairwise())
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(7200)
+def test_every_way_gives_the_losses_and_gradients_of_one_device():
+    import jax
+
+    found = check(every_way())
+    loss, gradient = worst(found)
+    (ROOT / "tests" / "acceptance" / "invariance.json").write_text(
+        json.dumps(
+            {
+                "date": datetime.date.today().isoformat(),
+                "jax": jax.__version__,
+                "factors": FACTORS,
+                "ways": len(found),
+                "largest_loss_difference": loss,
+                "largest_gradient_difference": gradient,
+                "tolerances": {"loss": LOSS_TOLERANCE, "gradient": GRADIENT_TOLERANCE},
+            },
+            indent=1,
+        )
+        + "\n"
+    )

@@ -1,0 +1,22 @@
+"""phi-1-small (350M): phi-1 in every field but the model's size. Arguments as in phi_1.py."""
+
+import importlib.util
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config(argument: str = "attention=xla") -> ConfigDict:
+    """argument: "attention=xla", "attention=cudnn" or "attention=splash"."""
+    # configs/ is no package: a config is loaded by its path, from any directory.
+    spec = importlib.util.spec_from_file_location("phi_1", Path(__file__).with_name("phi_1.py"))
+    phi_1 = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(phi_1)
+
+    c = phi_1.get_config(argument)
+    c.model.num_layers = 20  # blocks (paper, section 2.3)
+    c.model.hidden_size = 1024  # width D (paper, section 2.3)
+    c.model.intermediate_size = 4096  # MLP width F (paper, section 2.3)
+    c.model.num_heads = 16  # attention heads (paper, section 2.3)
+    c.report.title = "phi-1-small"  # heading of the page
+    return c  # the paper gives no hyper-parameters of phi-1-small: those of phi-1

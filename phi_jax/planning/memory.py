@@ -1,0 +1,150 @@
+"""Memory of one device for one optimizer step, counted from shapes: an analytic model, no compiler asked.
+
+It follows what make_train_step keeps alive, not what a compiler makes of it; tests/test_plan.py holds it against
+compiled steps. Letters as in phi_jax/model/phi.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.model import phi
+from phi_jax.training.optimizer import make_optimizer
+from phi_jax.training.step import init_state, state_shardings
+
+
+def rows_per_device(rules: Config, mesh: Mesh) -> int:
+    """Sequences of one microbatch that one device computes."""
+    return rules.global_batch_size // (rules.microbatches * mesh.shape["data"] * mesh.shape["fsdp"])
+
+
+def estimate_memory(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> dict[str, int]:
+    """Bytes on one device at the peak of a step, by what they hold; their sum is the estimate.
+
+    rules: config.training, or config.finetune over it. Raises UserError where the mesh does not divide the model.
+    """
+    state = _local_state(shape, rules, mesh)
+    parameters = _total_bytes(jax.tree.leaves(state["params"]))
+    rows, tensor = rows_per_device(rules, mesh), mesh.shape["tensor"]
+    # What one device computes of a block: its heads and MLP columns, at the full width D.
+    local = dataclasses.replace(
+        shape, num_heads=shape.num_heads // tensor, intermediate_size=shape.intermediate_size // tensor
+    )
+    return {
+        "parameters": parameters,
+        "Adam moments": _total_bytes(jax.tree.leaves(state["optimizer"])),
+        "gradients": parameters,
+        "gradient accumulation": parameters if rules.microbatches > 1 else 0,
+        "gathered weights": _gathered_bytes(shape, mesh),
+        "saved activations": _saved_activation_bytes(local, rows),
+        "work space": max(_block_bytes(local, rows), _loss_bytes(shape, rows, rules.loss_chunk, tensor)),
+    }
+
+
+def _local_state(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> Any:
+    """The training state as one device holds it: a tree of jax.ShapeDtypeStruct."""
+    optimizer = make_optimizer(rules)
+    whole = jax.eval_shape(lambda: init_state(shape, optimizer, 0))
+    try:
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(x.shape), x.dtype),
+            whole,
+            state_shardings(shape, optimizer, mesh),
+        )
+    except ValueError as error:
+        raise UserError(
+            f"config.training.mesh={tuple(rules.mesh)}: does not divide the model ({str(error).splitlines()[0]}); "
+            "choose axes fsdp and tensor that divide hidden_size, num_heads, intermediate_size and vocab_size"
+        ) from None
+
+
+def _gathered_bytes(shape: phi.PhiConfig, mesh: Mesh) -> int:
+    """Weights that fsdp cuts, made whole where they are used: two blocks (one is fetched ahead), then the head.
+
+    In the compute dtype, and the block's or the head's float32 gradient before it is scattered again.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return 0
+    each = jnp.dtype(shape.dtype).itemsize
+    layer = math.prod((shape.hidden_size, 4 * shape.num_heads * shape.head_dim + 2 * shape.intermediate_size))
+    head = shape.hidden_size * shape.vocab_size
+    return max(2 * layer * each + 4 * layer, head * (each + 4)) // mesh.shape["tensor"]
+
+
+def _saved_activation_bytes(shape: phi.PhiConfig, rows: int) -> int:
+    """What autodiff keeps of the forward pass for the backward pass under the shape's remat policy."""
+    dropout = shape.attention_dropout > 0 or shape.residual_dropout > 0
+    attend = None if shape.attention == "xla" else _fused_attention
+
+    def backward(params: phi.Params, tokens_BxT: jax.Array) -> Any:
+        key = jax.random.key(0) if dropout else None
+        return jax.vjp(
+            lambda p: phi.hidden_states(p, tokens_BxT, shape, attend=attend, dropout_key=key).astype(jnp.float32),
+            params,
+        )[1]
+
+    params = phi.abstract_params(shape)
+    tokens_BxT = jax.ShapeDtypeStruct((rows, shape.max_seq_len), jnp.int32)
+    kept = jax.tree.leaves(jax.eval_shape(backward, params, tokens_BxT))
+    # The parameters themselves are among them, and counted elsewhere.
+    known = [(x.shape, x.dtype) for x in jax.tree.leaves(params)]
+    activations = []
+    for x in kept:
+        if (x.shape, x.dtype) in known:
+            known.remove((x.shape, x.dtype))
+        else:
+            activations.append(x)
+    return _total_bytes(activations)
+
+
+@jax.custom_vjp
+def _fused_attention(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
+    """Stands for cudnn and splash where only shapes count: neither can be traced for a device that is not here."""
+    return q + k + v
+
+
+def _fused_forward(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> tuple[jax.Array, Any]:
+    heads_BxTxHxK = q + k + v
+    log_sums_BxHxT = jnp.zeros((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
+    return heads_BxTxHxK, (q, k, v, heads_BxTxHxK, log_sums_BxHxT)
+
+
+def _fused_backward(kept: Any, d_heads_BxTxHxK: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    return d_heads_BxTxHxK, d_heads_BxTxHxK, d_heads_BxTxHxK, None
+
+
+_fused_attention.defvjp(_fused_forward, _fused_backward)
+
+
+def _block_bytes(shape: phi.PhiConfig, rows: int) -> int:
+    """What one block's backward pass holds at once, values made again and gradients alike.
+
+    The MLP's hidden values and their gradient; queries, keys, values and theirs; six arrays of the width D; with the
+    `xla` kernel the float32 attention weights and their gradient.
+    """
+    tokens, each = rows * shape.max_seq_len, jnp.dtype(shape.dtype).itemsize
+    heads = shape.num_heads * shape.head_dim
+    wide = tokens * each * (2 * shape.intermediate_size + 6 * heads + 6 * shape.hidden_size)
+    return wide + (2 * 4 * tokens * shape.num_heads * shape.max_seq_len if shape.attention == "xla" else 0)
+
+
+def _loss_bytes(shape: phi.PhiConfig, rows: int, chunk: int, tensor: int) -> int:
+    """A chunk's float32 logits and their gradient."""
+    return 2 * 4 * rows * min(chunk, shape.max_seq_len) * shape.vocab_size // tensor
+
+
+def _total_bytes(arrays: Iterable[Any]) -> int:
+    return sum(
+        math.prod(x.shape) * jnp.dtype(x.dtype).itemsize
+        for x in arrays
+        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    )

@@ -1,0 +1,298 @@
+"""`phi-jax plan`: hardware by name, memory beside compiled steps, settings that fit, collectives, the paper's configs.
+
+Compiling for TPUs is in tests/acceptance/test_plan_topologies.py: libtpu is large and takes minutes.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import jax
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from running import MICRO, ROOT
+
+from phi_jax import config
+from phi_jax.errors import UserError
+from phi_jax.model.phi import PhiConfig
+from phi_jax.parallel.mesh import make_mesh
+from phi_jax.planning import plan as planning
+from phi_jax.planning.collectives import Collective, collectives
+from phi_jax.planning.compiled import DoesNotFit
+from phi_jax.planning.hardware import parse_devices, parse_topology
+from phi_jax.planning.memory import estimate_memory
+from phi_jax.planning.plan import lines, plan
+from phi_jax.planning.search import model_shape, with_fields
+
+PHI_1 = ["--config", f"{ROOT}/configs/phi_1.py"]
+PHI_1_SMALL = ["--config", f"{ROOT}/configs/phi_1_small.py"]
+TINY = PhiConfig(
+    vocab_size=96, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, head_dim=16, rotary_dim=8,
+    max_seq_len=128, compute_dtype="bfloat16",
+)  # fmt: skip
+
+
+# --- Hardware ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "devices", "slices"),
+    [("v5e:4x4", 16, 1), ("2xv5e:4x4", 32, 2), ("v5p:2x2x4", 16, 1), ("tpu7x:2x2x1", 8, 1), ("v5e:1x1", 1, 1)],
+)
+def test_a_topology_has_its_devices(text, devices, slices):
+    hardware = parse_topology(text)
+    assert (hardware.devices, hardware.slices, hardware.is_tpu) == (devices, slices, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["v5e", "v5e:4", "v5e:4x4x4", "v5e:32x32", "v9:2x2", "v5e:0x4", "0xv5e:4x4", "", "8xH100"]
+)
+def test_what_is_no_topology_is_one_line(text):
+    with pytest.raises(UserError, match=r"^--topology .*; .*$"):
+        parse_topology(text)
+
+
+@given(st.text(max_size=12))
+def test_any_other_text_is_refused_in_one_line(text):
+    assume(not re.match(r"\d*x?(v|tpu)\d", text))
+    with pytest.raises(UserError, match=r"^--topology "):
+        parse_topology(text)
+    with pytest.raises(UserError, match=r"^--devices "):
+        parse_devices(text)
+
+
+def test_gpus_are_a_number_and_a_name():
+    hardware = parse_devices("8xH100")
+    assert (hardware.devices, hardware.chip.name, hardware.is_tpu) == (8, "H100", False)
+    for wrong in ("H100", "8xA100", "0xH100", "4xv5e"):
+        with pytest.raises(UserError, match="A100-80GB"):
+            parse_devices(wrong)
+
+
+# --- Memory --------------------------------------------------------------------------------------------------
+
+# The compiler speaks of the real step on pretended devices of a CPU; in float32, as a CPU multiplies nothing else.
+MEMORY = """
+import dataclasses, json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+from phi_jax import config
+from phi_jax.model.phi import PhiConfig
+from phi_jax.parallel.mesh import make_mesh
+from phi_jax.planning.compiled import compile_step
+from phi_jax.planning.memory import estimate_memory
+base = config.load(sys.argv[1:3])
+shape = PhiConfig(vocab_size=1024, hidden_size=128, intermediate_size=512, num_layers=6, num_heads=4, head_dim=32,
+                  rotary_dim=16, max_seq_len=256)
+for model, batch, microbatches, mesh_shape, chunk in json.loads(sys.argv[3]):
+    values = base.to_dict()["training"]
+    values.update(global_batch_size=batch, microbatches=microbatches, mesh=mesh_shape, loss_chunk=chunk)
+    mesh = make_mesh(mesh_shape, jax.devices()[: mesh_shape[0] * mesh_shape[1] * mesh_shape[2]])
+    changed, rules = dataclasses.replace(shape, **model), config.Config(values)
+    parts = estimate_memory(changed, rules, mesh)
+    step = compile_step(changed, rules, 0, mesh)
+    print(json.dumps([sum(parts.values()), step.peak_bytes, [c.kind for c in step.collectives], parts]), flush=True)
+"""
+CASES = [
+    ({}, 8, 1, (1, 1, 1), 64),
+    ({"remat": "dots"}, 8, 1, (1, 1, 1), 64),
+    ({"remat": "full"}, 16, 4, (1, 1, 1), 64),
+    ({"attention_dropout": 0.1, "residual_dropout": 0.1}, 8, 2, (2, 1, 1), 64),
+    ({"remat": "full", "vocab_size": 4096}, 16, 1, (1, 4, 1), 128),
+    ({}, 8, 2, (1, 1, 2), 64),
+]
+
+
+def measured(cases):
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, *MICRO, json.dumps(cases)],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def steps():
+    return measured(CASES)
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_the_analytic_model_is_within_a_seventh_of_what_the_compiler_needs(steps, case):
+    estimated, compiled, *_ = steps[case]
+    assert 6 / 7 < estimated / compiled < 7 / 6
+
+
+def test_a_mesh_makes_the_collectives_that_it_should(steps):
+    by_mesh = {mesh: set(step[2]) for (_, _, _, mesh, _), step in zip(CASES, steps, strict=True)}
+    assert by_mesh[1, 1, 1] == set()
+    assert "all-reduce" in by_mesh[2, 1, 1]
+    assert "all-reduce" in by_mesh[1, 1, 2]
+
+
+@pytest.mark.parametrize("kernel", ["xla", "splash"])
+def test_more_is_kept_with_more_rows_and_less_with_more_remat(kernel):
+    def kept(remat, rows=2, layers=2):
+        shape = dataclasses.replace(TINY, attention=kernel, remat=remat, num_layers=layers)
+        rules = with_fields(config.load(MICRO), {"training.global_batch_size": rows}).training
+        return estimate_memory(shape, rules, make_mesh((1, 1, 1), jax.devices()[:1]))["saved activations"]
+
+    assert kept("full") < kept("dots") < kept("none")
+    assert kept("dots", rows=6) - kept("dots", rows=4) == kept("dots", rows=4) - kept("dots") > 0
+    block_input = 2 * TINY.max_seq_len * TINY.hidden_size * 2
+    assert kept("full", layers=5) - kept("full") == 3 * block_input
+
+
+# --- Settings that fit ---------------------------------------------------------------------------------------
+
+
+def test_settings_that_fit_are_named_as_they_are_typed():
+    chosen = config.load([*PHI_1, "--config.training.mesh=(-1,1,1)", "--config.training.microbatches=16"])
+    result = plan(chosen, topology=None, devices="8xL4")
+    assert not result.fit.fits
+    assert result.proposed_fit.fits
+    assert result.fit.needed_bytes > result.fit.limit_bytes >= result.proposed_fit.needed_bytes
+    named = next(line for line in lines(result) if line.startswith("fits with"))
+    typed = shlex.split(named.partition("): ")[2])
+    again = plan(config.load([*PHI_1, "--config.training.microbatches=16", *typed]), topology=None, devices="8xL4")
+    assert again.fit.fits
+    assert again.fit.needed_bytes == result.proposed_fit.needed_bytes
+
+
+def test_what_no_setting_can_save_is_said():
+    result = plan(
+        config.load([*PHI_1, "--config.model.hidden_size=16384", "--config.model.num_heads=256"]),
+        topology=None, devices="1xL4",
+    )  # fmt: skip
+    assert result.proposal is None
+    assert any("larger devices" in line for line in lines(result))
+
+
+def test_an_estimate_is_called_one_and_time_is_the_arithmetic():
+    result = plan(config.load(PHI_1), topology=None, devices="8xA100-80GB", mfu=0.5)
+    text = lines(result)
+    assert any("analytic estimate" in line for line in text)
+    assert not any("compiled" in line for line in text)
+    pretraining, finetuning = result.durations
+    assert (pretraining.tokens, finetuning.tokens) == (24_000 * 1024 * 2048, 6000 * 256 * 2048)
+    # 57 % by PaLM's 6N with the lookup in it (tests/test_flops.py) took the paper 770 GPU-hours for 51B tokens.
+    assert pretraining.hours * 8 == pytest.approx(770 * 50.33 / 51 * 0.536 / 0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hardware", "message"),
+    [
+        ([], {"topology": None, "devices": None}, "either --topology"),
+        ([], {"topology": "v5e:4x4", "devices": "8xH100"}, "either --topology"),
+        ([], {"topology": None, "devices": "3xH100"}, "pretraining: .*global_batch_size=1024 cannot be cut"),
+        (["--config.training.mesh=(3,-1,1)"], {"topology": None, "devices": "8xH100"}, r"config.training.mesh=\(3, -1"),
+        (["--config.training.mesh=(1,1,8)", "--config.model.num_heads=12"],
+         {"topology": None, "devices": "8xH100"}, "does not divide the model"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_planned_is_one_line(overrides, hardware, message):
+    with pytest.raises(UserError, match=message) as caught:
+        plan(config.load([*PHI_1, *overrides]), **hardware)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_libtpu_the_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'phi-jax\[plan\]'"):
+        plan(config.load(PHI_1), topology="v5e:4x4", devices=None)
+
+
+def test_a_compiler_that_crashes_is_one_line(monkeypatch):
+    monkeypatch.setattr(planning.sys, "executable", "false")
+    with pytest.raises(UserError, match="the compiling process ended with 1"):
+        plan(config.load(PHI_1), topology=None, devices="8xH100")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (31.50G) exceeds "
+        "available HBM (15.75G). None None",
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 31.50G of "
+        "15.75G hbm. Exceeded hbm capacity by 15.75G.",
+    ],
+)
+def test_a_compiler_out_of_memory_says_how_much(message):
+    error = DoesNotFit(message)
+    assert (error.needed_bytes, error.limit_bytes) == (int(31.5 * 2**30), int(15.75 * 2**30))
+    assert DoesNotFit("RESOURCE_EXHAUSTED").needed_bytes is None
+
+
+# --- Collectives ---------------------------------------------------------------------------------------------
+
+# Lines as libtpu 0.0.42 writes them, layouts and attributes shortened.
+HLO = """\
+%all-reduce-scatter.1 (input.2: f32[8,64]) -> f32[2,64] {
+  %all-reduce.80 = f32[8,64]{1,0:T(8,128)} all-reduce(%input.2), channel_id=45, to_apply=%add
+}
+%fused_computation.1 (p: bf16[2,16]) -> bf16[8,16] {
+  %all-gather.1 = bf16[8,16]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=7, dimensions={0}
+}
+%async_collective_fusion.2 (p: bf16[2,16]) -> bf16[8,16] {
+  %all-gather.2 = bf16[8,16]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=7, dimensions={0}
+}
+ENTRY %main.3_spmd (a: f32[4]) -> f32[4] {
+  %all-gather-start = (f32[4]{0}, f32[16]{0}) all-gather-start(%a), channel_id=8, dimensions={0}
+  %all-gather-done = f32[16]{0} all-gather-done(%all-gather-start)
+  %collective-permute-start = (s8[3]{0}, s8[3]{0}, u32[], u32[]) collective-permute-start(%a), channel_id=9
+  %all-reduce.1 = (f32[], pred[10]{0}) all-reduce(%a, %b), channel_id=10, to_apply=%add
+  ROOT %add = f32[4]{0} add(%a, %a), metadata={op_name="all-reduce(x)"}
+}
+"""
+
+
+def test_collectives_are_counted_once_each():
+    assert collectives(HLO) == [
+        Collective("reduce-scatter", 1, 2 * 64 * 4),
+        Collective("all-gather", 2, 8 * 16 * 2 + 16 * 4),
+        Collective("all-reduce", 1, 4 + 10),
+        Collective("collective-permute", 1, 3),
+    ]
+    assert collectives("") == []
+
+
+# --- The paper's configs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["phi_1", "phi_1_small"])
+def test_the_resolved_config_is_the_golden_one(name):
+    """Renew: PHI_JAX_RENEW_GOLDEN=1 pytest."""
+    golden = ROOT / "tests" / "golden" / f"{name}.json"
+    text = json.dumps(config.load(["--config", f"{ROOT}/configs/{name}.py"]).to_dict(), indent=1) + "\n"
+    if os.environ.get("PHI_JAX_RENEW_GOLDEN") == "1":
+        golden.write_text(text)
+    assert golden.read_text() == text
+
+
+def test_phi_1_has_every_field_of_nano_and_overrides_only_what_there_is():
+    nano, phi_1 = config.load(MICRO), config.load(PHI_1)
+    assert set(nano.fields()) <= set(phi_1.fields())
+    more = {field.replace("finetune.", "training.") for field in set(phi_1.fields()) - set(nano.fields())}
+    assert more <= set(nano.fields())
+
+
+def test_phi_1_small_is_phi_1_at_another_size():
+    large, small = config.load(PHI_1).to_dict(), config.load(PHI_1_SMALL).to_dict()
+    differ = {f"{s}.{f}" for s in large if s != "seed" for f in large[s] if large[s][f] != small[s][f]}
+    sizes = {f"model.{f}" for f in ("num_layers", "hidden_size", "intermediate_size", "num_heads")}
+    assert differ == {*sizes, "report.title"}
+
+
+@pytest.mark.parametrize(("kernel", "dropout"), [("xla", 0.1), ("cudnn", 0.0), ("splash", 0.0)])
+def test_a_fused_kernel_costs_the_attention_dropout(kernel, dropout):
+    for name in ("phi_1", "phi_1_small"):
+        shape = model_shape(config.load(["--config", f"{ROOT}/configs/{name}.py:attention={kernel}"]))
+        assert (shape.attention, shape.attention_dropout, shape.residual_dropout) == (kernel, dropout, 0.1)
+    with pytest.raises(UserError, match=r"phi_1\.py:attention=flash: unknown; use attention=xla"):
+        config.load(["--config", f"{ROOT}/configs/phi_1.py:attention=flash"])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from phi_jax.errors import EXIT_PREEMPTED, Preempted, UserError
+from phi_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError
 
 # No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
 for _name, _value in {
@@ -41,6 +41,8 @@ one stage (--config C --workdir W [--name N]; its inputs must be whole)
   report        everything -> one page
 
 tools
+  plan          fits? hours? before a run, for TPUs and GPUs that need not be here
+  bench         speed of the training step, beside another implementation
   sample        complete a prompt
   score         run and score completions made elsewhere
 """
@@ -68,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Preempted as stopped:
         print(f"phi-jax: {stopped}; run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
+    except PeerLost as error:
+        print(f"phi-jax: {error}", file=sys.stderr)
+        sys.exit(EXIT_PEER_LOST)
     except KeyboardInterrupt:
         print("\nphi-jax: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -203,6 +208,24 @@ def _print_scores(scores: list[dict]) -> None:
         )
 
 
+def _plan(options: argparse.Namespace, config_arguments: list[str]) -> None:
+    from phi_jax import config
+    from phi_jax.planning import plan
+
+    planned = plan.plan(
+        config.load(config_arguments), topology=options.topology, devices=options.devices, mfu=options.mfu
+    )
+    print("\n".join(plan.lines(planned)))
+    if not planned.fit.fits:
+        sys.exit(1)
+
+
+def _bench(options: argparse.Namespace, config_arguments: list[str]) -> None:
+    from phi_jax.bench import train
+
+    train.run(options, config_arguments)
+
+
 def _sample(options: argparse.Namespace, _: list[str]) -> None:
     from phi_jax.evaluation.completion import complete_text
 
@@ -290,6 +313,22 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", required=True, help="where results and scores go")
     sub.add_argument("--workers", type=int, default=2, help="executions at once (default 2)")
     _add_benchmark_options(sub)
+
+    sub = add("plan", _plan, "Says whether a run fits, how long it takes, and what fits if it does not.",
+              "phi-jax plan --config configs/phi_1.py:attention=splash --topology v5e:4x4")  # fmt: skip
+    sub.add_argument("--config", metavar="FILE.py[:ARG]", help="the experiment; --config.a.b=V sets a field")
+    sub.add_argument("--topology", metavar="KIND:AxB", help="TPU slices: v5e:4x4, v5p:2x2x4; two of them: 2xv5e:4x4")
+    sub.add_argument("--devices", metavar="NxGPU", help="GPUs: 8xH100")
+    sub.add_argument(
+        "--mfu", type=float, default=0.4, metavar="SHARE", help="of the peak that is assumed (default 0.4)"
+    )
+
+    sub = add("bench", _bench, "Measures the training step on random tokens.",
+              "phi-jax bench train --shape nano --peer transformers")  # fmt: skip
+    sub.add_argument("what", choices=("train",))
+    from phi_jax.bench.train import add_arguments
+
+    add_arguments(sub)
 
     sub = add("sample", _sample, "Completes a prompt.",
               'phi-jax sample --model runs/nano/export/base/model --prompt "def f(x):"')  # fmt: skip

@@ -11,5 +11,9 @@ class UserError(Exception):
     """
 
 
+class PeerLost(Exception):
+    """Another process of the run is not there. Exit code EXIT_PEER_LOST: all of them are to be started again."""
+
+
 class Preempted(Exception):
     """The process was asked to stop, and everything reached is saved. Exit code EXIT_PREEMPTED."""

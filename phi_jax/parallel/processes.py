@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phi_jax import progress
-from phi_jax.errors import UserError
+from phi_jax.errors import PeerLost, UserError
 
 METHODS = ("env", "slurm", "tpu")
 _ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -45,7 +45,7 @@ def connect(method: str) -> None:
 
     method: "slurm" (one task a process, as srun starts them), "tpu" (TPU VMs of one or more slices) or "env"
     (JAX_COORDINATOR_ADDRESS = host:port of process 0, JAX_NUM_PROCESSES, JAX_PROCESS_ID). Raises UserError where the
-    environment is not of that kind or the processes do not meet.
+    environment is not of that kind, PeerLost where the processes do not meet: one of them may only have been slow.
     """
     needed = {"slurm": ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"), "env": _ENVIRONMENT}
     missing = [name for name in needed.get(method, ()) if name not in os.environ]
@@ -67,7 +67,7 @@ def connect(method: str) -> None:
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=_CONNECT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        raise UserError(
+        raise PeerLost(
             f"--distributed {method}: the processes did not meet within {_CONNECT_SECONDS} s "
             f"({' '.join(str(error).split())[:200]}); start all of them together, with one address of process 0"
         ) from None

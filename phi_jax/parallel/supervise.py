@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from phi_jax.errors import EXIT_PEER_LOST
+from phi_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED
 from phi_jax.progress import say
 
 _CHILD = "PHI_JAX_SUPERVISED"
@@ -38,6 +38,9 @@ def supervise(arguments: Sequence[str]) -> int:
         say("phi-jax: this process was aborted by jax: process 0, which keeps the run together, is gone (see the lines "
             "above; if it says otherwise, believe that); run the same command again to go on")  # fmt: skip
         return EXIT_PEER_LOST
+    if -code == signal.SIGTERM:
+        say("phi-jax: asked to stop before training began; run the same command again to go on")
+        return EXIT_PREEMPTED
     hint = " (the machine may have run out of memory)" if -code == signal.SIGKILL else ""
     say(f"phi-jax: this process was ended by {name}{hint}; run the same command again to go on")
     return 128 - code

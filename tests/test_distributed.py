@@ -96,6 +96,7 @@ def assert_same_losses(workdir, control):
         np.testing.assert_allclose([f[name] for f in found], [f[name] for f in wanted], rtol=0, atol=1e-5)
 
 
+@pytest.mark.timeout(1800)
 def test_two_processes_stopped_and_gone_on_with_one_and_two(micro_run, control, tmp_path):
     """The one that is sent SIGTERM takes the other along; each start goes on where the one before stopped."""
     workdir = start(micro_run, tmp_path / "run")

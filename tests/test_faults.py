@@ -77,6 +77,7 @@ def interrupt_at(moments, micro_run, undisturbed, scratch):
     return hit
 
 
+@pytest.mark.timeout(1800)
 def test_stopped_or_killed_in_every_part_the_weights_are_those_of_a_quiet_run(micro_run, undisturbed, tmp_path):
     moments = [
         ("SIGTERM", "compile", 3),

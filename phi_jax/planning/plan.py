@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -86,8 +87,9 @@ def _in_child(config: Config, hardware: Hardware, mfu: float) -> Plan:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            child.stdin.write(request)
-            child.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it has crashed already: its answer will be missing
+                child.stdin.write(request)
+                child.stdin.close()
             for line in child.stdout:
                 say(line.rstrip())
             code = child.wait()

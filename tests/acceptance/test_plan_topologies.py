@@ -59,7 +59,7 @@ def test_phi_1_fits(name):
     assert result.fit.needed_bytes < gibibytes * 2**30
     assert {"all-gather", "all-reduce"} <= {c.kind for c in result.fit.compiled.collectives}
     # The analytic model, which chooses what is compiled next, must not be far off.
-    assert 0.6 < sum(result.fit.parts.values()) / result.fit.needed_bytes < 2
+    assert 0.75 < sum(result.fit.parts.values()) / result.fit.needed_bytes < 1.25
 
 
 def test_phi_1_in_one_batch_does_not_fit_and_what_does_is_named():

@@ -93,7 +93,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.clip_norm = 1.0  # global gradient norm is clipped to this; 0 = off (paper: silent)
     c.training.loss_chunk = 128  # sequence positions whose logits exist at once
     c.training.mesh = (-1, 1, 1)  # devices along the axes data, fsdp, tensor; -1 = what remains of those there are
-    c.training.cpu_devices = 2  # devices that a CPU is cut into where there is no accelerator: a third faster than one
+    c.training.cpu_devices = 2  # devices that a CPU is cut into where there is no accelerator; one for each core (ours)
     c.training.document_masks = False  # attention stays within a document (paper: silent; documents are just joined)
     c.training.initial_checkpoint = ""  # training artifact or Hugging Face directory to start from; "" = fresh weights
     c.training.skip_spike = 20.0  # a step whose gradient norm exceeds so many times its running mean is skipped; 0 = never (ours)

@@ -25,8 +25,8 @@ _count = itertools.count()
 def set_cpu_devices(count: int) -> None:
     """On a machine without accelerator, cuts the CPU into `count` devices, each with threads of its own.
 
-    Two devices on two cores train small models a third faster than one (tests/benchmarks/NOTES.md). Must come before
-    jax is first used; without effect after that, and the mesh then does not fit.
+    What that is worth stands in tests/benchmarks/NOTES.md. Must come before jax is first used; without effect after
+    that, and the mesh then does not fit.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return  # the user has said how many

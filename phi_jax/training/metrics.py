@@ -21,6 +21,7 @@ from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.chips import chip_of
 from phi_jax.progress import Progress
+from phi_jax.training.tensorboard import ScalarEvents
 
 
 class Meter:
@@ -92,14 +93,10 @@ class Metrics:
         self._file: Any = None
         if not processes.is_leader():
             return
-        from tensorboardX import SummaryWriter
-
         path = directory / "metrics.jsonl"
         write_atomic(path, "".join(_records_before(path, first_step)))
         self._file = self._open.enter_context(path.open("a"))
-        self._board = self._open.enter_context(
-            contextlib.closing(SummaryWriter(os.fspath(directory / "tensorboard"), purge_step=first_step))
-        )
+        self._board = self._open.enter_context(ScalarEvents(directory / "tensorboard", first_step))
         done = first_step * meter.step_tokens
         self._bar = self._open.enter_context(Progress(label, steps * meter.step_tokens, "tokens", start=done))
 
@@ -117,9 +114,7 @@ class Metrics:
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
-            for name, value in record.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, record["step"])
+            self._board.add(int(record["step"]), {name: value for name, value in record.items() if name != "step"})
             self._bar.advance(self.meter.step_tokens, f"loss {record['loss']:.3f}")
         return figures
 

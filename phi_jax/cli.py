@@ -122,14 +122,18 @@ def _take_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _run(options: argparse.Namespace, config_arguments: list[str]) -> None:
     from phi_jax import config, pipeline
+    from phi_jax.parallel.host_memory import keep_freed_memory
 
+    keep_freed_memory()
     _print_scores(pipeline.run(config.load(config_arguments), options.workdir, refresh=options.refresh))
     print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
 
 
 def _stage(options: argparse.Namespace, config_arguments: list[str]) -> None:
     from phi_jax import config, pipeline
+    from phi_jax.parallel.host_memory import keep_freed_memory
 
+    keep_freed_memory()
     if not options.workdir:
         raise UserError(
             f"{options.command} as a stage needs --workdir W (and --config C); see --help for the tool form"

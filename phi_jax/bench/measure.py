@@ -16,6 +16,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.chips import chip_of
+from phi_jax.parallel.host_memory import keep_freed_memory
 from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.step import init_state, make_train_step, state_shardings
@@ -34,6 +35,7 @@ def measure(case: Case) -> dict[str, Any]:
     Raises UserError for a case that cannot be computed or does not fit, RuntimeError if the step was compiled more
     than once, ArithmeticError for a loss that is not finite.
     """
+    keep_freed_memory()
     if case.cpu_devices > 1:
         jax.config.update("jax_num_cpu_devices", case.cpu_devices)
     try:

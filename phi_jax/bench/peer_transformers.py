@@ -12,6 +12,7 @@ from phi_jax.bench.child import serve
 from phi_jax.bench.surroundings import surroundings, usable_cores
 from phi_jax.bench.timing import rates, time_steps
 from phi_jax.errors import UserError
+from phi_jax.parallel.host_memory import keep_freed_memory
 
 LEARNING_RATE = 1e-5  # constant: a schedule would only cost the peer time
 
@@ -36,6 +37,7 @@ def measure(case: Case, *, attention: str, device: str) -> dict[str, Any]:
     compile_seconds is what the first step took longer than the median one. Raises UserError for a shape that
     PhiForCausalLM does not have or that does not fit.
     """
+    keep_freed_memory()  # as on our side
     import torch
 
     torch.set_num_threads(usable_cores())

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,33 @@ def trained(training, records, steps=3, microbatches=1, shape=SHAPE, chunk=8):
         losses.append(float(figures["loss"]))
     assert step._cache_size() == 1
     return state, losses
+
+
+LOOPS = """
+import re, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+from phi_jax.model import phi
+from phi_jax.parallel.mesh import make_mesh
+from phi_jax.training.step import init_state, make_train_step
+import optax
+shape = phi.PhiConfig(vocab_size=192, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, head_dim=8,
+                      rotary_dim=4, max_seq_len=8)
+optimizer = optax.sgd(0.1)
+step = make_train_step(shape, optimizer, make_mesh((2, 2, 1)), microbatches=1, loss_chunk=2, seed=0)
+state = jax.eval_shape(lambda: init_state(shape, optimizer, 0))
+text = step.lower(state, jax.ShapeDtypeStruct((8, 9), "int32")).compile().as_text()
+exchanges = re.findall(r"^.* = .*(?:all-reduce|all-gather|reduce-scatter|all-to-all)\\(.*$", text, re.M)
+of_the_head = [line for line in exchanges if "192" in re.findall(r"\\d+", line.split("metadata")[0])]
+print(len(exchanges), len(of_the_head), sum("while/body" in line for line in of_the_head))
+"""
+
+
+def test_the_head_is_not_exchanged_for_each_chunk_of_the_loss():
+    done = subprocess.run([sys.executable, "-c", LOOPS], cwd=ROOT, capture_output=True, text=True, check=True)
+    exchanges, of_the_head, in_loops = map(int, done.stdout.split())
+    assert exchanges > of_the_head > 0
+    assert in_loops == 0
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 8, 24, 100])

@@ -186,6 +186,7 @@ def hidden_states(
     segments_BxT: jax.Array | None = None,
     attend: Attend | None = None,
     dropout_key: jax.Array | None = None,
+    keep_rows: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Output of the final LayerNorm, [B, T, D] in the compute dtype.
 
@@ -195,11 +196,14 @@ def hidden_states(
     attend: computes attention, for arrays over several devices; None: the kernel that config.attention names, for
     arrays on one. dropout_key: dropout only where a key is given. Raises ValueError for attention dropout with
     `attend`, which has none.
+    keep_rows: what activations [B, T, D] pass through between blocks, a sharding constraint where there is a mesh: left
+    to itself, XLA may cut them along D as the weights are, and exchange them in every block.
     """
     length = tokens_BxT.shape[1]
     block_attention = _block_attention(config, length, segments_BxT, attend, dropout_key)
     cos_sin = _rotary(jnp.arange(length)[None], config)
-    x_BxTxD = params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]
+    keep_rows = keep_rows or (lambda x_BxTxD: x_BxTxD)
+    x_BxTxD = keep_rows(params["embed"]["tokens"].astype(config.dtype)[tokens_BxT])
 
     def block(x_BxTxD: jax.Array, layer: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
         weights, key = layer
@@ -210,7 +214,8 @@ def hidden_states(
         attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
         mlp_BxTxD = _mlp(weights["mlp"], normed_BxTxD, config)
         rate = config.residual_dropout
-        return x_BxTxD + _dropout(attention_BxTxD, rate, keys[1]) + _dropout(mlp_BxTxD, rate, keys[2]), None
+        x_BxTxD = x_BxTxD + _dropout(attention_BxTxD, rate, keys[1]) + _dropout(mlp_BxTxD, rate, keys[2])
+        return keep_rows(x_BxTxD), None
 
     if config.remat != "none":
         block = jax.checkpoint(block, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)

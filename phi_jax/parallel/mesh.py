@@ -79,9 +79,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH_SPEC)
 
 
+def batch_ways(mesh: Mesh) -> int:
+    """Equal parts that the rows of a batch are cut into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def check_batch(mesh: Mesh, global_batch_size: int, microbatches: int) -> None:
     """Raises UserError where a batch cannot be cut into microbatches, and each of them over the mesh."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     if global_batch_size % (microbatches * ways):
         raise UserError(
             f"config.training.global_batch_size={global_batch_size} cannot be cut into config.training.microbatches="
@@ -123,3 +128,9 @@ def parameter_shardings(logical_axes: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec(*(AXIS_RULES[name] for name in names)))
 
     return jax.tree.map(sharding, logical_axes, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def gathered_sharding(names: tuple[str, ...], mesh: Mesh) -> NamedSharding:
+    """Where a parameter of these logical axes lies while it is computed with: whole along fsdp, cut along tensor."""
+    axes = (AXIS_RULES[name] for name in names)
+    return NamedSharding(mesh, PartitionSpec(*(None if axis == "fsdp" else axis for axis in axes)))

@@ -18,13 +18,14 @@ from jax.sharding import Mesh
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.model import phi
+from phi_jax.parallel.mesh import batch_ways
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.step import init_state, state_shardings
 
 
 def rows_per_device(rules: Config, mesh: Mesh) -> int:
     """Sequences of one microbatch that one device computes."""
-    return rules.global_batch_size // (rules.microbatches * mesh.shape["data"] * mesh.shape["fsdp"])
+    return rules.global_batch_size // (rules.microbatches * batch_ways(mesh))
 
 
 def estimate_memory(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> dict[str, int]:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.parallel.mesh import check_batch, make_mesh
+from phi_jax.parallel.mesh import batch_ways, check_batch, make_mesh
 from phi_jax.planning.compiled import CompiledStep, DoesNotFit, compile_step
 from phi_jax.planning.hardware import Hardware
 from phi_jax.planning.memory import estimate_memory, rows_per_device
@@ -180,7 +180,7 @@ def _settings(config: Config, hardware: Hardware, devices: Sequence[Any]) -> Ite
     }
     for shape in meshes:
         mesh = make_mesh(shape, devices)
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        ways = batch_ways(mesh)
         for policy in _REMAT[_REMAT.index(remat) :]:
             microbatches = training.microbatches
             while training.global_batch_size % (microbatches * ways) == 0:

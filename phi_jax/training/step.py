@@ -22,44 +22,81 @@ _NORM_STEPS = 100  # steps over which the running mean of the gradient norm forg
 
 
 def chunked_loss(
-    params: phi.Params, hidden_BxTxD: jax.Array, targets_BxT: jax.Array, config: phi.PhiConfig, chunk: int
+    params: phi.Params,
+    hidden_BxTxD: jax.Array,
+    targets_BxT: jax.Array,
+    config: phi.PhiConfig,
+    chunk: int,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Mean next-token cross-entropy (nats), float32, with logits of only `chunk` positions alive at a time.
 
     Chunks run along the sequence, so that the batch keeps its sharding. T need not be a multiple of `chunk`.
+    mesh: what the batch and the parameters are cut over; None: one device.
     """
-    return _chunked_loss(params["head"], hidden_BxTxD, targets_BxT, config, min(chunk, hidden_BxTxD.shape[1]))
+    return _chunked_loss(params["head"], hidden_BxTxD, targets_BxT, config, min(chunk, hidden_BxTxD.shape[1]), mesh)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _chunked_loss(
-    head: phi.Params, hidden_BxTxD: jax.Array, targets_BxT: jax.Array, config: phi.PhiConfig, chunk: int
+    head: phi.Params,
+    hidden_BxTxD: jax.Array,
+    targets_BxT: jax.Array,
+    config: phi.PhiConfig,
+    chunk: int,
+    mesh: Mesh | None,
 ) -> jax.Array:
-    def add_chunk(total: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + _summed_loss(head, *inputs, config), None
+    head = _compute_head(head, config, mesh)
 
-    total, _ = jax.lax.scan(add_chunk, jnp.zeros((), jnp.float32), _chunks(hidden_BxTxD, targets_BxT, chunk))
-    return total / targets_BxT.size
+    def add_chunk(total: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        hidden_WxRxSxD, targets_WxRxS = inputs
+        return total + _chunk_loss(phi.logits({"head": head}, hidden_WxRxSxD, config), targets_WxRxS)[0], None
+
+    chunks = _chunks(hidden_BxTxD, targets_BxT, chunk, mesh)
+    total_W, _ = jax.lax.scan(add_chunk, jnp.zeros(chunks[0].shape[1], jnp.float32), chunks)
+    return total_W.sum() / targets_BxT.size
 
 
 def _chunked_loss_forward(
-    head: phi.Params, hidden_BxTxD: jax.Array, targets_BxT: jax.Array, config: phi.PhiConfig, chunk: int
+    head: phi.Params,
+    hidden_BxTxD: jax.Array,
+    targets_BxT: jax.Array,
+    config: phi.PhiConfig,
+    chunk: int,
+    mesh: Mesh | None,
 ) -> tuple[jax.Array, tuple[phi.Params, jax.Array]]:
     """The loss and its gradients at once: each chunk's logits are made once, and not a second time on the way back."""
+    compute_head = _compute_head(head, config, mesh)
 
     def add_chunk(sums: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
-        loss, (d_head, d_hidden_BxSxD) = jax.value_and_grad(_summed_loss, argnums=(0, 1))(head, *inputs, config)
-        return jax.tree.map(jnp.add, sums, (loss, d_head)), d_hidden_BxSxD
+        hidden_WxRxSxD, targets_WxRxS = inputs
+        logits_WxRxSxV = phi.logits({"head": compute_head}, hidden_WxRxSxD, config)
+        loss_W, d_logits_WxRxSxV = _chunk_loss(logits_WxRxSxV, targets_WxRxS)
+        d_bias_WxV = d_logits_WxRxSxV.sum((1, 2))
+        # In the compute dtype, as every gradient of an activation: half of the head's FLOPs are in these two products.
+        d_logits_WxRxSxV = d_logits_WxRxSxV.astype(config.dtype)
+        d_kernel_WxDxV = jnp.einsum(
+            "wrsd,wrsv->wdv", hidden_WxRxSxD, d_logits_WxRxSxV, preferred_element_type=jnp.float32
+        )
+        d_hidden_WxRxSxD = jnp.einsum("wrsv,dv->wrsd", d_logits_WxRxSxV, compute_head["kernel"])
+        return jax.tree.map(jnp.add, sums, (loss_W, d_kernel_WxDxV, d_bias_WxV)), d_hidden_WxRxSxD
 
     batch, length, width = hidden_BxTxD.shape
-    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, head))
-    (total, d_head), d_hidden_CxBxSxD = jax.lax.scan(add_chunk, zeros, _chunks(hidden_BxTxD, targets_BxT, chunk))
-    d_hidden_BxTxD = d_hidden_CxBxSxD.swapaxes(0, 1).reshape(batch, -1, width)[:, :length]
-    return total / targets_BxT.size, (d_head, d_hidden_BxTxD)
+    chunks = _chunks(hidden_BxTxD, targets_BxT, chunk, mesh)
+    ways = chunks[0].shape[1]
+    zeros = tuple(jnp.zeros((ways, *shape), jnp.float32) for shape in ((), head["kernel"].shape, head["bias"].shape))
+    (total_W, d_kernel_WxDxV, d_bias_WxV), d_hidden_CxWxRxSxD = jax.lax.scan(add_chunk, zeros, chunks)
+    d_head = {"kernel": d_kernel_WxDxV.sum(0), "bias": d_bias_WxV.sum(0)}
+    d_hidden_BxTxD = jnp.moveaxis(d_hidden_CxWxRxSxD, 0, 2).reshape(batch, -1, width)[:, :length]
+    return total_W.sum() / targets_BxT.size, (d_head, d_hidden_BxTxD)
 
 
 def _chunked_loss_backward(
-    config: phi.PhiConfig, chunk: int, gradients: tuple[phi.Params, jax.Array], d_loss: jax.Array
+    config: phi.PhiConfig,
+    chunk: int,
+    mesh: Mesh | None,
+    gradients: tuple[phi.Params, jax.Array],
+    d_loss: jax.Array,
 ) -> tuple[phi.Params, jax.Array, None]:
     d_head, d_hidden_BxTxD = gradients
     scale = d_loss / (d_hidden_BxTxD.shape[0] * d_hidden_BxTxD.shape[1])
@@ -69,21 +106,45 @@ def _chunked_loss_backward(
 _chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
 
 
-def _chunks(hidden_BxTxD: jax.Array, targets_BxT: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
-    """(hidden [C, B, chunk, D], targets [C, B, chunk]), the last chunk filled up with targets of -1."""
+def _compute_head(head: phi.Params, config: phi.PhiConfig, mesh: Mesh | None) -> phi.Params:
+    """The head in the compute dtype, gathered along fsdp once and not for each chunk."""
+    kernel_DxV = head["kernel"].astype(config.dtype)
+    if mesh is not None:
+        kernel_DxV = jax.lax.with_sharding_constraint(kernel_DxV, meshes.gathered_sharding(("embed", "vocab"), mesh))
+    return {**head, "kernel": kernel_DxV}
+
+
+def _chunks(
+    hidden_BxTxD: jax.Array, targets_BxT: jax.Array, chunk: int, mesh: Mesh | None
+) -> tuple[jax.Array, jax.Array]:
+    """(hidden [C, W, R, chunk, D], targets [C, W, R, chunk]), the last chunk filled up with targets of -1.
+
+    W: the ways that the batch is cut over the mesh, B = W R. An axis of their own keeps the head's gradients of
+    different devices apart until the last chunk is through; else each chunk would end with an all-reduce of [D, V].
+    """
     batch, length, width = hidden_BxTxD.shape
+    ways = 1 if mesh is None else meshes.batch_ways(mesh)
     padding = -length % chunk
     hidden_BxTxD = jnp.pad(hidden_BxTxD, ((0, 0), (0, padding), (0, 0)))
     targets_BxT = jnp.pad(targets_BxT, ((0, 0), (0, padding)), constant_values=-1)
-    hidden_CxBxSxD = hidden_BxTxD.reshape(batch, -1, chunk, width).swapaxes(0, 1)
-    return hidden_CxBxSxD, targets_BxT.reshape(batch, -1, chunk).swapaxes(0, 1)
+    hidden_WxRxCxSxD = hidden_BxTxD.reshape(ways, batch // ways, -1, chunk, width)
+    targets_WxRxCxS = targets_BxT.reshape(ways, batch // ways, -1, chunk)
+    return jnp.moveaxis(hidden_WxRxCxSxD, 2, 0), jnp.moveaxis(targets_WxRxCxS, 2, 0)
 
 
-def _summed_loss(head: phi.Params, hidden_BxSxD: jax.Array, targets_BxS: jax.Array, config: phi.PhiConfig) -> jax.Array:
-    """Sum of the cross-entropies at positions whose target is not negative."""
-    logits_BxSxV = phi.logits({"head": head}, hidden_BxSxD, config)
-    losses_BxS = optax.softmax_cross_entropy_with_integer_labels(logits_BxSxV, jnp.maximum(targets_BxS, 0))
-    return jnp.where(targets_BxS >= 0, losses_BxS, 0.0).sum()
+def _chunk_loss(logits_WxRxSxV: jax.Array, targets_WxRxS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(sums [W] of the cross-entropies, their gradient by the logits), float32, of targets that are not negative."""
+    logits_WxRxSxV -= logits_WxRxSxV.max(-1, keepdims=True)
+    exps_WxRxSxV = jnp.exp(logits_WxRxSxV)
+    sums_WxRxS = exps_WxRxSxV.sum(-1)
+    is_target_WxRxSxV = jnp.arange(logits_WxRxSxV.shape[-1]) == targets_WxRxS[..., None]
+    losses_WxRxS = jnp.log(sums_WxRxS) - jnp.where(is_target_WxRxSxV, logits_WxRxSxV, 0).sum(-1)
+    counts_WxRxS = targets_WxRxS >= 0
+    scale_WxRxS = counts_WxRxS / sums_WxRxS
+    return (
+        jnp.where(counts_WxRxS, losses_WxRxS, 0).sum((1, 2)),
+        exps_WxRxSxV * scale_WxRxS[..., None] - is_target_WxRxSxV,
+    )
 
 
 def batch_loss(
@@ -95,17 +156,26 @@ def batch_loss(
     *,
     attend: Attend | None = None,
     document_end: int | None = None,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Mean loss of a batch of records [B, seq_len + 1] int32: each position predicts the next token.
 
     attend: see phi.hidden_states. document_end: the end-of-text token, where attention is to stay within a document.
+    mesh: see chunked_loss.
     """
     inputs_BxT = tokens_BxT1[:, :-1]
     segments_BxT = None if document_end is None else segments_of(inputs_BxT, document_end)
+    rows = None if mesh is None else meshes.batch_sharding(mesh)
     hidden_BxTxD = phi.hidden_states(
-        params, inputs_BxT, config, segments_BxT=segments_BxT, attend=attend, dropout_key=dropout_key
+        params,
+        inputs_BxT,
+        config,
+        segments_BxT=segments_BxT,
+        attend=attend,
+        dropout_key=dropout_key,
+        keep_rows=None if rows is None else lambda x_BxTxD: jax.lax.with_sharding_constraint(x_BxTxD, rows),
     )
-    return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk)
+    return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk, mesh)
 
 
 def init_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, seed: int) -> State:
@@ -167,7 +237,14 @@ def make_train_step(
 
     def microbatch_grads(params: phi.Params, tokens_bxT1: jax.Array, key: jax.Array) -> tuple[jax.Array, phi.Params]:
         return jax.value_and_grad(batch_loss)(
-            params, tokens_bxT1, config, loss_chunk, key if dropout else None, attend=attend, document_end=document_end
+            params,
+            tokens_bxT1,
+            config,
+            loss_chunk,
+            key if dropout else None,
+            attend=attend,
+            document_end=document_end,
+            mesh=mesh,
         )
 
     def train_step(state: State, tokens_BxT1: jax.Array) -> tuple[State, dict[str, jax.Array]]:
@@ -233,7 +310,7 @@ def make_eval_step(
     attend = sharded_attention(config, mesh)
     return jax.jit(
         lambda state, tokens: batch_loss(
-            state["params"], tokens, config, loss_chunk, attend=attend, document_end=document_end
+            state["params"], tokens, config, loss_chunk, attend=attend, document_end=document_end, mesh=mesh
         ),
         in_shardings=(state_shardings(config, optimizer, mesh), meshes.batch_sharding(mesh)),
         out_shardings=meshes.replicated(mesh),

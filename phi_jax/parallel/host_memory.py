@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 # Parameters of mallopt(3), from glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
@@ -18,5 +18,4 @@ def keep_freed_memory() -> None:
     if mallopt is None:
         return
     mallopt(_M_MMAP_MAX, 0)  # large blocks come from the heap too,
-    mallopt(_M_TRIM_THRESHOLD, -1)  # which never shrinks,
-    mallopt(_M_ARENA_MAX, 1)  # and is the only one: further ones would be given back as soon as they are empty
+    mallopt(_M_TRIM_THRESHOLD, -1)  # which never shrinks

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 _FLUSH_SECONDS = 10.0  # between two flushes, each of which waits for the disk
 
@@ -34,8 +35,8 @@ class ScalarEvents:
         summary = [value for name, number in values.items() for value in self._scalar(name, number).value]
         self._write(self._event(step=step, summary={"value": summary}))
 
-    def _write(self, event: object) -> None:
-        event.wall_time = time.time()  # type: ignore[attr-defined]
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
         self._file.write_event(event)
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self._file.flush()

@@ -134,7 +134,12 @@ def test_a_model_has_the_same_loss_and_gradients_with_either_kernel(params):
 
     def loss(p, config, attend):
         logits = phi.forward(
-            p, tokens, config, segments_BxT=segments_of(tokens, END), attend=attend, dropout_key=jax.random.key(0)
+            p,
+            tokens,
+            config,
+            segments_BxT=segments_of(tokens, END),
+            attend=attend,
+            dropout_keys_B=jax.random.split(jax.random.key(0), len(tokens)),
         )
         return jax.nn.logsumexp(logits, axis=-1).mean()
 
@@ -270,4 +275,6 @@ def test_positions_that_a_kernel_cannot_do_are_refused():
 def test_dropout_is_not_lost_on_a_function_that_has_none(params):
     config = dataclasses.replace(SMALL, attention_dropout=0.1)
     with pytest.raises(ValueError, match="no dropout"):
-        phi.forward(params, np.zeros((1, 4), int), config, attend=xla, dropout_key=jax.random.key(0))
+        phi.forward(
+            params, np.zeros((1, 4), int), config, attend=xla, dropout_keys_B=jax.random.split(jax.random.key(0), 1)
+        )

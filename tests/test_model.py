@@ -30,7 +30,7 @@ forward = jax.jit(phi.forward, static_argnames="config")
 forward_cached = jax.jit(phi.forward_cached, static_argnames="config")
 hidden_states = jax.jit(phi.hidden_states, static_argnames="config")
 logits_of = jax.jit(phi.logits, static_argnames="config")
-attention = jax.jit(attend, static_argnames="dropout")
+attention = jax.jit(attend, static_argnames="dropout_rate")
 
 AXES = {
     "embed/tokens": ("vocab", "embed"),
@@ -197,9 +197,11 @@ def test_bfloat16_computes_in_bfloat16_and_returns_float32(params):
     assert 0 < float(jnp.abs(got - exact).max()) < 0.1 * float(exact.std())
 
 
-def gradients(params, tokens, config, key=None):
+def gradients(params, tokens, config, key):
+    keys_B = jax.random.split(key, len(tokens))
+
     def loss(p):
-        logits = forward(p, tokens[:, :-1], config, dropout_key=key)
+        logits = forward(p, tokens[:, :-1], config, dropout_keys_B=keys_B)
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], axis=-1)
         return -picked.mean()
 
@@ -236,7 +238,7 @@ def test_dropout_is_a_function_of_its_key(params, field):
     tokens, key = random_tokens(SMALL, 2, 12), jax.random.key(0)
 
     def run(key):
-        return forward(params, tokens, config, dropout_key=key)
+        return forward(params, tokens, config, dropout_keys_B=jax.random.split(key, len(tokens)))
 
     np.testing.assert_array_equal(run(key), run(key))
     assert float(jnp.abs(run(key) - run(jax.random.key(1))).max()) > 1e-3
@@ -247,7 +249,7 @@ def test_dropout_is_a_function_of_its_key(params, field):
 
 def test_a_key_without_a_rate_drops_nothing(params):
     tokens = random_tokens(SMALL, 2, 12)
-    with_key = forward(params, tokens, SMALL, dropout_key=jax.random.key(0))
+    with_key = forward(params, tokens, SMALL, dropout_keys_B=jax.random.split(jax.random.key(0)))
     np.testing.assert_allclose(with_key, forward(params, tokens, SMALL), rtol=0, atol=1e-5)
 
 
@@ -258,12 +260,16 @@ def test_layers_and_places_draw_different_masks():
     params["layers"]["attention"]["out"]["bias"] += 1.0
     params["layers"]["mlp"]["fc2"]["bias"] += 10.0
     params["final_norm"]["scale"] += 1.0
-    hidden = hidden_states(params, np.zeros((8, 32), np.int32), config, dropout_key=jax.random.key(0))
+    keys_B = jax.random.split(jax.random.key(0), 8)
+    hidden = hidden_states(params, np.zeros((8, 32), np.int32), config, dropout_keys_B=keys_B)
     # Sums of two layers with kept values doubled: 0, 2, 4 from attention and 0, 20, 40 from the MLP, all nine.
     values = np.unique(np.asarray(hidden).round(5))
     assert len(values) >= 9
     single = np.asarray(hidden[0])
     assert not np.array_equal(single[0], single[1]), "two positions share a mask"
+    assert not np.array_equal(single, np.asarray(hidden[1])), "two rows share a mask"
+    turned = hidden_states(params, np.zeros((8, 32), np.int32), config, dropout_keys_B=keys_B[::-1])
+    np.testing.assert_array_equal(turned, hidden[::-1])
 
 
 def test_attention_dropout_keeps_the_mean():
@@ -271,7 +277,7 @@ def test_attention_dropout_keeps_the_mean():
     mask = jnp.tril(jnp.ones((1, 6, 6), bool))
     exact = attention(q, k, v, mask)
     keys = jax.random.split(jax.random.key(9), 4000)
-    draws = jax.vmap(lambda key: attention(q, k, v, mask, dropout=0.25, dropout_key=key))(keys)
+    draws = jax.vmap(lambda key: attention(q, k, v, mask, dropout_rate=0.25, dropout_keys_B=key[None]))(keys)
     error = jnp.abs(draws.mean(0) - exact) / (draws.std(0) / math.sqrt(len(keys)) + 1e-6)
     assert float(error.max()) < 4.5  # standard errors; 48 values
     # The first position attends to itself alone: dropped to 0, or kept and scaled by 1 / 0.75.

@@ -21,9 +21,10 @@ from phi_jax.checkpoints import Checkpoints, restore_params, state_digest
 from phi_jax.errors import UserError
 from phi_jax.model import phi
 from phi_jax.parallel.mesh import make_mesh
+from phi_jax.training.loss import batch_loss, chunked_loss
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from phi_jax.training.start import initial_params
-from phi_jax.training.step import batch_loss, chunked_loss, init_state, make_train_step, state_shardings
+from phi_jax.training.step import init_state, make_train_step, state_shardings
 
 SHAPE = phi.PhiConfig(
     vocab_size=96,
@@ -68,21 +69,37 @@ from phi_jax.parallel.mesh import make_mesh
 from phi_jax.training.step import init_state, make_train_step
 import optax
 shape = phi.PhiConfig(vocab_size=192, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, head_dim=8,
-                      rotary_dim=4, max_seq_len=8)
+                      rotary_dim=4, max_seq_len=8, scan_unroll=2)
 optimizer = optax.sgd(0.1)
-step = make_train_step(shape, optimizer, make_mesh((2, 2, 1)), microbatches=1, loss_chunk=2, seed=0)
+mesh, microbatches = map(eval, sys.argv[1:])
+step = make_train_step(shape, optimizer, make_mesh(mesh), microbatches=microbatches, loss_chunk=2, seed=0)
 state = jax.eval_shape(lambda: init_state(shape, optimizer, 0))
-text = step.lower(state, jax.ShapeDtypeStruct((8, 9), "int32")).compile().as_text()
+text = step.lower(state, jax.ShapeDtypeStruct((16, 9), "int32")).compile().as_text()
 exchanges = re.findall(r"^.* = .*(?:all-reduce|all-gather|reduce-scatter|all-to-all)\\(.*$", text, re.M)
 of_the_head = [line for line in exchanges if "192" in re.findall(r"\\d+", line.split("metadata")[0])]
-print(len(exchanges), len(of_the_head), sum("while/body" in line for line in of_the_head))
+print(*(sum(wanted in line for line in lines) for lines in (exchanges, of_the_head) for wanted in ("", "while/body")))
 """
 
 
+def exchanges(mesh, microbatches):
+    """Numbers of exchanges between four devices in a compiled step: all, those in loops, the head's, those in loops."""
+    arguments = [str(mesh), str(microbatches)]
+    done = subprocess.run(
+        [sys.executable, "-c", LOOPS, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "rematerialization" not in done.stderr, "rows are brought to every device"
+    return map(int, done.stdout.split())
+
+
 def test_the_head_is_not_exchanged_for_each_chunk_of_the_loss():
-    done = subprocess.run([sys.executable, "-c", LOOPS], cwd=ROOT, capture_output=True, text=True, check=True)
-    exchanges, of_the_head, in_loops = map(int, done.stdout.split())
-    assert exchanges > of_the_head > 0
+    in_all, _, of_the_head, of_the_head_in_loops = exchanges((2, 2, 1), 1)
+    assert in_all > of_the_head > 0
+    assert of_the_head_in_loops == 0
+
+
+def test_the_data_axis_exchanges_nothing_for_each_microbatch():
+    in_all, in_loops, *_ = exchanges((4, 1, 1), 4)
+    assert in_all > 0
     assert in_loops == 0
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from phi_jax.errors import UserError
 from phi_jax.model.attention_cudnn import attend_cudnn, check_cudnn
 from phi_jax.model.attention_splash import attend_splash, check_splash_length
+from phi_jax.model.dropout import dropout
 
 # (q [B, T, H, K], k and v likewise, segments int32 [B, T] or None) -> heads [B, T, H, K]. Causal, without dropout.
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
@@ -24,14 +25,14 @@ KERNELS = ("xla", *FUSED)
 _PLATFORMS = {"cudnn": ("gpu", "cuda"), "splash": ("tpu",)}
 
 
-def check_kernel(name: str, *, dropout: float, compute_dtype: str, head_dim: int, max_seq_len: int) -> None:
+def check_kernel(name: str, *, dropout_rate: float, compute_dtype: str, head_dim: int, max_seq_len: int) -> None:
     """Raises UserError for a kernel that there is not, or that cannot compute such a model."""
     if name not in KERNELS:
         raise UserError(f"config.model.attention={name!r}: no such kernel here; there are: {', '.join(KERNELS)}")
-    if name in FUSED and dropout > 0:
+    if name in FUSED and dropout_rate > 0:
         raise UserError(
-            f"config.model.attention={name!r}: this kernel has no dropout (config.model.attention_dropout={dropout}); "
-            "set config.model.attention_dropout=0, or config.model.attention=xla"
+            f"config.model.attention={name!r}: this kernel has no dropout (config.model.attention_dropout="
+            f"{dropout_rate}); set config.model.attention_dropout=0, or config.model.attention=xla"
         )
     if name == "cudnn":
         check_cudnn(compute_dtype, head_dim)
@@ -75,13 +76,13 @@ def attend(
     v_BxSxHxK: jax.Array,
     mask_BxTxS: jax.Array,
     *,
-    dropout: float = 0.0,
-    dropout_key: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    dropout_keys_B: jax.Array | None = None,
 ) -> jax.Array:
     """The `xla` kernel: softmax(q k / sqrt(K)) v where the mask is true; logits and softmax in float32.
 
-    The mask may have a batch axis of 1. Dropout, with a key, falls on the probabilities (paper, section 2.3).
-    Returns [B, T, H, K] in q's dtype.
+    The mask may have a batch axis of 1. Dropout, with a key for each row, falls on the probabilities (paper, section
+    2.3). Returns [B, T, H, K] in q's dtype.
     """
     # The division by the softmax's sum waits until after the second product, where it meets K instead of S values
     # a row: on a CPU, 37 ms forward and backward instead of 65 (tests/benchmarks/NOTES.md).
@@ -91,9 +92,7 @@ def attend(
     peak_BxHxTx1 = jax.lax.stop_gradient(logits_BxHxTxS.max(-1, keepdims=True))
     weights_BxHxTxS = jnp.exp(logits_BxHxTxS - peak_BxHxTx1)
     sums_BxTxHx1 = weights_BxHxTxS.sum(-1).transpose(0, 2, 1)[..., None]
-    if dropout > 0 and dropout_key is not None:
-        kept = jax.random.bernoulli(dropout_key, 1 - dropout, weights_BxHxTxS.shape)
-        weights_BxHxTxS = jnp.where(kept, weights_BxHxTxS / (1 - dropout), 0.0)
+    weights_BxHxTxS = dropout(weights_BxHxTxS, dropout_rate, dropout_keys_B)
     heads_BxTxHxK = jnp.einsum(
         "bhts,bshk->bthk",
         weights_BxHxTxS.astype(v_BxSxHxK.dtype),

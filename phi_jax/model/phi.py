@@ -18,6 +18,7 @@ from flax import nnx
 from phi_jax.errors import UserError
 from phi_jax.model import attention
 from phi_jax.model.attention import Attend
+from phi_jax.model.dropout import dropout
 
 Params = dict[str, Any]
 Cache = dict[str, jax.Array]  # {"k", "v"}: [L, B, S, H, K] in the compute dtype
@@ -72,7 +73,7 @@ class PhiConfig:
             )
         attention.check_kernel(
             self.attention,
-            dropout=self.attention_dropout,
+            dropout_rate=self.attention_dropout,
             compute_dtype=self.compute_dtype,
             head_dim=self.head_dim,
             max_seq_len=self.max_seq_len,
@@ -141,6 +142,22 @@ class Phi(nnx.Module):
         return forward(nnx.to_pure_dict(nnx.state(self, nnx.Param)), tokens_BxT, self.config)
 
 
+def _anywhere(x_BxTxD: jax.Array) -> jax.Array:
+    return x_BxTxD
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Sharding constraints that activations [B, T, D] pass through; none as long as there is one device.
+
+    Left to itself, XLA may cut activations along D as the weights are, and exchange them in every block, or bring all
+    rows to every device on the embedding's way back.
+    """
+
+    looked_up: Callable[[jax.Array], jax.Array] = _anywhere  # fresh from the embedding, whose rows are cut along D
+    rows: Callable[[jax.Array], jax.Array] = _anywhere  # before, between and after the blocks
+
+
 def init_params(config: PhiConfig, key: jax.Array) -> Params:
     """Fresh float32 parameters, a function of the key alone."""
     return nnx.to_pure_dict(nnx.state(Phi(config, rngs=nnx.Rngs(params=key)), nnx.Param))
@@ -169,11 +186,11 @@ def forward(
     *,
     segments_BxT: jax.Array | None = None,
     attend: Attend | None = None,
-    dropout_key: jax.Array | None = None,
+    dropout_keys_B: jax.Array | None = None,
 ) -> jax.Array:
     """Next-token logits [B, T, V] float32 of int32 tokens [B, T]. The rest as in `hidden_states`."""
     hidden_BxTxD = hidden_states(
-        params, tokens_BxT, config, segments_BxT=segments_BxT, attend=attend, dropout_key=dropout_key
+        params, tokens_BxT, config, segments_BxT=segments_BxT, attend=attend, dropout_keys_B=dropout_keys_B
     )
     return logits(params, hidden_BxTxD, config)
 
@@ -185,8 +202,8 @@ def hidden_states(
     *,
     segments_BxT: jax.Array | None = None,
     attend: Attend | None = None,
-    dropout_key: jax.Array | None = None,
-    keep_rows: Callable[[jax.Array], jax.Array] | None = None,
+    dropout_keys_B: jax.Array | None = None,
+    layout: Layout = Layout(),
 ) -> jax.Array:
     """Output of the final LayerNorm, [B, T, D] in the compute dtype.
 
@@ -194,33 +211,31 @@ def hidden_states(
     sees only those of its own at or before it. Rotary positions count on from the row's start all the same: attention
     depends on their differences alone. None: the row is one document.
     attend: computes attention, for arrays over several devices; None: the kernel that config.attention names, for
-    arrays on one. dropout_key: dropout only where a key is given. Raises ValueError for attention dropout with
+    arrays on one. dropout_keys_B: a key for each row; None: no dropout. Raises ValueError for attention dropout with
     `attend`, which has none.
-    keep_rows: what activations [B, T, D] pass through between blocks, a sharding constraint where there is a mesh: left
-    to itself, XLA may cut them along D as the weights are, and exchange them in every block.
+    layout: where there is a mesh.
     """
     length = tokens_BxT.shape[1]
-    block_attention = _block_attention(config, length, segments_BxT, attend, dropout_key)
+    block_attention = _block_attention(config, length, segments_BxT, attend, dropout_keys_B)
     cos_sin = _rotary(jnp.arange(length)[None], config)
-    keep_rows = keep_rows or (lambda x_BxTxD: x_BxTxD)
-    x_BxTxD = keep_rows(params["embed"]["tokens"].astype(config.dtype)[tokens_BxT])
+    x_BxTxD = layout.rows(layout.looked_up(params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]))
 
     def block(x_BxTxD: jax.Array, layer: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
-        weights, key = layer
-        keys = (None, None, None) if key is None else tuple(jax.random.split(key, 3))
+        weights, keys_B = layer
+        keys_3xB = (None, None, None) if keys_B is None else _split(keys_B, 3)
         normed_BxTxD = _layer_norm(weights["norm"], x_BxTxD, config)
         q, k, v = _qkv(weights["attention"], normed_BxTxD, cos_sin, config)
-        heads_BxTxHxK = block_attention(q, k, v, keys[0])
+        heads_BxTxHxK = block_attention(q, k, v, keys_3xB[0])
         attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
         mlp_BxTxD = _mlp(weights["mlp"], normed_BxTxD, config)
         rate = config.residual_dropout
-        x_BxTxD = x_BxTxD + _dropout(attention_BxTxD, rate, keys[1]) + _dropout(mlp_BxTxD, rate, keys[2])
-        return keep_rows(x_BxTxD), None
+        x_BxTxD = x_BxTxD + dropout(attention_BxTxD, rate, keys_3xB[1]) + dropout(mlp_BxTxD, rate, keys_3xB[2])
+        return layout.rows(x_BxTxD), None
 
     if config.remat != "none":
         block = jax.checkpoint(block, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
-    layer_keys = None if dropout_key is None else jax.random.split(dropout_key, config.num_layers)
-    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, (params["layers"], layer_keys), unroll=config.scan_unroll)
+    keys_LxB = None if dropout_keys_B is None else _split(dropout_keys_B, config.num_layers)
+    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, (params["layers"], keys_LxB), unroll=config.scan_unroll)
     return _layer_norm(params["final_norm"], x_BxTxD, config)
 
 
@@ -320,18 +335,18 @@ def _block_attention(
     length: int,
     segments_BxT: jax.Array | None,
     attend: Attend | None,
-    dropout_key: jax.Array | None,
+    dropout_keys_B: jax.Array | None,
 ) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]:
-    """Attention of a block: (q, k, v, dropout key or None) -> heads, each [B, T, H, K]."""
-    if attend is not None and config.attention_dropout > 0 and dropout_key is not None:
+    """Attention of a block: (q, k, v, dropout keys [B] or None) -> heads, each [B, T, H, K]."""
+    if attend is not None and config.attention_dropout > 0 and dropout_keys_B is not None:
         raise ValueError(f"attention_dropout={config.attention_dropout}: a function given as `attend` has no dropout")
     if attend is None and config.attention == "xla":
         mask_BxTxT = attention.causal_mask(length, segments_BxT)
-        return lambda q, k, v, key: attention.attend(
-            q, k, v, mask_BxTxT, dropout=config.attention_dropout, dropout_key=key
+        return lambda q, k, v, keys_B: attention.attend(
+            q, k, v, mask_BxTxT, dropout_rate=config.attention_dropout, dropout_keys_B=keys_B
         )
     kernel = attend or attention.FUSED[config.attention]
-    return lambda q, k, v, key: kernel(q, k, v, segments_BxT)
+    return lambda q, k, v, keys_B: kernel(q, k, v, segments_BxT)
 
 
 def _attention_output(weights: Params, heads_BxTxHxK: jax.Array, config: PhiConfig) -> jax.Array:
@@ -346,7 +361,6 @@ def _mlp(weights: Params, x_BxTxD: jax.Array, config: PhiConfig) -> jax.Array:
     return dense("fc2", jax.nn.gelu(dense("fc1", x_BxTxD), approximate=True))
 
 
-def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    if key is None or rate == 0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
+def _split(keys_B: jax.Array, count: int) -> jax.Array:
+    """Keys [count, B], new ones of each row."""
+    return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(keys_B)

@@ -11,12 +11,15 @@ from phi_jax.errors import UserError
 from phi_jax.model.attention import FUSED, Attend, check_kernel_on
 from phi_jax.model.attention_splash import attend_splash
 from phi_jax.model.phi import PhiConfig
-from phi_jax.parallel.mesh import AXIS_RULES, BATCH_SPEC
+from phi_jax.parallel.mesh import AXIS_RULES, BATCH_AXES
 
 
-def sharded_attention(config: PhiConfig, mesh: Mesh, *, interpret: bool = False) -> Attend | None:
+def sharded_attention(
+    config: PhiConfig, mesh: Mesh, *, batch_axes: tuple[str, ...] = BATCH_AXES, interpret: bool = False
+) -> Attend | None:
     """What phi.hidden_states takes as `attend` for arrays over this mesh; None for `xla`, which XLA cuts by itself.
 
+    batch_axes: the mesh axes that rows are cut along.
     interpret: run `splash` in Pallas' interpreter on whatever devices there are; for tests.
     Raises UserError where the mesh's devices do not have the kernel, or its tensor axis does not divide the heads.
     """
@@ -34,12 +37,12 @@ def sharded_attention(config: PhiConfig, mesh: Mesh, *, interpret: bool = False)
             f"config.model.num_heads={config.num_heads}: cannot be cut into {mesh.shape[heads_axis]} equal parts; "
             f"make the {heads_axis} axis of config.training.mesh a divisor of it"
         )
-    heads_spec = PartitionSpec(*BATCH_SPEC, None, heads_axis, None)
+    heads_spec = PartitionSpec(batch_axes, None, heads_axis, None)
     # XLA cannot cut a custom call by itself: it would gather every row and head on every device.
     return jax.shard_map(
         kernel,
         mesh=mesh,
-        in_specs=(heads_spec, heads_spec, heads_spec, BATCH_SPEC),
+        in_specs=(heads_spec, heads_spec, heads_spec, PartitionSpec(batch_axes)),
         out_specs=heads_spec,
         check_vma=False,  # Pallas' calls do not say along which axes their results vary
     )

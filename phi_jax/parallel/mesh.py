@@ -26,7 +26,7 @@ AXIS_RULES: dict[str, str | None] = {
 }
 
 # A batch [B, ...] is cut along its first axis over every device that does not hold a part of the same tensors.
-BATCH_SPEC = PartitionSpec(("data", "fsdp"))
+BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mesh:
@@ -74,14 +74,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch [B, T]."""
-    return NamedSharding(mesh, BATCH_SPEC)
+def batch_sharding(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> NamedSharding:
+    """The sharding of a batch [B, ...], or of a part of it that is cut along some of the axes only."""
+    return NamedSharding(mesh, PartitionSpec(axes))
 
 
-def batch_ways(mesh: Mesh) -> int:
-    """Equal parts that the rows of a batch are cut into."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+def lookup_sharding(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> NamedSharding:
+    """The sharding of what an embedding gives for a batch, [B, T, D]: cut along D as its rows are, B over the rest."""
+    width = AXIS_RULES["embed"]
+    return NamedSharding(mesh, PartitionSpec(tuple(axis for axis in axes if axis != width), None, width))
+
+
+def batch_ways(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> int:
+    """Equal parts that the rows of a batch are cut into along these axes."""
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def check_batch(mesh: Mesh, global_batch_size: int, microbatches: int) -> None:

@@ -87,9 +87,9 @@ def _saved_activation_bytes(shape: phi.PhiConfig, rows: int) -> int:
     attend = None if shape.attention == "xla" else _fused_attention
 
     def backward(params: phi.Params, tokens_BxT: jax.Array) -> Any:
-        key = jax.random.key(0) if dropout else None
+        keys_B = jax.random.split(jax.random.key(0), rows) if dropout else None
         return jax.vjp(
-            lambda p: phi.hidden_states(p, tokens_BxT, shape, attend=attend, dropout_key=key).astype(jnp.float32),
+            lambda p: phi.hidden_states(p, tokens_BxT, shape, attend=attend, dropout_keys_B=keys_B).astype(jnp.float32),
             params,
         )[1]
 

@@ -99,7 +99,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.skip_spike = 20.0  # a step whose gradient norm exceeds so many times its running mean is skipped; 0 = never (ours)
     c.training.max_skipped = 5  # so many skipped steps in a row stop the run (ours)
     c.training.peer_timeout = 30.0  # seconds without a sign of life from another process that end this one
-    c.training.profile_steps = ()  # (first, last) steps that a jax profile is taken of
+    c.training.profile_steps = ()  # (first, last) steps that process 0 takes a jax profile of; () = none
     c.training.checkpoint_every = 8 if micro else 300  # steps between saves
     c.training.keep_checkpoints = 2  # latest saves kept
     c.training.keep_every = 0  # saves at multiples of so many steps are kept for good; 0 = none

@@ -105,7 +105,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.training.skip_spike = 10.0  # a step whose gradient norm exceeds so many times its running mean is skipped; 0 = only non-finite ones (ours)
     c.training.max_skipped = 20  # so many skipped steps in a row stop the run (ours)
     c.training.peer_timeout = 30.0  # seconds without a sign of life from another process that end this one (ours)
-    c.training.profile_steps = ()  # (first, last) step traced; () = none
+    c.training.profile_steps = ()  # (first, last) steps that process 0 takes a jax profile of; () = none
 
     c.mixture = ConfigDict()
     c.mixture.textbooks = 0.14  # share of textbook records in base's tokens: as in the pool, 1B of 7B (paper: silent on sampling)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from phi_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError
+from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError
 
 # No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
 for _name, _value in {
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _fail(message: str) -> NoReturn:
     print(f"phi-jax: error: {message}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(EXIT_FAILED)
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

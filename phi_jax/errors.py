@@ -1,5 +1,6 @@
 """The exceptions that reach a user as a line instead of a traceback, and the exit codes that launchers act upon."""
 
+EXIT_FAILED = 1  # an error that starting again does not mend
 EXIT_PREEMPTED = 75  # asked to stop (SIGTERM); what was reached is saved: start again to go on (EX_TEMPFAIL)
 EXIT_PEER_LOST = 76  # another process of the run died or hangs: start all of them again
 

@@ -16,7 +16,7 @@ from running import MICRO, ROOT, identities, phi_jax
 from test_faults import figures, start
 
 from phi_jax import artifact
-from phi_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED
+from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED
 
 CONFIG = [*MICRO, "--config.training.cpu_devices=1", "--config.training.steps=60", "--config.training.peer_timeout=8"]
 
@@ -42,23 +42,26 @@ class Process:
         os.killpg(self.popen.pid, number)
 
 
-def launch(count, scratch, *command):
-    """`count` processes of `python COMMAND`, told of each other."""
+def launch(count, scratch, *command, last=()):
+    """`count` processes of `python COMMAND`, told of each other; the last has the arguments `last` too."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     scratch.mkdir(parents=True, exist_ok=True)
     base = {**os.environ, "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(count)}
     return [
-        Process(command, {**base, "JAX_PROCESS_ID": str(i), "LOG": str(scratch / f"{time.monotonic_ns()}-{i}.log")})
+        Process(
+            [*command, *(last if i == count - 1 else ())],
+            {**base, "JAX_PROCESS_ID": str(i), "LOG": str(scratch / f"{time.monotonic_ns()}-{i}.log")},
+        )
         for i in range(count)
     ]
 
 
-def train(count, workdir, config=CONFIG):
+def train(count, workdir, config=CONFIG, last=()):
     return launch(
         count, workdir / "logs", "-m", "phi_jax.cli", "pretrain", *config, "--name", "raw", "--workdir", str(workdir),
-        "--distributed", "env",
+        "--distributed", "env", last=last,
     )  # fmt: skip
 
 
@@ -147,17 +150,18 @@ print(json.dumps([rows, [batches.batch(step)[1].tolist() for step in (0, 7)]]))
 """
 
 
-def test_each_process_reads_only_its_rows(micro_run, tmp_path):
+@pytest.mark.parametrize("count", [2, 4])
+def test_each_process_reads_only_its_rows(micro_run, tmp_path, count):
     from phi_jax.tokens.batches import TokenBatches
 
     directory = Path(artifact.find(micro_run, "tokenize", "raw").path("tokens"))
-    processes = launch(2, tmp_path, "-c", ROWS, str(directory))
-    assert [p.wait() for p in processes] == [0, 0], [p.log() for p in processes]
+    processes = launch(count, tmp_path, "-c", ROWS, str(directory))
+    assert [p.wait() for p in processes] == [0] * count, [p.log() for p in processes]
     found = [json.loads(p.log().splitlines()[-1]) for p in processes]
-    assert [rows for rows, _ in found] == [[0, 1], [2, 3]]
+    assert [rows for rows, _ in found] == ([[0, 1], [2, 3]] if count == 2 else [[0], [1], [2], [3]])
     whole = TokenBatches(directory, split="train", global_batch_size=4, seed=0)
     for i, step in enumerate((0, 7)):
-        assert found[0][1][i] + found[1][1][i] == whole.record_numbers(step)
+        assert [number for _, numbers in found for number in numbers[i]] == whole.record_numbers(step)
 
 
 # --- Peers that die or hang ----------------------------------------------------------------------------------
@@ -202,6 +206,16 @@ def test_sigterm_before_the_first_step_ends_all(micro_run, tmp_path):
         time.sleep(0.02)
     processes[1].signal(signal.SIGTERM)
     assert [p.wait(60) for p in processes] == [EXIT_PREEMPTED] * 2, [p.log() for p in processes]
+
+
+def test_an_error_of_one_process_is_the_end_of_all_and_not_taken_for_a_lost_peer(micro_run, tmp_path):
+    """One has another config. Starting again would not help, so no launcher may be told to."""
+    workdir = start(micro_run, tmp_path / "run")
+    right, wrong = train(2, workdir, last=["--config.training.learning_rate=1"])
+    assert [p.wait(60) for p in (right, wrong)] == [EXIT_FAILED] * 2, right.log() + wrong.log()
+    assert "error: pretrain/raw: process 1 has another config" in wrong.log()
+    assert "pretrain/raw: process 0: process 1 failed: pretrain/raw: process 1 has another config" in right.log()
+    assert "again to go on" not in right.log() + wrong.log()
 
 
 # --- Mistakes ------------------------------------------------------------------------------------------------

@@ -5,21 +5,26 @@ Nothing here imports jax before it is needed: with one process, none of it is.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import itertools
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from phi_jax import progress
-from phi_jax.errors import PeerLost, UserError
+from phi_jax.errors import EXIT_FAILED, PeerLost, Preempted, UserError
 
 METHODS = ("env", "slurm", "tpu")
 _ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _CONNECT_SECONDS = 300
 _LEADER_MILLISECONDS = 24 * 3600 * 1000  # process 0 may have terabytes to checksum; a dead one is the watch's business
 _count = itertools.count()
+FAILED = "phi_jax/failed"  # in the store: {"process", "message"} of one that could not go on
+LEADER_STAYS_SECONDS = 3.0  # process 0 keeps the store, in which the others must read why it ends
 
 
 def set_cpu_devices(count: int) -> None:
@@ -32,8 +37,6 @@ def set_cpu_devices(count: int) -> None:
         return  # the user has said how many
     os.environ["JAX_NUM_CPU_DEVICES"] = str(count)  # read when jax is imported
     if "jax" in sys.modules:
-        import contextlib
-
         import jax
 
         with contextlib.suppress(RuntimeError):
@@ -119,6 +122,34 @@ def on_leader(work: Callable[[], Any]) -> Any:
         raise
     store().key_value_set(key, json.dumps({"result": result}))
     return result
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """An error inside, which may be this process's alone, is told to the others; their watch ends them with it.
+
+    They would take this one for dead, and a launcher would start all of them again and again.
+    """
+    try:
+        yield
+    except (Preempted, PeerLost):
+        raise
+    except Exception as error:
+        if count() > 1:
+            about = json.dumps({"process": index(), "message": " ".join(str(error).split())[:500]})
+            with contextlib.suppress(Exception):  # the store is gone: so are the others
+                store().key_value_set(FAILED, about, allow_overwrite=True)
+            if is_leader():
+                time.sleep(LEADER_STAYS_SECONDS)
+            atexit.register(_leave_at_once)
+        raise
+
+
+def _leave_at_once() -> None:
+    """Comes before jax's own farewell, which waits for the others and aborts this process once they are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
 
 
 def all_agree(agrees: bool) -> bool:

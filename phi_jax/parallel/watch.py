@@ -16,7 +16,7 @@ import time
 from types import TracebackType
 from typing import Any, NoReturn
 
-from phi_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED, Preempted, UserError
+from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, Preempted, UserError
 from phi_jax.parallel import processes
 from phi_jax.progress import say
 
@@ -112,9 +112,10 @@ class Watch:
         self._end(f"process {processes.index()}: {why}", EXIT_PREEMPTED)
 
     def _end(self, why: str, code: int) -> NoReturn:
-        if code == EXIT_PREEMPTED and processes.count() > 1 and processes.is_leader():
-            time.sleep(3 * _BEAT_SECONDS)  # it keeps the store, in which the others must read it first
-        say(f"phi-jax: {self._label}: {why}; run the same command again to go on")
+        if code != EXIT_PEER_LOST and processes.count() > 1 and processes.is_leader():
+            time.sleep(processes.LEADER_STAYS_SECONDS)
+        remedy = "" if code == EXIT_FAILED else "; run the same command again to go on"
+        say(f"phi-jax: {self._label}: {why}{remedy}")
         os._exit(code)  # the main thread may be inside XLA for ever
 
     # --- Peers -----------------------------------------------------------------------------------------------
@@ -135,6 +136,9 @@ class Watch:
                 leaver = _try_get(_LEAVE)
                 if leaver is not None and int(leaver) != me:
                     self._end(f"process {me}: process {leaver} was asked to stop", EXIT_PREEMPTED)
+                told = _try_get(processes.FAILED)
+                if told is not None and (failed := json.loads(told))["process"] != me:
+                    self._end(f"process {me}: process {failed['process']} failed: {failed['message']}", EXIT_FAILED)
 
     def _judge(self) -> None:
         me = processes.index()

@@ -22,10 +22,11 @@ from phi_jax.parallel import processes
 from phi_jax.parallel.mesh import check_batch, global_batch, local_rows, make_mesh
 from phi_jax.parallel.watch import Votes, Watch
 from phi_jax.tokens.batches import TokenBatches
-from phi_jax.training.metrics import Meter, Metrics, Trace
+from phi_jax.training.metrics import Meter, Metrics
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from phi_jax.training.start import initial_params
 from phi_jax.training.step import init_state, make_eval_step, make_train_step, state_shardings
+from phi_jax.training.trace import Trace
 
 
 def model_config(model: Config, *, vocab_size: int, seq_len: int) -> PhiConfig:
@@ -163,11 +164,12 @@ def _train(
         votes = Votes(mesh)
         stop = False
         stream = data.train.iterate(step, rules.steps)
-        trace = Trace(draft.directory / "profile", rules.profile_steps)
         with Metrics(
             draft.directory, draft.label, Meter(shape, mesh, data.batch_size), learning_rate_schedule(rules),
             first_step=step if pending is None else step - 1, steps=rules.steps,
-        ) as metrics:  # fmt: skip
+        ) as metrics, Trace(
+            draft.directory / "profile", rules.profile_steps, begin=step, end=rules.steps
+        ) as trace:  # fmt: skip
             while True:
                 if pending is not None:
                     unfinished = None
@@ -228,7 +230,7 @@ def _train(
     draft.add_output("tokenizer", "tokenizer")
     draft.add_output("metrics", "metrics.jsonl", kind="log")
     draft.add_output("tensorboard", "tensorboard", kind="log")
-    if rules.profile_steps:
+    if (draft.directory / "profile").exists():
         draft.add_output("profile", "profile", kind="log")
     draft.add_facts(
         **banner,

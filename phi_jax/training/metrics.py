@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-import jax
 from etils import epath
 from jax.sharding import Mesh
 
 from phi_jax.artifact import write_atomic
-from phi_jax.errors import UserError
 from phi_jax.model.flops import training_flops_per_token
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
@@ -135,23 +132,3 @@ def _records_before(path: epath.Path, step: int) -> Iterator[str]:
                 yield line + "\n"
         except ValueError:  # the last line of a killed run may be cut short
             continue
-
-
-class Trace:
-    """A jax profile of some steps, for TensorBoard or Perfetto."""
-
-    def __init__(self, directory: epath.Path, steps: Sequence[int]) -> None:
-        """steps: (first, last), or () for none. Raises UserError for anything else."""
-        if len(steps) not in (0, 2) or list(steps) != sorted(steps):
-            raise UserError(f"config.training.profile_steps={tuple(steps)}: give (first, last), or () for no profile")
-        self._directory = directory
-        self._first, self._last = steps or (-1, -1)
-
-    def before(self, step: int) -> None:
-        if step == self._first:
-            jax.profiler.start_trace(os.fspath(self._directory))
-
-    def after(self, step: int, state: Any) -> None:
-        if step == self._last:
-            jax.block_until_ready(state)
-            jax.profiler.stop_trace()

@@ -83,10 +83,12 @@ print(*(sum(wanted in line for line in lines) for lines in (exchanges, of_the_he
 
 def exchanges(mesh, microbatches):
     """Numbers of exchanges between four devices in a compiled step: all, those in loops, the head's, those in loops."""
-    arguments = [str(mesh), str(microbatches)]
+    # XLA warns while it compiles, which with a cache it need not do.
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     done = subprocess.run(
-        [sys.executable, "-c", LOOPS, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", LOOPS, str(mesh), str(microbatches)],
+        cwd=ROOT, env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
     assert "rematerialization" not in done.stderr, "rows are brought to every device"
     return map(int, done.stdout.split())
 

@@ -176,14 +176,19 @@ inputs = t.draw(8, "float32", batch=8, length=128, heads=4)
 rows = t.segments_from([{0, 16 * i + 5} for i in range(8)], 128)
 for shape, segments in (((8, 1, 1), None), ((2, 2, 2), rows)):
     mesh = t.make_mesh(shape)
-    attend = t.sharded_attention(config, mesh, interpret=True)
+    def in_ways(*arrays):  # as training/accumulation.py does
+        one = t.sharded_attention(config, mesh, batch_axes=("fsdp",), interpret=True)
+        parts = jax.tree.map(lambda x: x.reshape(shape[0], -1, *x.shape[1:]), arrays)
+        return jax.vmap(one, spmd_axis_name="data")(*parts).reshape(arrays[0].shape)
+
     spec = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor", None))
-    got = t.outputs_and_gradients(attend, *jax.device_put(inputs, spec), segments)
     expected = t.outputs_and_gradients(t.xla, *inputs, segments)
-    for a, b in zip(got, expected, strict=True):
-        assert a.sharding.is_equivalent_to(spec, 4), (shape, a.sharding)
-        assert a.addressable_shards[0].data.size == a.size // 8
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5, err_msg=str(shape))
+    for attend in (t.sharded_attention(config, mesh, interpret=True), in_ways):
+        got = t.outputs_and_gradients(attend, *jax.device_put(inputs, spec), segments)
+        for a, b in zip(got, expected, strict=True):
+            assert a.sharding.is_equivalent_to(spec, 4), (shape, a.sharding)
+            assert a.addressable_shards[0].data.size == a.size // 8
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5, err_msg=str(shape))
 print("equal on both meshes")
 """
 

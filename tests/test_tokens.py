@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT
 
+from phi_jax import documents
 from phi_jax.errors import UserError
 from phi_jax.tokens import shards
 from phi_jax.tokens.batches import TokenBatches
@@ -153,6 +155,27 @@ def test_held_out_documents_are_a_fair_share_of_any_sample():
     for sample in (identifiers, lowest):
         share = sum(shards.is_held_out(i, 0.05) for i in sample) / len(sample)
         assert abs(share - 0.05) < 0.012
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.1])
+@pytest.mark.parametrize("record", [8, 100])
+def test_a_share_that_does_not_fill_a_record_takes_the_next_documents(tokenizer, tmp_path, fraction, record):
+    """Of 30 documents a share of a tenth can be none: a run would then have no validation loss."""
+    rows = [{"id": documents.document_id(f"text {i}"), "text": f"text {i}" * 3} for i in range(30)]
+    documents.write_part(tmp_path, 0, rows, pa.schema([("id", pa.string()), ("text", pa.string())]))
+    held_out = shards._held_out(tmp_path, fraction, tokenizer, record)
+    chosen = sorted((row for row in rows if held_out(row["id"])), key=lambda row: shards._place(row["id"]))
+    lengths = [len(tokenizer.encode(row["text"])) + 1 for row in chosen]
+    by_fraction = [row for row in rows if shards.is_held_out(row["id"], fraction)]
+    if fraction == 0.0:
+        assert chosen == []
+    else:
+        assert sum(lengths) >= record
+        # No more than that takes; the same documents whatever else there is.
+        assert len(chosen) == len(by_fraction) or sum(lengths[:-1]) < record
+        assert max(shards._place(row["id"]) for row in chosen) < min(
+            shards._place(row["id"]) for row in rows if not held_out(row["id"])
+        )
 
 
 def test_tensorflow_is_never_imported(tmp_path):

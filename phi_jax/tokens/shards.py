@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,11 +39,13 @@ class Index(NamedTuple):
 
 
 def is_held_out(identifier: str, fraction: float) -> bool:
-    """Whether a document belongs to the validation split: a function of its content alone.
+    """Whether a document belongs to the validation split: a function of its content alone (but see `_held_out`)."""
+    return _place(identifier) < fraction
 
-    The id is hashed again, since `collect` may have sampled by the very hash that the id is.
-    """
-    return int(hashlib.sha256(f"validation {identifier}".encode()).hexdigest()[:8], 16) < fraction * 2**32
+
+def _place(identifier: str) -> float:
+    """From 0 to 1. The id is hashed again, since `collect` may have sampled by the very hash that the id is."""
+    return int(hashlib.sha256(f"validation {identifier}".encode()).hexdigest()[:8], 16) / 2**32
 
 
 def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -74,9 +76,10 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     writer = ShardWriter(directory, rules.seq_len, dtype, max(1, rules.shard_tokens // (rules.seq_len + 1)))
     records: dict[str, list[int]] = {}
     facts: dict[str, Any] = {}
+    held_out = _held_out(source, rules.validation_fraction, tokenizer, rules.seq_len + 1)
     for split in SPLITS:
         with Progress(f"{draft.label} {split}", total_bytes, "B") as bar:
-            stream = _encoded(source, split == "validation", rules.validation_fraction, tokenizer, bar)
+            stream = _encoded(source, split == "validation", held_out, tokenizer, bar)
             totals = writer.write_split(split, stream)
         records[split] = totals.pop("shards")
         facts[split] = totals
@@ -127,8 +130,36 @@ def _sample_texts(source: Any, limit: int) -> Iterator[str]:
     return (texts[identifier] for identifier in sorted(chosen))
 
 
+def _held_out(source: Any, fraction: float, tokenizer: Tokenizer, record: int) -> Callable[[str], bool]:
+    """Tells by its id whether a document belongs to the validation split.
+
+    Those below `fraction`; where they do not fill one record, as a share of few documents may not, the next ones by
+    place until it is full. A fraction of 0 is none.
+    """
+    missing = record
+    for row in documents.read(source):
+        if is_held_out(row["id"], fraction):
+            missing -= _length(row, tokenizer)
+            if missing <= 0:
+                break
+    if missing <= 0 or fraction == 0:
+        return lambda identifier: is_held_out(identifier, fraction)
+    places = sorted((_place(row["id"]), row["id"], _length(row, tokenizer)) for row in documents.read(source))
+    added: set[str] = set()
+    for place, identifier, length in places:
+        if place >= fraction and missing > 0:
+            added.add(identifier)
+            missing -= length
+    return lambda identifier: is_held_out(identifier, fraction) or identifier in added
+
+
+def _length(row: documents.Row, tokenizer: Tokenizer) -> int:
+    """Tokens of a document, its <|endoftext|> among them."""
+    return len(tokenizer.encode(row["text"])) + 1
+
+
 def _encoded(
-    source: Any, validation: bool, fraction: float, tokenizer: Tokenizer, bar: Progress
+    source: Any, validation: bool, held_out: Callable[[str], bool], tokenizer: Tokenizer, bar: Progress
 ) -> Iterator[tuple[str, list[int]]]:
     """(document id, tokens with <|endoftext|> behind them) of one split, in order."""
     batch: list[documents.Row] = []
@@ -142,7 +173,7 @@ def _encoded(
         batch.clear()
 
     for row in documents.read(source):
-        if is_held_out(row["id"], fraction) == validation:
+        if held_out(row["id"]) == validation:
             batch.append(row)
             if len(batch) == _ENCODE_BATCH:
                 yield from flush()

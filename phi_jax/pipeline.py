@@ -200,24 +200,28 @@ def _standing(stage: Stage, config: Config, workdir: epath.Path) -> Standing:
 def _run_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bool) -> None:
     if processes.count() > 1 and stage.stage not in DISTRIBUTED:
         raise UserError(f"{stage.label} runs in one process; only {' and '.join(DISTRIBUTED)} take --distributed")
-    key = processes.on_leader(lambda: _open_stage(stage, config, workdir, refresh=refresh))
-    if key is None:
+    opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, refresh=refresh))
+    if opened is None:
         return
     with processes.failing_together():
         inputs = _inputs_of(stage, workdir)
         values = stage.config_of(config).to_dict()
-        if stage.key(config, inputs) != key:
+        key = stage.key(config, inputs)
+        if {"key": key, "config": artifact.digest_of(values)} != opened:
             raise UserError(
-                f"{stage.label}: process {processes.index()} has another config, other inputs or another version of "
-                "phi_jax than process 0; start all of them with the same command"
+                f"{stage.label}: process {processes.index()} has another config or other inputs than process 0; "
+                "start all of them with the same command"
             )
         draft = artifact.join_draft(workdir, stage.stage, stage.name, values, inputs, key)
         stage.run(config, inputs, draft)
     processes.on_leader(lambda: _commit(draft))
 
 
-def _open_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bool) -> str | None:
-    """None where there is nothing to do; else the key of its draft, which lies open in the work directory."""
+def _open_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bool) -> dict[str, str] | None:
+    """None where there is nothing to do; else its draft lies open in the work directory.
+
+    Its "key" then, and the digest of its whole "config": where a stage runs is no part of the key.
+    """
     inputs = _inputs_of(stage, workdir)
     key = stage.key(config, inputs)
     existing = artifact.find(workdir, stage.stage, stage.name)
@@ -229,7 +233,7 @@ def _open_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: b
     values = stage.config_of(config).to_dict()
     draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, key)
     say(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
-    return key
+    return {"key": key, "config": artifact.digest_of(values)}
 
 
 def _inputs_of(stage: Stage, workdir: epath.Path) -> dict[str, Artifact]:

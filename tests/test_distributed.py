@@ -209,9 +209,9 @@ def test_sigterm_before_the_first_step_ends_all(micro_run, tmp_path):
 
 
 def test_an_error_of_one_process_is_the_end_of_all_and_not_taken_for_a_lost_peer(micro_run, tmp_path):
-    """One has another config. Starting again would not help, so no launcher may be told to."""
+    """One has another mesh than the other. Starting again would not help, so no launcher may be told to."""
     workdir = start(micro_run, tmp_path / "run")
-    right, wrong = train(2, workdir, last=["--config.training.learning_rate=1"])
+    right, wrong = train(2, workdir, last=["--config.training.mesh=(1, -1, 1)"])
     assert [p.wait(60) for p in (right, wrong)] == [EXIT_FAILED] * 2, right.log() + wrong.log()
     assert "error: pretrain/raw: process 1 has another config" in wrong.log()
     assert "pretrain/raw: process 0: process 1 failed: pretrain/raw: process 1 has another config" in right.log()

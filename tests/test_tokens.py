@@ -171,7 +171,7 @@ def test_a_share_that_does_not_fill_a_record_takes_the_next_documents(tokenizer,
         assert chosen == []
     else:
         assert sum(lengths) >= record
-        # No more than that takes; the same documents whatever else there is.
+        # No more documents than that takes, and those of the lowest places.
         assert len(chosen) == len(by_fraction) or sum(lengths[:-1]) < record
         assert max(shards._place(row["id"]) for row in chosen) < min(
             shards._place(row["id"]) for row in rows if not held_out(row["id"])

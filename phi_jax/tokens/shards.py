@@ -85,7 +85,8 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         facts[split] = totals
     if not records["train"]:
         raise UserError(
-            f"the documents hold {facts['train']['tokens']} tokens, less than one record of {rules.seq_len + 1}; "
+            f"the documents hold {facts['train']['tokens']} tokens beside the {facts['validation']['tokens']} of the "
+            f"validation split, less than one record of {rules.seq_len + 1}; "
             "collect more, or lower config.tokenize.seq_len"
         )
     writer.write_metadata(records)

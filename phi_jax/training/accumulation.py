@@ -1,4 +1,4 @@
-"""Gradient accumulation: a batch in several microbatches, whose gradients the devices exchange once."""
+"""Gradient accumulation: a batch in several microbatches, whose gradients are exchanged along data once."""
 
 from __future__ import annotations
 

@@ -1,9 +1,12 @@
 """Shared by all tests: the micro run, the data beside a development checkout, and what a skip may mean."""
 
 import os
+import subprocess
+import sys
 
+import hypothesis
 import pytest
-from running import MICRO, ROOT, phi_jax
+from running import MICRO, ROOT
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -11,6 +14,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# Nothing is asserted of speed: an example may take what it takes on a busy machine.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -31,11 +38,26 @@ def pytest_runtest_makereport(item, call):
         report.longrepr = f"skipped, but PHI_JAX_REQUIRE_ALL=1: {report.longrepr}"
 
 
+_RUN_AND_NOTE_READS = """
+import json, sys
+from phi_jax import config, pipeline
+chosen = config.load(sys.argv[2:])
+pipeline.run(chosen, sys.argv[1])
+with open(sys.argv[1] + ".unread.json", "w") as file:
+    json.dump(sorted(set(chosen.fields()) - chosen.reads), file)
+"""
+
+
 @pytest.fixture(scope="session")
 def micro_run(tmp_path_factory):
-    """The work directory of an undisturbed micro run; copy it before changing anything in it."""
+    """The work directory of an undisturbed micro run; copy it before changing anything in it.
+
+    Beside it lies `run.unread.json`, the fields of the config that the run did not read.
+    """
     workdir = tmp_path_factory.mktemp("micro") / "run"
-    phi_jax("run", *MICRO, "--workdir", workdir)
+    command = [sys.executable, "-c", _RUN_AND_NOTE_READS, str(workdir), *MICRO]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return workdir
 
 

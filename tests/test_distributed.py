@@ -18,7 +18,12 @@ from test_faults import figures, start
 from phi_jax import artifact
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED
 
-CONFIG = [*MICRO, "--config.training.cpu_devices=1", "--config.training.steps=60", "--config.training.peer_timeout=8"]
+# A fifth of micro's learning rate. With micro's own, sixty steps magnify float32's rounding (sums in another order)
+# past the bounds below on some corpora, and the corpus is what a machine has installed.
+CONFIG = [
+    *MICRO, "--config.training.cpu_devices=1", "--config.training.steps=60", "--config.training.peer_timeout=8",
+    "--config.training.learning_rate=1e-3",
+]  # fmt: skip
 
 
 class Process:

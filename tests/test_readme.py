@@ -1,7 +1,11 @@
-"""Every command of the README runs, with the micro config in place of nano and a temporary directory for runs/."""
+"""Every command of the README runs, with the micro config in place of nano and a temporary directory for runs/.
+
+The first finds a run that is done: from nothing, the same command runs in tests/test_wheel.py.
+"""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +28,8 @@ def test_there_are_two_commands_first():
     assert "readme_commands.py second" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_every_command_runs(tmp_path):
+def test_every_command_runs(micro_run, tmp_path):
+    shutil.copytree(micro_run, tmp_path / "runs" / "nano")
     bin_directory = tmp_path / "bin"
     bin_directory.mkdir()
     wrapper = bin_directory / "phi-jax"

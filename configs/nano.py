@@ -59,6 +59,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.filter.token_budget = 200_000 if micro else 4_000_000  # tokens kept, of the files that score highest (paper: 6B of 35B)
 
     c.tokenize = ConfigDict()
+    c.tokenize.tokenizer = ""  # "" = a BPE learnt on the documents; or a directory, or a name on the Hugging Face Hub, read once (paper: CodeGen-350M-mono's)
     c.tokenize.vocab_size = 1024 if micro else 2048  # entries, 39 special and whitespace ones included; the paper's 51,200 would dwarf the model
     c.tokenize.train_bytes = 200_000 if micro else 4_000_000  # bytes of each document set that the BPE is learnt on
     c.tokenize.seq_len = 256  # tokens of context; a record holds one more (paper: 2048)

@@ -58,8 +58,9 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.filter.token_budget = 6_000_000_000  # tokens kept, of the files that score highest (paper, section 2.1: about 6B)
 
     c.tokenize = ConfigDict()
-    c.tokenize.vocab_size = 51_200  # entries of embedding and head (paper: CodeGen's 50,295, padded); today a BPE of this size is trained, CodeGen's own can't be named yet
-    c.tokenize.train_bytes = 1_000_000_000  # bytes of each document set that the BPE is learnt on (ours)
+    c.tokenize.tokenizer = "Salesforce/codegen-350M-mono"  # name on the Hugging Face Hub or directory (paper, section 2.3), read when tokenize/raw is first built: remove that to read again
+    c.tokenize.vocab_size = 51_200  # entries of embedding and head (paper: the tokenizer's 50,295, padded)
+    c.tokenize.train_bytes = 1_000_000_000  # bytes of each document set that a BPE is learnt on, where c.tokenize.tokenizer = "" (ours)
     c.tokenize.seq_len = 2048  # tokens of context; a record holds one more (paper, section 2.3)
     c.tokenize.validation_fraction = 0.001  # share of documents held out, chosen by content hash (ours)
     c.tokenize.shard_tokens = 100_000_000  # tokens in one shard (ours)

@@ -33,7 +33,7 @@ one stage (--config C --workdir W [--name N]; its inputs must be whole)
   decontaminate training texts -> the same without what the benchmark asks for
   annotate      documents -> grades of a sample of them
   filter        documents, grades, a model -> the documents that score best
-  tokenize      documents -> token shards, and a tokenizer trained on them
+  tokenize      documents -> token shards, with a tokenizer that is given or trained on them
   pretrain      token shards -> checkpoint
   finetune      checkpoint, token shards -> checkpoint
   export        checkpoint -> Hugging Face directory      (or: --checkpoint CKPT --out DIR)
@@ -42,7 +42,7 @@ one stage (--config C --workdir W [--name N]; its inputs must be whole)
 
 tools
   plan          fits? hours? before a run, for TPUs and GPUs that need not be here
-  bench         speed of the training step, beside another implementation
+  bench         speed of the training step, and of the tokenizer, beside other implementations
   sample        complete a prompt
   score         run and score completions made elsewhere
 """
@@ -225,9 +225,9 @@ def _plan(options: argparse.Namespace, config_arguments: list[str]) -> None:
 
 
 def _bench(options: argparse.Namespace, config_arguments: list[str]) -> None:
-    from phi_jax.bench import train
+    import importlib
 
-    train.run(options, config_arguments)
+    importlib.import_module(f"phi_jax.bench.{options.what}").run(options, config_arguments)
 
 
 def _sample(options: argparse.Namespace, _: list[str]) -> None:
@@ -278,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
         ("decontaminate", _stage, "Training texts -> the same without what the benchmark asks for."),
         ("annotate", _stage, "Documents -> grades of a sample of them."),
         ("filter", _stage, "Documents, grades and a model -> the documents that score best."),
-        ("tokenize", _stage, "Documents -> token shards, and a tokenizer trained on them."),
+        ("tokenize", _stage, "Documents -> token shards, with a tokenizer that is given or trained on them."),
         ("pretrain", _stage, "Token shards -> checkpoint."),
         ("finetune", _stage, "Checkpoint and token shards -> checkpoint."),
         ("export", _export, "Checkpoint -> Hugging Face directory."),
@@ -327,12 +327,16 @@ def _parser() -> argparse.ArgumentParser:
         "--mfu", type=float, default=0.4, metavar="SHARE", help="of the peak that is assumed (default 0.4)"
     )
 
-    sub = add("bench", _bench, "Measures the training step on random tokens.",
-              "phi-jax bench train --shape nano --peer transformers")  # fmt: skip
-    sub.add_argument("what", choices=("train",))
-    from phi_jax.bench.train import add_arguments
+    from phi_jax.bench import tokenize, train
 
-    add_arguments(sub)
+    sub = add("bench", _bench, "Measures the training step on random tokens, or the tokenizer.", train.EXAMPLE)
+    kinds = sub.add_subparsers(dest="what", required=True, metavar="train|tokenize")
+    for module in (train, tokenize):
+        kind = kinds.add_parser(
+            module.__name__.rpartition(".")[2], description=module.__doc__, epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        module.add_arguments(kind)
 
     sub = add("sample", _sample, "Completes a prompt.",
               'phi-jax sample --model runs/nano/export/base/model --prompt "def f(x):"')  # fmt: skip

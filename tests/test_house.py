@@ -44,6 +44,8 @@ HEAVY = (
     "sklearn",
     "numpy",
     "tokenizers",
+    "tiktoken",
+    "huggingface_hub",
     "tqdm",
 )
 MODULES = sorted((ROOT / "phi_jax").rglob("*.py"))

@@ -49,20 +49,16 @@ def one_round(case: Case, attention: str, device: str) -> dict[str, Any]:
 def summary(case: Case, done: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """{"surroundings", "case", "peer", "peer_attention", "checks", "ratio", "rounds"} of rounds that were taken.
 
-    ratio: ours / peer's tokens a second (medians over a round's steps) of each round, their median, the lowest and the
-    highest; "undisturbed": those of the rounds in which other processes and the machine's host took less than
-    DISTURBED of the CPU time on either side. On a CPU no other ratio means much. rounds: the figures of both sides;
-    the peer's MFU is ours scaled by that round's ratio, since both compute the same FLOPs.
+    ratio: see `ratio_of`. rounds: the figures of both sides; the peer's MFU is ours scaled by that round's ratio,
+    since both compute the same FLOPs.
     Raises UserError where the two do not compute the same thing.
     """
-    pairs, ratios, undisturbed = [], [], []
+    pairs = []
     for pair in done:
         ours, peer = pair["ours"]["figures"], pair["peer"]["figures"]
         checks = _check_same(case, ours, peer)
-        ratios.append(ours["tokens_per_second"] / peer["tokens_per_second"])
-        if not (_is_disturbed(ours) or _is_disturbed(peer)):
-            undisturbed.append(ratios[-1])
-        mfus = {name: ours[name] and ours[name] / ratios[-1] for name in ("mfu_full_attention", "mfu_causal_attention")}
+        ratio = ours["tokens_per_second"] / peer["tokens_per_second"]
+        mfus = {name: ours[name] and ours[name] / ratio for name in ("mfu_full_attention", "mfu_causal_attention")}
         pairs.append({"ours": ours, "peer": {**peer, **mfus}})
     return {
         "surroundings": done[0]["ours"]["surroundings"],
@@ -70,14 +66,26 @@ def summary(case: Case, done: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "peer": "transformers PhiForCausalLM, torch.compile, AdamW(fused=True)",
         "peer_attention": pairs[0]["peer"]["attention"],
         "checks": checks,
-        "ratio": {
-            "median": statistics.median(ratios),
-            "low": min(ratios),
-            "high": max(ratios),
-            "rounds": ratios,
-            "undisturbed": undisturbed,
-        },
+        "ratio": ratio_of(pairs),
         "rounds": pairs,
+    }
+
+
+def ratio_of(pairs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Of rounds {"ours", "peer"}: ours / peer's tokens_per_second in each, their median, the lowest and the highest.
+
+    "undisturbed": those of the rounds in which other processes and the machine's host took less than DISTURBED of the
+    CPU time on either side. On a CPU no other ratio means much.
+    """
+    ratios = [pair["ours"]["tokens_per_second"] / pair["peer"]["tokens_per_second"] for pair in pairs]
+    return {
+        "median": statistics.median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+        "rounds": ratios,
+        "undisturbed": [
+            ratio for ratio, pair in zip(ratios, pairs, strict=True) if not any(map(_is_disturbed, pair.values()))
+        ],
     }
 
 

@@ -7,21 +7,25 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 _PREFIXES = (
     "XLA_", "JAX_", "LIBTPU_", "TPU_", "CUDA_", "NCCL_", "NVIDIA_TF32", "CUDNN_", "OMP_", "MKL_", "KMP_", "TORCH",
-    "PYTORCH",
+    "PYTORCH", "RAYON_", "TOKENIZERS_",
 )  # fmt: skip
 
 
-def surroundings() -> dict[str, Any]:
-    """JSON-able; the device is not in it, since asking for it would start a backend."""
+def surroundings(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
+    """JSON-able, with the versions of `packages`.
+
+    The device is not in it, since asking for it would start a backend.
+    """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **_versions(packages)},
         "processor": _processor(),
         "cores": usable_cores(),
         "environment": {name: _value(name) for name in sorted(os.environ) if name.startswith(_PREFIXES)},
@@ -34,9 +38,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _versions() -> dict[str, str | None]:
+def _versions(packages: Sequence[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
-    for name in _PACKAGES:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -34,7 +34,7 @@ def time_steps(dispatch: Callable[[int], Handle], read: Callable[[Handle], float
     Raises ArithmeticError for a loss that is not finite.
     """
     ends, losses = [], []
-    before = _cpu_seconds()
+    before = cpu_seconds()
     previous = dispatch(0)
     for i in range(1, WARMUP_STEPS + steps):
         current = dispatch(i)
@@ -64,7 +64,7 @@ def time_steps(dispatch: Callable[[int], Handle], read: Callable[[Handle], float
         "host_gap_seconds": step - step_alone,
         "first_loss": losses[0],
         "last_loss": losses[WARMUP_STEPS + steps - 1],
-        **_cpu_shares(before, _cpu_seconds()),
+        **cpu_shares(before, cpu_seconds()),
     }
 
 
@@ -86,7 +86,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def _cpu_seconds() -> dict[str, float] | None:
+def cpu_seconds() -> dict[str, float] | None:
     """Since boot: stolen by the host, used by all processes, used by this one, and all there was. Linux only."""
     try:
         with open("/proc/stat") as file:
@@ -99,7 +99,8 @@ def _cpu_seconds() -> dict[str, float] | None:
     return {"stolen": stolen, "used": used, "own": own.user + own.system, "all": used + idle + waiting + stolen}
 
 
-def _cpu_shares(before: dict[str, float] | None, after: dict[str, float] | None) -> dict[str, float | None]:
+def cpu_shares(before: dict[str, float] | None, after: dict[str, float] | None) -> dict[str, float | None]:
+    """cpu_stolen_share and cpu_others_share between two answers of `cpu_seconds`; see `time_steps`."""
     if before is None or after is None or after["all"] == before["all"]:
         return {"cpu_stolen_share": None, "cpu_others_share": None}
     spent = {name: after[name] - before[name] for name in after}

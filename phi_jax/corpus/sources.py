@@ -34,7 +34,7 @@ def list_files(source: str) -> Iterator[RawFile]:
     Raises UserError where it does not exist or is none of what this can read.
     """
     if source == INSTALLED:
-        yield from _standard_library()
+        yield from standard_library()
         yield from _dependencies()
         return
     path = Path(source).expanduser()
@@ -84,7 +84,8 @@ def _normal(row: dict) -> dict | None:
     return {**row, "text": text} if isinstance(text, str) else None
 
 
-def _standard_library() -> Iterator[RawFile]:
+def standard_library() -> Iterator[RawFile]:
+    """The .py files of the Python that runs this, without site-packages."""
     root = Path(sysconfig.get_path("stdlib"))
     for file in sorted(root.rglob("*.py")):
         relative = file.relative_to(root)

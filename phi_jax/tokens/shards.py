@@ -19,7 +19,7 @@ from phi_jax import documents
 from phi_jax.artifact import Artifact, Draft, atomic_path, write_atomic, write_json
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.progress import Progress
+from phi_jax.progress import Progress, say
 from phi_jax.tokens.tokenizer import Tokenizer, train
 
 SPLITS = ("train", "validation")
@@ -51,28 +51,18 @@ def _place(identifier: str) -> float:
 def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `tokenize`: inputs {"documents", optionally "tokenizer"} -> outputs "tokenizer" and "tokens", directories.
 
-    Where "documents" holds several sets, the stage instance's name says which becomes tokens. A tokenizer that is not
-    given is learnt, on all sets that "documents" holds.
+    Where "documents" holds several sets, the stage instance's name says which becomes tokens. The tokenizer is that of
+    the input, or the one that the config names, or learnt on all sets that "documents" holds.
     """
     rules = config.tokenize
     source, total_bytes = documents.document_set(inputs["documents"], draft.name)
 
-    # --- The tokenizer --------------------------------------------------------------------------------------
-    tokenizer_directory = Path(draft.directory) / "tokenizer"
-    if not (tokenizer_directory / "tokenizer_config.json").exists():  # the last of its files
-        if "tokenizer" in inputs:
-            _copy_tokenizer(Path(inputs["tokenizer"].path("tokenizer")), tokenizer_directory)
-        else:
-            sets = [o for o in inputs["documents"].manifest["outputs"].values() if o["kind"] == "documents"]
-            directories = [inputs["documents"].directory / o["path"] for o in sets]
-            sample = [text for d in directories for text in _sample_texts(d, rules.train_bytes)]
-            train(sample, rules.vocab_size).save(tokenizer_directory, max_length=rules.seq_len)
-    tokenizer = Tokenizer.load(tokenizer_directory)
+    tokenizer, vocab_size = _tokenizer(rules, inputs, draft)
 
     # --- The shards -----------------------------------------------------------------------------------------
     directory = Path(draft.directory) / "tokens"
     directory.mkdir(exist_ok=True)
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
     writer = ShardWriter(directory, rules.seq_len, dtype, max(1, rules.shard_tokens // (rules.seq_len + 1)))
     records: dict[str, list[int]] = {}
     facts: dict[str, Any] = {}
@@ -95,7 +85,7 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         {
             "seq_len": rules.seq_len,
             "dtype": dtype.name,
-            "vocab_size": tokenizer.vocab_size,
+            "vocab_size": vocab_size,
             "end_of_text_id": tokenizer.end_of_text_id,
         },
     )
@@ -104,11 +94,44 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     draft.add_output("tokenizer", "tokenizer")
     draft.add_output("tokens", "tokens", tokens=tokens, rows=sum(sum(r) for r in records.values()))
     draft.add_facts(
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=vocab_size,
+        tokenizer_entries=tokenizer.vocab_size,
+        tokenizer_core=tokenizer.core,
         tokens=tokens,
         bytes_per_token=round(total_bytes / tokens, 3),
         **facts,
     )
+
+
+def _tokenizer(rules: Config, inputs: Mapping[str, Artifact], draft: Draft) -> tuple[Tokenizer, int]:
+    """(the tokenizer, whose files lie in the draft then; entries that a model's embedding and head have for it).
+
+    The latter is config.tokenize.vocab_size for one that the config names, which may be padded, as the paper's is.
+    """
+    directory = Path(draft.directory) / "tokenizer"
+    sets = [o for o in inputs["documents"].manifest["outputs"].values() if o["kind"] == "documents"]
+    if "tokenizer" in inputs:
+        origin = f"of {inputs['tokenizer'].label}"
+    else:
+        origin = rules.tokenizer or f"learnt on {len(sets)} sets of documents"
+    if not (directory / "tokenizer_config.json").exists():  # the last of its files
+        if "tokenizer" in inputs:
+            _copy_tokenizer(Path(inputs["tokenizer"].path("tokenizer")), directory)
+        elif rules.tokenizer:
+            Tokenizer.named(rules.tokenizer).save(directory, max_length=rules.seq_len)
+        else:
+            directories = [inputs["documents"].directory / o["path"] for o in sets]
+            sample = [text for d in directories for text in _sample_texts(d, rules.train_bytes)]
+            train(sample, rules.vocab_size).save(directory, max_length=rules.seq_len)
+    tokenizer = Tokenizer.load(directory)
+    if tokenizer.vocab_size > rules.vocab_size:
+        raise UserError(
+            f"config.tokenize.vocab_size={rules.vocab_size}: the tokenizer {origin} has more entries, "
+            f"{tokenizer.vocab_size}; make it that or more"
+        )
+    why = f" ({tokenizer.why_not_tiktoken})" if tokenizer.why_not_tiktoken else ""
+    say(f"{draft.label}: tokenizer {origin}, {tokenizer.vocab_size:,} entries, computed by {tokenizer.core}{why}")
+    return tokenizer, rules.vocab_size if rules.tokenizer else tokenizer.vocab_size
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

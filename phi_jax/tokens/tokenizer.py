@@ -1,95 +1,123 @@
-"""Byte-level BPE as CodeGen has it: GPT-2's pre-tokenisation and tokens for runs of spaces and tabs.
-
-Order of ids, as in codegen-350M-mono: the base BPE with <|endoftext|> last, then runs of 31..2 spaces, then runs of
-9..2 tabs (salesforce/CodeGen, codegen1/jaxformer/hf/sample.py, include_whitespace and include_tabs).
-"""
+"""Byte-level BPE as CodeGen has it: GPT-2's pre-tokenisation and tokens for runs of spaces and tabs."""
 
 from __future__ import annotations
 
-import json
+import functools
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from phi_jax.artifact import write_atomic, write_json
 from phi_jax.errors import UserError
+from phi_jax.tokens import fast_core, tokenizer_files
+from phi_jax.tokens.tokenizer_files import END_OF_TEXT, WHITESPACE_RUNS
 
-END_OF_TEXT = "<|endoftext|>"
-WHITESPACE_RUNS = [" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)]
+if TYPE_CHECKING:
+    import tiktoken
+
 SMALLEST_VOCABULARY = 256 + 1 + len(WHITESPACE_RUNS)  # every byte, <|endoftext|>, the runs
 
 
 class Tokenizer:
-    """Text to ids and back; decode(encode(text)) == text for any text."""
+    """Text to ids and back; decode(encode(text)) == text for any text.
+
+    backend: what defines the ids. They are computed by tiktoken, several times as fast, where that is proved to give
+    the same ones (fast_core.py).
+    """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self._backend = backend
+        self.backend = backend
         # A literal "<|endoftext|>" in a document is text like any other: only the code that joins documents may
         # place the token of that name.
-        self._backend.encode_special_tokens = True
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
         end_of_text_id = backend.token_to_id(END_OF_TEXT)
         if end_of_text_id is None:
             raise ValueError(f"the tokenizer has no {END_OF_TEXT} token")
         self.end_of_text_id: int = end_of_text_id
-        self.vocab_size: int = backend.get_vocab_size()
+        # Of ids, not of tokens: a vocabulary may have gaps.
+        self.vocab_size: int = max(backend.get_vocab().values()) + 1
+
+    @property
+    def core(self) -> str:
+        """What computes the ids: "tiktoken" or "tokenizers"; equal either way."""
+        return "tokenizers" if self._fast[0] is None else "tiktoken"
+
+    @property
+    def why_not_tiktoken(self) -> str:
+        """Why the core is `tokenizers`; "" where it is not."""
+        return self._fast[1]
+
+    @functools.cached_property
+    def _fast(self) -> tuple[tiktoken.Encoding | None, str]:
+        return fast_core.fast_core(self.backend)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """Token ids of a text. Raises UserError for a lone surrogate, which is no text in UTF-8."""
+        _check(text)
+        encoding, _ = self._fast
+        if encoding is None or fast_core.is_beyond(text):
+            return self.backend.encode(text, add_special_tokens=False).ids
+        return encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many texts, on all cores."""
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        """Token ids of many texts, on all cores. Raises as `encode` does."""
+        for text in texts:
+            _check(text)
+        encoding, _ = self._fast
+        if encoding is None or any(map(fast_core.is_beyond, texts)):
+            encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
+        if (cores := _usable_cores()) == 1:  # handing texts to a thread costs a fifth of the time
+            return [encoding.encode_ordinary(text) for text in texts]
+        return encoding.encode_ordinary_batch(list(texts), num_threads=cores)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; <|endoftext|> shows as such, and bytes that are no UTF-8 as U+FFFD."""
-        return self._backend.decode(ids, skip_special_tokens=False)
+        return self.backend.decode(ids, skip_special_tokens=False)
 
     def save(self, directory: Path, *, max_length: int) -> None:
         """Writes the files that transformers (4 and 5), tokenizers, llama.cpp and others read.
 
         max_length: tokens of context, which transformers warns beyond.
         """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        state = json.loads(self._backend.to_str())
-        # Pairs would be a newer notation that old readers fail on.
-        merges = [m if isinstance(m, str) else " ".join(m) for m in state["model"]["merges"]]
-        state["model"]["merges"] = merges
-        write_json(directory / "tokenizer.json", state)
-        write_json(directory / "vocab.json", dict(sorted(state["model"]["vocab"].items(), key=lambda x: x[1])))
-        write_atomic(directory / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
-        special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
-        write_json(directory / "special_tokens_map.json", special)
-        added = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in state["added_tokens"]}
-        write_json(
-            directory / "tokenizer_config.json",
-            {
-                "add_prefix_space": False,
-                "added_tokens_decoder": added,
-                **special,
-                "clean_up_tokenization_spaces": False,
-                "model_max_length": max_length,
-                "tokenizer_class": "CodeGenTokenizer",
-            },
-        )
+        tokenizer_files.write(self.backend, Path(directory), max_length=max_length)
 
     @classmethod
-    def load(cls, directory: Path) -> Tokenizer:
-        """Reads tokenizer.json. Raises UserError where it is missing, damaged, or lacks <|endoftext|>."""
-        path = Path(directory) / "tokenizer.json"
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; a model directory holds its tokenizer")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{path}: not a tokenizer ({error}); get a good copy") from None
-        if backend.token_to_id(END_OF_TEXT) is None:
-            raise UserError(f"{path}: has no {END_OF_TEXT} token, so documents cannot be joined; use another tokenizer")
-        return cls(backend)
+    def load(cls, source: Path) -> Tokenizer:
+        """Reads a directory with tokenizer.json, or with vocabulary and merges, or a tokenizer.json by path.
+
+        Raises UserError where files are missing or damaged, hold no byte-level BPE, or one that lacks <|endoftext|>.
+        """
+        return cls(tokenizer_files.read(Path(source)))
+
+    @classmethod
+    def named(cls, name: str) -> Tokenizer:
+        """What `load` reads, by its path, or by the name of a model on the Hugging Face Hub, OWNER/NAME.
+
+        Raises UserError as `load` does, and where neither is to be had.
+        """
+        path = Path(name).expanduser()
+        return cls.load(path if path.exists() else tokenizer_files.download(name))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check(text: str) -> None:
+    # Left to themselves, one core raises a TypeError and the other encodes U+FFFD.
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"a text holds a lone surrogate, U+{ord(text[error.start]):04X} at character {error.start}, which is no "
+            "text in UTF-8; decode its bytes with errors='replace'"
+        ) from None
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -112,6 +140,5 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend.train_from_iterator(texts, trainer)
     backend.pre_tokenizer = byte_level
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-    backend.add_tokens([AddedToken(run, special=False, normalized=True) for run in WHITESPACE_RUNS])
+    tokenizer_files.add_tokens(backend, [END_OF_TEXT, *WHITESPACE_RUNS])
     return Tokenizer(backend)

@@ -1,0 +1,192 @@
+"""The files of a byte-level BPE tokenizer, as they are published and as other programs read them.
+
+CodeGen's tokenizer is GPT-2's with tokens for runs of whitespace behind it. Order of ids, as in codegen-350M-mono: the
+base BPE with <|endoftext|> last, then runs of 31..2 spaces, then runs of 9..2 tabs (salesforce/CodeGen,
+codegen1/jaxformer/hf/sample.py, include_whitespace and include_tabs).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from phi_jax.artifact import write_atomic, write_json
+from phi_jax.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+WHITESPACE_RUNS = [" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)]
+# Of vocabulary and merges: the names of today, and GPT-2's first ones.
+_VOCABULARY_AND_MERGES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+# All that is ever fetched of a model.
+PUBLISHED_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json")
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The characters that stand for bytes in vocabularies of this kind (GPT-2's encoder.py, bytes_to_unicode)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def read(source: Path) -> tokenizers.Tokenizer:
+    """A byte-level BPE from a tokenizer.json, from a directory that holds one, or from vocabulary and merges.
+
+    Where the directory holds vocab.json and merges.txt alone (or GPT-2's encoder.json and vocab.bpe), it is CodeGen's
+    tokenizer: runs of whitespace that neither vocab.json nor added_tokens.json has follow behind the vocabulary.
+    Raises UserError where files are missing or damaged, hold another kind of tokenizer, or one without <|endoftext|>.
+    """
+    path = source / "tokenizer.json" if source.is_dir() else source
+    pairs = [(source / v, source / m) for v, m in _VOCABULARY_AND_MERGES]
+    pair = next((p for p in pairs if p[0].is_file() and p[1].is_file()), None)
+    if not path.is_file() and pair is None:
+        raise UserError(
+            f"{path}: no such file, and no vocab.json with merges.txt beside it; a model directory holds its tokenizer"
+        )
+    try:
+        backend = _from_vocabulary(*pair) if pair and not path.is_file() else tokenizers.Tokenizer.from_file(str(path))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        damaged = path if path.is_file() else source
+        raise UserError(f"{damaged}: not a tokenizer ({error}); get a good copy") from None
+    if not isinstance(backend.model, models.BPE) or "ByteLevel" not in repr(backend.pre_tokenizer):
+        raise UserError(f"{source}: not a byte-level BPE, so not every text comes back; use another tokenizer")
+    end_of_text = backend.token_to_id(END_OF_TEXT)
+    if end_of_text is None:
+        raise UserError(f"{source}: has no {END_OF_TEXT} token, so documents cannot be joined; use another tokenizer")
+    added = backend.get_added_tokens_decoder()
+    if end_of_text in added and not added[end_of_text].special:
+        raise UserError(
+            f"{source}: {END_OF_TEXT} is an added token that is not special, so a text that spells it would end there; "
+            'set "special": true in its entry of added_tokens'
+        )
+    return backend
+
+
+def _from_vocabulary(vocabulary_file: Path, merges_file: Path) -> tokenizers.Tokenizer:
+    vocabulary: dict[str, int] = json.loads(vocabulary_file.read_text(encoding="utf-8"))
+    lines = merges_file.read_text(encoding="utf-8").split("\n")  # not splitlines: an entry may hold any character
+    pairs = (line.rstrip("\r").partition(" ") for line in lines if line and not line.startswith("#version"))
+    merges = [(left, right) for left, _, right in pairs]
+    added_file = vocabulary_file.with_name("added_tokens.json")
+    added: dict[str, int] = json.loads(added_file.read_text(encoding="utf-8")) if added_file.is_file() else {}
+    added |= {run: vocabulary.pop(run) for run in WHITESPACE_RUNS if run in vocabulary}
+    vocabulary.setdefault(END_OF_TEXT, added.pop(END_OF_TEXT, len(vocabulary)))
+    if not added:
+        added = {run: len(vocabulary) + i for i, run in enumerate(WHITESPACE_RUNS)}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.decoder = decoders.ByteLevel()
+    add_tokens(backend, [END_OF_TEXT, *sorted(added, key=lambda token: added[token])])
+    if any(backend.token_to_id(token) != number for token, number in added.items()):
+        raise UserError(
+            f"{vocabulary_file}: ids of added tokens do not follow the {len(vocabulary)} of the vocabulary; "
+            "get a good copy, or one with tokenizer.json"
+        )
+    return backend
+
+
+def download(name: str) -> Path:
+    """The directory of the tokenizer files of a model on the Hugging Face Hub, fetched where they are not here yet.
+
+    Raises UserError for what is no name there, and where the Hub does not have it or cannot be reached.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(PUBLISHED_FILES)))
+    except Exception as error:  # the client's own, its HTTP library's, the operating system's
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"{name}: neither a directory here nor to be had from the Hugging Face Hub ({said.rstrip('.')}); "
+            "give a directory with tokenizer.json, or with vocab.json and merges.txt"
+        ) from None
+
+
+def add_tokens(backend: tokenizers.Tokenizer, contents: Iterable[str]) -> None:
+    """Gives the next ids to tokens, as to CodeGen's: runs of whitespace are cut out of texts, others are special."""
+    backend.add_tokens(
+        [
+            AddedToken(content, special=content not in WHITESPACE_RUNS, normalized=content in WHITESPACE_RUNS)
+            for content in contents
+        ]
+    )
+
+
+def write(backend: tokenizers.Tokenizer, directory: Path, *, max_length: int) -> None:
+    """Writes the files that transformers (4 and 5, fast and slow), tokenizers, llama.cpp and others read.
+
+    max_length: tokens of context, which transformers warns beyond. A tokenizer that is not of GPT-2's form has no
+    vocab.json: who reads that would cut texts in GPT-2's way.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    state = json.loads(backend.to_str())
+    # Pairs would be a newer notation that old readers fail on.
+    merges = [m if isinstance(m, str) else " ".join(m) for m in state["model"]["merges"]]
+    state["model"]["merges"] = merges
+    write_json(directory / "tokenizer.json", state)
+    of_gpt2 = not why_not_gpt2(state)
+    if of_gpt2:
+        vocabulary: dict[str, int] = state["model"]["vocab"]
+        # As in GPT-2's own file, the end of a text belongs to the base; what slow tokenizers add comes after it.
+        vocabulary.setdefault(END_OF_TEXT, backend.get_vocab()[END_OF_TEXT])
+        write_json(directory / "vocab.json", dict(sorted(vocabulary.items(), key=lambda item: item[1])))
+        write_atomic(directory / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+        added = {t["content"]: t["id"] for t in state["added_tokens"] if t["content"] not in vocabulary}
+        write_json(directory / "added_tokens.json", added)
+    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
+    write_json(directory / "special_tokens_map.json", special)
+    write_json(
+        directory / "tokenizer_config.json",
+        {
+            "add_prefix_space": False,
+            "added_tokens_decoder": {
+                str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in state["added_tokens"]
+            },
+            **special,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": max_length,
+            "tokenizer_class": "CodeGenTokenizer" if of_gpt2 else "PreTrainedTokenizerFast",
+        },
+    )
+
+
+def why_not_gpt2(state: dict[str, Any]) -> str:
+    """What makes a tokenizer, as in tokenizer.json, another kind than GPT-2's and CodeGen's; "" where nothing does."""
+    added = [t for t in state["added_tokens"] if not t["special"]]
+    if not (reason := why_cut_otherwise(state)) and (
+        added
+        and (
+            sorted(t["content"] for t in added) != sorted(WHITESPACE_RUNS)
+            or any(t["lstrip"] or t["rstrip"] or t["single_word"] for t in added)
+            or len({t["normalized"] for t in added}) > 1  # those would be cut out in two rounds
+        )
+    ):
+        return "it has added tokens other than CodeGen's"
+    return reason
+
+
+def why_cut_otherwise(state: dict[str, Any]) -> str:
+    """The same, added tokens aside: why texts are not cut and merged in GPT-2's way."""
+    model = state["model"]
+    described = ("type", "vocab", "merges", "unk_token", "fuse_unk")  # where every byte has an entry, none is unknown
+    options = sorted(name for name, value in model.items() if value and name not in described)
+    if model.get("type") != "BPE":
+        return f"its model is {model.get('type')}, not BPE"
+    if options:
+        return f"its BPE has {', '.join(options)}"
+    if state["normalizer"] is not None:
+        return f"it normalizes ({state['normalizer']['type']})"
+    cutting = state["pre_tokenizer"] or {}
+    if cutting.get("type") != "ByteLevel" or not cutting.get("use_regex", True):
+        return "it does not cut texts as GPT-2 does"
+    if cutting["add_prefix_space"]:
+        return "it puts a space before each text"
+    return ""

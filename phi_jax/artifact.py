@@ -35,7 +35,8 @@ _DRAFT_KEY = "draft.json"
 _TEMPORARY = ".tmp-"
 _DISTRIBUTIONS = (
     "phi-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record",
-    "tensorflow-datasets", "ml-collections", "tokenizers", "safetensors", "numpy", "pyarrow", "daft", "scikit-learn",
+    "tensorflow-datasets", "ml-collections", "tokenizers", "tiktoken", "safetensors", "gguf", "numpy", "pyarrow",
+    "daft", "scikit-learn",
 )  # fmt: skip
 
 

@@ -7,9 +7,11 @@ skipped, loudly.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -211,34 +213,80 @@ def restore_params(
     abstract_params: ShapeDtypeStructs with the shardings wanted. change_dtype: they may be of another dtype than was
     saved, and are cast. Raises UserError where they cannot be read or differ in path, shape or, otherwise, dtype.
     """
-    import orbax.checkpoint as ocp
-
     target = {"params": abstract_params}
     # A manager that has restored a whole state refuses to restore a part of one: hence one for this alone.
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        try:
-            about = checkpoints._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-            saved = {k: v for k, v in about["leaves"].items() if k.startswith("['params']")}
-            _check_leaves(saved, _described(target), ignore_dtype=change_dtype)
-            part = ocp.args.PyTreeRestore(
-                item=target,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-                partial_restore=True,
-            )
-            restored = checkpoints._manager.restore(step, args=ocp.args.Composite(state=part))["state"]
-            _check_leaves(_described(restored), _described(target))
-        except Exception as error:
-            raise UserError(
-                f"checkpoint {checkpoints._directory / str(step)}: cannot be read ({_brief(error)}); "
-                "put back a good copy, or train again"
-            ) from error
+    with Checkpoints(directory, read_only=True) as checkpoints, _reading(checkpoints, step):
+        _check_leaves(_saved_params(checkpoints, step), _described(target), ignore_dtype=change_dtype)
+        restored = _restore_part(checkpoints, step, target)
+        _check_leaves(_described(restored), _described(target))
     return restored["params"]
+
+
+@contextlib.contextmanager
+def open_params(directory: epath.PathLike, step: int, abstract_params: PyTree) -> Iterator[Callable[[str], np.ndarray]]:
+    """A function that reads one parameter of a step, e.g. "layers/mlp/fc1/kernel", as a numpy array of its dtype.
+
+    For a model that need not be in memory whole. Raises UserError as `restore_params` does, here or when a parameter is
+    read.
+    """
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        with _reading(checkpoints, step):
+            _check_leaves(_saved_params(checkpoints, step), _described({"params": abstract_params}))
+
+        def read(path: str) -> np.ndarray:
+            wanted = abstract_params
+            for name in path.split("/"):
+                wanted = wanted[name]
+            target: PyTree = np.broadcast_to(np.zeros((), wanted.dtype), wanted.shape)
+            for name in reversed(["params", *path.split("/")]):
+                target = {name: target}
+            with _reading(checkpoints, step):
+                (leaf,) = jax.tree.leaves(_restore_part(checkpoints, step, target))
+                _check_leaves({path: _about(leaf)}, {path: _about(wanted)})
+            return leaf
+
+        yield read
+
+
+@contextlib.contextmanager
+def _reading(checkpoints: Checkpoints, step: int) -> Iterator[None]:
+    """What goes wrong in the block is a UserError that names the step."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"checkpoint {checkpoints._directory / str(step)}: cannot be read ({_brief(error)}); "
+            "put back a good copy, or train again"
+        ) from error
+
+
+def _saved_params(checkpoints: Checkpoints, step: int) -> dict[str, str]:
+    """Path -> dtype and shape of each parameter as it was saved."""
+    import orbax.checkpoint as ocp
+
+    about = checkpoints._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+    return {k: v for k, v in about["leaves"].items() if k.startswith("['params']")}
+
+
+def _restore_part(checkpoints: Checkpoints, step: int, target: PyTree) -> PyTree:
+    import orbax.checkpoint as ocp
+
+    part = ocp.args.PyTreeRestore(
+        item=target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+    )
+    return checkpoints._manager.restore(step, args=ocp.args.Composite(state=part))["state"]
 
 
 def _described(tree: PyTree) -> dict[str, str]:
     """Path -> dtype and shape of each leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): _about(leaf) for path, leaf in leaves}
+
+
+def _about(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _check_leaves(found: dict[str, str], wanted: dict[str, str], *, ignore_dtype: bool = False) -> None:

@@ -41,6 +41,7 @@ one stage (--config C --workdir W [--name N]; its inputs must be whole)
   report        everything -> one page
 
 tools
+  import        published weights -> checkpoint, which trains on and is exported again
   plan          fits? hours? before a run, for TPUs and GPUs that need not be here
   bench         speed of the training step, and of the tokenizer, beside other implementations
   sample        complete a prompt
@@ -178,8 +179,18 @@ def _export(options: argparse.Namespace, config_arguments: list[str]) -> None:
         raise UserError("export --checkpoint needs --out DIR, the directory to write")
     from phi_jax.interchange.export import export_checkpoint
 
-    export_checkpoint(options.checkpoint, options.out, dtype=options.dtype)
+    export_checkpoint(
+        options.checkpoint, options.out,
+        dtype=options.dtype, architecture=options.architecture, licence=options.license, gguf=options.gguf,
+    )  # fmt: skip
     print(f"exported: {options.out}")
+
+
+def _import(options: argparse.Namespace, _: list[str]) -> None:
+    from phi_jax.interchange.importing import import_directory
+
+    imported = import_directory(options.hf, options.out)
+    print(f"imported: {options.out}, {imported.facts['parameters']:,} parameters, identity {imported.identity[:12]}")
 
 
 def _evaluate(options: argparse.Namespace, config_arguments: list[str]) -> None:
@@ -302,6 +313,13 @@ def _parser() -> argparse.ArgumentParser:
             )
             sub.add_argument("--out", metavar="DIR", help="tool form: directory to write; must not exist")
             sub.add_argument("--dtype", default="float32", help="tool form: float32, bfloat16 or float16")
+            sub.add_argument(
+                "--architecture",
+                metavar="A",
+                help="tool form: phi or codegen (default: the imported model's, else phi)",
+            )
+            sub.add_argument("--license", metavar="ID", default="other", help="tool form: on the model card")
+            sub.add_argument("--gguf", action="store_true", help="tool form: a file for llama.cpp too")
         if name == "evaluate":
             sub.add_argument(
                 "--model",
@@ -317,6 +335,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", metavar="DIR", required=True, help="where results and scores go")
     sub.add_argument("--workers", type=int, default=2, help="executions at once (default 2)")
     _add_benchmark_options(sub)
+
+    sub = add("import", _import, "Reads a Phi or CodeGen directory in Hugging Face's format into a checkpoint.",
+              "phi-jax import --hf phi-1 --out imported/phi-1")  # fmt: skip
+    sub.add_argument(
+        "--hf", metavar="DIR", required=True, help="config.json, safetensors or pytorch_model.bin, and the tokenizer"
+    )
+    sub.add_argument("--out", metavar="CKPT", required=True, help="directory to write; must not exist")
 
     sub = add("plan", _plan, "Says whether a run fits, how long it takes, and what fits if it does not.",
               "phi-jax plan --config configs/phi_1.py:attention=splash --topology v5e:4x4")  # fmt: skip

@@ -1,5 +1,6 @@
 """Hugging Face directories, written and read: every number, every name, and every way to be given the wrong thing."""
 
+import functools
 import json
 
 import jax
@@ -11,7 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from phi_jax.errors import UserError
 from phi_jax.interchange import huggingface
-from phi_jax.interchange.huggingface import export_phi, load_phi
+from phi_jax.interchange.architecture import leaf_at
+from phi_jax.interchange.huggingface import export_model, load_directory
+from phi_jax.interchange.phi import PHI
 from phi_jax.model import phi
 
 CONFIG = phi.PhiConfig(
@@ -57,7 +60,8 @@ def random_params(config=CONFIG, seed=0):
 
 
 def export(params, directory, config=CONFIG, **options):
-    export_phi(params, config, directory, **{"tokenizer_directory": None, "end_of_text_id": END, **options})
+    read_leaf = functools.partial(leaf_at, params)
+    export_model(read_leaf, config, directory, **{"tokenizer_directory": None, "end_of_text_id": END, **options})
     return directory
 
 
@@ -79,7 +83,7 @@ def assert_same(a, b):
 def test_what_is_exported_is_loaded_bit_for_bit(tmp_path):
     params = random_params()
     params["embed"]["tokens"][0, :3] = [-0.0, np.float32(1e-45), np.finfo(np.float32).max]
-    loaded, config = load_phi(export(params, tmp_path / "model"))
+    loaded, config = load_directory(export(params, tmp_path / "model"))
     assert config == CONFIG
     assert_same(loaded, params)
     assert np.signbit(loaded["embed"]["tokens"][0, 0])
@@ -87,7 +91,7 @@ def test_what_is_exported_is_loaded_bit_for_bit(tmp_path):
 
 def test_device_arrays_are_exported_as_well(tmp_path):
     params = random_params()
-    loaded, _ = load_phi(export(jax.device_put(params), tmp_path / "model"))
+    loaded, _ = load_directory(export(jax.device_put(params), tmp_path / "model"))
     assert_same(loaded, params)
 
 
@@ -95,7 +99,7 @@ def test_device_arrays_are_exported_as_well(tmp_path):
 def test_narrow_dtypes_are_rounded_once(tmp_path, dtype, kind):
     params = random_params()
     directory = export(params, tmp_path / "model", dtype=dtype)
-    loaded, _ = load_phi(directory)
+    loaded, _ = load_directory(directory)
     assert_same(loaded, jax.tree.map(lambda x: x.astype(kind).astype(np.float32), params))
     config = json.loads((directory / "config.json").read_text())
     assert config["dtype"] == config["torch_dtype"] == dtype
@@ -128,7 +132,7 @@ def test_matrices_are_transposed_with_heads_outermost(exported):
 def test_config_is_written_in_both_styles(exported):
     config = json.loads((exported / "config.json").read_text())
     expected = {
-        "architectures": ["PhiForCausalLM"], "model_type": "phi", "hidden_act": "gelu_new",
+        "architectures": ["PhiForCausalLM"], "model_type": "phi", "hidden_act": "gelu_pytorch_tanh",
         "vocab_size": 53, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
         "num_attention_heads": 3, "num_key_value_heads": 3, "max_position_embeddings": 32,
         "layer_norm_eps": 1e-5, "attention_dropout": 0.1, "resid_pdrop": 0.2, "embd_pdrop": 0.0,
@@ -147,7 +151,7 @@ def test_every_rotary_dim_survives_the_factor():
     for head_dim in range(2, 257, 2):
         for rotary_dim in range(2, head_dim + 1, 2):
             config = phi.PhiConfig(8, head_dim, 8, 1, 1, head_dim, rotary_dim, 8)
-            factor = huggingface.config_json(config, 0, "float32")["partial_rotary_factor"]
+            factor = PHI.write_config(config, 0, "float32")["partial_rotary_factor"]
             assert int(head_dim * factor) == rotary_dim
 
 
@@ -162,7 +166,7 @@ def test_tokenizer_files_come_along_and_nothing_else(tmp_path):
         "tokenizer_config.json", "vocab.json",
     ]  # fmt: skip
     assert (directory / "merges.txt").read_text() == "merges.txt"
-    load_phi(directory)
+    load_directory(directory)
 
 
 # --- Exports that must not happen ----------------------------------------------------------------------------
@@ -170,7 +174,7 @@ def test_tokenizer_files_come_along_and_nothing_else(tmp_path):
 
 def test_an_empty_directory_may_be_exported_into(tmp_path):
     (tmp_path / "model").mkdir()
-    assert_same(load_phi(export(random_params(), tmp_path / "model"))[0], random_params())
+    assert_same(load_directory(export(random_params(), tmp_path / "model"))[0], random_params())
 
 
 @pytest.mark.parametrize("kind", ["directory", "file"])
@@ -236,7 +240,7 @@ def change_tensors(directory, change):
 
 def refused(directory):
     with pytest.raises(UserError) as error:
-        load_phi(directory)
+        load_directory(directory)
     assert "\n" not in str(error.value)
     assert str(directory) in str(error.value)
     return str(error.value)
@@ -248,7 +252,7 @@ def test_the_config_of_either_transformers_is_read(exported, style):
         change_config(exported, rope_parameters=None, dtype=None, head_dim=None)
     else:
         change_config(exported, rope_theta=None, partial_rotary_factor=None, rope_scaling=None, torch_dtype=None)
-    assert load_phi(exported)[1] == CONFIG
+    assert load_directory(exported)[1] == CONFIG
 
 
 def test_shards_are_read(exported):
@@ -260,7 +264,7 @@ def test_shards_are_read(exported):
     (exported / "model.safetensors").unlink()
     index = {"weight_map": {n: file for file, part in files.items() for n in part}}
     (exported / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert_same(load_phi(exported)[0], random_params())
+    assert_same(load_directory(exported)[0], random_params())
     (exported / "model-00002-of-00002.safetensors").unlink()
     assert "model-00002-of-00002.safetensors: missing" in refused(exported)
 
@@ -268,7 +272,7 @@ def test_shards_are_read(exported):
 def test_rotary_constants_of_old_checkpoints_are_passed_over(exported):
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     change_tensors(exported, lambda t: t.update({name: np.ones(2, np.float32)}))
-    assert_same(load_phi(exported)[0], random_params())
+    assert_same(load_directory(exported)[0], random_params())
 
 
 @pytest.mark.parametrize(
@@ -314,7 +318,7 @@ def test_every_misshapen_tensor_is_named(exported, name):
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("lm_head.lora_A.weight", np.zeros(3, np.float32), "tensor lm_head.lora_A.weight belongs to no Phi model"),
+        ("lm_head.lora_A.weight", np.zeros(3, np.float32), "tensor lm_head.lora_A.weight belongs to no phi model"),
         ("lm_head.bias", np.zeros(53, np.int8), "tensor lm_head.bias is int8"),
         ("lm_head.bias", np.zeros(53, np.float64), "tensor lm_head.bias is float64"),
         ("lm_head.bias", np.full(53, np.nan, np.float32), "tensor lm_head.bias holds values that are not finite"),

@@ -41,6 +41,7 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
     seen: set[str] = set()
     reasons: Counter[str] = Counter()
     by_source: Counter[str] = Counter()
+    by_license: Counter[str] = Counter()
     kept_bytes = 0
     starts = range(0, len(snapshot), FILES_PER_PART)
     with Progress(draft.label, len(snapshot), "files") as bar:
@@ -51,9 +52,11 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
                 kept, aside = _look_at(chunk, rules, seen)
                 documents.write_part(kept_directory, index, kept)
                 documents.write_part(aside_directory, index, aside, _SET_ASIDE)
-            for row in documents.read_part(documents.part_path(kept_directory, index), ("id", "source", "text")):
+            columns = ("id", "source", "license", "text")
+            for row in documents.read_part(documents.part_path(kept_directory, index), columns):
                 seen.add(row["id"])
                 by_source[row["source"]] += 1
+                by_license[row["license"] or "not named"] += 1
                 kept_bytes += len(row["text"].encode())
             for row in documents.read_part(documents.part_path(aside_directory, index), ("reason",)):
                 reasons[row["reason"]] += 1
@@ -75,6 +78,7 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
         bytes=kept_bytes,
         set_aside=dict(reasons.most_common()),
         by_source=dict(by_source.most_common()),
+        by_license=dict(by_license.most_common()),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from phi_jax.artifact import Artifact
 from phi_jax.checkpoints import restore_params
 from phi_jax.errors import UserError
-from phi_jax.interchange.huggingface import load_phi
+from phi_jax.interchange.huggingface import load_directory
 
 PyTree = Any
 
@@ -24,7 +24,7 @@ def initial_params(directory: str, abstract_params: PyTree, tokens: Artifact) ->
     """
     artifact = Artifact.read(directory)
     if artifact is None:
-        params, _ = load_phi(Path(directory))
+        params, _ = load_directory(Path(directory))
         return jax.tree_util.tree_map_with_path(_laid_out, params, abstract_params), directory
     outputs = artifact.manifest["outputs"]
     if "checkpoint" not in outputs:

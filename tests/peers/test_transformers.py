@@ -3,6 +3,7 @@
 `pytest tests/peers -s` prints the largest differences.
 """
 
+import functools
 import gc
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from phi_jax.interchange.huggingface import export_phi, load_phi, tensors_of
+from phi_jax.interchange.architecture import leaf_at
+from phi_jax.interchange.huggingface import export_model, load_directory, tensors_of
 from phi_jax.model import phi
 from phi_jax.model.sampler import Decoding, Request, Sampler
 
@@ -55,7 +57,7 @@ def test_logits_and_gradients_of_the_published_shapes(transformers, tmp_path, na
     expected_grads = {n: p.grad.numpy() for n, p in model.named_parameters()}
     del model, output
 
-    params, config = load_phi(tmp_path)
+    params, config = load_directory(tmp_path)
     assert (config.num_heads, config.head_dim) == (32, shape["hidden_size"] // 32)
     assert config.rotary_dim == 32
     params = jax.tree.map(jnp.asarray, params)
@@ -71,7 +73,7 @@ def test_logits_and_gradients_of_the_published_shapes(transformers, tmp_path, na
     assert abs(float(loss) - expected_loss) < 1e-5
 
     worst, worst_relative, seen = 0.0, 0.0, set()
-    for tensor, ours in tensors_of(grads):
+    for tensor, ours in tensors_of(functools.partial(leaf_at, grads), config):
         theirs = expected_grads[tensor]
         error, size = float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
         assert size > 0, tensor
@@ -113,7 +115,7 @@ def exported(tmp_path_factory):
     for norm in (params["layers"]["norm"], params["final_norm"]):
         norm["scale"] += 1.0
     directory = tmp_path_factory.mktemp("export") / "model"
-    export_phi(params, SMALL, directory, tokenizer_directory=None, end_of_text_id=END)
+    export_model(functools.partial(leaf_at, params), SMALL, directory, tokenizer_directory=None, end_of_text_id=END)
     return params, directory
 
 
@@ -194,10 +196,17 @@ def test_our_export_decodes_the_same_tokens(theirs, exported, prompts):
 def test_narrow_exports_load_in_their_dtype(transformers, exported, tmp_path, dtype):
     import torch
 
-    export_phi(exported[0], SMALL, tmp_path / "m", tokenizer_directory=None, end_of_text_id=END, dtype=dtype)
+    export_model(
+        functools.partial(leaf_at, exported[0]),
+        SMALL,
+        tmp_path / "m",
+        tokenizer_directory=None,
+        end_of_text_id=END,
+        dtype=dtype,
+    )
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
     assert model.dtype == getattr(torch, dtype)
-    expected = dict(tensors_of(load_phi(tmp_path / "m")[0]))
+    expected = dict(tensors_of(functools.partial(leaf_at, load_directory(tmp_path / "m")[0]), SMALL))
     for name, tensor in model.state_dict().items():
         np.testing.assert_array_equal(tensor.float().numpy(), expected[name], err_msg=name)
 
@@ -208,8 +217,8 @@ def test_the_tokenizer_comes_along(transformers, exported, tmp_path):
     text = "def f(x):\n    return [i * i for i in range(x)]\n\n\nclass A:\n\tdef g(self):\n\t\treturn 'é'\n"
     trained = tokenizer.train([text * 20], 320)
     trained.save(tmp_path / "tokenizer", max_length=SMALL.max_seq_len)
-    export_phi(
-        exported[0], SMALL, tmp_path / "m",
+    export_model(
+        functools.partial(leaf_at, exported[0]), SMALL, tmp_path / "m",
         tokenizer_directory=tmp_path / "tokenizer", end_of_text_id=trained.end_of_text_id,
     )  # fmt: skip
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")

@@ -1,0 +1,209 @@
+"""`phi-jax import` and `phi-jax export` of published models: both ways, and every wrong input in one line."""
+
+import json
+
+import numpy as np
+import pytest
+from published import CODEGEN, PHI, codegen_shapes, phi_shapes, publish, random_tensors
+from running import phi_jax
+from safetensors.numpy import load_file, save_file
+
+from phi_jax.artifact import Artifact
+from phi_jax.errors import UserError
+from phi_jax.interchange.export import export_checkpoint, load_model
+from phi_jax.interchange.importing import import_directory
+from phi_jax.interchange.lint import lint
+
+PUBLISHED = {"phi": (PHI, phi_shapes(PHI)), "codegen": (CODEGEN, codegen_shapes(CODEGEN))}
+
+
+def published(directory, architecture="phi"):
+    config, shapes = PUBLISHED[architecture]
+    return publish(directory, config, random_tensors(shapes))
+
+
+def export(checkpoint, directory, **options):
+    defaults = {"dtype": "float16", "architecture": None, "licence": "mit", "gguf": False}
+    export_checkpoint(str(checkpoint), str(directory), **{**defaults, **options})
+    return directory
+
+
+@pytest.mark.parametrize("architecture", PUBLISHED)
+def test_the_export_of_an_import_is_bit_for_bit_what_was_published(tmp_path, architecture):
+    source = published(tmp_path / "source", architecture)
+    artifact = import_directory(str(source), str(tmp_path / "imported"))
+    again = export(tmp_path / "imported", tmp_path / "again")
+    before, after = load_file(source / "model.safetensors"), load_file(again / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert after[name].dtype == np.float16
+        np.testing.assert_array_equal(after[name].view(np.uint16), tensor.view(np.uint16), err_msg=name)
+    assert json.loads((again / "config.json").read_text())["model_type"] == architecture
+    assert artifact.facts["architecture"] == architecture
+    assert artifact.facts["dtype"] == "float16"
+    assert artifact.facts["source"] == "source"
+    assert [str(finding) for finding in lint(again)] == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "imported", "source"]
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"):
+        assert (again / name).read_bytes() == (source / name).read_bytes(), name
+
+
+def test_an_import_is_a_model_like_any_other(tmp_path):
+    source = published(tmp_path / "source", "codegen")
+    artifact = import_directory(str(source), str(tmp_path / "imported"))
+    artifact.verify()
+    a, config_a, tokenizer_a = load_model(source)
+    b, config_b, tokenizer_b = load_model(tmp_path / "imported")
+    assert config_a == config_b
+    np.testing.assert_array_equal(a["layers"]["attention"]["q"]["kernel"], b["layers"]["attention"]["q"]["kernel"])
+    assert tokenizer_a.encode("def f(x):\n    pass") == tokenizer_b.encode("def f(x):\n    pass")
+
+
+def test_two_imports_have_one_identity(tmp_path):
+    source = published(tmp_path / "source")
+    identities = {import_directory(str(source), str(tmp_path / str(i))).identity for i in range(2)}
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.bias"][3] += 1
+    save_file(tensors, source / "model.safetensors")
+    identities.add(import_directory(str(source), str(tmp_path / "other")).identity)
+    assert len(identities) == 2
+
+
+def test_a_codegen_can_be_exported_as_a_phi(tmp_path):
+    import_directory(str(published(tmp_path / "source", "codegen")), str(tmp_path / "imported"))
+    as_phi = export(tmp_path / "imported", tmp_path / "phi", architecture="phi", dtype="float32")
+    params, config, _ = load_model(as_phi)
+    expected, expected_config, _ = load_model(tmp_path / "source")
+    assert config == expected_config
+    np.testing.assert_array_equal(
+        params["layers"]["attention"]["k"]["kernel"], expected["layers"]["attention"]["k"]["kernel"]
+    )
+
+
+def test_the_command_line_and_its_card(tmp_path):
+    source = published(tmp_path / "phi-tiny")
+    done = phi_jax("import", "--hf", source, "--out", tmp_path / "imported")
+    artifact = Artifact.read(tmp_path / "imported")
+    assert done.stdout == (
+        f"imported: {tmp_path / 'imported'}, {artifact.facts['parameters']:,} parameters, "
+        f"identity {artifact.identity[:12]}\n"
+    )
+    phi_jax("export", "--checkpoint", tmp_path / "imported", "--out", tmp_path / "m", "--dtype", "float16",
+            "--license", "mit")  # fmt: skip
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert card.startswith('---\nlicense: "mit"\n')
+    assert "weights of `phi-tiny`, a phi published in float16" in card
+    assert str(tmp_path) not in card
+    done = phi_jax("sample", "--model", tmp_path / "imported", "--prompt", "def f", "--max-new-tokens", "3")
+    assert done.stdout
+
+
+# --- Wrong input: one line that names it, and nothing left behind ----------------------------------------------
+
+
+def change(directory, **changes):
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_tensors(directory, change):
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+
+
+def not_a_number(tensors):
+    tensors["model.layers.1.mlp.fc2.weight"][3, 4] = np.nan
+
+
+WRONG = {
+    "another architecture": (
+        lambda d: change(d, model_type="llama"),
+        "model_type is 'llama'; only 'phi', 'codegen'",
+    ),
+    "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
+    "no weights": (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
+    "no tokenizer": (lambda d: (d / "tokenizer.json").unlink() or (d / "vocab.json").unlink(), "tokenizer"),
+    "a cut-off file": (
+        lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-1]),
+        "model.safetensors: cannot be read",
+    ),
+    "another shape": (
+        lambda d: change(d, intermediate_size=129),
+        "fc1.weight has shape (128, 32), config.json says (129",
+    ),
+    "not a number": (lambda d: change_tensors(d, not_a_number), "fc2.weight holds values that are not finite"),
+    "a large tokenizer": (
+        lambda d: (
+            change(d, vocab_size=300),
+            change_tensors(d, lambda t: t.update({n: t[n][:300] for n in t if t[n].shape[0] == 320})),
+        ),
+        "entries, the embedding 300 rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, wrong):
+    damage, complaint = WRONG[wrong]
+    source = published(tmp_path / "source")
+    damage(source)
+    with pytest.raises(UserError) as error:
+        import_directory(str(source), str(tmp_path / "imported"))
+    assert complaint in str(error.value)
+    assert str(source) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_the_command_line_shows_one_line(tmp_path):
+    source = published(tmp_path / "source")
+    change(source, model_type="gpt2")
+    done = phi_jax("import", "--hf", source, "--out", tmp_path / "imported", check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"phi-jax: error: {source / 'config.json'}: model_type is 'gpt2'; "
+        "only 'phi', 'codegen', 'phi-msft', 'mixformer-sequential' can be read\n"
+    )
+    done = phi_jax("import", "--hf", tmp_path / "nowhere", "--out", tmp_path / "imported", check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_what_stands_at_the_target_stays(tmp_path):
+    source = published(tmp_path / "source")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "precious").write_text("x")
+    with pytest.raises(UserError, match="there: exists already"):
+        import_directory(str(source), str(tmp_path / "there"))
+    import_directory(str(source), str(tmp_path / "imported"))
+    with pytest.raises(UserError, match="there: exists already"):
+        export(tmp_path / "imported", tmp_path / "there")
+    assert [p.name for p in (tmp_path / "there").iterdir()] == ["precious"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["imported", "source", "there"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"dtype": "int8"}, "'int8': unknown"),
+        ({"architecture": "llama"}, "--architecture llama: cannot be written; use one of phi, codegen"),
+        ({"gguf": True}, "llama.cpp has no architecture for a codegen; add --architecture phi"),
+    ],
+)
+def test_an_export_that_cannot_be_is_one_line(tmp_path, options, complaint):
+    import_directory(str(published(tmp_path / "source", "codegen")), str(tmp_path / "imported"))
+    with pytest.raises(UserError, match=complaint):
+        export(tmp_path / "imported", tmp_path / "m", **options)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["imported", "source"]
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(UserError, match="no whole training artifact there"):
+        export(tmp_path / "nowhere", tmp_path / "m")
+    import_directory(str(published(tmp_path / "source")), str(tmp_path / "imported"))
+    (tmp_path / "imported" / "model.json").write_text("{}")
+    with pytest.raises(UserError, match=r"model.json: checksum differs"):
+        export(tmp_path / "imported", tmp_path / "m")
+    assert not (tmp_path / "m").exists()

@@ -46,6 +46,7 @@ tools
   bench         speed of the training step, and of the tokenizer, beside other implementations
   sample        complete a prompt
   score         run and score completions made elsewhere
+  lint          a Hugging Face directory: which client fails on it, or goes silently wrong
 """
 _EPILOG = """\
 example:
@@ -241,6 +242,19 @@ def _bench(options: argparse.Namespace, config_arguments: list[str]) -> None:
     importlib.import_module(f"phi_jax.bench.{options.what}").run(options, config_arguments)
 
 
+def _lint(options: argparse.Namespace, _: list[str]) -> None:
+    from phi_jax.interchange.lint import lint
+
+    findings = lint(options.directory)
+    for finding in findings:
+        print(finding)
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = len(findings) - errors
+    print(f"{options.directory}: errors: {errors}, warnings: {warnings}")
+    if errors:
+        sys.exit(EXIT_FAILED)
+
+
 def _sample(options: argparse.Namespace, _: list[str]) -> None:
     from phi_jax.evaluation.completion import complete_text
 
@@ -362,6 +376,10 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         module.add_arguments(kind)
+
+    sub = add("lint", _lint, "Says which client fails or goes silently wrong on a Phi or CodeGen directory.",
+              "phi-jax lint runs/nano/export/base/model")  # fmt: skip
+    sub.add_argument("directory", metavar="DIR", help="config.json, weights and tokenizer, in Hugging Face's format")
 
     sub = add("sample", _sample, "Completes a prompt.",
               'phi-jax sample --model runs/nano/export/base/model --prompt "def f(x):"')  # fmt: skip

@@ -211,7 +211,7 @@ def _score(options: argparse.Namespace, _: list[str]) -> None:
     _print_scores(
         score(
             options.samples, options.problems or options.benchmark, options.out,
-            sandbox=options.sandbox, workers=options.workers,
+            form=options.prompt_form, sandbox=options.sandbox, workers=options.workers,
         )
     )  # fmt: skip
 
@@ -348,6 +348,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--samples", metavar="FILE", required=True, help='JSON lines: {"task_id", "completion"}')
     sub.add_argument("--out", metavar="DIR", required=True, help="where results and scores go")
     sub.add_argument("--workers", type=int, default=2, help="executions at once (default 2)")
+    sub.add_argument("--prompt-form", choices=("stripped", "kept"), default="kept",
+                     help="of the prompt that completions go behind: its last newlines (default kept)")  # fmt: skip
     _add_benchmark_options(sub)
 
     sub = add("import", _import, "Reads a Phi or CodeGen directory in Hugging Face's format into a checkpoint.",

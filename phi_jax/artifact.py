@@ -36,7 +36,7 @@ _TEMPORARY = ".tmp-"
 _DISTRIBUTIONS = (
     "phi-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record",
     "tensorflow-datasets", "ml-collections", "tokenizers", "tiktoken", "safetensors", "gguf", "numpy", "pyarrow",
-    "daft", "scikit-learn",
+    "daft", "scikit-learn", "openai", "pydantic",
 )  # fmt: skip
 
 
@@ -181,6 +181,11 @@ class Draft:
     def label(self) -> str:
         return "/".join(filter(None, (self.stage, self.name)))
 
+    @property
+    def workdir(self) -> epath.Path:
+        """Where the artifacts of the run lie."""
+        return self.final.parent.parent if self.name else self.final.parent
+
     def add_output(
         self, name: str, path: str, *, kind: str = "files", digest: str | None = None, **counts: int
     ) -> None:
@@ -248,15 +253,18 @@ def open_draft(
     config: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
     key: str | None = None,
+    *,
+    again: bool = False,
 ) -> Draft:
     """Opens the working directory of a stage, keeping what an interrupted run with the same key left.
 
-    key: see `artifact_key`; of the whole config where None. Raises UserError where a file stands in the way.
+    key: see `artifact_key`; of the whole config where None. again: nothing is kept. Raises UserError where a file
+    stands in the way.
     """
     draft = join_draft(workdir, stage, name, config, inputs, key)
     directory, key = draft.directory, draft.key
     try:
-        kept = json.loads((directory / _DRAFT_KEY).read_text())["key"] == key
+        kept = not again and json.loads((directory / _DRAFT_KEY).read_text())["key"] == key
     except (OSError, ValueError, KeyError):
         kept = False
     if not kept and directory.exists():

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 
+class NoSuchField(UserError, AttributeError):
+    """A config lacks a field that is read: one line for the user, and what hasattr expects."""
+
+
 class Config:
     """A read-only view of a config. Remembers which fields were read, so that a field nobody reads is found.
 
     `config.training.learning_rate` reads a field; a section is another Config that shares the record.
-    An unknown field raises AttributeError.
+    An unknown field raises NoSuchField.
     """
 
     def __init__(
@@ -37,7 +41,7 @@ class Config:
         if name not in self._values and self._base is not None:
             return getattr(self._base, name)
         if name not in self._values:
-            raise AttributeError(f"config.{path}: no such field; there are: {', '.join(sorted(self._values))}")
+            raise NoSuchField(f"config.{path}: no such field; there are: {', '.join(sorted(self._values))}")
         value = self._values[name]
         if isinstance(value, Mapping):
             return Config(value, path, self._reads)
@@ -45,8 +49,17 @@ class Config:
         return value
 
     def only(self, sections: Sequence[str]) -> Config:
-        """A view with just these top-level entries; reads go to the same record."""
-        return Config({name: self._values[name] for name in sections}, self._path, self._reads)
+        """A view with just these sections, "training" or one inside another, "teachers.writer"; reads go to the same
+        record. Raises KeyError for one that is not there.
+        """
+        chosen: dict[str, Any] = {}
+        for section in sections:
+            *outer, name = section.split(".")
+            values, kept = self._values, chosen
+            for step in outer:
+                values, kept = values[step], kept.setdefault(step, {})
+            kept[name] = values[name]
+        return Config(chosen, self._path, self._reads)
 
     def over(self, base: Config) -> Config:
         """A view of this section that has the fields of `base` where it has none of its own."""

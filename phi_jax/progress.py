@@ -48,6 +48,14 @@ class Progress:
         elif time.monotonic() - self._last >= PLAIN_LINE_SECONDS:
             self._print()
 
+    def skip(self, amount: int) -> None:
+        """Counts `amount` more units that were done before: they say nothing of the rate."""
+        self._done += amount
+        self._start += amount
+        if self._bar is not None:
+            self._bar.initial += amount
+            self._bar.update(amount)
+
     def _print(self) -> None:
         from tqdm import tqdm
 

@@ -1,0 +1,140 @@
+"""What a teacher's tokens cost: a dated table in the package, which the user's own replaces name by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi_jax.errors import UserError
+from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Usage
+from phi_jax.teacher.structured import strict_schema
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_PACKAGED = Path(__file__).with_name("prices.json")
+_UNIT, _TOKENS = "dollars per million tokens", 10**6
+
+# Tokens that a chat template puts around what is sent, at most. Around a message: ChatML, Llama 3 and Harmony take 3 to
+# 6 and the role's name. Around all: a start and the opening of the answer (under 10), the sentence that asks for JSON
+# (structured.py, 80 bytes), and the default system prompt that some templates add where there is none (Qwen 20 tokens,
+# Llama 3 and gpt-oss under 100, Mistral Small, the longest we know, about 700). Orders, from the templates' texts.
+_MESSAGE_OVERHEAD = 16
+_REQUEST_OVERHEAD = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """Of one model: picodollars a token. batch_percent: of these, what the Batch API charges."""
+
+    input: int
+    cached_input: int
+    output: int
+    batch_percent: int
+    as_of: str
+
+    def cost(self, usage: Usage, *, batch: bool) -> int:
+        """Picodollars, rounded up."""
+        fresh = usage.prompt - usage.cached
+        full = fresh * self.input + usage.cached * self.cached_input + usage.completion * self.output
+        return self._discounted(full, batch)
+
+    def reservation(self, request: Request, *, batch: bool) -> int:
+        """The most that one attempt at `request`, with these very messages, can cost.
+
+        It holds for tokenizers none of whose tokens stands for less than a byte of the prompt, and servers that keep
+        to max_tokens.
+        """
+        prompt = most_prompt_tokens(request) * max(self.input, self.cached_input)
+        return self._discounted(prompt + request.max_tokens * self.output, batch)
+
+    def _discounted(self, full: int, batch: bool) -> int:
+        return -(-full * self.batch_percent // 100) if batch else full
+
+
+@dataclasses.dataclass(frozen=True)
+class PriceTable:
+    """Prices by name, and the file that a missing one is to be added to."""
+
+    prices: Mapping[str, Price]
+    file: str
+
+    def of(self, endpoint: Endpoint) -> Price:
+        """By `price_as`, or the model's name. Raises UserError where there is no such entry: no price is guessed."""
+        name = endpoint.price_as or endpoint.model
+        if name not in self.prices:
+            raise UserError(
+                f"teacher {endpoint.name}: no price of {name!r} in {self.file}; set config.teachers.{endpoint.name}"
+                '.price_as to an entry of it ("local" costs nothing), or name a file with one in config.budget.prices'
+            )
+        return self.prices[name]
+
+
+def load_prices(path: str = "") -> PriceTable:
+    """The package's table, with the entries of the user's file `path` in the place of those of the same name.
+
+    Raises UserError for a file that cannot be read, or an entry that is no price.
+    """
+    prices = _read(_PACKAGED)
+    if path:
+        prices |= _read(Path(path))
+    return PriceTable(prices, path or f"the package's {_PACKAGED.name}")
+
+
+def most_prompt_tokens(request: Request) -> int:
+    """Upper bound of the tokens that a server counts as the prompt."""
+    said = sum(_bytes(role) + _bytes(content) + _MESSAGE_OVERHEAD for role, content in request.messages)
+    return said + _REQUEST_OVERHEAD + (0 if request.schema is None else _schema_bytes(request.schema))
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+@functools.cache
+def _schema_bytes(schema: type[BaseModel]) -> int:
+    """In the longest form in which a server, or we, may show the schema to the model: indented, ASCII."""
+    return len(json.dumps(strict_schema(schema), indent=4))
+
+
+def _read(path: Path) -> dict[str, Price]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    except OSError as error:
+        raise UserError(
+            f"{path}: the price table cannot be read ({error.strerror}); see config.budget.prices"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); mend the price table, or unset config.budget.prices") from None
+    if not isinstance(table, dict) or table.get("unit") != _UNIT or not isinstance(table.get("models"), dict):
+        raise UserError(f'{path}: a price table needs "unit": "{_UNIT}" and "models": {{name: {{...}}}}; mend it')
+    return {name: _price(os.fspath(path), name, entry, table.get("as_of")) for name, entry in table["models"].items()}
+
+
+def _price(path: str, name: str, entry: Any, as_of: Any) -> Price:
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}: models.{name}: not a price; write input, cached_input, output and batch_percent")
+
+    def amount(field: str, default: Any = None) -> int:
+        value = entry.get(field, default)
+        if type(value) not in (int, Decimal) or not 0 <= value < _TOKENS:
+            raise UserError(f"{path}: models.{name}.{field}: {value} is no price in {_UNIT}; write a number from 0 up")
+        return math.ceil(Decimal(value) * PICODOLLARS / _TOKENS)
+
+    percent = entry.get("batch_percent", 100)
+    if type(percent) is not int or not 0 <= percent <= 100:
+        raise UserError(f"{path}: models.{name}.batch_percent: {percent!r} is no whole number from 0 to 100; write one")
+    return Price(
+        input=amount("input"),
+        cached_input=amount("cached_input", entry.get("input")),
+        output=amount("output"),
+        batch_percent=percent,
+        as_of=str(entry.get("as_of", as_of or "")),
+    )

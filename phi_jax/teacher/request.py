@@ -1,0 +1,101 @@
+"""What a teacher is asked and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from typing import TYPE_CHECKING, Any
+
+from phi_jax.artifact import digest_of
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+PICODOLLARS = 10**12  # in a dollar; money is counted in whole picodollars, so that sums are exact
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """One teacher: a model behind an OpenAI-compatible server (a section of config.teachers)."""
+
+    name: str  # of its section
+    model: str  # as the server calls it
+    base_url: str  # e.g. "https://api.openai.com/v1"
+    key_variable: str  # environment variable that holds the API key; "" = the server wants none
+    price_as: str  # entry of the price table; "" = that of the model's name
+    mode: str  # "live": chat completions; "batch": the Batch API
+    window: int  # live requests in flight at most
+    batch_requests: int  # requests of one batch at most
+    timeout: float  # seconds that one attempt may take from sending to the reply's last byte
+    attempts: int  # of one request, beside those that a rate limit turned away; then it goes to the poison queue
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One request to one model.
+
+    Its key is the hash of model, parameters and prompt: what it is journalled by. How the reply is brought into the
+    form of `schema` (structured.py), the server's address and `label` are no part of it.
+    """
+
+    model: str
+    messages: tuple[tuple[str, str], ...]  # (role, content)
+    max_tokens: int  # of the completion, reasoning included; what may be paid at most follows from it
+    temperature: float
+    seed: int = 0  # tells apart several replies to the same prompt; sent as `seed`
+    schema: type[BaseModel] | None = None  # the JSON object that is wanted; None = free text
+    label: str = ""  # what it is for, for people: "exercises/123"
+
+    @functools.cached_property
+    def key(self) -> str:
+        """SHA-256, hex."""
+        return digest_of(
+            [
+                self.model,
+                {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed},
+                None if self.schema is None else _form(self.schema),
+                [list(message) for message in self.messages],
+            ]
+        )
+
+
+@functools.cache
+def _form(schema: type[BaseModel]) -> list[Any]:
+    """Name and fields. What pydantic makes of them as JSON Schema may change with its version, and so every key."""
+    fields = ([name, str(field.annotation), str(field.metadata)] for name, field in schema.model_fields.items())
+    return [schema.__name__, *fields]
+
+
+class Status(enum.StrEnum):
+    """What came of a request. Each but POISONED is a reply that was paid for and is never asked for again."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"  # the model declines
+    FILTERED = "filtered"  # the server's content filter cut it
+    LENGTH = "length"  # max_tokens ended it
+    POISONED = "poisoned"  # given up after `attempts`, or an error that another attempt does not mend
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """Tokens as the server reports them. cached and reasoning are parts of prompt and completion."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    reasoning: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What came of the request with this key. For a request with a schema, `text` is JSON that the schema accepts."""
+
+    key: str
+    status: Status
+    text: str  # "" where poisoned
+    reason: str  # why it is not answered; "" where it is
+    model: str  # as the server names what answered
+    usage: Usage  # of all attempts whose replies arrived
+    cost: int  # picodollars of all attempts, the lost ones at their full reservation
+    attempts: int

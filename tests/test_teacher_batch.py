@@ -1,0 +1,412 @@
+"""The Batch API against a real server: money, odd lines, kills at each phase, caps, cancelling."""
+
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import aiohttp
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from killed_batch import PRICE, Exercise, ask, endpoint, requests
+from llm_server import serving
+from running import ROOT
+
+from phi_jax.errors import UserError
+from phi_jax.teacher import batch, batch_api
+from phi_jax.teacher.batch_lines import read_line
+from phi_jax.teacher.journal import FILE, Journal
+from phi_jax.teacher.request import Request, Status, Usage
+
+
+def charged(ledger, via="batch"):
+    """Picodollars by the server's own count."""
+    usages = [Usage(e["prompt"], e["completion"], e.get("cached", 0)) for e in ledger if e["via"] == via]
+    return sum(PRICE.cost(usage, batch=via == "batch") for usage in usages)
+
+
+def times_asked(ledger):
+    return collections.Counter(e["custom_id"] for e in ledger if e["via"] == "batch")
+
+
+def test_each_request_once_in_batches_of_the_size_asked_for(tmp_path):
+    asked = list(requests(110))
+    with serving() as server, Journal(tmp_path) as journal:
+        replies = ask(journal, endpoint(server.base_url, batch_requests=50), iter(asked))
+        assert {r.key for r in replies} == {r.key for r in asked}
+        assert collections.Counter(r.status for r in replies) == {Status.ANSWERED: 110}
+        assert [journal.find(r.key) for r in replies] == replies
+        ledger = server.ledger()
+        assert times_asked(ledger) == {request.key: 1 for request in asked}
+        assert sorted(collections.Counter(e["batch"] for e in ledger).values()) == [10, 50, 50]
+        assert journal.spent == charged(ledger) == sum(r.cost for r in replies)
+        assert journal.reserved == 0
+        assert all(reply.attempts == 1 and reply.text for reply in replies)
+
+
+def test_no_batch_is_larger_than_the_server_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "MOST_BYTES", 3000)
+    monkeypatch.setattr(batch, "_PART", 7)
+    with serving(batch_seconds=0.02) as server, Journal(tmp_path) as journal:
+        assert len(ask(journal, endpoint(server.base_url), requests(30))) == 30
+        with urllib.request.urlopen(f"{server.base_url}/files?limit=1000", timeout=30) as answer:
+            sizes = [file["bytes"] for file in json.load(answer)["data"] if file["purpose"] == "batch"]
+        assert len(sizes) > 2
+        assert 2000 < max(sizes) <= 3000
+
+
+def test_odd_lines_and_odd_batches(tmp_path):
+    """Wrong schema, refusals, filter, length, errors, no usage, duplicates, batches that expire or fail."""
+    asked = list(requests(120, Exercise))
+    options = {"faults": 0.4, "kinds": ["wrong_schema", "refusal", "content_filter", "length", "no_usage"],
+               "batch_errors": 0.1, "batch_duplicates": 0.3, "batch_expire": 0.4, "batch_fail": 0.2, "seed": 3,
+               "batch_seconds": 0.05}  # fmt: skip
+    with serving(**options) as server, Journal(tmp_path) as journal:
+        replies = ask(journal, endpoint(server.base_url, batch_requests=40), iter(asked))
+        assert sorted(r.key for r in replies) == sorted(r.key for r in asked)
+        counts = collections.Counter(r.status for r in replies)
+        assert counts[Status.ANSWERED] > 40
+        assert all(counts[status] for status in (Status.REFUSED, Status.FILTERED, Status.LENGTH))
+        for reply in replies:
+            assert journal.find(reply.key) == reply
+            assert (reply.reason == "") == (reply.status is Status.ANSWERED)
+            if reply.status is Status.ANSWERED:
+                Exercise.model_validate_json(reply.text)
+        ledger = server.ledger()
+        assert max(times_asked(ledger).values()) <= 3
+        unmetered = [e for e in ledger if e.get("fault") == "no_usage"]
+        assert unmetered
+        assert journal.spent > charged(ledger) + charged(ledger, "live")
+        assert journal.reserved == 0
+        assert any(e["fault"] == "wrong_schema" for e in ledger)
+        attempts = {reply.key: reply.attempts for reply in replies}
+        assert max(attempts.values()) > 1
+
+
+def test_our_ledger_is_the_servers_where_all_arrives(tmp_path):
+    asked = list(requests(90, Exercise))
+    options = {"faults": 0.3, "kinds": ["wrong_schema", "refusal", "length", "reset_after", "500", "429"],
+               "batch_errors": 0.1, "batch_duplicates": 0.3, "batch_expire": 0.4, "seed": 1,
+               "batch_seconds": 0.05}  # fmt: skip
+    with serving(**options) as server, Journal(tmp_path) as journal:
+        ask(journal, endpoint(server.base_url, batch_requests=30), iter(asked))
+        ledger = server.ledger()
+        live = journal.read("SELECT coalesce(sum(cost), 0) FROM attempts WHERE via = 'live'")[0][0]
+        assert journal.spent - live == charged(ledger)
+        assert journal.has([r.key for r in asked]) == {r.key for r in asked}
+        made = [b for b in batches_of(server) if b["metadata"]]
+        assert len({b["metadata"]["phi_jax_plan"] for b in made}) == len(made)
+
+
+def batches_of(server):
+    """All batches that the server has, by its own list."""
+    with urllib.request.urlopen(f"{server.base_url}/batches?limit=1000", timeout=30) as answer:
+        return json.load(answer)["data"]
+
+
+# --- Kills -----------------------------------------------------------------------------------------------------------
+
+# Where a child dies: what killed_batch.py is told.
+MOMENTS = {
+    "a plan is noted, nothing reserved": ("after", r"_submit.*note", 1),
+    "half of it is reserved": ("after", r"Journal.begin", 15),
+    "the file is uploaded, its name not recorded": ("before", r"_record", 1),
+    "the file's name is recorded": ("after", r"_record", 1),
+    "the batch is made, its name not recorded": ("before", r"_record", 2),
+    "the batch's name is recorded": ("after", r"_record", 2),
+    "polling": ("after", r"_record", 2, 0.3),
+    "one part is booked, not one reply is read": ("after", r"_book", 1),
+    "some replies are read": ("after", r"_interpret", 10),
+    "all is read, the plan is open": ("before", r"_close", 1),
+    "the plan is closed": ("after", r"_close", 1),
+}
+
+
+def killed_again_and_again(tmp_path, moments, count=90, size=30, **options):
+    """One journal, killed at each of the moments in turn, then asked to the end.
+
+    Returns the server's ledger and, for each moment, (moment, open plans, completions not yet read, batches made).
+    """
+    seen = []
+    with serving(batch_seconds=0.1, **options) as server:
+        for moment in moments:
+            done = subprocess.run(
+                [sys.executable, "tests/killed_batch.py", server.base_url, str(tmp_path), str(count), str(size),
+                 *map(str, MOMENTS[moment])],
+                cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+            assert done.returncode == -9, f"{moment}: not killed\n{done.stderr}"
+            with sqlite3.connect(tmp_path / FILE) as database:
+                spent, reserved = database.execute("SELECT sum(spent), sum(reserved) FROM money").fetchone()
+                open_plans = database.execute("SELECT file, batch FROM batches WHERE NOT ended").fetchall()
+                arrived = database.execute("SELECT count(*) FROM arrived").fetchone()[0]
+            assert spent + reserved >= charged(server.ledger()), moment
+            seen.append((moment, open_plans, arrived, len(batches_of(server))))
+        with Journal(tmp_path) as journal:
+            asked = list(requests(count, Exercise))
+            ask(journal, endpoint(server.base_url, batch_requests=size), (r for r in asked if not journal.find(r.key)))
+            assert {journal.find(r.key).status for r in asked} == {Status.ANSWERED}
+            assert journal.reserved == 0
+            live = journal.read("SELECT coalesce(sum(cost), 0) FROM attempts WHERE via = 'live'")[0][0]
+            assert journal.read("SELECT count(*) FROM arrived") == [(0,)]
+            ledger = server.ledger()
+            assert journal.spent - live == charged(ledger)
+        plans = [b["metadata"]["phi_jax_plan"] for b in batches_of(server)]
+        assert len(set(plans)) == len(plans)
+    return ledger, seen
+
+
+def test_killed_at_each_phase(tmp_path):
+    """The moments at which most is at stake; all of them: tests/acceptance/test_teacher_batch_kills.py."""
+    moments = ["the batch is made, its name not recorded", "polling", "one part is booked, not one reply is read"]
+    ledger, seen = killed_again_and_again(tmp_path, moments)
+    assert times_asked(ledger) == {r.key: 1 for r in requests(90, Exercise)}
+    states = {moment: (plans, arrived, made) for moment, plans, arrived, made in seen}
+    plans, _, made = states["the batch is made, its name not recorded"]
+    assert made == sum(file is not None for file, _ in plans) == 1
+    assert plans[0][1] is None
+    plans = states["polling"][0]
+    assert any(name is not None for _, name in plans)
+    assert states["one part is booked, not one reply is read"][1] > 0
+
+
+# --- Caps, stopping, cancelling --------------------------------------------------------------------------------------
+
+
+def test_the_cap_is_never_passed(tmp_path):
+    asked = list(requests(40))
+    with serving(seed=1, batch_expire=0.3, batch_errors=0.1, batch_seconds=0.02) as server:
+        with Journal(tmp_path) as journal:
+            cap = PRICE.reservation(asked[0], batch=True) * 3 // 2
+            with pytest.raises(UserError, match=r"^the budget of \S+ is used up: .* raise config\.budget\.max_dollars"):
+                ask(journal, endpoint(server.base_url, batch_requests=15), iter(asked), cap=cap)
+            assert charged(server.ledger()) == journal.spent <= cap
+            assert journal.reserved == 0
+            before = len(journal.has([r.key for r in asked]))
+            assert 1 <= before < 40
+        with Journal(tmp_path) as journal:
+            rest = [r for r in asked if journal.find(r.key) is None]
+            assert len(ask(journal, endpoint(server.base_url), iter(rest))) == 40 - before
+            assert charged(server.ledger()) == journal.spent
+
+
+def test_stopped_and_gone_on_with(tmp_path):
+    """What the server works on when a run stops is found by the next one, whatever order it asks in."""
+    asked = list(requests(100))
+    with serving(batch_seconds=0.3) as server:
+        with Journal(tmp_path) as journal:
+            replies = ask(
+                journal,
+                endpoint(server.base_url, batch_requests=30),
+                iter(asked),
+                stop=lambda: len(batches_of(server)) > 1,
+            )
+            assert len(replies) < 100
+            assert journal.reserved > 0
+        with Journal(tmp_path) as journal:
+            assert journal.reserved > 0
+            rest = [r for r in reversed(asked) if journal.find(r.key) is None]
+            replies += ask(journal, endpoint(server.base_url), iter(rest))
+            assert journal.reserved == 0
+            assert journal.spent == charged(server.ledger())
+        assert sorted(r.key for r in replies) == sorted(r.key for r in asked)
+        assert times_asked(server.ledger()) == {r.key: 1 for r in asked}
+
+
+def test_cancel_keeps_what_is_done_and_pays_for_no_more(tmp_path):
+    asked = list(requests(120))
+    with serving(batch_seconds=1.0) as server:
+        to = endpoint(server.base_url)
+        with Journal(tmp_path) as journal:
+            ask(journal, to, iter(asked), stop=lambda: len(server.ledger()) > 20)
+            assert asyncio.run(batch.cancel(to, journal, PRICE)) >= 1
+            assert {b["status"] for b in batches_of(server)} <= {"cancelled", "completed"}
+            assert journal.reserved == 0
+            assert journal.spent == charged(server.ledger())
+            done = len(server.ledger())
+            assert 20 < done < 120
+            assert asyncio.run(batch.cancel(to, journal, PRICE)) == 0
+            assert len(ask(journal, to, iter(asked))) == 120
+        assert times_asked(server.ledger()) == {r.key: 1 for r in asked}
+
+
+# --- What the server says no to --------------------------------------------------------------------------------------
+
+
+def test_the_limit_goes_by_the_name_that_the_server_knows(tmp_path):
+    with serving(limit_name="max_completion_tokens", batch_seconds=0.02) as server:
+        for start in (0, 20):
+            with Journal(tmp_path) as journal:
+                replies = ask(journal, endpoint(server.base_url), requests(20, start=start))
+                assert {r.status for r in replies} == {Status.ANSWERED}
+        assert len(batches_of(server)) == 3  # the name is learnt once
+
+
+def test_one_request_that_cannot_be_answered_is_poisoned(tmp_path):
+    bad = Request("teacher", (("user", "too long " * 3000),), 400, 1.0, label="bad")
+    with serving(context=2000, batch_seconds=0.02) as server, Journal(tmp_path) as journal:
+        replies = ask(journal, endpoint(server.base_url), [*requests(10), bad])
+        assert collections.Counter(r.status for r in replies) == {Status.ANSWERED: 10, Status.POISONED: 1}
+        ((label, outcome),) = journal.poisoned()
+        assert label == "bad"
+        assert re.match("HTTP 400: .*maximum context length", outcome.reason)
+        assert outcome.cost == 0
+
+
+def test_a_server_that_refuses_everything_poisons_nothing(tmp_path):
+    with serving(context=10, batch_seconds=0.02) as server, Journal(tmp_path) as journal:
+        with pytest.raises(UserError, match=r"answers no request, the last of 20 refused with: HTTP 400: .*context"):
+            ask(journal, endpoint(server.base_url), requests(20))
+        assert list(journal.poisoned()) == []
+        assert (journal.spent, journal.reserved) == (0, 0)
+
+
+def test_errors_line_after_line_end_in_the_poison_queue(tmp_path):
+    with serving(batch_errors=1.0, batch_seconds=0.02) as server, Journal(tmp_path) as journal:
+        replies = ask(journal, endpoint(server.base_url, attempts=2), requests(5))
+        assert [(r.status, r.attempts, r.cost) for r in replies] == [(Status.POISONED, 2, 0)] * 5
+        assert all(r.reason.startswith("HTTP 500: ") for r in replies)
+
+
+def test_batches_declined_again_and_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "_FAILURES", 3)
+    with serving(batch_fail=1.0, batch_seconds=0.02) as server, Journal(tmp_path) as journal:
+        with pytest.raises(UserError, match=r"declines batch after batch: Enqueued token limit .*mode to live"):
+            ask(journal, endpoint(server.base_url), requests(40))
+        assert {b["status"] for b in batches_of(server)} == {"failed"}
+        assert (journal.spent, journal.reserved) == (0, 0)
+
+
+def test_no_batch_api_and_no_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLANTED", "sk-planted-0123456789")
+    with serving(refuse="key") as server, Journal(tmp_path) as journal:
+        to = endpoint(server.base_url, key_variable="PLANTED")
+        with pytest.raises(UserError, match=r"does not accept the API key .* check .* PLANTED") as raised:
+            ask(journal, to, requests(3))
+        assert "planted-0123456789" not in str(raised.value)
+    with serving() as server, Journal(tmp_path) as journal:
+        to = endpoint(server.base_url.replace("/v1", "/nothing"))
+        with pytest.raises(UserError, match=r"the Batch API declines \(HTTP 404.*set config\.teachers\.writer\.mode"):
+            ask(journal, to, requests(3))
+    for path in tmp_path.iterdir():
+        assert b"planted-0123456789" not in path.read_bytes()
+
+
+def test_a_server_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_api, "_BACKOFF", (0.01, 0.02))
+    with serving() as server:
+        pass
+    refusal = r"the Batch API gives no answer \(.*check config\.teachers\.writer\.base_url"
+    with Journal(tmp_path) as journal, pytest.raises(UserError, match=refusal):
+        ask(journal, endpoint(server.base_url), requests(3))
+    with Journal(tmp_path) as journal, serving(batch_seconds=0.02) as server:
+        ask(journal, endpoint(server.base_url), requests(3))
+        assert journal.spent == charged(server.ledger())
+
+
+# --- What a batch brings ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def damaging(server, damage):
+    """A proxy before the server: of each file's content it passes on what `damage` makes of its lines."""
+
+    async def forward(request):
+        headers = {k: v for k, v in request.headers.items() if k.lower() in ("content-type", "authorization")}
+        url = f"{server.base_url.removesuffix('/v1')}{request.path_qs}"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(request.method, url, data=await request.read(), headers=headers) as answer,
+        ):
+            body = await answer.read()
+            if request.path.endswith("/content"):
+                body = b"".join(damage(body.splitlines(keepends=True)))
+            return web.Response(status=answer.status, body=body, content_type=answer.content_type)
+
+    async def serve():
+        app = web.Application(client_max_size=1 << 28)
+        app.router.add_route("*", "/{path:.*}", forward)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner, runner.addresses[0][1]
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        runner, port = asyncio.run_coroutine_threadsafe(serve(), loop).result()
+        yield f"http://127.0.0.1:{port}/v1"
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [line[: len(line) // 2] + b"\n" if b"x" in line[:40] or i % 4 == 0 else line
+                       for i, line in enumerate(lines)],
+        lambda lines: lines[1:],
+        lambda lines: [b"\xff\xfe not JSON\n", b"\n", b"[]\n", b'{"custom_id": 3}\n', *lines[: len(lines) // 2],
+                       b'{"custom_id": "of nobody", "response": null, "error": null}\n'],
+        lambda lines: [line.replace(b'"choices"', b'"chances"') if i % 3 == 0 else line
+                       for i, line in enumerate(lines)],
+    ],
+    ids=["cut lines", "a line is missing", "lines of no sense", "no completion in it"],
+)  # fmt: skip
+def test_what_cannot_be_read_is_booked_as_lost_and_asked_again(tmp_path, damage):
+    first = []
+
+    def once(lines):
+        first.append(1)
+        return damage(lines) if len(first) == 1 else lines
+
+    asked = list(requests(16, start=10))
+    with serving(batch_seconds=0.02) as server, damaging(server, once) as base_url, Journal(tmp_path) as journal:
+        replies = ask(journal, endpoint(base_url), iter(asked))
+        assert {r.status for r in replies} == {Status.ANSWERED}
+        assert {r.key for r in replies} == {r.key for r in asked}
+        ((lost, booked),) = journal.read("SELECT count(*), sum(cost) FROM attempts WHERE lost")
+        again = sum(times_asked(server.ledger()).values()) - 16
+        assert lost == again > 0
+        assert booked == lost * PRICE.reservation(asked[0], batch=True)
+        assert journal.spent > charged(server.ledger())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["custom_id", "response", "status_code", "body", "error", "choices", "message", "usage"]),
+        inner, max_size=5,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_line_is_read_or_set_aside(text):
+    line = read_line(text, endpoint("http://127.0.0.1/v1"), "sk-secret")
+    assert line is None or (line.completion is None) != (line.failure is None)
+
+
+def test_a_key_in_a_line_is_blotted_out():
+    message = {"role": "assistant", "content": "the key is sk-secret-123"}
+    body = {"model": "m", "choices": [{"message": message, "finish_reason": "stop"}]}
+    record = {"custom_id": "a", "response": {"status_code": 200, "body": body}, "error": None}
+    line = read_line(json.dumps(record).encode(), endpoint("http://127.0.0.1/v1"), "sk-secret-123")
+    assert line.completion.text == "the key is [key]"
+    record = {"custom_id": "a", "response": None, "error": {"code": "x", "message": "with sk-secret-123"}}
+    line = read_line(json.dumps(record).encode(), endpoint("http://127.0.0.1/v1"), "sk-secret-123")
+    assert "secret" not in line.failure.reason

@@ -1,0 +1,375 @@
+"""A teacher asked live, over a real server that errs: each request ends, nothing is paid twice or beyond the cap."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from llm_faults import FAULTS, LOST
+from llm_server import serving
+from pydantic import BaseModel
+
+from phi_jax.errors import Preempted, UserError
+from phi_jax.teacher.asking import ask
+from phi_jax.teacher.client import Client
+from phi_jax.teacher.journal import Journal
+from phi_jax.teacher.prices import load_prices
+from phi_jax.teacher.purse import Purse, Stop
+from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Status, Usage
+
+KEY = "sk-planted-0123456789abcdef"
+CAP = 10 * PICODOLLARS
+PRICES = load_prices()
+
+
+class Answer(BaseModel):
+    answer: str
+
+
+def endpoint(server, **changes):
+    url = server if isinstance(server, str) else server.base_url
+    fields = {
+        "name": "writer", "model": "teacher", "base_url": url, "key_variable": "", "price_as": "gpt-4o-mini",
+        "mode": "live", "window": 20, "batch_requests": 100, "timeout": 30.0, "attempts": 6,
+    }  # fmt: skip
+    return Endpoint(**{**fields, **changes})
+
+
+def questions(count, *, schema=None, model="teacher", start=0):
+    return [
+        Request(model, (("user", f"question {n}"),), 400, 1.0, schema=schema, label=f"test/{n}")
+        for n in range(start, start + count)
+    ]
+
+
+def charged(server, teacher):
+    """Picodollars by the server's ledger."""
+    price = PRICES.of(teacher)
+    return sum(
+        price.cost(Usage(e["prompt"], e["completion"], e.get("cached", 0), e.get("reasoning", 0)), batch=False)
+        for e in server.ledger()
+    )
+
+
+def asked_for(server, requests):
+    """How often the server was asked each of the questions."""
+    about = [entry["about"] for entry in server.ledger()]
+    return [about.count(request.messages[0][1]) for request in requests]
+
+
+def bring(jobs, journal, cap=CAP):
+    return ask(jobs, journal, PRICES, cap=cap, label="test", total=sum(map(len, jobs.values())))
+
+
+@pytest.fixture
+def journal(tmp_path):
+    with Journal(tmp_path) as journal:
+        yield journal
+
+
+@pytest.fixture(scope="module")
+def plain():
+    with serving() as server:
+        yield server
+
+
+def test_each_question_is_asked_once_and_paid_once(plain, journal):
+    teacher, requests = endpoint(plain), questions(60)
+    before = charged(plain, teacher)
+    tally = bring({teacher: requests + requests[:30]}, journal)
+    assert tally.counts == {Status.ANSWERED: 60}
+    assert tally.found == 30
+    assert tally.spent == journal.spent == charged(plain, teacher) - before > 0
+    again = bring({teacher: requests}, journal)
+    assert (again.found, again.spent, again.counts) == (60, 0, {})
+    assert asked_for(plain, requests) == [1] * 60
+    reply = journal.find(requests[3].key)
+    assert "'question 3'" in reply.text
+    assert reply.usage.prompt > 0 < reply.cost
+    assert reply.attempts == 1
+
+
+@pytest.mark.parametrize("arrive", [True, False])
+def test_with_faults_each_request_ends_and_the_ledgers_agree(arrive, journal):
+    """Equal where every reply arrives, else ours is the greater."""
+    kinds = [kind for kind in FAULTS if not arrive or kind not in (*LOST, "reset_before")]
+    with serving(faults=0.3, seed=7, kinds=kinds, drip_seconds=0.2, retry_seconds=0.02) as server:
+        teacher = endpoint(server, timeout=1.5, window=40)
+        requests = questions(80) + questions(40, start=1000, schema=Answer)
+        tally = bring({teacher: requests}, journal)
+        assert tally.counts.total() == len(requests)
+        for request in requests:
+            reply = journal.find(request.key)
+            assert (reply.status is Status.ANSWERED) == (reply.reason == "")
+            if request.schema is not None and reply.status is Status.ANSWERED:
+                Answer.model_validate_json(reply.text)
+        assert journal.reserved == 0
+        ledger = charged(server, teacher)
+        assert journal.spent == ledger if arrive else journal.spent > ledger
+
+
+def test_being_turned_away_by_rate_limits_counts_as_no_attempt(journal):
+    with serving(faults=0.3, kinds=["429", "429_bare"], seed=3, retry_seconds=0.02) as server:
+        tally = bring({endpoint(server, attempts=1): questions(30)}, journal)
+        assert tally.counts == {Status.ANSWERED: 30}
+        turned_away = sum(entry["completion"] == 0 for entry in server.ledger())
+    assert turned_away > 5
+    assert journal.reserved == 0
+
+
+def test_one_bad_request_is_poisoned_and_the_others_are_answered(journal):
+    with serving(context=500) as server:
+        bad = Request("teacher", (("user", "too long " * 300),), 400, 1.0, label="test/bad")
+        requests = [*questions(10), bad, *questions(10, start=10)]
+        tally = bring({endpoint(server): requests}, journal)
+        assert tally.counts == {Status.ANSWERED: 20, Status.POISONED: 1}
+        ((label, reply),) = journal.poisoned()
+        assert label == "test/bad"
+        assert "maximum context length" in reply.reason
+        assert "HTTP 400" in reply.reason
+        assert (reply.cost, reply.attempts) == (0, 1)
+        assert bring({endpoint(server): requests}, journal).found == 21
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"), [("key", "API key"), ("permission", "API key"), ("model", "no model"), ("quota", "quota")]
+)
+def test_a_server_that_refuses_all_ends_the_run_and_poisons_nothing(reason, says, journal, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("PLANTED_KEY", KEY)
+    with serving(refuse=reason) as server, pytest.raises(UserError, match=says) as failed:
+        bring({endpoint(server, key_variable="PLANTED_KEY"): questions(50)}, journal)
+    assert server.base_url in str(failed.value)
+    assert (journal.spent, journal.reserved, list(journal.poisoned())) == (0, 0, [])
+    assert_unseen(journal, caplog, failed.value)
+
+
+def assert_unseen(journal, caplog, *errors):
+    """The planted key is in no file of the journal, no log and no exception, its causes included."""
+    for error in errors:
+        while error is not None:
+            assert KEY not in str(error)
+            error = error.__cause__ or error.__context__
+    assert KEY not in caplog.text
+    for path in Path(journal.path).parent.iterdir():
+        assert KEY.encode() not in path.read_bytes()
+
+
+def test_a_key_that_the_server_echoes_is_nowhere(journal, monkeypatch, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("PLANTED_KEY", KEY)
+    with serving(faults=0.6, kinds=["echo"], key=KEY) as server:
+        tally = bring({endpoint(server, key_variable="PLANTED_KEY", attempts=2): questions(30)}, journal)
+    assert tally.counts[Status.POISONED] > 5
+    assert all("request headers were" in reply.reason for _, reply in journal.poisoned())
+    assert_unseen(journal, caplog)
+    assert KEY not in "".join(capfd.readouterr())
+
+
+def test_a_key_that_is_not_set_is_named(plain, journal, monkeypatch):
+    monkeypatch.delenv("PLANTED_KEY", raising=False)
+    with pytest.raises(UserError, match="PLANTED_KEY is not set"):
+        bring({endpoint(plain, key_variable="PLANTED_KEY"): questions(1)}, journal)
+    monkeypatch.setenv("PLANTED_KEY", KEY + "\u00e9")
+    with pytest.raises(UserError, match="characters that no API key has") as failed:
+        bring({endpoint(plain, key_variable="PLANTED_KEY"): questions(1)}, journal)
+    assert KEY not in str(failed.value)
+
+
+def test_an_address_without_sense_is_named(journal):
+    with pytest.raises(UserError, match=r"config\.teachers\.writer\.base_url"):
+        bring({endpoint("http://[nowhere/v1", attempts=1): questions(1)}, journal)
+    assert journal.spent == 0
+
+
+def test_a_server_that_is_not_there_costs_and_poisons_nothing(journal):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        teacher = endpoint(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", attempts=2)
+        for schema in (None, Answer):
+            with pytest.raises(UserError, match="cannot be reached"):
+                bring({teacher: questions(40, schema=schema)}, journal)
+    assert (journal.spent, journal.reserved, list(journal.poisoned())) == (0, 0, [])
+
+
+def test_a_server_that_only_errs_costs_and_poisons_nothing(journal):
+    with serving(faults=1.0, kinds=["500", "503"]) as server:
+        for count, schema in ((100, None), (1, None), (5, Answer)):
+            with pytest.raises(UserError, match=r"answers no request.*HTTP 50[03]"):
+                bring({endpoint(server, attempts=1): questions(count, schema=schema)}, journal)
+    assert (journal.spent, journal.reserved, list(journal.poisoned())) == (0, 0, [])
+
+
+def test_what_hangs_is_lost_at_its_full_reservation(journal):
+    with serving(faults=0.3, kinds=["hang"], seed=5) as server:
+        teacher = endpoint(server, timeout=1.0, window=30, attempts=20)
+        assert bring({teacher: questions(30)}, journal).counts == {Status.ANSWERED: 30}
+        hung = sum(not entry["whole"] for entry in server.ledger())
+        ((lost, cost, reserved),) = journal.read(
+            "SELECT count(*), sum(cost), sum(reservation) FROM attempts WHERE lost"
+        )
+        assert lost >= hung > 5
+        assert cost == reserved
+        assert journal.reserved == 0
+        assert journal.spent > charged(server, teacher)
+
+
+def test_where_no_usage_is_reported_the_reservation_is_booked(journal, capfd):
+    with serving(faults=1.0, kinds=["no_usage"]) as server:
+        teacher, requests = endpoint(server), questions(5)
+        assert bring({teacher: requests}, journal).counts == {Status.ANSWERED: 5}
+    assert journal.spent == sum(PRICES.of(teacher).reservation(r, batch=False) for r in requests)
+    assert capfd.readouterr().err.count("reports no token usage") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "rung"),
+    [
+        ({}, "json_schema"),
+        ({"structured": "json_object"}, "json_object"),
+        ({"structured": "json_object", "unsupported": "ignore"}, "json_object"),
+        ({"structured": "none", "shape": "llama_cpp"}, "prompt"),
+    ],
+)
+def test_json_is_asked_for_as_the_server_can_and_found_out_once(options, rung, journal, capfd):
+    with serving(**options, limit_name="max_completion_tokens") as server:
+        teacher, requests = endpoint(server), questions(20, schema=Answer)
+        assert bring({teacher: requests}, journal).counts == {Status.ANSWERED: 20}
+        assert f"teacher is asked for JSON by {rung}\n" in capfd.readouterr().err
+        assert journal.spent == charged(server, teacher) > 0  # the probe's cost is booked too
+        before = len(server.ledger())
+        bring({teacher: questions(5, start=50, schema=Answer)}, journal)
+        renamed = sum(entry.get("fault") == "invalid" for entry in server.ledger()[before:])
+        assert len(server.ledger()) - before - renamed == 5
+    for request in requests:
+        assert f"'{request.messages[0][1]}" in Answer.model_validate_json(journal.find(request.key).text).answer
+
+
+def test_replies_that_never_fit_are_paid_and_poisoned_with_the_reason(journal):
+    with serving(faults=1.0, kinds=["wrong_schema"]) as server:
+        teacher = endpoint(server, attempts=2, price_as="gpt-4o-mini")
+        requests = [
+            Request("teacher", (("user", f"a function named `f{n}`"),), 4000, 1.0, schema=Exercise) for n in range(10)
+        ]
+        tally = bring({teacher: requests}, journal)
+        assert tally.counts == {Status.POISONED: 10}
+        assert journal.spent == charged(server, teacher)
+    for _, reply in journal.poisoned():
+        assert "does not fit the schema" in reply.reason
+        assert reply.attempts == 2
+        assert reply.cost > 0 < reply.usage.prompt
+
+
+class Exercise(BaseModel):
+    code: str
+    tests: list[str]
+
+
+def test_the_cap_ends_the_run_and_more_money_goes_on_with_it(journal):
+    with serving() as server:
+        teacher, requests = endpoint(server), questions(60)
+        cap = 3 * PRICES.of(teacher).reservation(requests[0], batch=False)
+        with pytest.raises(UserError, match=r"config\.budget\.max_dollars"):
+            bring({teacher: requests}, journal, cap)
+        assert 0 < charged(server, teacher) == journal.spent <= cap
+        answered = len(server.ledger())
+        assert 10 < answered < 60  # replies cost less than their reservations, and what is left of these is used
+        assert bring({teacher: requests}, journal).counts == {Status.ANSWERED: 60 - answered}
+        assert asked_for(server, requests) == [1] * 60
+
+
+def test_a_free_teacher_goes_on_beside_one_at_the_cap(plain, journal):
+    paid, free = endpoint(plain), endpoint(plain, name="ours", model="ours", price_as="local")
+    with pytest.raises(UserError, match=r"config\.budget\.max_dollars"):
+        bring({paid: questions(3), free: questions(40, model="ours", start=300)}, journal, cap=1)
+    assert journal.spent == 0
+    assert sum(journal.find(r.key) is not None for r in questions(40, model="ours", start=300)) > 0
+
+
+@contextlib.contextmanager
+def signals_once(ready, *numbers):
+    """Sends these to this process, one by one, once `ready()` holds."""
+
+    def send():
+        end = time.monotonic() + 60
+        while not ready() and time.monotonic() < end:
+            time.sleep(0.01)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def test_ctrl_c_awaits_what_is_in_flight(journal):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with serving(latency=0.2) as server:
+        teacher, requests = endpoint(server), questions(2000)
+        with signals_once(lambda: len(server.ledger()) > 20, signal.SIGINT), pytest.raises(KeyboardInterrupt):
+            bring({teacher: requests}, journal)
+        assert 20 < len(server.ledger()) < 2000
+        assert journal.spent == charged(server, teacher)  # nothing lost
+        assert journal.reserved == 0
+    assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_a_second_signal_awaits_nothing_and_books_what_was_sent(journal):
+    with serving(faults=1.0, kinds=["hang"]) as server:
+        teacher = endpoint(server, timeout=300.0)
+        ready = lambda: len(server.ledger()) >= 20  # noqa: E731
+        with signals_once(ready, signal.SIGTERM, signal.SIGTERM), pytest.raises(Preempted):
+            bring({teacher: questions(100)}, journal)
+        assert journal.reserved == 0
+        assert journal.spent >= charged(server, teacher) > 0
+        assert len(server.ledger()) == 20
+
+
+def test_a_caller_that_is_cancelled_leaves_no_attempt_open(journal):
+    async def cancelled(server, seconds):
+        stop = Stop()
+        teacher = endpoint(server, timeout=300.0)
+        async with Client(teacher, PRICES.of(teacher), Purse(journal, CAP, stop), stop) as client:
+            tasks = [asyncio.ensure_future(client.reply_to(request)) for request in questions(30)]
+            await asyncio.sleep(seconds)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    with serving(faults=1.0, kinds=["hang"]) as server:
+        for seconds in (0, 0.001, 0.01, 0.5):
+            asyncio.run(cancelled(server, seconds))
+            assert journal.reserved == 0
+        assert journal.spent >= charged(server, endpoint(server)) > 0
+
+
+def test_live_and_batch_side_by_side(plain, journal):
+    live, batch = endpoint(plain), endpoint(plain, name="ours", model="ours", mode="batch", batch_requests=20)
+    jobs = {live: questions(30, start=700), batch: questions(30, model="ours", start=800)}
+    tally = bring(jobs, journal)
+    assert tally.counts == {Status.ANSWERED: 60}
+    assert all(journal.find(request.key) for requests in jobs.values() for request in requests)
+    assert journal.reserved == 0
+    assert bring(jobs, journal).found == 60
+
+
+def test_an_error_of_whoever_gives_the_requests_keeps_what_arrived(plain, journal):
+    requests = questions(5, start=500)
+
+    def broken():
+        yield from requests
+        raise UserError("these requests are broken")
+
+    with pytest.raises(UserError, match="these requests are broken"):
+        ask({endpoint(plain): broken()}, journal, PRICES, cap=CAP, label="test", total=9)
+    assert journal.reserved == 0

@@ -1,0 +1,166 @@
+"""Prices: exact sums, a reservation that no correct server exceeds, the user's own table."""
+
+import dataclasses
+import json
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from phi_jax.errors import UserError
+from phi_jax.teacher import prices
+from phi_jax.teacher.prices import Price, load_prices, most_prompt_tokens
+from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Usage
+from phi_jax.teacher.structured import Rung, messages_on
+
+
+class Grade(BaseModel):
+    reason: str
+    grade: int
+
+
+class Nested(BaseModel):
+    """One with definitions of its own and characters beyond ASCII: ∀."""
+
+    grades: list[Grade]
+    ünïcode: str = "default"
+
+
+ENDPOINT = Endpoint(
+    name="writer", model="gpt-4.1-mini", base_url="http://127.0.0.1/v1", key_variable="", price_as="", mode="live",
+    window=8, batch_requests=100, timeout=60.0, attempts=3,
+)  # fmt: skip
+PRICES = st.builds(Price, *[st.integers(0, 10**9)] * 3, st.integers(0, 100), st.just("2026-01-01"))
+
+
+def test_cost_by_hand():
+    price = load_prices().of(ENDPOINT)
+    usage = Usage(prompt=1_000_000, completion=500_000, cached=400_000, reasoning=100_000)
+    live = Fraction("0.40") * Fraction("0.6") + Fraction("0.10") * Fraction("0.4") + Fraction("1.60") * Fraction("0.5")
+    assert price.cost(usage, batch=False) == live * PICODOLLARS
+    assert price.cost(usage, batch=True) == live * PICODOLLARS / 2
+
+
+@given(PRICES, st.integers(0, 10**6), st.integers(0, 10**6), st.data())
+def test_the_discount_is_exact_but_for_rounding_up(price, prompt, completion, data):
+    usage = Usage(prompt, completion, cached=data.draw(st.integers(0, prompt)))
+    full, batch = price.cost(usage, batch=False), price.cost(usage, batch=True)
+    assert 0 <= batch - Fraction(full * price.batch_percent, 100) < 1
+
+
+# --- The reservation -----------------------------------------------------------------------------------------
+
+
+def chat_template(data, messages, schema):
+    """The prompt as a server may put it together, in pieces: (text, special tokens around it)."""
+    if data.draw(st.booleans()):  # a default system prompt, as Mistral Small's template has it
+        yield "", data.draw(st.integers(0, 700))
+    for role, content in messages:
+        yield role, data.draw(st.integers(0, 8))
+        yield content, data.draw(st.integers(0, 8))
+    if schema is not None:
+        indent = data.draw(st.sampled_from([None, 1, 2, 4]))
+        yield json.dumps(schema.model_json_schema(), indent=indent), 40
+    yield "assistant", data.draw(st.integers(0, 8))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text()), min_size=1, max_size=4),
+    st.sampled_from([None, Grade, Nested]), st.sampled_from(Rung), st.integers(0, 5000), PRICES, st.booleans(),
+    st.data(),
+)  # fmt: skip
+def test_no_correct_server_charges_more_than_the_reservation(messages, schema, rung, limit, price, batch, data):
+    """Tokens of one byte each are the most that a text can make; what is cached or reasoned is any part of it."""
+    request = Request("m", tuple(messages), limit, 1.0, schema=schema)
+    prompt = sum(
+        len(text.encode()) + special for text, special in chat_template(data, messages_on(rung, request), None)
+    )
+    if rung is Rung.JSON_SCHEMA:
+        prompt = sum(len(text.encode()) + special for text, special in chat_template(data, messages, schema))
+    usage = Usage(prompt, limit, data.draw(st.integers(0, prompt)), data.draw(st.integers(0, limit)))
+    assert price.cost(usage, batch=batch) <= price.reservation(request, batch=batch)
+
+
+def test_the_reservation_by_hand():
+    price = Price(input=3, cached_input=5, output=7, batch_percent=50, as_of="")
+    request = Request("m", (("user", "é" * 10),), 100, 0.0)
+    assert most_prompt_tokens(request) == 4 + 20 + 16 + 1024
+    assert price.reservation(request, batch=False) == 1064 * 5 + 700
+    assert price.reservation(request, batch=True) == (1064 * 5 + 700) // 2
+
+
+# --- Tables --------------------------------------------------------------------------------------------------
+
+
+def table(**models):
+    return {"unit": "dollars per million tokens", "models": models}
+
+
+def written(tmp_path, value):
+    path = tmp_path / "mine.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return str(path)
+
+
+def test_every_packaged_entry_says_when_and_where_from():
+    table = json.loads(Path(prices.__file__).with_name("prices.json").read_text())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", table["as_of"])
+    for name, entry in table["models"].items():
+        assert set(entry) == {"input", "cached_input", "output", "batch_percent", "as_of", "source"}, name
+        assert re.match(r"20\d\d(-\d\d){0,2}$", entry["as_of"]), name
+        assert len(entry["source"]) > 20, name
+        assert entry["cached_input"] <= entry["input"] <= entry["output"], name
+
+
+def test_local_costs_nothing():
+    price = load_prices().of(dataclasses.replace(ENDPOINT, price_as="local"))
+    request = Request("m", (("user", "hello"),), 1000, 0.0)
+    assert price.reservation(request, batch=False) == price.cost(Usage(9, 9), batch=True) == 0
+
+
+def test_the_users_entries_replace_those_of_the_same_name(tmp_path):
+    mine = {"input": 0.123456, "output": 3, "as_of": "2030-01-01"}
+    both = load_prices(written(tmp_path, table(**{"gpt-4.1-mini": mine, "mine": mine})))
+    expected = Price(input=123_456, cached_input=123_456, output=3_000_000, batch_percent=100, as_of="2030-01-01")
+    assert both.of(ENDPOINT) == both.of(dataclasses.replace(ENDPOINT, price_as="mine")) == expected
+    other = dataclasses.replace(ENDPOINT, model="gpt-4.1")
+    assert both.of(other) == load_prices().of(other)
+
+
+def test_a_model_without_a_price_is_named_with_file_and_remedy(tmp_path):
+    unknown = dataclasses.replace(ENDPOINT, model="no-such-model")
+    with pytest.raises(UserError, match=r"writer: no price of 'no-such-model' in .*prices\.json; .*writer\.price_as"):
+        load_prices().of(unknown)
+    with pytest.raises(UserError, match=r"in .*mine\.json; .*config\.budget\.prices$"):
+        load_prices(written(tmp_path, table())).of(unknown)
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("{", "not JSON"),
+        ([], 'a price table needs "unit"'),
+        ({"models": {}}, 'a price table needs "unit"'),
+        (table(m=3), "models.m: not a price"),
+        (table(m={"input": 1}), r"models.m.output: None is no price"),
+        (table(m={"input": "1", "output": 1}), r"models.m.input: 1 is no price"),
+        (table(m={"input": -1, "output": 1}), r"models.m.input: -1 is no price"),
+        (table(m={"input": True, "output": 1}), r"models.m.input: True is no price"),
+        (table(m={"input": 1e9, "output": 1}), r"models.m.input: .* is no price"),
+        (json.dumps(table(m={"input": 1, "output": float("nan")})), r"models.m.output: (?i:nan) is no price"),
+        (table(m={"input": 1, "output": 1, "batch_percent": 0.5}), r"models.m.batch_percent: .* from 0 to 100"),
+    ],
+)
+def test_mistakes_in_a_table_are_named(tmp_path, value, what):
+    with pytest.raises(UserError, match=rf"mine\.json: .*{what}") as raised:
+        load_prices(written(tmp_path, value))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_table_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.json: the price table cannot be read .*config\.budget\.prices"):
+        load_prices(str(tmp_path / "nowhere.json"))

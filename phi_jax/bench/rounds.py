@@ -71,13 +71,13 @@ def summary(case: Case, done: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def ratio_of(pairs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Of rounds {"ours", "peer"}: ours / peer's tokens_per_second in each, their median, the lowest and the highest.
+def ratio_of(pairs: Sequence[dict[str, dict[str, Any]]], speed: str = "tokens_per_second") -> dict[str, Any]:
+    """Of rounds {"ours", "peer"}: ours / peer's `speed` in each, their median, the lowest and the highest.
 
     "undisturbed": those of the rounds in which other processes and the machine's host took less than DISTURBED of the
     CPU time on either side. On a CPU no other ratio means much.
     """
-    ratios = [pair["ours"]["tokens_per_second"] / pair["peer"]["tokens_per_second"] for pair in pairs]
+    ratios = [pair["ours"][speed] / pair["peer"][speed] for pair in pairs]
     return {
         "median": statistics.median(ratios),
         "low": min(ratios),
@@ -90,7 +90,7 @@ def ratio_of(pairs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _is_disturbed(figures: dict[str, Any]) -> bool:
-    return any((figures[name] or 0.0) >= DISTURBED for name in ("cpu_stolen_share", "cpu_others_share"))
+    return any((figures.get(name) or 0.0) >= DISTURBED for name in ("cpu_stolen_share", "cpu_others_share"))
 
 
 def _run(module: str, case: Case, **keywords: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from running import MICRO
 
 from phi_jax import config, documents
 from phi_jax.sandbox import Program, Sandbox
-from phi_jax.synthesis import grammar, verify
+from phi_jax.synthesis import diversity, grammar, verify
 from phi_jax.synthesis.families import all_behaviours
 
 
@@ -133,10 +133,13 @@ def test_no_held_out_behaviour_is_written_about(micro_run):
     assert facts["teacher"] == "grammar"
     assert facts["held_out"] == len(held_out)
     for kind in ("textbooks", "exercises"):
-        rows = list(documents.read(directory / kind, ("behaviour", "source", "path")))
+        rows = list(documents.read(directory / kind, ("behaviour", "source", "path", "text")))
         assert len(rows) == facts[kind]["kept"]
         assert not {r["behaviour"] for r in rows} & held_out
         assert {r["source"] for r in rows} == {"grammar"}
+        assert facts[kind]["diversity"] == diversity.measure([r["text"] for r in rows], [None] * len(rows))
+        assert sum(facts[kind]["reasons"].values()) == facts[kind]["set_aside"]
+        assert facts[kind]["written"] == facts[kind]["kept"] + facts[kind]["set_aside"]
 
 
 def test_an_unknown_teacher_is_named(tmp_path):

@@ -58,7 +58,7 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
 
     Raises UserError for a rule out of range and for documents that cannot be read.
     """
-    source, rules = inputs["documents"].path("documents"), config.dedup
+    source, rules = inputs["documents"].path("documents"), Rules.of(config)
     columns, _ = _columns(source)
     schema = columns.append(pa.field("cluster", pa.string(), nullable=False))
     kept_directory, dropped_directory = draft.directory / "documents", draft.directory / "duplicates"
@@ -68,7 +68,7 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     # --- Decide; the table is whole or not there, and all that follows is a function of it and the input ----------
     table = documents.part_path(dropped_directory, 0)
     if not table.exists():
-        found = find_pairs(source, rules, label=draft.label)
+        found = find_pairs([source], rules, label=draft.label)
         dropped, facts = _dropped_rows(source, found, decide(found))
         documents.write_part(dropped_directory, 0, dropped, _DUPLICATES.with_metadata({"facts": json.dumps(facts)}))
     facts = json.loads(pq.ParquetFile(table.open("rb")).schema_arrow.metadata[b"facts"])
@@ -93,6 +93,31 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         rows=facts["documents"] - facts["kept"],
     )
     draft.add_facts(**facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What a near copy is, and how the pairs to be compared are found."""
+
+    threshold: float = 0.8  # Jaccard similarity of the sets of n-grams, in (0, 1]
+    ngram: int = 5  # words
+    num_perm: int = 128  # MinHash values of a text
+    bands: int = 21  # that these are cut into
+
+    @classmethod
+    def of(cls, config: Config) -> Rules:
+        """Those of config.dedup. Raises UserError for one out of range."""
+        rules = config.dedup
+        if not 0 < rules.threshold <= 1:
+            raise UserError(f"config.dedup.threshold={rules.threshold}: a Jaccard similarity; use one in (0, 1]")
+        if rules.ngram < 1:
+            raise UserError(f"config.dedup.ngram={rules.ngram}: words of an n-gram; use 1 or more")
+        if not 1 <= rules.bands <= rules.num_perm:
+            raise UserError(
+                f"config.dedup.bands={rules.bands}: bands are cut from num_perm={rules.num_perm} hashes; "
+                "use 1 to num_perm"
+            )
+        return cls(rules.threshold, rules.ngram, rules.num_perm, rules.bands)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,15 +161,13 @@ def expected_recall(similarity: float, bands: int, rows: int) -> float:
     return 1 - (1 - similarity**rows) ** bands
 
 
-def find_pairs(directory: epath.PathLike, rules: Config, *, label: str = "dedup") -> Found:
-    """All candidate pairs of a document set, each verified. label: what the progress is called.
+def find_pairs(directories: Sequence[epath.PathLike], rules: Rules, *, label: str = "dedup") -> Found:
+    """All candidate pairs of the documents of one or several sets, each verified. label: what the progress is called.
 
-    rules: threshold, ngram (words), num_perm (hashes) and bands, as in config.dedup. Raises UserError for rules out
-    of range and for parts that cannot be read.
+    Raises UserError for parts that cannot be read.
     """
-    _check(rules)
-    with Progress(label, _columns(directory)[1], "documents signed") as bar:
-        table, keys = _sign(directory, rules, bar.advance)
+    with Progress(label, sum(_columns(directory)[1] for directory in directories), "documents signed") as bar:
+        table, keys = _sign(directories, rules, bar.advance)
     # Stable against any order of arrival: digest and size are functions of the text, the id names it.
     table = table.append_column("row", pa.array(np.arange(table.num_rows))).sort_by(
         [("normal_bytes", "descending"), ("id", "ascending"), ("digest", "ascending")]
@@ -163,7 +186,7 @@ def find_pairs(directory: epath.PathLike, rules: Config, *, label: str = "dedup"
     sizes = dict(zip(table["id"].to_pylist(), table["bytes"].to_pylist(), strict=True))
     pairs, large = candidate_pairs(keys[np.array(order, dtype=np.int64)])
     wanted = {ids[i]: i for i in _union([pairs.ravel(), *large]).tolist()}
-    grams = Grams.of(_texts(directory, wanted), len(ids), rules.ngram)
+    grams = Grams.of(_texts(directories, wanted), len(ids), rules.ngram)
     similarity = np.empty(len(pairs))
     with Progress(label, len(pairs), "pairs verified") as bar:
         for begin, end in _runs(pairs[:, 0]):
@@ -263,18 +286,7 @@ def _inside(values: Indices, members: Indices) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def _check(rules: Config) -> None:
-    if not 0 < rules.threshold <= 1:
-        raise UserError(f"config.dedup.threshold={rules.threshold}: a Jaccard similarity; use one in (0, 1]")
-    if rules.ngram < 1:
-        raise UserError(f"config.dedup.ngram={rules.ngram}: words of an n-gram; use 1 or more")
-    if not 1 <= rules.bands <= rules.num_perm:
-        raise UserError(
-            f"config.dedup.bands={rules.bands}: bands are cut from num_perm={rules.num_perm} hashes; use 1 to num_perm"
-        )
-
-
-def _sign(directory: epath.PathLike, rules: Config, advance: Advance) -> tuple[pa.Table, Hashes]:
+def _sign(directories: Sequence[epath.PathLike], rules: Rules, advance: Advance) -> tuple[pa.Table, Hashes]:
     """(table of id, bytes, normal_bytes, digest of the words; band keys [rows, bands]), in the order of arrival.
 
     The texts stay where Daft reads them: a few hundred bytes a document come here.
@@ -311,7 +323,8 @@ def _sign(directory: epath.PathLike, rules: Config, advance: Advance) -> tuple[p
     # 0.7, 0.998 at 0.8, 1 - 1e-7 at 0.9. 16 x 8 finds 0.947 at 0.8; 18 x 7 finds 0.986; 32 x 4 loses nothing, but
     # proposes 0.87 of the pairs at 0.5, all for nothing.
     width = rules.num_perm // rules.bands
-    frame = daft.read_parquet([os.fspath(path) for path in documents.parts(directory)])
+    paths = [os.fspath(path) for directory in directories for path in documents.parts(directory)]
+    frame = daft.read_parquet(paths)
     frame = frame.select(daft.col("id"), normalise(daft.col("text")))
     hashes = minhash(daft.col("words"), num_hashes=rules.num_perm, ngram_size=rules.ngram, seed=_SEED)
     names = ("id", "bytes", "normal_bytes", "digest")
@@ -325,18 +338,20 @@ def _sign(directory: epath.PathLike, rules: Config, advance: Advance) -> tuple[p
             advance(batch.num_rows)
     except daft.exceptions.DaftCoreException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{directory}: Daft cannot read its documents ({reason}); write them again") from None
+        places = ", ".join(map(os.fspath, directories))
+        raise UserError(f"{places}: Daft cannot read its documents ({reason}); write them again") from None
     empty = pa.schema([("id", pa.large_string()), ("bytes", pa.int64()), ("normal_bytes", pa.int64()),
                        ("digest", pa.large_binary())])  # fmt: skip
     return pa.concat_tables([empty.empty_table(), *tables]), np.concatenate(keys)
 
 
-def _texts(directory: epath.PathLike, wanted: Mapping[str, int]) -> Iterator[tuple[int, str]]:
+def _texts(directories: Sequence[epath.PathLike], wanted: Mapping[str, int]) -> Iterator[tuple[int, str]]:
     """(index, text) of the ids wanted, each once."""
     left = dict(wanted)
-    for row in documents.read(directory, ("id", "text")) if left else ():
-        if (index := left.pop(row["id"], None)) is not None:
-            yield index, row["text"] or ""
+    for directory in directories if left else ():
+        for row in documents.read(directory, ("id", "text")):
+            if (index := left.pop(row["id"], None)) is not None:
+                yield index, row["text"] or ""
 
 
 def _dropped_rows(

@@ -28,7 +28,6 @@ from .support import require_full
 # no current directory on the path) but the hash seed that we set: sets then print alike in every run.
 _COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from phi_jax.sandbox.server import main; main()"
 _ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUTF8": "1",
     "LANG": "C.UTF-8",
@@ -50,10 +49,13 @@ class Sandbox:
     """Runs programs, each in processes of its own, on `workers` fork servers.
 
     confinement: "full" (Landlock, seccomp, rlimits; UserError here where the kernel lacks one) or "none"
-    (processes, rlimits and time limits only: the code can read and write what you can).
+    (processes, rlimits and time limits only: the code can read and write what you can). hash_seed: of the programs'
+    interpreters, which the order of their sets follows from.
     """
 
-    def __init__(self, *, limits: Limits | None = None, workers: int = 1, confinement: str = "full") -> None:
+    def __init__(
+        self, *, limits: Limits | None = None, workers: int = 1, confinement: str = "full", hash_seed: int = 0
+    ) -> None:
         if confinement not in ("full", "none"):
             raise UserError(f'the sandbox\'s confinement is "full" or "none", not {confinement!r}')
         if workers < 1:
@@ -64,7 +66,7 @@ class Sandbox:
             require_full()
         self.limits = limits if limits is not None else Limits()
         self.confinement = confinement
-        self._workers = [_Worker(self.limits, confinement) for _ in range(workers)]
+        self._workers = [_Worker(self.limits, confinement, hash_seed) for _ in range(workers)]
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -191,9 +193,10 @@ class _Answer:
 class _Worker:
     """A fork server and the one program that it runs."""
 
-    def __init__(self, limits: Limits, confinement: str) -> None:
+    def __init__(self, limits: Limits, confinement: str, hash_seed: int) -> None:
         self._limits = limits
         self._confinement = confinement
+        self._hash_seed = hash_seed
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self.job: _Job | None = None
@@ -248,6 +251,7 @@ class _Worker:
             ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(_GRACE_SECONDS), 0))
         root = str(Path(__file__).resolve().parents[2])
         environment = _ENVIRONMENT | {k: os.environ[k] for k in _KEPT_VARIABLES if k in os.environ}
+        environment["PYTHONHASHSEED"] = str(self._hash_seed)
         with theirs, open(os.devnull, "wb") as null:
             self._link = ours
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from phi_jax.artifact import Artifact, Draft, write_atomic
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.synthesis import grammar
+from phi_jax.synthesis.diversity import measure
 from phi_jax.synthesis.grammar import Text
 from phi_jax.synthesis.verify import run_texts
 
@@ -70,7 +72,8 @@ def _write(draft: Draft, kind: str, texts: Sequence[Text], rules: Config) -> dic
     kept_directory.mkdir(exist_ok=True)
     aside_directory.mkdir(exist_ok=True, parents=True)
     seen: set[str] = set()
-    kept = total_bytes = aside = 0
+    kept = total_bytes = 0
+    reasons: Counter[str] = Counter()
     for index, start in enumerate(range(0, len(texts), _TEXTS_PER_PART)):
         aside_path = documents.part_path(aside_directory, index)
         if not aside_path.exists():  # written after the part of texts
@@ -83,8 +86,16 @@ def _write(draft: Draft, kind: str, texts: Sequence[Text], rules: Config) -> dic
             seen.add(row["id"])
             kept += 1
             total_bytes += len(row["text"].encode())
-        aside += sum(1 for _ in documents.read_part(aside_path, ("path",)))
-    return {"written": len(texts), "kept": kept, "set_aside": aside, "bytes": total_bytes}
+        reasons.update(row["reason"].partition(":")[0] for row in documents.read_part(aside_path, ("reason",)))
+    texts_kept = (row["text"] for row in documents.read(kept_directory, ("text",)))
+    return {
+        "written": len(texts),
+        "kept": kept,
+        "set_aside": reasons.total(),
+        "reasons": dict(sorted(reasons.items())),
+        "bytes": total_bytes,
+        "diversity": measure(texts_kept, itertools.repeat(None, kept)),
+    }
 
 
 def _sorted_out(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import marshal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 from phi_jax.progress import Progress
-from phi_jax.sandbox import Limits, Program, Sandbox
+from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
 from phi_jax.synthesis.grammar import Text, fixed_inputs
 
 _BATCH = 40  # texts in one program; one that fails is run text by text
@@ -78,3 +82,44 @@ def _program(texts: Sequence[Text]) -> Program:
         if text.printed is not None:
             tests.append(f"assert printed == {text.printed!r}, {text.entry_point!r} ' prints something else'\n")
     return Program(candidate="".join(candidate), tests="".join(tests), entry_point="outcome")
+
+
+# --- Texts of an LLM: one program each, so that none can have a hand in another's verdict ------------------------
+
+_SAID = "failed: said: "
+OTHER_HASH_SEED = 2  # of a second run of what uses sets: words stand there in another order than under the usual seed
+
+
+def confined_program(call: str) -> Program:
+    """A program for one text: `call`, an expression of confined.py, says of it in the candidate what is wrong."""
+    return Program(
+        candidate=f"{_confined()}def outcome():\n    return {call}\n",
+        tests='found = str(outcome())\nif found:\n    raise AssertionError(f"said: {found}")\n',
+        entry_point="outcome",
+    )
+
+
+@functools.cache
+def _confined() -> str:
+    """Source that defines what confined.py does; compiled here once, which takes as long as running a text."""
+    path = Path(__file__).with_name("confined.py")
+    code = compile(path.read_text(encoding="utf-8"), "<confined>", "exec", dont_inherit=True)
+    return f"import marshal\nexec(marshal.loads({marshal.dumps(code)!r}))\n"
+
+
+def uses_sets(*trees: ast.AST) -> bool:
+    """Whether the code may hold a set, so that what it gives may hang on the order of one."""
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    return any(
+        isinstance(node, ast.Set | ast.SetComp) or (isinstance(node, ast.Name) and node.id in ("set", "frozenset"))
+        for node in nodes
+    )
+
+
+def said(verdict: Verdict) -> tuple[bool, str]:
+    """(whether a `confined_program` came to its end, what it said; else how it ended)."""
+    if verdict.passed:
+        return True, ""
+    if verdict.result.startswith(_SAID):
+        return True, verdict.result.removeprefix(_SAID)
+    return False, verdict.result.removeprefix("failed: ")

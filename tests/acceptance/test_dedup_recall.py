@@ -113,7 +113,7 @@ def test_recall_clusters_and_order(tmp_path):
     gibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     # --- Recall over all pairs at or above the threshold ----------------------------------------------------------
-    found = stage.find_pairs(directory, RULES.dedup)
+    found = stage.find_pairs([directory], stage.Rules.of(RULES))
     verified = {frozenset(pair): similarity for *pair, similarity in found.near()}
     ids = [row["id"] for row in rows]
     words = [found.copies.get(identifier, identifier) for identifier in ids]

@@ -1,0 +1,270 @@
+"""What runs in the sandbox's candidate process for ONE text that an LLM wrote: its blocks, or its tests and mutants.
+
+verify.confined_program sends this file's source ahead of the text, so it imports only what the fork server has loaded.
+Nothing here is safe from the text, which shares the process and may patch every line; what it can gain is its own
+verdict, because no other text is in this process.
+"""
+
+import contextlib
+import functools
+import io
+import random
+import re
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Example = tuple[str, str, str | None, bool, bool]
+"""Of a docstring or a session: source, what it prints, "Error: text" that it raises or None, whether "..." stands for
+anything, whether any white space counts as one space (doctest's ELLIPSIS and NORMALIZE_WHITESPACE)."""
+Block = tuple[str, Sequence[Sequence[Example]], str | None]
+"""Code ("" for a session), the examples of the session or of each docstring, what it says it prints or None."""
+
+_BLOCK_SECONDS = 2.0  # CPU, for a block of a section
+_TEST_SECONDS = 1.0  # CPU, for one test or example of an exercise
+_MUTANT_SECONDS = 0.03  # CPU, and three times what the solution takes: who takes longer is in an endless loop
+_CONSTANTS = 3  # different results of the solution that trivial bodies give always
+_ASLEEP_SECONDS = 2.0  # by the clock, and twice the CPU seconds: who takes longer only waits
+_SHOWN = 120  # characters of the text's own in a reason
+
+_armed = False
+
+
+class _Late(BaseException):
+    """The CPU time is up."""
+
+
+def _on_alarm(*_: object) -> None:
+    if _armed:
+        raise _Late("it takes too long")
+
+
+def _listen() -> None:
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, _on_alarm)
+
+
+def _attempt(action: Callable[[], object], seconds: float) -> BaseException | None:
+    """What `action` raises, if anything; _Late after so many CPU seconds, or when it does nothing for long."""
+    global _armed
+    try:
+        _armed = True
+        # Again and again: the text may swallow the first one.
+        signal.setitimer(signal.ITIMER_PROF, seconds, seconds)
+        signal.setitimer(signal.ITIMER_REAL, _ASLEEP_SECONDS + 2 * seconds, 1.0)
+        try:
+            action()
+        finally:
+            _armed = False
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except BaseException as error:
+        _armed = False
+        return error
+    return None
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _named(error: BaseException) -> str:
+    """The exception in one line, as the end of a traceback has it."""
+    if type(error) is _Late:
+        return str(error)
+    try:
+        text = _short(str(error))
+    except BaseException:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _module(name: str) -> dict[str, Any]:
+    """The namespace of a fresh module that dataclasses, typing and pickle find under its name."""
+    module = sys.modules[name] = types.ModuleType(name)
+    return module.__dict__
+
+
+class _Output(io.TextIOWrapper):
+    """What is printed, kept."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="utf-8", newline="", write_through=True)
+
+    def text(self) -> str:
+        kept = self.buffer
+        assert isinstance(kept, io.BytesIO)
+        return kept.getvalue().decode("utf-8", "replace")
+
+
+class _NoInput(io.StringIO):
+    """Standard input that nobody types: reading it fails, and is remembered if the text goes on regardless."""
+
+    was_read = False
+
+    def _refuse(self, *_: object) -> Any:
+        self.was_read = True
+        raise EOFError("nobody types anything")
+
+    read = readline = readlines = __next__ = _refuse
+
+
+def _same(got: str, wanted: str, *, anything: bool = False, spaces: bool = False) -> bool:
+    """Whether what was printed is what the text states, trailing white space aside."""
+    if spaces:
+        got, wanted = " ".join(got.split()), " ".join(wanted.split())
+    got, wanted = ("\n".join(line.rstrip() for line in s.splitlines()).rstrip() for s in (got, wanted))
+    if anything and "..." in wanted:
+        return re.fullmatch(".*".join(map(re.escape, wanted.split("..."))), got, re.DOTALL) is not None
+    return got == wanted
+
+
+def _wrong_examples(examples: Sequence[Example], namespace: dict[str, Any], seconds: float) -> str:
+    """The first of the examples that does not hold, and how; "" if all do. In a copy of `namespace`, as in doctest."""
+    own = dict(namespace)
+    for source, wanted, raises, anything, spaces in examples:
+        output = _Output()
+        with contextlib.redirect_stdout(output):
+            error = _attempt(functools.partial(_run, source, "single", own), seconds)
+        shown = f"the example {_short(source)!r}"
+        if type(error) is _Late:
+            return f"{shown}: {error}"
+        if error is not None:
+            # "module.Error: text" is stated as "Error: text" or whole.
+            stated = raises is not None and re.sub(r"^[\w.]*\.(?=\w+(:|$))", "", raises.strip())
+            whole = f"{type(error).__name__}: {error}".strip().removesuffix(":")
+            if raises is None or not _same(whole, str(stated), anything=anything, spaces=spaces):
+                return f"{shown} raises {_named(error)}"
+        elif raises is not None:
+            return f"{shown} does not raise {_short(raises)}"
+        else:
+            wanted = re.sub(r"(?m)^<BLANKLINE>[ \t]*$", "", wanted)
+            if not _same(output.text(), wanted, anything=anything, spaces=spaces):
+                return f"{shown} gives {_short(output.text())!r}, not {_short(wanted)!r}"
+    return ""
+
+
+def _run(source: str, mode: str, namespace: dict[str, Any]) -> None:
+    exec(compile(source, "<text>", mode, dont_inherit=True), namespace)
+
+
+# --- A textbook section ----------------------------------------------------------------------------------------
+
+
+def textbook(blocks: Sequence[Block]) -> str:
+    """Why the section is wrong; "" if its blocks run in order in one namespace and print what they say they print."""
+    _listen()
+    sys.stdin = nobody = _NoInput()
+    namespace = _module("__main__")  # its blocks are read as a script
+    for number, (code, examples, stated) in enumerate(blocks, 1):
+        output = _Output()
+        with contextlib.redirect_stdout(output):
+            error = _attempt(functools.partial(_run, code, "exec", namespace), _BLOCK_SECONDS)
+        if nobody.was_read:
+            return f"block {number} reads input"
+        if error is not None:
+            return f"block {number} fails: {_named(error)}"
+        if stated is not None and not _same(output.text(), stated):
+            return f"block {number} prints {_short(output.text())!r}, not {_short(stated)!r}"
+        for session in examples:
+            if wrong := _wrong_examples(session, namespace, _BLOCK_SECONDS):
+                return f"block {number}: {wrong}"
+    return ""
+
+
+# --- An exercise -----------------------------------------------------------------------------------------------
+
+
+def exercise(
+    name: str,
+    code: str,
+    examples: Sequence[Sequence[Example]],
+    tests: Sequence[str],
+    trivial: Sequence[str],
+    mutants: Sequence[str],
+) -> str:
+    """Why the exercise is wrong; else "noticed " and one letter for each trivial body, then for each mutant.
+
+    "1": the tests fail on it, as they should; "0": they pass; "-": it is no program. trivial: definitions of `name`
+    that take the place of the solution's and may use `_results`, its different results in the tests.
+    """
+    _listen()
+    sys.stdin = _NoInput()
+
+    def suite(*programs: types.CodeType, results: Sequence[object] = ()) -> None:
+        namespace = _module("exercise")
+        namespace["_results"] = results
+        for part in (*programs, *checks):
+            exec(part, namespace)
+
+    random.seed(0)
+    start = time.process_time()
+    namespace = _module("exercise")
+    if error := _attempt(functools.partial(_run, code, "exec", namespace), _TEST_SECONDS):
+        return f"the code does not run: {_named(error)}"
+    for session in examples:
+        if wrong := _wrong_examples(session, namespace, _TEST_SECONDS):
+            return wrong
+    for number, test in enumerate(tests, 1):
+        if error := _attempt(functools.partial(_run, test, "exec", namespace), _TEST_SECONDS):
+            return f"test {number} {_short(test)!r} fails: {_named(error)}"
+    taken = time.process_time() - start
+
+    limit = _MUTANT_SECONDS + 3 * taken
+
+    random.seed(1)  # and a fresh namespace: what depends on luck or on an earlier call shows
+    solution, checks = _compiled(code), [_compiled(test) for test in tests]
+    if error := _attempt(lambda: suite(solution), limit):
+        return f"the tests pass once and not again: {_named(error)}"
+
+    results = _results(name, solution, checks, limit)
+    letters = []
+    for source in trivial:
+        noticed = _attempt(functools.partial(suite, solution, _compiled(source), results=results), limit)
+        letters.append("0" if noticed is None else "1")
+    for source in mutants:
+        try:
+            mutant = _compiled(source)
+        except (SyntaxError, ValueError):
+            letters.append("-")
+            continue
+        letters.append("0" if _attempt(functools.partial(suite, mutant), limit) is None else "1")
+    return f"noticed {''.join(letters)}"
+
+
+def _compiled(source: str) -> types.CodeType:
+    return compile(source, "<text>", "exec", dont_inherit=True)
+
+
+def _results(name: str, solution: types.CodeType, checks: Sequence[types.CodeType], limit: float) -> list[object]:
+    """The solution's first different results in the tests; not those of its calls of itself."""
+    namespace = _module("exercise")
+    found: dict[str, object] = {}
+    depth = 0
+
+    def run() -> None:
+        exec(solution, namespace)
+        function = namespace[name]
+
+        @functools.wraps(function)
+        def recorded(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal depth
+            depth += 1
+            try:
+                result = function(*arguments, **keywords)
+            finally:
+                depth -= 1
+            if depth == 0 and len(found) < _CONSTANTS:
+                found.setdefault(repr(result), result)
+            return result
+
+        namespace[name] = recorded
+        for check in checks:
+            exec(check, namespace)
+
+    _attempt(run, limit)  # what it finds before an error is enough
+    return list(found.values())

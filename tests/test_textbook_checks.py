@@ -1,0 +1,149 @@
+# ruff: noqa: E501 (sections as they are, one per line)
+"""Sections that an LLM could write: what their blocks show when they run; none touches another's verdict."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phi_jax.markdown import fences
+from phi_jax.sandbox import support
+from phi_jax.synthesis import grammar
+from phi_jax.synthesis.textbooks import Block, blocks, check_textbooks
+
+SANDBOX = "full" if support().full else "none"
+
+
+def python(code, output=None, *, language="python", fence="```"):
+    """A block of code, and behind it what it prints."""
+    text = f"{fence}{language}\n{code}\n{fence}\n"
+    return text if output is None else f"{text}\n{fence}output\n{output}\n{fence}\n"
+
+
+RIGHT = {
+    "one namespace": python("x = 3\nprint(x)", "3") + "Then:\n\n" + python("print(x + 1)", "4"),
+    "white space at line ends": python("print('a  ')\nprint()\nprint('b')\nprint()", "a\n\nb"),
+    "py and tildes": python("print(1)", "1", language="py", fence="~~~"),
+    "a longer fence": python("print('''\n```\n''')", "\n```\n", fence="````"),
+    "in a list item": "- first\n\n" + "".join(f"    {line}\n" for line in python("if 1:\n    print(2)", "2").splitlines()),
+    "text right behind": python("print(1)") + "\n```text\n1\n```\n",
+    "text further down is prose": python("print(1)") + "\nSo much for files:\n\n```text\nnotes.txt\n```\n",
+    "output further down": python("print(1)") + "\nThis prints:\n\n```output\n1\n```\n",
+    "a shell's session is prose": python("print(1)") + "\n```console\n$ python one.py\n1\n```\n",
+    "output of nothing is prose": "```output\nof what?\n```\n" + python("x = 1"),
+    "other languages are prose": "```bash\nrm -rf x\n```\n" + python("x = 1") + "```output-ish\nfoo\n```\n",
+    "prints and does not say so": python("print(1)"),
+    "a session": python(">>> x = 2\n>>> x + 1\n3\n>>> print('a\\n\\nb')\na\n<BLANKLINE>\nb"),
+    "a session goes on": python("x = 2") + python(">>> x\n2", language="pycon"),
+    "a session that raises": python(">>> int('a')\nTraceback (most recent call last):\n  ...\nValueError: invalid literal for int() with base 10: 'a'"),
+    "a session of dots": python(">>> list(range(20)) # doctest: +ELLIPSIS\n[0, 1, ..., 19]"),
+    "docstring": python('def f(x):\n    """Next.\n\n    >>> f(1)\n    2\n    """\n    return x + 1'),
+    "main guard": python("if __name__ == '__main__':\n    print('main')", "main"),
+    "dataclass": python("from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\nprint(A(1))", "A(x=1)"),
+    "sets print alike": python("print({'b', 'a', 'c'} == {'a', 'b', 'c'})", "True"),
+}  # fmt: skip
+WRONG = {
+    "no code": ("Only prose.\n", "it has no Python block"),
+    "not closed": ("# T\n\n```python\nprint(1)\n", "the fence in line 3 is not closed"),
+    "an empty block": (python("x = 1") + python(""), "block 2 is empty"),
+    "prints something else": (python("print(1)") + python("print(1)", "2"), "block 2 prints '1', not '2'"),
+    "prints nothing": (python("x = 1", "1"), "block 1 prints '', not '1'"),
+    "text right behind": (python("print(1)") + "\n```text\n2\n```\n", "block 1 prints '1', not '2'"),
+    "does not parse": (python("x = 1") + python("def f(:"), "block 2 does not parse: invalid syntax, line 1"),
+    "does not compile": (python("return 1"), "block 1 fails: SyntaxError: 'return' outside function (<text>, line 1)"),
+    "raises": (python("x = 1\nx / 0"), "block 1 fails: ZeroDivisionError: division by zero"),
+    "an address": (python("raise ValueError(object())"), "block 1 fails: ValueError: <object object at 0x...>"),
+    "another namespace": (python("print(y)"), "block 1 fails: NameError: name 'y' is not defined"),
+    "input": (python("x = 1") + python("name = input('Name? ')"), "block 2 reads input"),
+    "input in passing": (python("try:\n    input()\nexcept EOFError:\n    pass"), "block 1 reads input"),
+    "standard input": (python("import sys\nfor line in sys.stdin:\n    pass"), "block 1 reads input"),
+    "a session": (python(">>> 1 + 1\n3"), "block 1: the example '1 + 1' gives '2', not '3'"),
+    "a session that raises": (python(">>> 1 / 0\n0"), "block 1: the example '1 / 0' raises ZeroDivisionError: division by zero"),
+    "a session that does not": (python(">>> 1\nTraceback (most recent call last):\nValueError"), "block 1: the example '1' does not raise ValueError"),
+    "docstring": (python('def f(x):\n    """\n    >>> f(1)\n    3\n    """\n    return x + 1'), "block 1: the example 'f(1)' gives '2', not '3'"),
+    "the order of a set": (python("print(list({'pear', 'fig', 'plum', 'kiwi'}))", "['pear', 'kiwi', 'plum', 'fig']"), "with sets in another order: block 1 prints \"['fig', 'plum', 'pear', 'kiwi']\", not \"['pear', 'kiwi', 'plum', 'fig']\""),
+    "too long": (python("x = 1") + "word " * 50_000, "it is longer than 200,000 characters"),
+}  # fmt: skip
+HOSTILE = {
+    "endless": (python("while True:\n    pass"), "block 1 fails: it takes too long"),
+    "endless and deaf": (python("while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"), None),
+    "sleeps": (python("import time\ntime.sleep(10 ** 6)"), "block 1 fails: it takes too long"),
+    "leaves": (python("import sys\nsys.exit(0)"), "block 1 fails: SystemExit: 0"),
+    "ends the process": (python("import os\nos._exit(0)"), "the candidate's process ended (exit status 0)"),
+    "kills itself": (python("import ctypes\nctypes.string_at(0)"), "the candidate's process ended (signal SIGSEGV)"),
+    "eats memory": (python("x = []\nwhile True:\n    x.append(bytes(10 ** 8))"), "block 1 fails: MemoryError"),
+    "prints verdicts": (python("import os\nprint('passed')\nos.write(3, b'\\0' * 8)\n1 / 0"), None),
+    "patches what judges it": (python("import candidate\ncandidate._same = candidate.textbook = lambda *a, **k: 1 / 0\nraise KeyError"), None),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    """Of all the sections above, hostile ones between the others."""
+    texts = [*RIGHT.values(), *(text for text, _ in HOSTILE.values()), *(text for text, _ in WRONG.values())]
+    found = check_textbooks(texts, "sections", sandbox=SANDBOX, workers=2)
+    return dict(zip(texts, found, strict=True))
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_is_kept(verdicts, name):
+    assert verdicts[RIGHT[name]] is None
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_has_its_reason(verdicts, name):
+    text, reason = WRONG[name]
+    assert verdicts[text] == reason
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_who_attacks_is_set_aside_alone(verdicts, name):
+    text, reason = HOSTILE[name]
+    found = verdicts[text]
+    assert found
+    assert "\n" not in found
+    assert reason in (None, found)
+
+
+@pytest.mark.skipif(SANDBOX == "none", reason="unconfined, a process may fork")
+def test_a_fork_bomb_does_not_fork():
+    bomb = python("import os\nwhile True:\n    os.fork()")
+    assert check_textbooks([bomb], "bomb", sandbox="full", workers=1) == [
+        "block 1 fails: BlockingIOError: [Errno 11] Resource temporarily unavailable"
+    ]
+
+
+def test_the_grammars_sections_as_markdown_pass_and_with_another_output_do_not():
+    known = grammar.held_out(grammar.behaviours(120), 10)[0][:20]
+    texts = [grammar.textbook_section(k, 0) for k in known]
+    right = [python(t.code, t.printed) for t in texts]
+    wrong = [python(t.code, f"{t.printed}and more") for t in texts]
+    found = check_textbooks([*right, *wrong], "sections", sandbox=SANDBOX, workers=2)
+    assert found[: len(right)] == [None] * len(right)
+    assert all(reason and reason.startswith("block 1 prints ") for reason in found[len(right) :])
+
+
+LINES = st.lists(
+    st.sampled_from(["```python", "```", "~~~", "~~~py", "```output", "    ```", "````", "x = 1", "", "prose", "- a"]),
+    max_size=14,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(LINES)
+def test_fences_do_not_overlap_and_hold_what_lies_between_them(lines):
+    text = "\n".join(lines)
+    found = fences(text)
+    assert all(a.last < b.first for a, b in pairwise(found))
+    for fence in found:
+        assert fence.content.count("\n") == fence.last - fence.first - (1 if fence.closed else 0)
+    outside = set(range(len(lines))) - {n for f in found for n in range(f.first, f.last + 1)}
+    assert not any(lines[number].lstrip().startswith(("```", "~~~")) for number in outside)
+
+
+@given(st.text(st.characters(blacklist_characters="\n\r", codec="utf-8"), max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_a_block_is_found_as_it_was_written(line):
+    code = f"x = 1\nabout = {line!r}\n"
+    assert blocks(f"# T\n\n```python\n{code}```\n\n```output\n{line}\n```\n") == [Block(code, f"{line}\n")]

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+from other_writers import WRITTEN, written_by
 
 from phi_jax.artifact import Artifact
 from phi_jax.interchange.card import lineage, model_card, scores_of
@@ -29,6 +30,7 @@ def test_the_stage_writes_what_the_manifests_say(run):
     assert f"kept {collected['kept']:,} of {collected['files']:,} Python files" in card
     assert f"{trained['steps']:,} steps of 4 sequences, {trained['tokens']:,} tokens" in card
     assert f"a phi of {trained['parameters']:,} parameters" in card
+    assert "the built-in grammar, no language model, wrote" in card
     assert "grammar, not by a language model" in card
     assert "grades computed from syntax, not by a language model" in card
     for label in ("collect/python", "filter/python", "pretrain/base", "finetune/finetuned"):
@@ -38,6 +40,28 @@ def test_the_stage_writes_what_the_manifests_say(run):
     assert "`finetune/raw+exercises`" not in card
     # Evaluation comes after the export.
     assert "None: no evaluation of these weights was at hand" in card
+
+
+def card_of(run):
+    model = Artifact.read(run / "finetune" / "finetuned")
+    config = PhiConfig(**json.loads(model.path("model").read_text()))
+    return model_card(model, config, name="m", parameters=1, dtype="float32", licence="other")
+
+
+def test_who_wrote_and_who_graded_is_told(run, tmp_path):
+    cards = {name: card_of(written_by(name, run, tmp_path / name)) for name in WRITTEN}
+    for card in cards.values():
+        assert "grammar" not in card
+        assert "1,116 textbook sections and 818 exercises" in card
+    both = "`gpt-4o-mini-2024-07-18`, `phi-350m`"
+    assert f"| {both} wrote 1,116" in cards["teacher"]
+    assert f"written by language models ({both})" in cards["teacher"]
+    assert "`gpt-4.1-mini` graded 98 files by 300 votes, Krippendorff's alpha 0.73" in cards["teacher"]
+    assert "grades that language models gave (`gpt-4.1-mini`)" in cards["teacher"]
+    assert "syntax" not in cards["teacher"]
+    assert "language models" not in cards["files"]
+    assert "came as files: who or what wrote them" in cards["files"]
+    assert "grades computed from syntax, not by a language model's" in cards["files"]
 
 
 def test_licences_are_those_of_the_documents(run):

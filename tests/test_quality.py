@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -109,6 +110,15 @@ def test_recall_is_told_for_each_label():
     figures = quality._quality(np.array([0.9, 0.4, 0.5, 0.2, 0.6]), ["high", "high", "high", "low", "low"])
     assert figures["recall"] == {"high": pytest.approx(2 / 3, abs=1e-6), "low": 0.5}
     assert figures["recall_counts"] == {"high": [2, 3], "low": [1, 2]}
+
+
+def test_recall_is_told_for_each_band_of_grades():
+    rows = [
+        {"grade": 1.0, "label": "high", "score": 0.4}, {"grade": 0.8, "label": "high", "score": 0.2},
+        {"grade": 0.79, "label": "high", "score": 0.5}, {"grade": 0.6, "label": "low", "score": 0.6},
+        {"grade": 0.0, "label": "low", "score": 0.1},
+    ]  # fmt: skip
+    assert quality.recall_bands(rows) == [[1, 1], [0, 0], [0, 0], [1, 2], [0, 2]]
 
 
 def test_the_held_out_share_is_of_each_label_and_of_the_ids_alone():
@@ -225,6 +235,28 @@ def test_the_figures_are_of_held_out_files(built, inputs):
     assert facts["comment_means"]["grade"][0] > facts["comment_means"]["grade"][1]
     assert 0 <= facts["roc_auc_stripped"] <= 1
     assert (facts["embedding_width"], facts["embedding_tokens"]) == (16, 48)
+
+
+def test_files_without_a_grade_teach_nothing_and_no_teacher_is_asked_again(tmp_path, inputs, built):
+    """Grades as teachers leave them: some files have none, and stripped of comments no file can be graded for free."""
+    rows = read_grades(inputs["grades"].path("grades"))
+    without = {row["id"] for row in rows[::8]}
+    for row in rows:
+        if row["id"] in without:
+            row.update(grade=None, label=None, reason="no vote: 1 refused")
+    draft = artifact.open_draft(tmp_path / "w", "annotate", "python", {"by": "teachers"}, {})
+    pq.write_table(pa.Table.from_pylist(rows), draft.directory / "grades.parquet")
+    draft.add_output("grades", "grades.parquet", rows=len(rows))
+    draft.add_facts(grader="reader")
+    taught = run(tmp_path, {**inputs, "grades": draft.commit()})
+    facts, scores = taught.facts, scores_of(taught)
+    held_out = {i for i, row in scores.items() if row["held_out"]}
+    assert not held_out & without
+    assert 70 - len(held_out) >= sum(facts["learnt"].values()) >= 68 - len(held_out)
+    assert all(scores[i]["grade"] is None for i in without)
+    assert facts["comment_share"].keys() == facts["comment_means"].keys() == {"score"}
+    assert sum(count for _, count in facts["recall_bands"]) == len(held_out)
+    assert built.facts["comment_share"].keys() == {"grade", "score"}
 
 
 def test_examples_are_kept_and_dropped_files_with_their_first_lines(built, inputs):

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from etils import epath
 from phi_jax import documents
 from phi_jax.artifact import Artifact, Draft, atomic_path, write_json
 from phi_jax.config import Config
-from phi_jax.corpus.annotate import find_grader, histogram, read_grades
+from phi_jax.corpus.annotate import GRADERS, Grader, histogram, read_grades
 from phi_jax.corpus.rubric import from_first_code, strip_comments
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 FILES_PER_PART = 512
 BINS = 20
+BANDS = 5  # of grades, in which recall is told
 EXAMPLES = 3  # files shown of the kept ones, and as many of the dropped ones
 EXAMPLE_LINES = 30
 _CHARACTERS_PER_TOKEN = 8  # characters looked at for each token that is embedded
@@ -79,7 +80,11 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     grades = {row["id"]: row for row in read_grades(inputs["grades"].path("grades"))}
     positions = {identifier: index for index, identifier in enumerate(ids)}
     graded_vectors = dict(_vectors_of(directory, {positions[i] for i in grades if i in positions}))
-    usable = {i: row for i, row in grades.items() if i in positions and positions[i] in graded_vectors}
+    usable = {
+        i: row
+        for i, row in grades.items()
+        if row["label"] is not None and i in positions and positions[i] in graded_vectors
+    }
     held_out = split_held_out({i: row["label"] for i, row in usable.items()}, rules.held_out)
     learnt = sorted(usable.keys() - held_out)
     forest = Forest(
@@ -95,7 +100,7 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     tested = sorted(held_out)
     quality = _quality(np.array([scores[positions[i]] for i in tested]), [usable[i]["label"] for i in tested])
     tested_rows = {i: {**usable[i], "score": float(scores[positions[i]])} for i in tested}
-    comments = _comment_shares(source, tested_rows, grader, embed, forest)
+    comments = _comment_shares(source, tested_rows, GRADERS.get(grader), embed, forest)
 
     # --- What is kept ----------------------------------------------------------------------------------------------
     by_id = {identifier: float(score) for identifier, score in zip(ids, scores, strict=True)}
@@ -128,6 +133,7 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
         threshold=min(by_id[i] for i in kept_tokens),
         learnt=dict(Counter(usable[i]["label"] for i in learnt)),
         **quality,
+        recall_bands=recall_bands(tested_rows.values()),
         **comments,
         histogram=histogram(list(finite.values()), BINS),
         histogram_kept=histogram([by_id[i] for i in kept_tokens], BINS),
@@ -306,16 +312,30 @@ def _quality(scores: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def recall_bands(rows: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """[on their label's side of a score of 0.5, all] of the rows whose grade lies in each of BANDS equal bands.
+
+    rows: label, grade (0 to 1; 1 falls into the last band) and score. Where the best files are few, the recall of
+    "high" does not show that the forest misses just these (a replica with labels of GPT-5-nano found none of them).
+    """
+    bands = [[0, 0] for _ in range(BANDS)]
+    for row in rows:
+        band = bands[min(int(row["grade"] * BANDS), BANDS - 1)]
+        band[0] += int((row["score"] >= 0.5) == (row["label"] == "high"))
+        band[1] += 1
+    return bands
+
+
 def _comment_shares(
-    source: epath.Path, tested: Mapping[str, dict[str, Any]], grader: str, embed: Embed, forest: Forest
+    source: epath.Path, tested: Mapping[str, dict[str, Any]], grader: Grader | None, embed: Embed, forest: Forest
 ) -> dict[str, Any]:
     """What held-out files lose when comments and docstrings are cut out of them.
 
-    A filter that loses all its power with them has learnt to see comments (Stack-Edu's did).
+    A filter that loses all its power with them has learnt to see comments (Stack-Edu's did). grader: None where the
+    grades come from teachers, who would have to be paid to grade the files again: then only the scores are compared.
     """
     from sklearn.metrics import roc_auc_score
 
-    grade = find_grader(grader)
     stripped: list[tuple[dict[str, Any], str]] = []
     for row in documents.read(source):
         if row["id"] in tested:
@@ -323,16 +343,19 @@ def _comment_shares(
                 stripped.append((tested[row["id"]], strip_comments(row["text"])))
     scores_after = forest.score(embed([text for _, text in stripped]))
     pairs = [
-        (row, grade(text).value, float(score))
+        (row, text, float(score))
         for (row, text), score in zip(stripped, scores_after, strict=True)
         if np.isfinite(score)
     ]
     labels = [row["label"] == "high" for row, _, _ in pairs]
     if len(set(labels)) < 2:
         return {"stripped": len(pairs), "comment_means": None, "comment_share": None, "roc_auc_stripped": None}
+    after = {"score": [score for _, _, score in pairs]}
+    if grader is not None:
+        after = {"grade": [grader(text).value for _, text, _ in pairs], **after}
     means = {
-        "grade": [float(np.mean([row["grade"] for row, _, _ in pairs])), float(np.mean([g for _, g, _ in pairs]))],
-        "score": [float(np.mean([row["score"] for row, _, _ in pairs])), float(np.mean([s for _, _, s in pairs]))],
+        name: [float(np.mean([row[name] for row, _, _ in pairs])), float(np.mean(values))]
+        for name, values in after.items()
     }
     return {
         "stripped": len(pairs),

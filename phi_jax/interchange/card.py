@@ -163,15 +163,37 @@ def _limits(made: Sequence[Artifact], config: PhiConfig) -> str:
         "Its training texts may carry bias, names and secrets of those who wrote them.",
     ]
     for each in made:
-        if each.facts.get("teacher") == "grammar":
-            limits.append(
-                "Its textbooks and exercises were written by phi_jax's built-in grammar, not by a language model: it "
-                "knows that grammar's programs, and its scores on problems of that grammar say little about others."
-            )
-        if each.facts.get("grader") == "static":
-            limits.append("Its code was filtered by grades computed from syntax, not by a language model's.")
-            break
+        of_stage = {"synthesize": _limit_of_texts, "annotate": _limit_of_grades}.get(each.manifest["stage"])
+        if of_stage is not None:
+            limits.append(of_stage(each.facts))
     return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _limit_of_texts(facts: Mapping[str, Any]) -> str:
+    if facts["teacher"] == "grammar":
+        return (
+            "Its textbooks and exercises were written by phi_jax's built-in grammar, not by a language model: it knows "
+            "that grammar's programs, and its scores on problems of that grammar say little about others."
+        )
+    if facts["teacher"] == "files":
+        return (
+            "Its textbooks and exercises came as files: who or what wrote them, and on what terms, is not known here."
+        )
+    return (
+        f"Its textbooks and exercises were written by language models ({_models(facts['teachers'])}): it has learnt "
+        "their mistakes with the rest, and their terms may restrict what it is used for."
+    )
+
+
+def _limit_of_grades(facts: Mapping[str, Any]) -> str:
+    if facts["grader"] == "static":
+        return "Its code was filtered by grades computed from syntax, not by a language model's."
+    return f"Its code was filtered by grades that language models gave ({_models(facts['teaching']['teachers'])})."
+
+
+def _models(teachers: Mapping[str, Any]) -> str:
+    """teachers: as teacher/faculty.py notes them in an artifact's facts."""
+    return ", ".join(f"`{teacher['model']}`" for teacher in teachers.values())
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -196,8 +218,12 @@ def _dedup(a: Artifact) -> str:
 
 def _synthesize(a: Artifact) -> str:
     f = a.facts
-    textbooks, exercises = f["textbooks"]["kept"], f["exercises"]["kept"]
-    return f"teacher `{f['teacher']}`: {textbooks:,} textbook sections and {exercises:,} exercises"
+    kept = f"{f['textbooks']['kept']:,} textbook sections and {f['exercises']['kept']:,} exercises"
+    if f["teacher"] == "grammar":
+        return f"the built-in grammar, no language model, wrote {kept}"
+    if f["teacher"] == "files":
+        return f"took {kept} from files"
+    return f"{_models(f['teachers'])} wrote {kept}"
 
 
 def _decontaminate(a: Artifact) -> str:
@@ -206,7 +232,12 @@ def _decontaminate(a: Artifact) -> str:
 
 
 def _annotate(a: Artifact) -> str:
-    return f"grader `{a.facts['grader']}`: {a.facts['graded']:,} files graded"
+    f = a.facts
+    if f["grader"] == "static":
+        return f"graded {f['graded']:,} files by a rubric computed from syntax, no language model"
+    alpha = f["agreement"]["alpha"]
+    agreed = "" if alpha is None else f", Krippendorff's alpha {alpha:.2f}"
+    return f"{_models(f['teaching']['teachers'])} graded {f['graded']:,} files by {f['votes']:,} votes{agreed}"
 
 
 def _filter(a: Artifact) -> str:

@@ -13,7 +13,8 @@ from phi_jax import documents
 from phi_jax.artifact import Artifact, Draft, write_atomic, write_json
 from phi_jax.config import Config
 from phi_jax.corpus.rubric import from_first_code
-from phi_jax.report import sections
+from phi_jax.report import sections, writing
+from phi_jax.report.figures import table
 from phi_jax.report.paper import FIGURE_2_1
 
 _READING_LINES = 30
@@ -46,7 +47,7 @@ def gather(config: Config, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
         "losses": {a.label: _losses(a) for a in trained},
         "scores": [score for a in evaluated for score in json.loads(a.path("scores.json").read_text())],
         "figure_2_1": FIGURE_2_1,
-        "samples": _samples(evaluated, inputs["synthesize/grammar"], config.report.samples),
+        "samples": _samples(evaluated, inputs, config.report.samples),
         "files": json.loads(kept.path("examples").read_text()),
         "reading": _reading(inputs["decontaminate/nano"], scores, config.report.files_to_grade),
         "config": {label: a.manifest["config"] for label, a in inputs.items()},
@@ -61,7 +62,7 @@ def _losses(trained: Artifact) -> dict[str, list[list[float]]]:
     }
 
 
-def _samples(evaluated: Sequence[Artifact], synthesized: Artifact, count: int) -> list[dict[str, Any]]:
+def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], count: int) -> list[dict[str, Any]]:
     """The same problems as each model completed them: those that the models disagree most about first."""
     by_task: dict[str, dict[str, dict[str, Any]]] = {}
     for artifact in evaluated:
@@ -77,16 +78,17 @@ def _samples(evaluated: Sequence[Artifact], synthesized: Artifact, count: int) -
 
     chosen = sorted(by_task, key=telling)[: count // 2]
     chosen += [task for task in sorted(by_task) if task not in chosen][: count - len(chosen)]
-    name = evaluated[0].facts["benchmark"]
-    prompts = _prompts(name, evaluated[0], synthesized)
+    prompts = _prompts(evaluated[0], inputs)
     return [{"task_id": task, "prompt": prompts[task], "completions": by_task[task]} for task in chosen]
 
 
-def _prompts(name: str, evaluated: Artifact, synthesized: Artifact) -> dict[str, str]:
+def _prompts(evaluated: Artifact, inputs: Mapping[str, Artifact]) -> dict[str, str]:
     from phi_jax.evaluation.evaluate import benchmark_problems
 
     benchmark = evaluated.manifest["config"]["evaluate"]["benchmark"]
-    return {p.task_id: p.prompt for p in benchmark_problems(benchmark, synthesized)[1]}
+    source = evaluated.manifest["inputs"].get("problems")
+    held_out = None if source is None else inputs[source["artifact"]]
+    return {p.task_id: p.prompt for p in benchmark_problems(benchmark, held_out)[1]}
 
 
 def _reading(decontaminated: Artifact, scores: Any, count: int) -> list[dict[str, Any]]:
@@ -126,8 +128,14 @@ def page(data: dict[str, Any], seconds: Mapping[str, float], versions: Mapping[s
         sections.losses(data["losses"]),
         "<h2>Scores</h2>",
         sections.scores(data["scores"]),
+        "<h2>What the teacher wrote</h2>",
+        writing.written(writing.synthesized(data["stages"])),
         "<h2>The filter</h2>",
-        f'<div class="cards wide">{sections.filter_quality(facts)}{sections.filter_histogram(facts)}</div>',
+        '<div class="cards wide">',
+        writing.graded(data["stages"]["annotate/python"]),
+        sections.filter_quality(facts),
+        sections.filter_histogram(facts),
+        "</div>",
         "<h2>Files that the filter kept and dropped</h2>",
         '<p class="muted">Typical ones: near the 0.9 and the 0.1 quantile of all scores.</p>',
         sections.files(data["files"]),
@@ -141,7 +149,7 @@ def page(data: dict[str, Any], seconds: Mapping[str, float], versions: Mapping[s
         "learns basic coding concepts?</p>",
         sections.reading(data["reading"]),
         "<h2>To make it again</h2>",
-        sections.table([(k, v[:16]) for k, v in data["identities"].items()], ("artifact", "identity")),
+        table([(k, v[:16]) for k, v in data["identities"].items()], ("artifact", "identity")),
         sections.details("Config", json.dumps(data["config"], indent=2)),
         sections.details("Versions", "\n".join(f"{k} {v}" for k, v in versions.items())),
     ]

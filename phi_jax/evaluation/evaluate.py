@@ -17,22 +17,21 @@ from phi_jax.evaluation.execution import (
     read_samples,
     write_results,
 )
-from phi_jax.evaluation.problems import Problem, load_problems
+from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
 from phi_jax.evaluation.scores import pass_at_1_entry
 
 Scores = list[dict[str, Any]]
-HELD_OUT = "nano"  # the behaviours that the grammar held out of its texts
 WALL_SECONDS = 10.0  # of one execution, in the tool forms
 
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `evaluate`: inputs {"model": an export, "problems": what synthesize held out} -> completions, verdicts and
-    scores.json.
+    """Stage `evaluate`: inputs {"model": an export, perhaps "problems": what synthesize held out} -> completions,
+    verdicts and scores.json.
     """
     from phi_jax.evaluation.completion import Plan, complete_problems
 
     rules = config.evaluate
-    name, problems = benchmark_problems(rules.benchmark, inputs["problems"])
+    name, problems = benchmark_problems(rules.benchmark, inputs.get("problems"))
     if rules.max_problems:
         problems = problems[: rules.max_problems]
     directory = Path(draft.directory)
@@ -64,9 +63,9 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     )
 
 
-def benchmark_problems(benchmark: str, held_out: Artifact) -> tuple[str, list[Problem]]:
+def benchmark_problems(benchmark: str, held_out: Artifact | None) -> tuple[str, list[Problem]]:
     """(name, problems) of a stage's benchmark: HELD_OUT means the problems of `held_out`. Errors as load_problems."""
-    if benchmark == HELD_OUT:
+    if held_out is not None:
         return HELD_OUT, load_problems(str(held_out.path("problems")))[1]
     return load_problems(benchmark)
 

@@ -7,10 +7,12 @@ import gzip
 import importlib.resources
 import json
 from pathlib import Path
+from typing import Any
 
 from phi_jax.errors import UserError
 
 BUILT_IN = ("idioms",)  # small completions in the idiom of library code, ours
+HELD_OUT = "nano"  # in a config: the behaviours that the grammar held out of its texts
 _FIELDS = ("task_id", "prompt", "entry_point", "test")
 
 
@@ -23,6 +25,7 @@ class Problem:
     entry_point: str  # name the tests call
     test: str  # defines check(candidate)
     reference: str | None  # a completion that passes, where the file has one
+    row: dict[str, Any] = dataclasses.field(repr=False, compare=False)  # the whole line
 
 
 def load_problems(benchmark: str) -> tuple[str, list[Problem]]:
@@ -59,7 +62,7 @@ def _parse(text: str, place: str) -> list[Problem]:
         if row["task_id"] in problems:
             raise UserError(f"{place}:{number}: task_id {row['task_id']} appears twice; keep one")
         task, prompt, entry_point, test = (row[field] for field in _FIELDS)
-        problems[task] = Problem(task, prompt, entry_point, test, reference=row.get("canonical_solution"))
+        problems[task] = Problem(task, prompt, entry_point, test, row.get("canonical_solution"), row)
     if not problems:
         raise UserError(f"{place}: holds no problem")
     return list(problems.values())

@@ -12,6 +12,7 @@ import dataclasses
 import fnmatch
 import importlib
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -202,10 +203,7 @@ def run(
     """
     chosen = stages(config) if only is None else list(only)
     for stage in chosen:
-        if _asks_teachers(stage):
-            from phi_jax.teacher.faculty import check
-
-            check(stage.config_of(config))
+        _check_teaching(stage, config)
     processes.set_cpu_devices(config.training.cpu_devices)
     workdir = processes.on_leader(lambda: os.fspath(artifact.prepare_workdir(workdir)))
     with contextlib.ExitStack() as held:
@@ -230,6 +228,7 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
 
     if requests < 2:
         raise UserError(f"--pilot {requests}: too few requests to tell anything; use 200")
+    _check_teaching(stage, config)
     module = importlib.import_module(stage.function.partition(":")[0])
     if not hasattr(module, "pilot"):
         raise UserError(f"--pilot: {stage.label} asks no language model, so it costs nothing")
@@ -242,9 +241,12 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
 def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
     """Takes the requests that were given up out of the journal's poison queue, so that the stage asks them again.
 
-    Returns their number. Raises UserError for a stage that asks nobody.
+    Says why they were given up, and returns their number. Raises UserError for a stage that asks nobody.
     """
     with _faculty(config, workdir, stage) as faculty:
+        reasons = Counter(reply.reason for _, reply in faculty.journal.poisoned())
+        for reason, count in reasons.most_common():
+            say(f"{stage.label}: {count:,} given up before: {reason}")
         return faculty.journal.forgive()
 
 
@@ -256,6 +258,19 @@ def cancel_batches(config: Config, workdir: epath.PathLike, stage: Stage) -> int
         return faculty.cancel_batches()
 
 
+def _check_teaching(stage: Stage, config: Config) -> None:
+    """Raises UserError for what a stage with an LLM's texts lacks, before the stages ahead of it have run for hours."""
+    from phi_jax.teacher.installed import require
+
+    if stage.label == f"synthesize/{FILES}":
+        require()
+    if _asks_teachers(stage):
+        require()
+        from phi_jax.teacher.faculty import check
+
+        check(stage.config_of(config))
+
+
 def _asks_teachers(stage: Stage) -> bool:
     return "budget" in stage.sections
 
@@ -265,6 +280,7 @@ def _faculty(config: Config, workdir: epath.PathLike, stage: Stage) -> Faculty:
 
     if not _asks_teachers(stage):
         raise UserError(f"{stage.label} asks no language model: it has neither a poison queue nor batches")
+    _check_teaching(stage, config)
     return Faculty.of(stage.config_of(config), artifact.prepare_workdir(workdir))
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from running import MICRO, ROOT, identities, phi_jax
@@ -160,3 +162,29 @@ def test_a_teacher_without_a_price_is_found_before_anything_runs(tmp_path):
     assert done.returncode == 1
     assert "teacher grader: no price of 'unheard-of'" in done.stderr
     assert not (tmp_path / "w").exists()
+
+
+def test_without_the_client_a_teacher_is_one_line_and_the_grammar_runs(tmp_path):
+    """As a user has it who installed no extra: openai and what it brings cannot be imported."""
+    hidden = (
+        "import importlib.util as u, runpy, sys\n"
+        "real = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name in ('openai', 'aiohttp', 'pydantic') else real(name, *a)\n"
+        "sys.modules.update(dict.fromkeys(('openai', 'aiohttp', 'pydantic')))\n"
+        "from phi_jax.cli import main\nmain(sys.argv[1:])\n"
+    )
+
+    def run(*words):
+        command = [sys.executable, "-c", hidden, *map(str, words), "--workdir", str(tmp_path / "w")]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    for words in (
+        ["run", *PHI_1], ["synthesize", *PHI_1, "--pilot=5"], ["synthesize", *PHI_1, "--retry-poisoned"],
+        ["synthesize", *PHI_1, "--config.synthesize.teacher=files"],
+    ):  # fmt: skip
+        done = run(*words)
+        assert done.returncode == 1
+        assert "need the package openai, which is not installed here: pip install -e '.[teacher]'" in done.stderr
+        assert "Traceback" not in done.stderr
+    done = run("synthesize", *MICRO)
+    assert done.returncode == 0, done.stderr

@@ -155,10 +155,6 @@ class Journal:
         """Reservations of the attempts that are open."""
         return self.read("SELECT coalesce(sum(reserved), 0) FROM money")[0][0]
 
-    def spent_by_model(self) -> dict[str, int]:
-        """`spent`, by the name of the model that was asked."""
-        return dict(self.read("SELECT model, spent FROM money"))
-
     # --- Attempts --------------------------------------------------------------------------------------------
 
     async def begin(self, request: Request, reservation: int, *, cap: int, via: str = LIVE) -> int:

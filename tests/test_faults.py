@@ -65,7 +65,7 @@ def interrupt_at(moments, micro_run, undisturbed, scratch):
             rounds += 1
             workdir = start(micro_run, scratch / f"run-{rounds}")
             continue
-        assert sent == [(signal_name, where)], done.stderr
+        assert sent == [(signal_name, where)], f"exit code {done.returncode}\n{done.stderr}"
         assert done.returncode == (-9 if signal_name == "SIGKILL" else EXIT_PREEMPTED), done.stderr
         if signal_name == "SIGTERM":
             assert "run the same command again to go on" in done.stderr

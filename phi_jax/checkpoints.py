@@ -69,7 +69,7 @@ class Checkpoints:
 
         # Orbax logs each save at warning level, and a failed one with a traceback for each leaf; `wait` raises it too.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        _ignore_closed_loops()
+        _silence_what_wait_raises()
         self._directory = epath.Path(directory).resolve()
         policies: list[preservation_policy.PreservationPolicy] = [preservation_policy.LatestN(keep)]
         if keep_every:
@@ -192,8 +192,13 @@ def _goodness(metrics: dict[str, float]) -> float:
     return -metrics["validation_loss"]
 
 
-def _ignore_closed_loops() -> None:
-    """Of a save that failed, TensorStore's other writes end later and find no event loop: a traceback each."""
+def _silence_what_wait_raises() -> None:
+    """Of a save that failed `wait` raises the first error alone. TensorStore's other writes end later, each with a
+    traceback of its own: they find no event loop, or nobody who asks for their outcome.
+    """
+    asyncio_logger = logging.getLogger("asyncio")
+    if _is_news not in asyncio_logger.filters:
+        asyncio_logger.addFilter(_is_news)
     reported = sys.unraisablehook
     if getattr(reported, "__name__", "") == "without_closed_loops":
         return
@@ -203,6 +208,11 @@ def _ignore_closed_loops() -> None:
             reported(found)
 
     sys.unraisablehook = without_closed_loops
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return not ("exception was never retrieved" in message and "orbax" in message)
 
 
 def restore_params(

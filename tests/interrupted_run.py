@@ -2,7 +2,7 @@
 
     python tests/interrupted_run.py SIGNAL WHERE N phi-jax-arguments...
 
-WHERE: "compile", "step", "eval" or "save". A thread looks at the main thread's stack every few milliseconds ("save":
+WHERE: "compile", "step", "eval" or "save". A thread looks every few milliseconds where the main thread is (for "save":
 for the directory of a new save that is not finished) and sends SIGNAL when it has seen the place for the N-th time.
 The line "SIGNAL in WHERE" on standard error says that it was sent there.
 """
@@ -14,40 +14,58 @@ import threading
 import time
 from pathlib import Path
 
-IN_COMPILE = {"backend_compile", "backend_compile_and_load", "compile_or_get_cached", "_compile_and_write_cache"}
+from phi_jax.parallel.watch import Watch
+
+PHASES = {"step": ("in step", "waiting for the data"), "eval": ("in the validation",)}
 
 
-def frames_of(main_thread):
-    """Function name -> its frame, of all that the main thread is in."""
-    frame, found = sys._current_frames().get(main_thread), {}
-    while frame is not None:
-        found.setdefault(frame.f_code.co_name, frame)
-        frame = frame.f_back
-    return found
+class MainThread:
+    """Where the main thread is, written down by itself: to walk its frames from another thread can crash CPython 3.11
+    (PyFrame_GetBack meets one that is only half there)."""
+
+    phase = ""
+    compiling = False
+
+    def is_told(self):
+        tell, enter = Watch.phase, Watch.__enter__
+
+        def phase(watch, name):
+            self.phase = name
+            tell(watch, name)
+
+        def entered(watch):
+            # Here and not before: jax must not be imported before the number of devices is set.
+            from jax._src import compiler
+
+            compile_or_get_cached = compiler.compile_or_get_cached
+
+            def compiling(*arguments, **options):
+                self.compiling = True
+                try:
+                    return compile_or_get_cached(*arguments, **options)
+                finally:
+                    self.compiling = False
+
+            compiler.compile_or_get_cached = compiling
+            return enter(watch)
+
+        Watch.phase, Watch.__enter__ = phase, entered
+
+    def is_in(self, where):
+        if where == "compile":
+            return self.compiling
+        return self.phase.startswith(PHASES[where]) and not self.compiling
 
 
 def unfinished_saves(workdir):
     return {p.name for p in workdir.glob("*/*.partial/checkpoints/*.orbax-checkpoint-tmp*")}
 
 
-def is_in(where, main_thread, workdir, old_saves):
-    if where == "save":
-        return bool(unfinished_saves(workdir) - old_saves)
-    frames = frames_of(main_thread)
-    compiling = "_train" in frames and not IN_COMPILE.isdisjoint(frames)
-    if where == "compile":
-        return compiling
-    if where == "eval":
-        return "_validation_loss" in frames and not compiling
-    in_the_loop = "_train" in frames and "metrics" in frames["_train"].f_locals
-    return in_the_loop and not compiling and "_validation_loss" not in frames
-
-
 def interrupt(number, where, count, main_thread, workdir):
     seen, old_saves = 0, unfinished_saves(workdir)
     while seen < count:
         time.sleep(0.002)
-        seen += is_in(where, main_thread, workdir, old_saves)
+        seen += bool(unfinished_saves(workdir) - old_saves) if where == "save" else main_thread.is_in(where)
     os.write(2, f"{number.name} in {where}\n".encode())
     os.kill(os.getpid(), number)
 
@@ -56,7 +74,9 @@ if __name__ == "__main__":
     number, where, count = signal.Signals[sys.argv[1]], sys.argv[2], int(sys.argv[3])
     arguments = sys.argv[4:]
     workdir = Path(arguments[arguments.index("--workdir") + 1])
-    threading.Thread(target=interrupt, args=(number, where, count, threading.get_ident(), workdir), daemon=True).start()
+    main_thread = MainThread()
+    main_thread.is_told()
+    threading.Thread(target=interrupt, args=(number, where, count, main_thread, workdir), daemon=True).start()
     from phi_jax.cli import main
 
     main(arguments)

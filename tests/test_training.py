@@ -1,7 +1,9 @@
 """Step, optimizer and checkpoints on one device."""
 
+import asyncio
 import copy
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -270,6 +272,24 @@ def test_a_checkpoint_comes_back_bit_for_bit_with_its_record(tmp_path, state, ab
         assert state_digest(restored) == state_digest(jax.tree.map(lambda x: x + 3, state))
     params = restore_params(tmp_path / "c", 2, abstract["params"])
     assert state_digest(params) == state_digest(jax.tree.map(lambda x: x + 2, state["params"]))
+
+
+def test_of_a_failed_save_only_what_wait_raises_is_told(tmp_path, caplog):
+    async def fails(message):
+        raise ValueError(message)
+
+    def nobody_asks(message):
+        loop = asyncio.new_event_loop()
+        write = loop.create_task(fails(message))
+        loop.run_until_complete(asyncio.wait([write]))
+        loop.close()
+
+    with Checkpoints(tmp_path / "c"), Checkpoints(tmp_path / "d"):
+        caplog.clear()
+    for message in ("5.orbax-checkpoint-tmp: No space left on device", "somebody else's"):
+        nobody_asks(message)
+        gc.collect()
+    assert [r.exc_info[1].args for r in caplog.records if r.name == "asyncio"] == [("somebody else's",)]
 
 
 def test_the_latest_the_best_and_every_nth_stay(tmp_path, state, abstract):

@@ -112,6 +112,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
 
     c.mixture = ConfigDict()
     c.mixture.textbooks = 0.75  # share of textbook records in base's tokens, the rest filtered code (paper: silent on sampling)
+    c.mixture.min_real = 0.0  # least share of base's tokens that people wrote; with less it is not trained; 0 = any (ours)
 
     c.finetune = ConfigDict()  # what differs from c.training; the optimizer starts afresh
     c.finetune.steps = 16 if micro else 1700  # optimizer steps (paper: 6,000)

@@ -41,6 +41,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.teachers.writer.batch_requests = 20_000  # requests of one batch; OpenAI takes 50,000 (ours)
     c.teachers.writer.timeout = 120.0  # seconds of one attempt, to the reply's last byte (ours)
     c.teachers.writer.attempts = 6  # of one request before it goes to the poison queue; rate limits do not count (ours)
+    c.teachers.writer.generation = 1  # of its texts: 1 = by a model that people's texts taught, n + 1 = by one that texts of generation n taught (its card says it)
     c.teachers.grader = ConfigDict(c.teachers.writer.to_dict())  # the same fields
     c.teachers.grader.model = "gpt-4"  # (paper, section 2.1: GPT-4)
 
@@ -139,6 +140,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
 
     c.mixture = ConfigDict()
     c.mixture.textbooks = 0.14  # share of textbook records in base's tokens: as in the pool, 1B of 7B (paper: silent on sampling)
+    c.mixture.min_real = 0.5  # least share of base's tokens that people wrote; with less it is not trained (ours; of the paper's 7B it was 6B)
 
     c.finetune = ConfigDict()  # what differs from c.training; the optimizer starts afresh
     c.finetune.steps = 6000  # optimizer steps (paper, section 2.3)

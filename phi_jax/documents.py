@@ -28,6 +28,10 @@ SCHEMA = pa.schema(
     ]
 )
 
+# How far a text is from people's (tokens/generations.py); null = unknown. A set without this column, such as what
+# `collect` takes, is held for people's.
+GENERATION = pa.field("generation", pa.int8())
+
 Row = dict[str, Any]
 
 
@@ -53,6 +57,12 @@ def parts(directory: epath.PathLike) -> list[epath.Path]:
     if not found:
         raise UserError(f"{directory}: holds no part-*.parquet; name the directory of a document set")
     return found
+
+
+def columns(directory: epath.PathLike) -> list[str]:
+    """The columns of a document set."""
+    with parts(directory)[0].open("rb") as handle:
+        return pq.ParquetFile(handle).schema_arrow.names
 
 
 def read(directory: epath.PathLike, columns: Sequence[str] = ("id", "text")) -> Iterator[Row]:

@@ -73,7 +73,7 @@ DISTRIBUTED = ("pretrain", "finetune")  # stages that run in several processes a
 # it was. "*" stands for any name.
 WHERE_ONLY = (
     *(f"training.{name}" for name in ("mesh", "cpu_devices", "peer_timeout", "profile_steps", "max_skipped")),
-    *(f"teachers.*.{field.name}" for field in dataclasses.fields(Endpoint) if field.name != "model"),
+    *(f"teachers.*.{f.name}" for f in dataclasses.fields(Endpoint) if f.name not in ("model", "generation")),
     "budget.*",
 )
 # The four models of the experiment -> where each is trained: the two of the paper's Figure 2.1 that are only

@@ -64,6 +64,25 @@ def test_who_wrote_and_who_graded_is_told(run, tmp_path):
     assert "grades computed from syntax, not by a language model's" in cards["files"]
 
 
+def test_how_far_from_peoples_texts_it_is(run, tmp_path):
+    cards = {name: (run / "export" / name / "model" / "README.md").read_text() for name in ("raw", "finetuned")}
+    assert "What it writes is of generation 1 (0: people's)" in cards["raw"]
+    assert "of the tokens 100.0 % were written by people |" in cards["raw"]
+    assert "What it writes is of generation 2 (0: people's)" in cards["finetuned"]
+    assert "25.0 % were written by people, 75.0 % are of generation 1 |" in cards["finetuned"]
+    unknown = "How far its training texts are from people's is not known"
+    # What it was finetuned from is no longer there, or was itself begun from weights of somebody else.
+    alone = shutil.copytree(run, tmp_path / "alone")
+    shutil.rmtree(alone / "pretrain" / "base")
+    assert unknown in card_of(alone)
+    manifest = json.loads((run / "pretrain" / "raw" / "manifest.json").read_text())
+    manifest["config"]["training"]["initial_checkpoint"] = "phi-2"
+    started = Artifact(run / "pretrain" / "raw", manifest)
+    config = PhiConfig(**json.loads(started.path("model").read_text()))
+    about = {"name": "m", "parameters": 1, "dtype": "float32", "licence": "other"}
+    assert unknown in model_card(started, config, **about)
+
+
 def test_licences_are_those_of_the_documents(run):
     counts = facts(run, "collect/python")["by_license"]
     assert sum(counts.values()) == facts(run, "collect/python")["kept"]

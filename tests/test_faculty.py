@@ -18,7 +18,7 @@ from phi_jax.teacher.request import PICODOLLARS, Request, Status
 
 WRITER = {
     "model": "gpt-3.5-turbo", "base_url": "http://localhost:1/v1", "key_variable": "", "price_as": "", "mode": "live",
-    "window": 8, "batch_requests": 100, "timeout": 10.0, "attempts": 3,
+    "window": 8, "batch_requests": 100, "timeout": 10.0, "attempts": 3, "generation": 1,
 }  # fmt: skip
 BUDGET = {"max_dollars": 1.0, "prices": "", "journal": ""}
 

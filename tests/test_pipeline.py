@@ -133,6 +133,8 @@ def test_where_a_teacher_is_and_what_may_be_spent_change_no_key():
     assert keys(*(f"--config.teachers.writer.{e}" for e in elsewhere), "--config.budget.max_dollars=5.0") == here
     other = keys("--config.teachers.writer.model=gpt-4")
     assert [label for label in here if here[label] != other[label]] == ["synthesize/teacher"]
+    other = keys("--config.teachers.writer.generation=2")
+    assert [label for label in here if here[label] != other[label]] == ["synthesize/teacher"]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,13 @@ def test_the_numbers_are_those_of_report_json_and_of_the_artifacts(shown, micro_
     assert len(re.findall('<rect class="all"', html)) == len(facts["histogram"])
 
 
+def test_who_wrote_the_training_tokens(shown):
+    lines = {line.strip() for line in shown[2].splitlines()}
+    assert "100.0 % were written by people" in lines
+    assert "25.0 % were written by people, 75.0 % are of generation 1" in lines
+    assert "0.0 % were written by people, 100.0 % are of generation 1" in lines
+
+
 def test_ours_and_the_papers_bars_are_told_apart(shown):
     data, html, text = shown
     measured = html[html.index('class="bars measured"') :]

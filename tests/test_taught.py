@@ -38,9 +38,9 @@ def config_of(base_url, **synthesize):
     }  # fmt: skip
     writer = {
         "model": "gpt-3.5-turbo", "base_url": base_url, "key_variable": "", "price_as": "", "mode": "live",
-        "window": 16, "batch_requests": 100, "timeout": 60.0, "attempts": 3,
+        "window": 16, "batch_requests": 100, "timeout": 60.0, "attempts": 3, "generation": 1,
     }  # fmt: skip
-    teachers = {"writer": writer, "ours": {**writer, "model": "ours", "price_as": "local"}}
+    teachers = {"writer": writer, "ours": {**writer, "model": "ours", "price_as": "local", "generation": 2}}
     budget = {"max_dollars": 5.0, "prices": "", "journal": ""}
     return Config({"synthesize": rules | synthesize, "teachers": teachers, "budget": budget})
 
@@ -172,6 +172,8 @@ def test_two_teachers_share_the_lessons(server, tmp_path):
     made = build(config, tmp_path)
     sources = Counter(row["source"] for kind in KINDS for row in rows_of(made, kind))
     assert set(sources) == {"writer", "ours"}
+    by_teacher = {(row["source"], row["generation"]) for kind in KINDS for row in rows_of(made, kind)}
+    assert by_teacher == {("writer", 1), ("ours", 2)}
     assert made.facts["teachers"]["ours"]["dollars"] == 0
     assert made.facts["teachers"]["writer"]["dollars"] == made.facts["dollars"] > 0
 

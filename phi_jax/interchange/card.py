@@ -15,6 +15,7 @@ from etils import epath
 from phi_jax import artifact
 from phi_jax.artifact import Artifact
 from phi_jax.model.phi import PhiConfig
+from phi_jax.tokens import generations
 
 _MOST_LICENCES = 12  # rows of the table of licences
 
@@ -166,6 +167,7 @@ def _limits(made: Sequence[Artifact], config: PhiConfig) -> str:
         of_stage = {"synthesize": _limit_of_texts, "annotate": _limit_of_grades}.get(each.manifest["stage"])
         if of_stage is not None:
             limits.append(of_stage(each.facts))
+    limits.append(_limit_of_teaching(made))
     return "\n".join(f"- {limit}" for limit in limits)
 
 
@@ -189,6 +191,31 @@ def _limit_of_grades(facts: Mapping[str, Any]) -> str:
     if facts["grader"] == "static":
         return "Its code was filtered by grades computed from syntax, not by a language model's."
     return f"Its code was filtered by grades that language models gave ({_models(facts['teaching']['teachers'])})."
+
+
+def _limit_of_teaching(made: Sequence[Artifact]) -> str:
+    """What must be known before it writes texts that another model learns from."""
+    trained = {a.label: a for a in made if a.manifest["stage"] in ("pretrain", "finetune")}
+    known = all(_start(a) in ("", *trained) for a in trained.values())
+    written = generations.of_writings(map(_generations, trained.values())) if known else None
+    if written is None:
+        return "How far its training texts are from people's is not known: let nothing it writes teach another model."
+    return (
+        f"What it writes is of generation {written} (0: people's): say so where it teaches another model "
+        "(`config.teachers.<name>.generation`), and keep people's texts in what that learns from."
+    )
+
+
+def _start(trained: Artifact) -> str:
+    """What the weights were before: label of an artifact, or a place outside the work directory; "" = fresh."""
+    if trained.manifest["stage"] == "finetune":
+        return trained.manifest["inputs"]["checkpoint"]["artifact"]
+    return trained.manifest["config"]["training"].get("initial_checkpoint", "")
+
+
+def _generations(trained: Artifact) -> generations.Shares:
+    """Those of its tokens; a training before they were counted does not know."""
+    return trained.facts.get("generations") or {generations.UNKNOWN: 1.0}
 
 
 def _models(teachers: Mapping[str, Any]) -> str:
@@ -253,12 +280,13 @@ def _training(a: Artifact) -> str:
     f = a.facts
     section = a.manifest["config"].get(a.manifest["stage"], {})
     rules = {**a.manifest["config"]["training"], **section}
-    start = a.manifest["stage"] == "pretrain" and rules.get("initial_checkpoint")
-    weights = f"from the weights of `{epath.Path(start).name}`: " if start else ""
+    outside = _start(a) if a.manifest["stage"] == "pretrain" else ""
+    weights = f"from the weights of `{epath.Path(outside).name}`: " if outside else ""
     taken = a.manifest["outputs"]["checkpoint"]["step"]
     return (
         f"{weights}{f['steps']:,} steps of {rules['global_batch_size']} sequences, {f['tokens']:,} tokens "
-        f"({f['epochs']:g} epochs), peak learning rate {rules['learning_rate']:g}, step {taken:,} taken"
+        f"({f['epochs']:g} epochs), peak learning rate {rules['learning_rate']:g}, step {taken:,} taken; of the tokens "
+        f"{generations.described(_generations(a))}"
     )
 
 

@@ -130,6 +130,7 @@ def page(data: dict[str, Any], seconds: Mapping[str, float], versions: Mapping[s
         sections.scores(data["scores"]),
         "<h2>What the teacher wrote</h2>",
         writing.written(writing.synthesized(data["stages"])),
+        writing.origins(data["stages"]),
         "<h2>The filter</h2>",
         '<div class="cards wide">',
         writing.graded(data["stages"]["annotate/python"]),

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from phi_jax.report.figures import number, percent, show, table
+from phi_jax.tokens import generations
 
 KINDS = ("textbooks", "exercises")
 _NOTHING = "nothing to measure"
@@ -73,6 +74,20 @@ def written(facts: Facts) -> str:
         "<h3>How diverse the texts are</h3>"
         '<p class="muted">Measured without a language model, on a sample by hash.</p>'
         f"{_diversity(facts)}{_coverage(facts)}"
+    )
+
+
+def origins(stages: Mapping[str, Facts]) -> str:
+    """Of each training run, how much of its tokens people wrote. stages: the facts of all."""
+    rows = [
+        (label, generations.described(facts.get("generations") or {generations.UNKNOWN: 1.0}))
+        for label, facts in stages.items()
+        if label.split("/")[0] in ("pretrain", "finetune")
+    ]
+    return (
+        "<h3>Who wrote the training tokens</h3>"
+        '<p class="muted">Generation 1: by a machine that only people\'s texts taught; n + 1: by one that texts of '
+        f'generation n taught.</p><div class="card scroll">{table(rows)}</div>'
     )
 
 

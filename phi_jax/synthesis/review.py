@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
         *documents.SCHEMA,
         pa.field("lesson", pa.string()),  # JSON of the Lesson; null where there was none
         pa.field("teacher", pa.string()),  # model that wrote it, as its server calls it; null = unknown
-        pa.field("generation", pa.int8()),  # 1 = a model wrote it; null = unknown
+        documents.GENERATION,
         pa.field("tests", pa.string()),  # exercises: JSON list of tests; null where there are none
     ]
 )

@@ -19,7 +19,7 @@ from phi_jax.synthesis.diversity import measure
 from phi_jax.synthesis.grammar import Text
 from phi_jax.synthesis.verify import run_texts
 
-SCHEMA = documents.SCHEMA.append(pa.field("behaviour", pa.string(), nullable=False))
+SCHEMA = documents.SCHEMA.append(pa.field("behaviour", pa.string(), nullable=False)).append(documents.GENERATION)
 _SET_ASIDE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("text", pa.large_string())])
 _TEXTS_PER_PART = 4000
 _LICENSE = "Apache-2.0"  # what the grammar writes is ours
@@ -122,6 +122,7 @@ def _sorted_out(
                 "license": _LICENSE,
                 "language": "python",
                 "behaviour": text.known.digest,
+                "generation": 1,
             }
         )
     return rows, aside

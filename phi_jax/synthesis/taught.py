@@ -22,7 +22,6 @@ from phi_jax.synthesis.review import NO_ANSWER, Desk, Submission, clear, group, 
 from phi_jax.teacher.faculty import Faculty, Shares
 from phi_jax.teacher.request import Endpoint, Reply, Request, Status
 
-_GENERATION = 1  # a model wrote it
 _PROBLEMS = {
     Status.POISONED: NO_ANSWER,
     Status.REFUSED: "refused",
@@ -210,6 +209,6 @@ def _submission(asked: _Asked, reply: Reply, license: str) -> Submission:
         name=asked.lesson.name or None,
         lesson=asked.lesson,
         teacher=reply.model,
-        generation=_GENERATION,
+        generation=asked.teacher.generation,
         problem=problem,
     )

@@ -26,6 +26,7 @@ from phi_jax.teacher.request import PICODOLLARS, Endpoint, Reply, Request, Statu
 
 Requests = Callable[[], Iterable[Request]]
 MODES = ("live", "batch")
+_LAST_GENERATION = 127  # that the documents' column holds
 
 
 def parse_shares(spec: str) -> dict[str, float]:
@@ -215,6 +216,8 @@ def _endpoint(name: str, teachers: Config) -> Endpoint:
     for field in ("window", "batch_requests", "timeout", "attempts"):
         if not getattr(rules, field) > 0:
             raise UserError(f"{place}.{field}={getattr(rules, field)}: must be above 0")
+    if not 1 <= rules.generation <= _LAST_GENERATION:
+        raise UserError(f"{place}.generation={rules.generation}: use 1 to {_LAST_GENERATION}; people's texts are 0")
     if not rules.base_url.startswith(("http://", "https://")):
         raise UserError(f"{place}.base_url={rules.base_url!r}: must begin with http:// or https://")
     if not rules.model:
@@ -230,4 +233,5 @@ def _endpoint(name: str, teachers: Config) -> Endpoint:
         batch_requests=rules.batch_requests,
         timeout=rules.timeout,
         attempts=rules.attempts,
+        generation=rules.generation,
     )

@@ -29,6 +29,7 @@ class Endpoint:
     batch_requests: int  # requests of one batch at most
     timeout: float  # seconds that one attempt may take from sending to the reply's last byte
     attempts: int  # of one request, beside those that a rate limit turned away; then it goes to the poison queue
+    generation: int = 1  # of the texts it writes (tokens/generations.py)
 
 
 @dataclasses.dataclass(frozen=True)

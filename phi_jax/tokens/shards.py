@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from phi_jax.artifact import Artifact, Draft, atomic_path, write_atomic, write_j
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress, say
+from phi_jax.tokens.generations import counted
 from phi_jax.tokens.tokenizer import Tokenizer, train
 
 SPLITS = ("train", "validation")
@@ -68,9 +70,11 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     facts: dict[str, Any] = {}
     held_out = _held_out(source, rules.validation_fraction, tokenizer, rules.seq_len + 1)
     for split in SPLITS:
+        generations: Counter[int | None] = Counter()
         with Progress(f"{draft.label} {split}", total_bytes, "B") as bar:
-            stream = _encoded(source, split == "validation", held_out, tokenizer, bar)
+            stream = _encoded(source, split == "validation", held_out, tokenizer, bar, generations)
             totals = writer.write_split(split, stream)
+        totals["generations"] = counted(generations)
         records[split] = totals.pop("shards")
         facts[split] = totals
     if not records["train"]:
@@ -183,20 +187,27 @@ def _length(row: documents.Row, tokenizer: Tokenizer) -> int:
 
 
 def _encoded(
-    source: Any, validation: bool, held_out: Callable[[str], bool], tokenizer: Tokenizer, bar: Progress
+    source: Any,
+    validation: bool,
+    held_out: Callable[[str], bool],
+    tokenizer: Tokenizer,
+    bar: Progress,
+    generations: Counter[int | None],
 ) -> Iterator[tuple[str, list[int]]]:
-    """(document id, tokens with <|endoftext|> behind them) of one split, in order."""
+    """(document id, tokens with <|endoftext|> behind them) of one split, in order; adds the tokens to `generations`."""
+    wanted = ["id", "text", *({documents.GENERATION.name} & set(documents.columns(source)))]
     batch: list[documents.Row] = []
 
     def flush() -> Iterator[tuple[str, list[int]]]:
         encoded = tokenizer.encode_batch([row["text"] for row in batch])
         for row, ids in zip(batch, encoded, strict=True):
             ids.append(tokenizer.end_of_text_id)
+            generations[row.get(documents.GENERATION.name, 0)] += len(ids)
             yield row["id"], ids
         bar.advance(sum(len(row["text"].encode()) for row in batch))
         batch.clear()
 
-    for row in documents.read(source):
+    for row in documents.read(source, wanted):
         if held_out(row["id"]) == validation:
             batch.append(row)
             if len(batch) == _ENCODE_BATCH:

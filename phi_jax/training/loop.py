@@ -21,6 +21,7 @@ from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.mesh import check_batch, global_batch, local_rows, make_mesh
 from phi_jax.parallel.watch import Votes, Watch
+from phi_jax.tokens import generations
 from phi_jax.tokens.batches import TokenBatches
 from phi_jax.training.metrics import Meter, Metrics
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -54,12 +55,14 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     config.training.initial_checkpoint.
 
     inputs: {"tokens": a token artifact}, and where "textbooks" is one too, config.mixture.textbooks says its share of
-    the records. Outputs as in `_train`.
+    the records, and config.mixture.min_real how much of the tokens people must have written. Outputs as in `_train`.
+    Raises UserError where they have written less.
     """
     sources = {"tokens": 1.0}
     if "textbooks" in inputs:
         share = config.mixture.textbooks
         sources = {"tokens": 1.0 - share, "textbooks": share}
+        generations.check_floor(_generations(inputs, sources), config.mixture.min_real, draft.label)
     with Watch(draft.label, peer_timeout=config.training.peer_timeout) as watch:
         data = Data(config, config.training, inputs, sources)
         shape = model_config(config.model, vocab_size=data.train.vocab_size, seq_len=data.train.seq_len)
@@ -78,6 +81,10 @@ def finetune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         data = Data(config, rules, inputs, {"tokens": 1.0})
         shape = PhiConfig(**json.loads(start.path("model").read_text()))
         _train(config, rules, shape, data, draft, watch, start=str(start.directory))
+
+
+def _generations(inputs: Mapping[str, Artifact], sources: Mapping[str, float]) -> generations.Shares:
+    return generations.mixed((inputs[name].facts, share) for name, share in sources.items())
 
 
 class Data:
@@ -101,6 +108,7 @@ class Data:
 
         self.train = opened("train", shuffle=True)
         self.held_out = opened("validation", shuffle=False)
+        self.generations = _generations(inputs, sources)
         self.identities = {name: inputs[name].identity for name in sources}
         self.tokens = inputs["tokens"]
         self.document_end = self.train.end_of_text_id if rules.document_masks else None
@@ -132,7 +140,7 @@ def _train(
         jax.eval_shape(lambda: init_state(shape, optimizer, config.seed)),
         state_shardings(shape, optimizer, mesh),
     )
-    banner = _banner(shape, rules, mesh, abstract)
+    banner = _banner(shape, rules, data, abstract)
     processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
     record = {
         "config": config.to_dict(),
@@ -240,7 +248,7 @@ def _train(
     )
 
 
-def _banner(shape: PhiConfig, rules: Config, mesh: Mesh, abstract: Any) -> dict[str, Any]:
+def _banner(shape: PhiConfig, rules: Config, data: Data, abstract: Any) -> dict[str, Any]:
     """What was chosen, for the first line, the checkpoints and the report."""
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(abstract["params"])),
@@ -251,8 +259,9 @@ def _banner(shape: PhiConfig, rules: Config, mesh: Mesh, abstract: Any) -> dict[
         "compute_dtype": shape.compute_dtype,
         "remat": shape.remat,
         "scan_unroll": shape.scan_unroll,
-        "mesh": dict(zip(mesh.axis_names, mesh.devices.shape, strict=True)),
-        "devices": f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}",
+        "generations": data.generations,
+        "mesh": dict(zip(data.mesh.axis_names, data.mesh.devices.shape, strict=True)),
+        "devices": f"{data.mesh.devices.size} x {data.mesh.devices.flat[0].device_kind}",
         "processes": processes.count(),
     }
 

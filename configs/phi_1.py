@@ -56,6 +56,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.synthesize.textbook_requests = 700_000  # textbook sections asked for (paper, section 2.2: under 1B tokens of them; ours: at about 1,400 each)
     c.synthesize.exercise_requests = 1_000_000  # exercises asked for (paper, section 2.2: 879.5K, 180M tokens)
     c.synthesize.share = 1.0  # part of these requests that is made; 0.001 = a rehearsal
+    c.synthesize.steered = 0.0  # part of the lessons that waits for the others' checks, then goes to the topics of which least passed; up to 0.5 (paper: silent)
     c.synthesize.max_tokens = 2048  # of one reply (ours)
     c.synthesize.temperature = 1.0  # of the writing (ours)
     c.synthesize.near_copy_threshold = 0.8  # Jaccard similarity of word 5-grams from which on the shorter of two texts goes (ours)

@@ -23,6 +23,7 @@ SHARES = {
     "opening": 0.25,  # a section that begins with a phrase of an assistant
     "grade": 0.2,  # a grade one more or less than the rubric's
 }
+HARD_FAILS = 0.75  # of the replies on a hard topic
 _OPENINGS = (
     "Sure! Here is a section of a textbook on this topic:",
     "Certainly! Below is a textbook section with examples.",
@@ -38,21 +39,25 @@ def pieces(text):
     return _PIECE.findall(text)
 
 
-def answer(messages, schema, seed):
-    """The text of the reply to (role, content) pairs; JSON that fits `schema` where that is given."""
+def answer(messages, schema, seed, hard=0.0):
+    """The text of the reply to (role, content) pairs; JSON that fits `schema` where that is given.
+
+    hard: share of the curriculum's topics that it mostly fails at.
+    """
     prompt = "\n".join(content for _, content in messages)
     rng = random.Random(f"{hashlib.sha256(prompt.encode()).hexdigest()} {seed}")
+    failing = _fails_at(prompt, hard) and rng.random() < HARD_FAILS
     named = re.search(r"a function named `(\w+)`", prompt)
     if "educational value" in prompt:
         grade = _grade(messages, rng)
         return json.dumps(fill(schema, rng, grade)) if schema else f"{grade['reason']} Grade: {grade['grade']}"
     if named:
-        exercise = _exercise(named[1], rng)
+        exercise = _exercise(named[1], rng, failing)
         if schema:
             return json.dumps(fill(schema, rng, exercise))
         return f"```python\n{exercise['code']}```\n\n```python\n" + "\n".join(exercise["tests"]) + "\n```"
     if "Write a section of a textbook" in prompt:
-        text = _section(rng)
+        text = _section(rng, failing)
     else:
         text = f"The answer to {prompt[:60]!r} is {rng.getrandbits(64)}: " + " ".join(rng.choices(_words(), k=20))
     return json.dumps(fill(schema, rng, {"text": text, "answer": text})) if schema else text
@@ -88,9 +93,18 @@ def _kind(rng, *kinds):
     return "good"
 
 
-def _exercise(name, rng):
+def _fails_at(prompt, hard):
+    """Whether the lesson's topic is one of the hard ones, a share `hard` by hash."""
+    topic = re.search(r"(?:that practises|a textbook on): (.+)\.$", prompt, re.MULTILINE)
+    if topic is None:
+        return False
+    digest = hashlib.sha256(topic[1].partition(" (")[0].encode()).digest()
+    return int.from_bytes(digest[:4]) < hard * 2**32
+
+
+def _exercise(name, rng, failing):
     """{"code", "tests"} of a function with this name."""
-    kind = _kind(rng, "wrong", "vacuous", "copy")
+    kind = "wrong" if failing else _kind(rng, "wrong", "vacuous", "copy")
     rng = random.Random(0) if kind == "copy" else rng
     known = _known(rng)
     text = grammar.exercise(known, rng.randrange(1000))
@@ -107,9 +121,9 @@ def _exercise(name, rng):
     return {"code": code, "tests": tests}
 
 
-def _section(rng):
+def _section(rng, failing):
     """Markdown: prose, a function, calls of it and what they print."""
-    kind = _kind(rng, "output", "no_code", "copy")
+    kind = "output" if failing else _kind(rng, "output", "no_code", "copy")
     rng = random.Random(0) if kind == "copy" else rng
     known = _known(rng)
     text = grammar.textbook_section(known, rng.randrange(1000))

@@ -72,6 +72,7 @@ def parser():
     add("--batch-errors", type=float, default=0.0, help="share of a batch's lines that end in its error file")
     add("--batch-duplicates", type=float, default=0.0, help="share of the output lines that come twice")
     add("--victim", type=Path, help="file {pid, phase, count}: killed at the count-th time the phase comes")
+    add("--hard", type=float, default=0.0, help="share of the curriculum's topics that replies mostly fail at")
     add("--instant", action="store_true", help="one fixed reply, no ledger, as little work as possible")
     return parser
 
@@ -158,7 +159,7 @@ class Teacher:
             raise Invalid(said)
         messages = [(m["role"], m["content"]) for m in body["messages"]]
         schema, honoured = self._wanted(body, messages)
-        text = answer(messages, schema, body.get("seed") or 0)
+        text = answer(messages, schema, body.get("seed") or 0, self.options.hard)
         finish = "stop"
         if schema and not honoured:
             text = wrapped(text, rng)

@@ -24,6 +24,20 @@ def constraints(lesson):
     return dataclasses.astuple(dataclasses.replace(lesson, number=0))
 
 
+def tiny(topics):
+    """A curriculum that is small enough to walk to its end."""
+    plan = curriculum.load()
+    return dataclasses.replace(
+        plan,
+        topics=plan.topics[:topics],
+        audiences=plan.audiences[:3],
+        formats={kind: plan.formats[kind][:4] for kind in KINDS},
+        verbs=plan.verbs[:5],
+        nouns=plan.nouns[:7],
+        takes=plan.takes[:3],
+    )
+
+
 def test_what_the_file_holds():
     plan = curriculum.load()
     areas = Counter(area for area, _ in plan.topics)
@@ -86,16 +100,7 @@ def test_fields_are_those_of_the_kind(kind, seed):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_choice_of_a_topic_is_reached_before_one_returns(kind):
     """The walk is a permutation of all choices: shown on a curriculum that is small enough to walk to its end."""
-    plan = curriculum.load()
-    small = dataclasses.replace(
-        plan,
-        topics=plan.topics[:2],
-        audiences=plan.audiences[:3],
-        formats={kind: plan.formats[kind][:4] for kind in KINDS},
-        verbs=plan.verbs[:5],
-        nouns=plan.nouns[:7],
-        takes=plan.takes[:3],
-    )
+    small = tiny(topics=2)
     count = len(small.topics) * small.choices(kind)
     made = list(small.lessons(kind, count, seed=3))
     assert len({constraints(lesson) for lesson in made}) == count
@@ -103,6 +108,39 @@ def test_every_choice_of_a_topic_is_reached_before_one_returns(kind):
     assert len(set(formats.values())) == 1
     with pytest.raises(UserError, match="different lessons; ask for fewer"):
         next(small.lessons(kind, count + 1, seed=3))
+
+
+@settings(max_examples=200, deadline=None)
+@given(kinds, seeds, st.integers(0, 250), st.data())
+def test_steered_lessons_go_where_least_is_there(kind, seed, asked, data):
+    small = tiny(topics=5)
+    most = small.choices(kind) * len(small.topics)
+    count = data.draw(st.integers(0, min(asked, most - asked)))
+    first = list(small.lessons(kind, asked, seed))
+    passed = Counter((x.area, x.topic) for x in first if data.draw(st.booleans()))
+    more = list(small.steered(kind, asked, passed, count, seed))
+    assert more == list(small.steered(kind, asked, passed, count, seed))
+    assert [lesson.number for lesson in more] == list(range(asked, asked + count))
+    assert len({constraints(lesson) for lesson in (*first, *more)}) == asked + count
+    given_to = Counter((x.area, x.topic) for x in more)
+    asked_of = Counter((x.area, x.topic) for x in first)
+    share = -(-count // len(small.topics))
+    assert all(given_to[t] + asked_of[t] <= 2 * max(asked_of[t], share) + 1 for t in small.topics)
+    # Where two topics' lessons pass equally often, the one with fewer texts gets no less.
+    for one, other in itertools.permutations(small.topics, 2):
+        if passed[one] < passed[other] and asked_of[one] == asked_of[other]:
+            limit = min(small.choices(kind), 2 * max(asked_of[one], share) + 1)
+            assert given_to[one] >= given_to[other] or given_to[one] + asked_of[one] == limit
+
+
+def test_steering_fills_what_failed_and_leaves_the_rest_even():
+    plan = curriculum.load()
+    hard = set(plan.topics[::10])
+    # Of ten lessons each, all passed; of the hard topics only half.
+    kept = {topic: 5 if topic in hard else 10 for topic in plan.topics}
+    given_to = Counter((x.area, x.topic) for x in curriculum.steered("exercises", 4000, kept, 600, 0))
+    assert {given_to[topic] for topic in hard} == {10, 11}  # at 6 of 12 they catch up with ten lessons more
+    assert max(given_to[topic] for topic in plan.topics if topic not in hard) <= 1
 
 
 def test_seeds_give_other_lessons():

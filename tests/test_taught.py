@@ -33,8 +33,9 @@ def server():
 def config_of(base_url, **synthesize):
     rules = {
         "teacher": "writer", "seed": 0, "textbook_requests": REQUESTS["textbooks"] * 100,
-        "exercise_requests": REQUESTS["exercises"] * 100, "share": 0.01, "max_tokens": 2048, "temperature": 1.0,
-        "near_copy_threshold": 0.8, "files": (), "license": "other", "sandbox": "full", "sandbox_workers": 2,
+        "exercise_requests": REQUESTS["exercises"] * 100, "share": 0.01, "steered": 0.0, "max_tokens": 2048,
+        "temperature": 1.0, "near_copy_threshold": 0.8, "files": (), "license": "other", "sandbox": "full",
+        "sandbox_workers": 2,
     }  # fmt: skip
     writer = {
         "model": "gpt-3.5-turbo", "base_url": base_url, "key_variable": "", "price_as": "", "mode": "live",
@@ -130,6 +131,12 @@ KILLS = (
 )
 
 
+def killed_at(place, base_url, workdir, **rules):
+    words = [sys.executable, __file__, place, base_url, str(workdir), json.dumps(rules)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
 @pytest.mark.parametrize("places", [KILLS[1:2], pytest.param(KILLS, marks=pytest.mark.acceptance)])
 def test_killed_and_resumed_it_gives_the_same_and_asks_nothing(places, built, server, tmp_path):
     """The journal is there, so not one request reaches the server, however often the stage is killed."""
@@ -137,9 +144,7 @@ def test_killed_and_resumed_it_gives_the_same_and_asks_nothing(places, built, se
     shutil.copytree(workdir / "teacher", tmp_path / "teacher")
     before = server.ledger()
     for place in places:
-        words = [sys.executable, __file__, place, server.base_url, str(tmp_path)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        killed_at(place, server.base_url, tmp_path)
         assert artifact.find(tmp_path, "synthesize", "teacher") is None
     again = build(config_of(server.base_url), tmp_path)
     assert again.identity == made.identity
@@ -167,6 +172,34 @@ def test_a_pilot_pays_what_the_run_does_not_pay_again(server, tmp_path):
     assert server.ledger() == before
 
 
+def test_lessons_held_back_go_where_least_passed(tmp_path):
+    """Every topic once, then the lessons held back: they reach topics of which nothing had passed. Killed among these,
+    it goes on to the same."""
+    rules = {"textbook_requests": 100, "exercise_requests": 60_000, "steered": 1 / 3}
+    with serving(hard=0.3) as failing:
+        made = build(config_of(failing.base_url, **rules), tmp_path)
+        ledger = charged(failing.ledger())
+        again = tmp_path / "again"
+        shutil.copytree(tmp_path / "teacher", again / "teacher")
+        killed_at("exercises/turn-3-failed", failing.base_url, again, **rules)
+        assert build(config_of(failing.base_url, **rules), again).identity == made.identity
+        assert charged(failing.ledger()) == ledger
+    facts = made.facts["exercises"]
+    assert (facts["requested"], facts["steered"]) == (600, 200)
+    assert (made.facts["textbooks"]["requested"], made.facts["textbooks"]["steered"]) == (1, 0)
+    rows = rows_of(made, "exercises")
+    lessons = [json.loads(row["lesson"]) for row in rows]
+    written = {(row["path"], row["reason"]) for row in set_aside(made, "exercises")}
+    numbers = {int(path.split("/")[1]) for path, _ in written} | {lesson["number"] for lesson in lessons}
+    assert numbers == set(range(600))
+    assert len(ledger) == sum(made.facts[kind]["written"] for kind in KINDS)
+    evenly = Counter(lesson["topic"] for lesson in lessons if lesson["number"] < 400)
+    later = [lesson["topic"] for lesson in lessons if lesson["number"] >= 400]
+    assert max(evenly.values()) == 1
+    assert len(evenly) < 340
+    assert len({*evenly, *later}) > len(evenly) + 20
+
+
 def test_two_teachers_share_the_lessons(server, tmp_path):
     config = config_of(server.base_url, teacher="writer:0.5,ours:0.5", share=0.005)
     made = build(config, tmp_path)
@@ -182,7 +215,7 @@ def test_two_teachers_share_the_lessons(server, tmp_path):
     ("field", "value"),
     [
         ("share", 0.0), ("share", 1.5), ("textbook_requests", 0), ("exercise_requests", -1), ("max_tokens", 0),
-        ("temperature", -0.1), ("near_copy_threshold", 0.0),
+        ("steered", 0.6), ("steered", -0.1), ("temperature", -0.1), ("near_copy_threshold", 0.0),
     ],
 )  # fmt: skip
 def test_a_field_without_sense_is_named_before_anything_is_asked(tmp_path, field, value):
@@ -195,4 +228,4 @@ if __name__ == "__main__":
     from killed_run import kill_at
 
     kill_at("os.rename", sys.argv[1], 1)
-    build(config_of(sys.argv[2]), sys.argv[3])
+    build(config_of(sys.argv[2], **json.loads(sys.argv[4])), sys.argv[3])

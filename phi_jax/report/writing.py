@@ -119,6 +119,7 @@ def graded(facts: Facts) -> str:
 
 _COUNTS = {
     "requested": "lessons asked for",
+    "steered": "of these, for topics of which least had passed",
     "second_tries": "lessons asked for a second time",
     "written": "texts checked",
     "boilerplate_removed": "texts with boilerplate cut off",

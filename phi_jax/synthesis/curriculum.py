@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import heapq
 import json
 import math
 import os
@@ -45,6 +46,18 @@ class Lesson:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Walk:
+    """All choices of a topic, each once, in an order of its own. step: coprime to their number `size`."""
+
+    step: int
+    start: int
+    size: int
+
+    def choice(self, turn: int) -> int:
+        return (self.step * turn + self.start) % self.size
+
+
+@dataclasses.dataclass(frozen=True)
 class Curriculum:
     """The file's entries."""
 
@@ -62,30 +75,65 @@ class Curriculum:
 
     def lessons(self, kind: str, count: int, seed: int) -> Iterator[Lesson]:
         """See the function `lessons`."""
+        self._check_count(kind, count)
+        walks = self._walks(kind, seed)
+        for number in range(count):
+            turn, place = divmod(number, len(self.topics))
+            if place == 0:
+                order = self._round(kind, seed, turn)
+            yield self._lesson(kind, number, order[place], walks[order[place]].choice(turn))
+
+    def steered(
+        self, kind: str, asked: int, kept: Mapping[tuple[str, str], int], count: int, seed: int
+    ) -> Iterator[Lesson]:
+        """See the function `steered`."""
+        self._check_count(kind, asked + count)
+        rounds, rest = divmod(asked, len(self.topics))
+        begun = set(self._round(kind, seed, rounds)[:rest])
+        turns = [rounds + (topic in begun) for topic in range(len(self.topics))]
+        walks = self._walks(kind, seed)
+        share = -(-count // len(self.topics))
+        most = [min(self.choices(kind), 2 * max(turn, share) + 1) for turn in turns]
+        # Laplace's estimate of the share that passes: no topic is given up for good, nor is the first lesson certain.
+        passes = [(kept.get(name, 0) + 1) / (turn + 2) for name, turn in zip(self.topics, turns, strict=True)]
+        order = self._round(kind, seed, -1)
+        expected = [(float(kept.get(self.topics[topic], 0)), place) for place, topic in enumerate(order)]
+        heapq.heapify(expected)
+        for number in range(asked, asked + count):
+            texts, place = heapq.heappop(expected)
+            topic = order[place]
+            yield self._lesson(kind, number, topic, walks[topic].choice(turns[topic]))
+            turns[topic] += 1
+            if turns[topic] < most[topic]:
+                heapq.heappush(expected, (texts + passes[topic], place))
+
+    def _check_count(self, kind: str, count: int) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r}: there are {', '.join(KINDS)}")
-        size = self.choices(kind)
-        most = len(self.topics) * size
+        most = len(self.topics) * self.choices(kind)
         if count > most:
             raise UserError(
                 f"{count:,} {kind}: the curriculum has {most:,} different lessons; ask for fewer, "
                 f"or add entries to {FILE.name}"
             )
+
+    def _round(self, kind: str, seed: int, turn: int) -> list[int]:
+        """Every topic's place in the file once, in the order of a round."""
+        order = list(range(len(self.topics)))
+        random.Random(f"{kind} {seed} round {turn}").shuffle(order)
+        return order
+
+    def _walks(self, kind: str, seed: int) -> list[_Walk]:
+        """By topic, the order in which it takes its choices."""
+        size = self.choices(kind)
         walks = []
         for area, topic in self.topics:
             rng = random.Random(f"{kind} {seed} {area} {topic}")
             step = rng.randrange(size)
             while math.gcd(step, size) != 1:
                 step = (step + 1) % size
-            walks.append((step, rng.randrange(size)))
-        order = list(range(len(self.topics)))
-        for number in range(count):
-            turn, place = divmod(number, len(order))
-            if place == 0:
-                order.sort()
-                random.Random(f"{kind} {seed} round {turn}").shuffle(order)
-            step, start = walks[order[place]]
-            yield self._lesson(kind, number, order[place], (step * turn + start) % size)
+            walks.append(_Walk(step, rng.randrange(size), size))
+        return walks
 
     def _axes(self, kind: str) -> tuple[int, ...]:
         """Sizes of the lists that a lesson of this kind takes one entry each of, beside its topic."""
@@ -116,6 +164,17 @@ def lessons(kind: str, count: int, seed: int) -> Iterator[Lesson]:
     equally often, the others nearly so. Raises UserError where there are fewer lessons than `count`.
     """
     return load().lessons(kind, count, seed)
+
+
+def steered(kind: str, asked: int, kept: Mapping[tuple[str, str], int], count: int, seed: int) -> Iterator[Lesson]:
+    """`count` lessons more, for the topics of which least is there, once the first `asked` of `lessons` are done.
+
+    kept: texts that passed, by (area, topic). Each lesson goes to the topic that is expected to have the fewest, a
+    topic's lessons passing as often as they have so far; a topic whose texts mostly fail is asked for at most twice as
+    often as evenly, so that it does not take what others need. A function of its arguments; none of the lessons is one
+    of the first. Raises UserError where the curriculum has too few.
+    """
+    return load().steered(kind, asked, kept, count, seed)
 
 
 def topics() -> tuple[tuple[str, str], ...]:

@@ -179,6 +179,12 @@ class Desk:
         """The rows that were set aside in a turn (the first is 1), in their order."""
         return documents.read(self._directory(turn, "failed"), _CHECKED.names)
 
+    def taught(self) -> Counter[tuple[str, str]]:
+        """The texts that have passed so far, by (area, topic) of their lessons; copies are not found yet."""
+        passed = (self._directory(turn, "passed") for turn in range(1, self.turns + 1))
+        lessons = (json.loads(row["lesson"]) for directory in passed for row in documents.read(directory, ("lesson",)))
+        return Counter((lesson["area"], lesson["topic"]) for lesson in lessons)
+
     def publish(self) -> dict[str, Any]:
         """Leaves out copies, writes the outputs, and declares the documents. Returns the facts: of the texts `written`,
         those `kept` and those `set_aside`, by group of `reasons`.

@@ -31,7 +31,7 @@ from phi_jax.teacher.completion import one_line
 from phi_jax.teacher.failures import Kind
 from phi_jax.teacher.journal import LIVE, NOTHING_USED, CapReached, Journal, end, end_all
 from phi_jax.teacher.prices import Price
-from phi_jax.teacher.purse import Purse, Stop, Stopped, dollars
+from phi_jax.teacher.purse import Purse, Stop, Stopped, used_up
 from phi_jax.teacher.request import Endpoint, Reply, Request, Status
 from phi_jax.teacher.structured import Rung
 
@@ -159,7 +159,7 @@ class _Run:
                 elif self._journal.read("SELECT 1 FROM attempts WHERE via = ? AND cost IS NULL LIMIT 1", LIVE):
                     await self.sleep(1.0)  # live requests of the same run may leave room
                 else:
-                    raise self._budget_used_up()
+                    raise used_up(self._journal, self._cap, "does not fit")
         finally:
             for task in tasks:
                 task.cancel()
@@ -455,11 +455,3 @@ class _Run:
         reply = Reply(pending.key, Status.POISONED, "", reason, self._endpoint.model, usage, cost, attempts)
         await self._journal.poison(reply)
         self._on_reply(reply)
-
-    def _budget_used_up(self) -> UserError:
-        spent, reserved = self._journal.spent, self._journal.reserved
-        held = f" and {dollars(reserved)} reserved by open batches" if reserved else ""
-        return UserError(
-            f"the budget of {dollars(self._cap)} is used up: {dollars(spent)} spent{held}, and the next request does "
-            "not fit; what was answered is kept, so raise config.budget.max_dollars and start again"
-        )

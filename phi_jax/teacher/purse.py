@@ -98,7 +98,7 @@ class Purse:
                     return await self._try(request, reservation)
                 except CapReached:
                     if not self._open:
-                        raise self._spent(reservation) from None
+                        raise used_up(self.journal, self._cap, f"may cost {dollars(reservation)}") from None
                 await self._freed.wait()
                 self._stop.check()
 
@@ -136,13 +136,14 @@ class Purse:
         self._open -= 1
         self._freed.set()
 
-    def _spent(self, reservation: int) -> UserError:
-        spent, reserved = self.journal.spent, self.journal.reserved
-        held = f" and {dollars(reserved)} reserved by open batches" if reserved else ""
-        return UserError(
-            f"the budget of {dollars(self._cap)} is used up: {dollars(spent)} spent{held}, and the next request may "
-            f"cost {dollars(reservation)}; what was answered is kept: raise config.budget.max_dollars and start again"
-        )
+
+def used_up(journal: Journal, cap: int, why: str) -> UserError:
+    """The cap leaves no room. why: what of the next request, "does not fit"."""
+    held = f" and {dollars(journal.reserved)} reserved by open batches" if journal.reserved else ""
+    return UserError(
+        f"the budget of {dollars(cap)} is used up: {dollars(journal.spent)} spent{held}, and the next request {why}; "
+        "what was answered is kept: raise config.budget.max_dollars and start again"
+    )
 
 
 def dollars(picodollars: int) -> str:

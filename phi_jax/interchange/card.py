@@ -197,7 +197,7 @@ def _limit_of_teaching(made: Sequence[Artifact]) -> str:
     """What must be known before it writes texts that another model learns from."""
     trained = {a.label: a for a in made if a.manifest["stage"] in ("pretrain", "finetune")}
     known = all(_start(a) in ("", *trained) for a in trained.values())
-    written = generations.of_writings(map(_generations, trained.values())) if known else None
+    written = generations.of_writings(generations.of_training(a.facts) for a in trained.values()) if known else None
     if written is None:
         return "How far its training texts are from people's is not known: let nothing it writes teach another model."
     return (
@@ -211,11 +211,6 @@ def _start(trained: Artifact) -> str:
     if trained.manifest["stage"] == "finetune":
         return trained.manifest["inputs"]["checkpoint"]["artifact"]
     return trained.manifest["config"]["training"].get("initial_checkpoint", "")
-
-
-def _generations(trained: Artifact) -> generations.Shares:
-    """Those of its tokens; a training before they were counted does not know."""
-    return trained.facts.get("generations") or {generations.UNKNOWN: 1.0}
 
 
 def _models(teachers: Mapping[str, Any]) -> str:
@@ -286,7 +281,7 @@ def _training(a: Artifact) -> str:
     return (
         f"{weights}{f['steps']:,} steps of {rules['global_batch_size']} sequences, {f['tokens']:,} tokens "
         f"({f['epochs']:g} epochs), peak learning rate {rules['learning_rate']:g}, step {taken:,} taken; of the tokens "
-        f"{generations.described(_generations(a))}"
+        f"{generations.described(generations.of_training(f))}"
     )
 
 

@@ -80,7 +80,7 @@ def written(facts: Facts) -> str:
 def origins(stages: Mapping[str, Facts]) -> str:
     """Of each training run, how much of its tokens people wrote. stages: the facts of all."""
     rows = [
-        (label, generations.described(facts.get("generations") or {generations.UNKNOWN: 1.0}))
+        (label, generations.described(generations.of_training(facts)))
         for label, facts in stages.items()
         if label.split("/")[0] in ("pretrain", "finetune")
     ]

@@ -38,6 +38,11 @@ def mixed(sources: Iterable[tuple[Mapping[str, Any], float]]) -> Shares:
     return {generation: round(share, 6) for generation, share in total.items() if share}
 
 
+def of_training(facts: Mapping[str, Any]) -> Shares:
+    """Of a training artifact's facts. One from before they were counted is unknown."""
+    return facts.get("generations") or {UNKNOWN: 1.0}
+
+
 def check_floor(shares: Shares, floor: float, label: str) -> None:
     """Raises UserError where less than `floor` of the tokens is text that people wrote, or it is no share."""
     if not 0 <= floor <= 1:

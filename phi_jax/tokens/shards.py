@@ -195,19 +195,19 @@ def _encoded(
     generations: Counter[int | None],
 ) -> Iterator[tuple[str, list[int]]]:
     """(document id, tokens with <|endoftext|> behind them) of one split, in order; adds the tokens to `generations`."""
-    wanted = ["id", "text", *({documents.GENERATION.name} & set(documents.columns(source)))]
+    column = documents.GENERATION.name
     batch: list[documents.Row] = []
 
     def flush() -> Iterator[tuple[str, list[int]]]:
         encoded = tokenizer.encode_batch([row["text"] for row in batch])
         for row, ids in zip(batch, encoded, strict=True):
             ids.append(tokenizer.end_of_text_id)
-            generations[row.get(documents.GENERATION.name, 0)] += len(ids)
+            generations[row[column]] += len(ids)
             yield row["id"], ids
         bar.advance(sum(len(row["text"].encode()) for row in batch))
         batch.clear()
 
-    for row in documents.read(source, wanted):
+    for row in documents.read(source, defaults={column: 0}):
         if held_out(row["id"]) == validation:
             batch.append(row)
             if len(batch) == _ENCODE_BATCH:

@@ -62,9 +62,10 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     if "textbooks" in inputs:
         share = config.mixture.textbooks
         sources = {"tokens": 1.0 - share, "textbooks": share}
-        generations.check_floor(_generations(inputs, sources), config.mixture.min_real, draft.label)
     with Watch(draft.label, peer_timeout=config.training.peer_timeout) as watch:
         data = Data(config, config.training, inputs, sources)
+        if "textbooks" in inputs:
+            generations.check_floor(data.generations, config.mixture.min_real, draft.label)
         shape = model_config(config.model, vocab_size=data.train.vocab_size, seq_len=data.train.seq_len)
         _train(config, config.training, shape, data, draft, watch, start=config.training.initial_checkpoint)
 
@@ -81,10 +82,6 @@ def finetune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         data = Data(config, rules, inputs, {"tokens": 1.0})
         shape = PhiConfig(**json.loads(start.path("model").read_text()))
         _train(config, rules, shape, data, draft, watch, start=str(start.directory))
-
-
-def _generations(inputs: Mapping[str, Artifact], sources: Mapping[str, float]) -> generations.Shares:
-    return generations.mixed((inputs[name].facts, share) for name, share in sources.items())
 
 
 class Data:
@@ -108,7 +105,7 @@ class Data:
 
         self.train = opened("train", shuffle=True)
         self.held_out = opened("validation", shuffle=False)
-        self.generations = _generations(inputs, sources)
+        self.generations = generations.mixed((inputs[name].facts, share) for name, share in sources.items())
         self.identities = {name: inputs[name].identity for name in sources}
         self.tokens = inputs["tokens"]
         self.document_end = self.train.end_of_text_id if rules.document_masks else None

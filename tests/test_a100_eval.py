@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from running import ROOT
 
-from phi_jax.evaluation.execution import cut, is_complete
+from phi_jax.evaluation.stops import cut, is_complete
 from phi_jax.tokens import tokenizer
 
 HERE = ROOT / "launch" / "a100_eval"

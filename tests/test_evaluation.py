@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from running import ROOT, phi_jax
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import Sample, body_indent, cut, execute, read_samples, shown_prompt
+from phi_jax.evaluation.execution import Sample, execute, read_samples, shown_prompt
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.scores import pass_at_1_entry, pass_at_k, wilson_interval
+from phi_jax.evaluation.stops import body_indent, cut
 
 PROMPT = 'def f(x):\n    """Doc."""\n'
 

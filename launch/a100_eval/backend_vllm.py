@@ -11,7 +11,7 @@ import torch
 import vllm
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import body_indent
+from phi_jax.evaluation.stops import body_indent
 
 if TYPE_CHECKING:
     from complete import Decoding, Request

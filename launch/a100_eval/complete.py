@@ -83,7 +83,8 @@ def complete(options: argparse.Namespace) -> None:
     from parts import Parts
 
     from phi_jax.artifact import digest_of, file_digest
-    from phi_jax.evaluation.execution import STOP_RULE, shown_prompt
+    from phi_jax.evaluation.execution import shown_prompt
+    from phi_jax.evaluation.stops import STOP_RULE
     from phi_jax.progress import say
     from phi_jax.tokens.tokenizer import Tokenizer
 
@@ -130,7 +131,8 @@ def complete(options: argparse.Namespace) -> None:
 def _complete(
     requests: Sequence[Request], completer: Any, batch_size: int, tokenizer: Tokenizer, decoding: Decoding, parts: Parts
 ) -> None:
-    from phi_jax.evaluation.execution import Sample, cut, is_complete
+    from phi_jax.evaluation.execution import Sample
+    from phi_jax.evaluation.stops import cut, is_complete
     from phi_jax.progress import Progress
 
     end = tokenizer.end_of_text_id

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from phi_jax.artifact import write_atomic
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import Sample, cut, is_complete, shown_prompt
+from phi_jax.evaluation.execution import Sample, shown_prompt
 from phi_jax.evaluation.problems import Problem
+from phi_jax.evaluation.stops import cut, is_complete
 from phi_jax.interchange.export import load_model
 from phi_jax.model.sampler import Decoding, Request, Sampler
 from phi_jax.progress import Progress, say

@@ -10,15 +10,10 @@ from typing import Any
 from phi_jax.artifact import Artifact, Draft, write_json
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import (
-    STOP_RULE,
-    execute,
-    grouped,
-    read_samples,
-    write_results,
-)
+from phi_jax.evaluation.execution import execute, grouped, read_samples, write_results
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
 from phi_jax.evaluation.scores import pass_at_1_entry
+from phi_jax.evaluation.stops import STOP_RULE
 
 Scores = list[dict[str, Any]]
 WALL_SECONDS = 10.0  # of one execution, in the tool forms

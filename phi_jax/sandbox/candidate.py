@@ -4,11 +4,11 @@ Nothing here decides anything. The untrusted source shares this process and may 
 it can gain is to answer a call with another value, and values are what the tests check.
 """
 
+import _symtable  # the tables that symtable wraps, at a tenth of its cost
 import builtins
 import importlib
 import operator
-import random
-import symtable
+import os
 import sys
 import types
 from collections.abc import Callable, ItemsView, KeysView
@@ -128,20 +128,21 @@ def needs_others(source: str) -> bool:
 
 def free_names(source: str, filename: str = "<setup>") -> set[str]:
     """The global names that `source` uses and neither it nor Python's builtins define. Raises SyntaxError."""
-    top = symtable.symtable(source, filename, "exec")
+    top = _symtable.symtable(source, filename, "exec")
     used: set[str] = set()
-    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
+    bound: set[str] = set()
     tables = [top]
     while tables:
         table = tables.pop()
-        tables.extend(table.get_children())
-        for symbol in table.get_symbols():
-            if table is top or symbol.is_global():
-                if symbol.is_referenced():
-                    used.add(symbol.get_name())
-                if symbol.is_assigned() and symbol.is_global():
-                    bound.add(symbol.get_name())
-    return used - bound - set(dir(builtins))
+        tables += table.children
+        for name, flags in table.symbols.items():
+            scope = flags >> _symtable.SCOPE_OFF & _symtable.SCOPE_MASK
+            if table is top or scope in (_symtable.GLOBAL_IMPLICIT, _symtable.GLOBAL_EXPLICIT):
+                if flags & _symtable.USE:
+                    used.add(name)
+                if flags & (_symtable.DEF_LOCAL | _symtable.DEF_IMPORT):
+                    bound.add(name)
+    return used - bound - vars(builtins).keys()
 
 
 def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
@@ -153,8 +154,6 @@ def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
     sys.modules["candidate"] = module
     namespace = module.__dict__
     side = CandidateSide()
-    # Every candidate starts from the same state, so that a score does not depend on luck.
-    random.seed(0)
 
     def serve(body: Any) -> Any:
         name, arguments, keywords = body
@@ -200,12 +199,21 @@ def _has_mutable(value: Any) -> bool:
 
 
 _PRELOADED = (
-    "bisect", "collections", "copy", "datetime", "functools", "hashlib", "heapq", "itertools", "math",
+    "bisect", "collections", "copy", "datetime", "functools", "heapq", "itertools", "math",
     "operator", "random", "re", "string", "typing",
 )  # fmt: skip
 
 
 def preload() -> None:
-    """Imports, once in the fork server, what completions import most: a forked child then has it for free."""
-    for name in _PRELOADED:
-        importlib.import_module(name)
+    """Imports, once in the fork server, what completions import most: a forked child then has it for free.
+
+    Every candidate starts from the same state of `random`, so that a score does not depend on luck: random's own
+    hook, which would give each forked child another, is not registered.
+    """
+    register, os.register_at_fork = os.register_at_fork, lambda **_: None
+    try:
+        for name in _PRELOADED:
+            importlib.import_module(name)
+    finally:
+        os.register_at_fork = register
+    sys.modules["random"].seed(0)

@@ -1,23 +1,24 @@
 """Everything that a forked child gives up before it runs the program."""
 
-import contextlib
 import ctypes
 import fcntl
 import math
 import os
-import platform
 import resource
 import signal
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from . import landlock, libc, seccomp
-from .program import MIB, Limits
+
+if TYPE_CHECKING:  # dataclasses would bring inspect into the server's memory, which each fork copies
+    from .program import Limits
 
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 
 OPEN_FILES = 64
-UNCONFINED_FILE_BYTES = 16 * MIB
+UNCONFINED_FILE_BYTES = 16 << 20
 
 # Besides Python's own folders: shared libraries that the standard library's modules load, and time zones.
 _SYSTEM_PATHS = (
@@ -32,28 +33,34 @@ class Confinement:
     readable: the folders that Python imports from.
     """
 
-    def __init__(self, limits: Limits, readable: Sequence[str], *, full: bool) -> None:
-        self.limits = limits
+    def __init__(self, limits: "Limits", readable: Sequence[str], *, full: bool) -> None:
         self.full = full
+        self._limits = _resource_limits(limits, full=full)
         self._rules = -1
         self._filter: seccomp.Filter | None = None
         if full:
+            # These are inherited. Unconfined, the server needs root's rights to clear what a program left.
+            _drop_capabilities()
+            libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
             self._rules = landlock.ruleset(landlock.abi(), [*readable, *_SYSTEM_PATHS])
-            self._filter = seccomp.Filter(platform.machine())
+            self._filter = seccomp.Filter(os.uname().machine)
 
     def enter(self, parent: int) -> None:
         """Confines this process for good. Raises OSError when a protection cannot be had.
 
         parent: the fork server's process id; with its death this process dies.
         """
-        _drop_capabilities()
+        if not self.full:
+            _drop_capabilities()
         if libc.LINUX:
             # After the capabilities: the kernel clears the death signal when credentials change.
             libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
-            libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-        self._limit()
+            if not self.full:
+                libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+        for kind, value in self._limits:
+            _set_limit(kind, value)
         if self._filter is not None:
             landlock.restrict(self._rules)
             os.close(self._rules)
@@ -68,45 +75,51 @@ class Confinement:
         """Tells under which number `kept` now stands."""
         self._rules = rules
 
-    def _limit(self) -> None:
-        seconds = max(1, math.ceil(self.limits.cpu_seconds))
-        _set_limit(resource.RLIMIT_CORE, 0)
+
+def _resource_limits(limits: "Limits", *, full: bool) -> list[tuple[int, int]]:
+    """(resource, soft and hard limit) of a child, none above what this process may have."""
+    wanted = {
+        resource.RLIMIT_CORE: 0,
         # Soft and hard at once: SIGKILL comes without the SIGXCPU that a program can ignore.
-        _set_limit(resource.RLIMIT_CPU, seconds)
-        _set_limit(resource.RLIMIT_NOFILE, OPEN_FILES)
-        _set_limit(resource.RLIMIT_FSIZE, 0 if self.full else UNCONFINED_FILE_BYTES)
-        _set_limit(resource.RLIMIT_NPROC, 0)
-        _set_limit(resource.RLIMIT_MEMLOCK, 0)
-        _set_limit(resource.RLIMIT_AS, self.limits.memory_bytes)
+        # Behind the server's own clock, which is exact (server.py), on Linux; elsewhere the only one.
+        resource.RLIMIT_CPU: max(1, math.ceil(limits.cpu_seconds)) * (2 if libc.LINUX else 1) + libc.LINUX,
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_FSIZE: 0 if full else UNCONFINED_FILE_BYTES,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_AS: limits.memory_bytes,
+    }
+    hard = {kind: resource.getrlimit(kind)[1] for kind in wanted}
+    return [(k, value if hard[k] == resource.RLIM_INFINITY else min(value, hard[k])) for k, value in wanted.items()]
 
 
 def _set_limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    # macOS refuses some of them (RLIMIT_AS below the current size); there the wall clock bounds the program.
-    with contextlib.suppress(ValueError, OSError) if not libc.LINUX else contextlib.nullcontext():
+    try:
         resource.setrlimit(kind, (value, value))
+    except (ValueError, OSError):
+        # macOS refuses some of them (RLIMIT_AS below the current size); there the wall clock bounds the program.
+        if libc.LINUX:
+            raise
 
 
 class _CapHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
+_NOBODYS = (_CapHeader(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())
+
+
 def _drop_capabilities() -> None:
     """root without capabilities: file permissions, limits and other users' processes hold for it too."""
-    number = _CAPSET.get(platform.machine())
-    if not libc.LINUX or number is None:
-        return
-    header = _CapHeader(_CAPABILITY_VERSION_3, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    libc.syscall(number, ctypes.addressof(header), ctypes.addressof(nothing))
+    number = _CAPSET.get(os.uname().machine)
+    if libc.LINUX and number is not None:
+        libc.syscall(number, *map(ctypes.addressof, _NOBODYS))
 
 
 def keep_descriptors(kept: Sequence[int]) -> None:
-    """Moves `kept` to the numbers 0, 1, 2, ... and closes every other descriptor of this process."""
+    """Moves `kept` to the numbers 3, 4, 5, ... and closes every other one of this process but 0, 1 and 2."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 128) for fd in kept]
-    for target, fd in enumerate(high):
+    for target, fd in enumerate(high, 3):
         os.dup2(fd, target, inheritable=False)
     # The fork server opens a handful of descriptors, all far below this.
-    os.closerange(len(kept), 256)
+    os.closerange(3 + len(kept), 256)

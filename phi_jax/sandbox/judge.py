@@ -16,15 +16,19 @@ from .candidate import REQUEST_BYTES, free_names
 from .channel import Channel, ChannelClosed, RemoteRaised, text_of, write_frame
 from .codec import CodecError, Side, encode
 from .handles import Handle, JudgeSide, apply, as_exception
-from .program import RESULT_CHARACTERS
 
 PASSED, FAILED, GONE = "passed", "failed", "gone"
 """What the judge reports. GONE: the candidate's process ended; the server then says how."""
 
 
+RESULT_CHARACTERS = 500  # the longest Verdict.result
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
+
+
 def clean(text: str) -> str:
     """One line, without addresses, bounded, and printable in any encoding."""
-    text = re.sub(r"0x[0-9a-fA-F]{4,}", "0x...", text[: 8 * RESULT_CHARACTERS])
+    text = _ADDRESS.sub("0x...", text[: 8 * RESULT_CHARACTERS])
     text = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= RESULT_CHARACTERS - 10 else text[: RESULT_CHARACTERS - 13] + "..."
 
@@ -60,9 +64,15 @@ def run(fd: int, report_fd: int, request: tuple[str, str, str | None, str], outp
             raise CodecError("a call of a function that the tests did not give")
         return side.functions[number](*arguments, **keywords)
 
+    if any("random" in text for text in request if text):
+        # What the tests draw is not what the candidate draws. (Imported at the top, random would be there before
+        # candidate.preload.)
+        import random
+
+        random.seed()
     channel = Channel(fd, side, serve, read_limit=output_bytes, write_limit=REQUEST_BYTES)
     try:
-        _run_tests(ask, channel, *request)
+        run_tests(ask, channel, *request)
     except (ChannelClosed, CodecError) as error:
         finish(GONE if isinstance(error, ChannelClosed) else FAILED, str(error))
     except BaseException as error:
@@ -70,14 +80,16 @@ def run(fd: int, report_fd: int, request: tuple[str, str, str | None, str], outp
     finish(PASSED)
 
 
-def _run_tests(
+def run_tests(
     ask: Callable[[Any], Any], channel: Channel, tests: str, trusted: str, entry_point: str | None, setup: str
 ) -> None:
     """Returns if the tests came to their end; raises what stopped them."""
     namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
-    imports = ast.Module([n for n in ast.parse(setup).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
-    exec(compile(imports, "<setup>", "exec"), namespace)
-    exec(compile(trusted, "<trusted>", "exec", dont_inherit=True), namespace)
+    if setup:
+        imports = ast.Module([n for n in ast.parse(setup).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+        exec(compile(imports, "<setup>", "exec"), namespace)
+    if trusted:
+        exec(compile(trusted, "<trusted>", "exec", dont_inherit=True), namespace)
     code = compile(tests, "<tests>", "exec", dont_inherit=True)
     _await_candidate(channel)
     wanted = free_names(tests, "<tests>") - namespace.keys()

@@ -14,13 +14,19 @@ PR_SET_NO_NEW_PRIVS = 38
 LINUX = sys.platform == "linux"
 
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
+if _libc is not None:
+    # Converted by ctypes itself: both run in each child. A call takes no notice of arguments that it does not have.
+    _libc.syscall.argtypes = [ctypes.c_long] * 7
+    _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
 
-def syscall(number: int, *arguments: int) -> int:
+def syscall(
+    number: int, first: int = 0, second: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0, sixth: int = 0
+) -> int:
     """The system call's result. Raises OSError; ENOSYS where this is not Linux."""
     if _libc is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    result: int = _libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments))
+    result: int = _libc.syscall(number, first, second, third, fourth, fifth, sixth)
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -31,7 +37,7 @@ def prctl(option: int, second: int = 0, third: int = 0, fourth: int = 0, fifth: 
     """prctl(2). Raises OSError; ENOSYS where this is not Linux."""
     if _libc is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    result: int = _libc.prctl(option, *map(ctypes.c_ulong, (second, third, fourth, fifth)))
+    result: int = _libc.prctl(option, second, third, fourth, fifth)
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -11,7 +11,7 @@ import sysconfig
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
@@ -26,7 +26,15 @@ from .support import require_full
 
 # The interpreter of the server takes nothing from the user's environment (-s, -S, -P: no user site, no site,
 # no current directory on the path) but the hash seed that we set: sets then print alike in every run.
-_COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from phi_jax.sandbox.server import main; main()"
+# The packages are made bare, without their own imports (the caller's side): each fork would copy that memory.
+_COMMAND = """
+import sys, types
+for name in ("phi_jax", "phi_jax.sandbox"):
+    package = sys.modules[name] = types.ModuleType(name)
+    package.__path__ = [sys.argv[1] + "/" + name.replace(".", "/")]
+from phi_jax.sandbox.server import main
+main()
+"""
 _ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUTF8": "1",
@@ -39,7 +47,7 @@ _ENVIRONMENT = {
 }
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TZ")
 
-_GRACE_SECONDS = 30.0  # beyond the wall clock, for a server on a loaded machine, before it counts as hung
+_GRACE_SECONDS = 30.0  # beyond the longest wall clock, for a server on a loaded machine, before it counts as hung
 _START_SECONDS = 60.0
 _ATTEMPTS = 2  # servers lost on one program before that is an error
 _AHEAD = 64  # programs taken per worker beyond the first one without a verdict
@@ -142,10 +150,15 @@ class _Schedule:
             if all_idle:
                 idle[0].start(self._alone.popleft())
             return
+        starting: list[tuple[_Worker, _Job]] = []
         for worker in idle:
             job = self._next()
             if job is None:
-                return
+                break
+            starting.append((worker, job))
+        for worker, _ in starting:
+            worker.launch()  # all at once: each takes a tenth of a second to get ready
+        for worker, job in starting:
             worker.start(job)
 
     def _next(self) -> _Job | None:
@@ -199,6 +212,7 @@ class _Worker:
         self._hash_seed = hash_seed
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
+        self._ready = False
         self.job: _Job | None = None
         self.deadline = 0.0
 
@@ -209,10 +223,11 @@ class _Worker:
 
     def start(self, job: _Job) -> None:
         """Sends the program, starting the server if there is none. Raises UserError if it does not start."""
+        self.launch()
+        if not self._ready:
+            self._await_ready()
         self.job = job
-        self.deadline = time.monotonic() + self._limits.wall_seconds + _GRACE_SECONDS
-        if self._link is None:
-            self._launch()
+        self.deadline = time.monotonic() + server.PATIENCE * self._limits.wall_seconds + _GRACE_SECONDS
         program = job.program
         # A server that just died is noticed when the answer is read.
         with contextlib.suppress(ChannelClosed, BlockingIOError):
@@ -236,6 +251,7 @@ class _Worker:
         if self._link is not None:
             self._link.close()
             self._link = None
+            self._ready = False
         if self._process is not None:
             try:
                 self._process.wait(5)
@@ -244,7 +260,10 @@ class _Worker:
                 self._process.wait()
             self._process = None
 
-    def _launch(self) -> None:
+    def launch(self) -> None:
+        """Starts the server if there is none. Raises UserError if that cannot be done."""
+        if self._link is not None:
+            return
         ours, theirs = socket.socketpair()
         # A server that hangs in the middle of a message must not hang us: the kernel gives up, with EAGAIN.
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
@@ -268,17 +287,21 @@ class _Worker:
             except OSError as error:
                 self.stop()
                 raise UserError(f"the sandbox's fork server cannot be started with {sys.executable}: {error}") from None
-        settings = (os.getpid(), self._confinement == "full", astuple(self._limits), import_paths())
+        settings = (os.getpid(), self._confinement == "full", asdict(self._limits), import_paths())
+        with contextlib.suppress(ChannelClosed, BlockingIOError):  # its end is noticed when we wait for it
+            server.send(ours.fileno(), settings)
+
+    def _await_ready(self) -> None:
         problem = f"{sys.executable} ended at once"
         try:
-            server.send(ours.fileno(), settings)
             with selectors.DefaultSelector() as selector:
-                selector.register(ours, selectors.EVENT_READ)
+                selector.register(self.link, selectors.EVENT_READ)
                 if not selector.select(_START_SECONDS):
                     problem = f"no answer in {_START_SECONDS:.0f} s"
                     raise ChannelClosed
-            answer = server.receive(ours.fileno())
+            answer = server.receive(self.link.fileno())
             if answer == ("ready",):
+                self._ready = True
                 return
             problem = str(answer[1])
         except (ChannelClosed, CodecError, BlockingIOError):

@@ -4,17 +4,16 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 
-RESULT_CHARACTERS = 500  # the longest Verdict.result
-
 
 @dataclass(frozen=True)
 class Limits:
     """What one program may use. The judge's and the candidate's process are each under these limits."""
 
     wall_seconds: float = 30.0
-    """Seconds from the start of the candidate to the verdict."""
+    """Seconds from the start of the candidate to the verdict, without those in which it waited for a core (10
+    times as long at most), so that a busy machine does not turn a pass into a timeout."""
     cpu_seconds: float = 15.0
-    """CPU seconds of either process; the kernel counts whole seconds, so it is rounded up. The slowest
+    """CPU seconds of either process (rounded up to whole ones off Linux). The slowest
     reference solution of the benchmarks (MBPP/123) takes 2 to 10, depending on the machine."""
     memory_bytes: int = 1024 * MIB
     """Address space (RLIMIT_AS) of either process, the interpreter's own 30 MB included."""

@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import shutil
-import tempfile
 
 
 class Scratch:
@@ -11,7 +9,11 @@ class Scratch:
     a confined program can read and write nothing and nothing has to be cleaned up."""
 
     def __init__(self, *, wanted: bool) -> None:
-        self._base = tempfile.mkdtemp(prefix="phi-jax-sandbox-") if wanted else None
+        self._base = None
+        if wanted:
+            import tempfile  # only here: each fork would copy it
+
+            self._base = tempfile.mkdtemp(prefix="phi-jax-sandbox-")
 
     def make(self) -> str:
         """The directory for the next program."""
@@ -24,10 +26,14 @@ class Scratch:
     def clear(self) -> None:
         """Removes what the last program left."""
         if self._base is not None:
+            import shutil
+
             shutil.rmtree(os.path.join(self._base, "program"), ignore_errors=True)
 
     def close(self) -> None:
         """Removes everything."""
         if self._base is not None:
+            import shutil
+
             with contextlib.suppress(OSError):
                 shutil.rmtree(self._base, ignore_errors=True)

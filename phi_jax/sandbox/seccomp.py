@@ -11,9 +11,9 @@ would have to be a false one. `Thread.start` fails with "can't start new thread"
 
 import ctypes
 import errno
-import platform
+import os
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .libc import PR_SET_SECCOMP, prctl, syscall
 
@@ -24,8 +24,8 @@ _ALLOW = 0x7FFF0000
 _KILL_PROCESS = 0x80000000
 _ERRNO = 0x00050000
 
-# Classic BPF: load a word of seccomp_data, jump if equal, jump if the masked bits are set, return.
-_LOAD, _JEQ, _JGE, _AND, _RET = 0x20, 0x15, 0x35, 0x54, 0x06
+# Classic BPF: load a word of seccomp_data, jump, jump if equal, jump if not below, return.
+_LOAD, _JA, _JEQ, _JGE, _RET = 0x20, 0x05, 0x15, 0x35, 0x06
 _NR, _ARCH, _ARGS = 0, 4, 16  # offsets in struct seccomp_data (the low half of an argument comes first)
 
 _X32_BIT = 0x40000000
@@ -89,8 +89,7 @@ _CHECKED: dict[str, list[tuple[int, tuple[int, ...]]]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Architecture:
+class _Architecture(NamedTuple):
     audit: int  # AUDIT_ARCH_*
     calls: dict[str, int]
 
@@ -103,7 +102,7 @@ _ARCHITECTURES = {
 
 def supported() -> str | None:
     """None where filters can be used here, else what is missing."""
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in _ARCHITECTURES or struct.calcsize("P") != 8:
         return f"no seccomp filter is written for {machine} with {struct.calcsize('P') * 8}-bit pointers"
     action = ctypes.c_uint32(_ERRNO)
@@ -120,7 +119,7 @@ def _instruction(code: int, value: int, true: int = 0, false: int = 0) -> bytes:
 
 
 def program(machine: str) -> bytes:
-    """The filter for `machine` (platform.machine()) as struct sock_filter[]. KeyError if unknown."""
+    """The filter for `machine` (os.uname().machine) as struct sock_filter[]. KeyError if unknown."""
     architecture = _ARCHITECTURES[machine]
     calls = architecture.calls | _COMMON
     code = [
@@ -131,6 +130,7 @@ def program(machine: str) -> bytes:
     ]
     if machine == "x86_64":
         code += [_instruction(_JGE, _X32_BIT, 0, 1), _instruction(_RET, _KILL_PROCESS)]
+    actions: dict[int, bytes] = {}
     for name, number in calls.items():
         if name in _CHECKED:
             body = b"".join(_check(*check) for check in _CHECKED[name]) + _instruction(_RET, _ALLOW)
@@ -138,12 +138,36 @@ def program(machine: str) -> bytes:
             body = _instruction(_RET, _ERRNO | _REFUSED[name])
         else:
             body = _instruction(_RET, _ALLOW)
-        # A block that does not match is jumped over; each ends in a return, so the number stays loaded.
-        code += [_instruction(_JEQ, number, 0, len(body) // 8), body]
+        actions[number] = body
     # The C library probes for newer calls and expects "no such call" from a kernel that lacks them.
-    code += [_instruction(_JGE, 450, 0, 1), _instruction(_RET, _ERRNO | errno.ENOSYS)]
-    code += [_instruction(_RET, _ERRNO | errno.EPERM)]
-    return b"".join(code)
+    return b"".join([*code, _search(_steps(actions, last=_NEWER))])
+
+
+_NEWER = 450
+
+
+def _steps(actions: dict[int, bytes], last: int) -> list[tuple[int, bytes]]:
+    """(first number, what is done from it on), ascending: EPERM where `actions` has none, ENOSYS from `last` on."""
+    refuse = _instruction(_RET, _ERRNO | errno.EPERM)
+    steps: list[tuple[int, bytes]] = []
+    for number in range(last):
+        body = actions.get(number, refuse)
+        if not steps or steps[-1][1] != body:
+            steps.append((number, body))
+    return [*steps, (last, _instruction(_RET, _ERRNO | errno.ENOSYS))]
+
+
+def _search(steps: list[tuple[int, bytes]]) -> bytes:
+    """Finds the step of the loaded number by halves: the kernel runs the filter for every number there is when it is
+    installed. Each step ends in a return, so the number stays loaded on the way."""
+    if len(steps) == 1:
+        return steps[0][1]
+    middle = len(steps) // 2
+    below, above = _search(steps[:middle]), _search(steps[middle:])
+    # A conditional jump reaches 255 instructions, an unconditional one any.
+    away = len(below) // 8
+    jump = _instruction(_JGE, steps[middle][0], 0, 1) + _instruction(_JA, away)
+    return (jump if away > 255 else _instruction(_JGE, steps[middle][0], away, 0)) + below + above
 
 
 def _check(argument: int, allowed: tuple[int, ...]) -> bytes:

@@ -4,23 +4,26 @@ For each program it forks the candidate, then the judge, waits for the judge's r
 kills what is left and answers. It runs none of the program itself.
 """
 
+import _socket  # socket's many enumerations would only be copied by each fork
 import contextlib
 import gc
 import os
 import select
 import signal
-import socket
 import sys
 import time
+import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from . import candidate, judge, libc
+from . import candidate, judge, libc, rehearsal
 from .channel import ChannelClosed, read_frame, write_frame
 from .codec import CodecError, Side, decode, encode
 from .confine import Confinement, keep_descriptors
-from .program import Limits
 from .scratch import Scratch
+
+if TYPE_CHECKING:  # dataclasses would bring inspect into this memory, which each fork copies
+    from .program import Limits
 
 PASSED, FAILED, CPU, WALL = "passed", "failed", "cpu", "wall"
 """The kinds of answers: (kind, text, CPU seconds of both processes)."""
@@ -28,6 +31,9 @@ PASSED, FAILED, CPU, WALL = "passed", "failed", "cpu", "wall"
 MESSAGE_BYTES = 1 << 30  # a source's size: a bound on accidents
 _PLAIN = Side()
 _REPORT_BYTES = 1 << 16
+PATIENCE = 10
+"""The wall clock runs at most so many times its limit, where a busy machine makes a program wait for a core."""
+_LEAST_WAIT_SECONDS = 0.01
 _LINGER_SECONDS = 1.0  # between the end of the candidate's channel and that of its process
 
 
@@ -45,7 +51,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     try:
         parent, full, limits, paths = receive(link)
-        server = Server(link, parent, Limits(*limits), paths, full=full)
+        server = Server(link, parent, cast("Limits", types.SimpleNamespace(**limits)), paths, full=full)
     except ChannelClosed:
         return
     except BaseException as error:
@@ -55,6 +61,9 @@ def main() -> None:
     with contextlib.suppress(ChannelClosed):
         server.serve()
     server.scratch.close()
+
+
+_CPUCLOCK_SCHED = 2  # in a clock's number: the CPU time of a process, from clock_getcpuclockid(3)
 
 
 class _Child:
@@ -83,6 +92,20 @@ class _Child:
             self.cpu_seconds = usage.ru_utime + usage.ru_stime
         return True
 
+    def cpu_seconds_so_far(self) -> float:
+        """By the scheduler's own clock; 0 where that cannot be had."""
+        if not libc.LINUX:
+            return 0.0
+        with contextlib.suppress(OSError):
+            return time.clock_gettime(~self.pid << 3 | _CPUCLOCK_SCHED)
+        return 0.0
+
+    def waited_seconds(self) -> float:
+        """For a core, while it could run; 0 where the kernel does not say."""
+        with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{self.pid}/schedstat", "rb") as file:
+            return int(file.read().split()[1]) / 1e9
+        return 0.0
+
     def ends_within(self, seconds: float) -> bool:
         """Waits at most so long for its end; whether it has ended."""
         deadline = time.monotonic() + seconds
@@ -101,12 +124,13 @@ class _Child:
 
 
 class Server:
-    def __init__(self, link: int, parent: int, limits: Limits, paths: list[str], *, full: bool) -> None:
+    def __init__(self, link: int, parent: int, limits: "Limits", paths: list[str], *, full: bool) -> None:
         self.link = link
         self.parent = parent
         self.limits = limits
+        candidate.preload()  # first: it wants to be the one that imports random
         self.scratch = Scratch(wanted=not full)
-        candidate.preload()
+        rehearsal.rehearse(limits.output_bytes)
         sys.path[:] = paths
         sys.argv[:] = [""]
         self.confinement = Confinement(limits, paths, full=full)
@@ -119,6 +143,8 @@ class Server:
             # Nobody of the same user may look into this process or its children (ptrace, /proc/PID/mem).
             libc.prctl(libc.PR_SET_DUMPABLE, 0)
         os.umask(0o077)
+        for name in [name for name in sys.modules if name.startswith("phi_jax")]:
+            del sys.modules[name]  # not to be imported by a program; the code stays alive through its frames
         # Garbage collection would touch, and so copy, every page that parent and child share.
         gc.collect()
         gc.freeze()
@@ -130,7 +156,7 @@ class Server:
             self._await_request()
             source, setup = receive(self.link)
             start = time.monotonic()
-            ours, theirs = socket.socketpair()
+            ours, theirs = _socket.socketpair()
             report_read = -1
             children: list[_Child] = []
             directory = self.scratch.make()
@@ -145,7 +171,7 @@ class Server:
                 os.close(report_write)
                 ours.close()
                 del tests, trusted, request
-                report = self._await_report(report_read, start + self.limits.wall_seconds)
+                report = self._await_report(report_read, start, children)
                 answer = self._answer(report, *children)
             finally:
                 for child in children:
@@ -175,13 +201,12 @@ class Server:
         try:
             os.setpgid(0, 0)
             null = os.open(os.devnull, os.O_RDWR)
-            kept = [null, null, null, *descriptors]
-            keep_descriptors([*kept, *self.confinement.kept])
-            self.confinement.moved(len(kept))
+            for standard in (0, 1, 2):
+                os.dup2(null, standard)  # its own: the flags of an open file are shared by all that inherit it
+            keep_descriptors([*descriptors, *self.confinement.kept])
+            self.confinement.moved(3 + len(descriptors))
             os.chdir(directory)
             self.confinement.enter(server)
-            for name in [name for name in sys.modules if name.startswith("phi_jax")]:
-                del sys.modules[name]  # not to be imported by accident; the code stays alive through its frames
             body()
         except BaseException:
             os._exit(70)  # EX_SOFTWARE: never back into the server's loop
@@ -195,30 +220,43 @@ class Server:
             if os.getppid() != self.parent:
                 raise ChannelClosed
 
-    def _await_report(self, fd: int, deadline: float) -> bytes | None:
-        """The judge's report up to its end (empty if it died); None when the wall clock ran out."""
+    def _await_report(self, fd: int, start: float, children: list[_Child]) -> bytes | str:
+        """The judge's report up to its end (empty if it died); or CPU or WALL, for the limit that was met.
+
+        RLIMIT_CPU alone would not do: the kernel counts clock ticks for it, which on a busy machine run out before
+        the process has had its time. Nor would the wall clock alone: waiting for a core is not the program's fault.
+        """
         poll = select.poll()
         poll.register(self.link, select.POLLIN)
         poll.register(fd, select.POLLIN)
         report = b""
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return None
-            events = dict(poll.poll(min(left, 1.0) * 1000 + 1))
+            wall_left = self._wall_left(start, children)
+            cpu_left = self.limits.cpu_seconds - max(child.cpu_seconds_so_far() for child in children)
+            left = min(wall_left, cpu_left)
+            # A report that is there counts, however late we are ourselves.
+            events = dict(poll.poll(max(min(left, 1.0), _LEAST_WAIT_SECONDS) * 1000 if left > 0 else 0))
+            if left <= 0 and fd not in events:
+                return WALL if wall_left <= 0 else CPU
             if self.link in events or os.getppid() != self.parent:
                 raise ChannelClosed
             if fd in events:
                 piece = os.read(fd, _REPORT_BYTES)
                 report += piece
-                if not piece or len(report) > _REPORT_BYTES:
+                # A frame: eight bytes of length, then the value.
+                if not piece or len(report) >= 8 + int.from_bytes(report[:8], "big") or len(report) > _REPORT_BYTES:
                     return report
 
-    def _answer(self, report: bytes | None, tested: _Child, judging: _Child) -> tuple[str, str, float]:
+    def _wall_left(self, start: float, children: list[_Child]) -> float:
+        passed, limit = time.monotonic() - start, self.limits.wall_seconds
+        if passed >= limit:
+            passed = max(passed - sum(child.waited_seconds() for child in children), passed / PATIENCE)
+        return limit - passed
+
+    def _answer(self, report: bytes | str, tested: _Child, judging: _Child) -> tuple[str, str, float]:
         kind, text = None, ""
-        if report:
+        if report and isinstance(report, bytes):
             with contextlib.suppress(CodecError, ValueError):
-                # A frame: eight bytes of length, then the value.
                 kind, text = decode(report[8:], _PLAIN)
         if report == b"":
             judging.ends_within(_LINGER_SECONDS)
@@ -226,8 +264,10 @@ class Server:
         judging.kill()
         tested.kill()
         cpu = tested.cpu_seconds + judging.cpu_seconds
-        if report is None:
-            return WALL, "", cpu
+        if isinstance(report, str):
+            return report, "", cpu
+        if max(tested.cpu_seconds, judging.cpu_seconds) > self.limits.cpu_seconds:
+            return CPU, "", cpu  # it ended before we looked; the limit does not depend on how busy we are
         if kind == judge.PASSED:
             return PASSED, "", cpu
         if kind == judge.FAILED:
@@ -235,8 +275,7 @@ class Server:
         if lingers:
             return FAILED, "the candidate closed its channel", cpu
         ended, whose = (tested, "candidate's") if kind == judge.GONE else (judging, "tests'")
-        # RLIMIT_CPU's SIGKILL looks like any other; the time used tells it, which the kernel counts for the
-        # limit and reports to us with different clocks.
+        # RLIMIT_CPU's SIGKILL, the only one off Linux, looks like any other; the time used tells it.
         if ended.end == "signal SIGKILL" and ended.cpu_seconds >= 0.8 * self.limits.cpu_seconds:
             return CPU, "", cpu
         return FAILED, f"the {whose} process ended ({ended.end})", cpu

@@ -223,6 +223,87 @@ for name, number in {"setns": 308, "bpf": 321, "userfaultfd": 323, "perf_event_o
                      "reboot": 169, "syslog": 103, "mlockall": 151, "timer_create": 222, "x": 1000}.items():
     attempt(name, lambda: call(number, 0, 0, 0, 0, 0))
 """,
+    "shared memory and queues": """
+attempt("shmget", lambda: call(29, 0x7068, 4096, 0o1666))
+attempt("shmat", lambda: call(30, 0, 0, 0))
+attempt("shmctl", lambda: call(31, 0, 0, 0))
+attempt("semget", lambda: call(64, 0x7068, 1, 0o1666))
+attempt("msgget", lambda: call(68, 0x7068, 0o1666))
+attempt("mq_open", lambda: call(240, ctypes.addressof(ctypes.create_string_buffer(b"TOKEN")), 0o102, 0o666, 0))
+attempt("shm_open", lambda: libc.shm_open(b"/TOKEN", 0o102, 0o666) >= 0)
+attempt("SharedMemory", lambda: __import__("multiprocessing.shared_memory").shared_memory.SharedMemory("TOKEN", True, 64))
+attempt("tmpfs", lambda: __import__("tempfile").TemporaryFile())
+attempt("eventfd", lambda: os.eventfd(0))
+""",
+    "programs from memory": """
+attempt("memfd", lambda: os.memfd_create("TOKEN"))
+attempt("execveat", lambda: call(322, 3, ctypes.addressof(ctypes.create_string_buffer(b"")), 0, 0, 0x1000))
+attempt("fexecve", lambda: os.execve(3, ["x"], {}))
+attempt("null program", lambda: os.execve(0, ["x"], {}))
+attempt("uselib", lambda: call(134, 0))
+attempt("libc system", lambda: libc.system(b"true") == 0)
+attempt("libc popen", lambda: libc.popen(b"true", b"r") != 0)
+attempt("libc fork", lambda: libc.fork() >= 0)
+attempt("libc daemon", lambda: libc.daemon(0, 0) == 0)
+""",
+    "namespaces by clone": """
+for flags in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000):
+    attempt(f"clone {flags:x}", lambda: call(56, flags | 17, 0, 0, 0, 0))
+    attempt(f"unshare {flags:x}", lambda: libc.unshare(flags) == 0)
+    attempt(f"setns {flags:x}", lambda: libc.setns(3, flags) == 0)
+attempt("CLONE_PARENT", lambda: call(56, 0x8000 | 17, 0, 0, 0, 0))
+attempt("CLONE_UNTRACED", lambda: call(56, 0x800000 | 17, 0, 0, 0, 0))
+""",
+    "rare sockets": """
+import socket
+for family in range(64):
+    for kind in (1, 2, 3, 5):
+        attempt(f"family {family} {kind}", lambda: socket.socket(family, kind, 0))
+        if family != 1:
+            attempt(f"pair {family} {kind}", lambda: libc.socketpair(family, kind, 0, (ctypes.c_int * 2)()) == 0)
+attempt("AF_ALG", lambda: socket.socket(38, 5).bind(("hash", "sha256")))
+""",
+    "passing descriptors": """
+import array, socket
+one, two = socket.socketpair()
+attempt("SCM_RIGHTS", lambda: one.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [3]))]))
+message = ctypes.create_string_buffer(256)
+attempt("to the judge", lambda: libc.sendmsg(3, message, 0) >= 0)
+attempt("receive", lambda: libc.recvmsg(3, message, socket.MSG_DONTWAIT) >= 0)
+attempt("peer", lambda: libc.getsockopt(3, socket.SOL_SOCKET, socket.SO_PEERCRED, message, message) >= 0)
+attempt("pidfd_getfd", lambda: call(438, 3, 4, 0))
+one.close(), two.close(), __import__("gc").collect()
+for fd in range(4, 256):
+    attempt(f"descriptor {fd}", lambda: os.fstat(fd))
+""",
+    "terminals and devices": """
+import fcntl
+for fd in range(4):
+    for request in (0x5412, 0x540E, 0x5422, 0x5410, 0x541C, 0x5414, 0x8905, 0x8913, 0x4004667F):
+        attempt(f"ioctl {request:x}", lambda: fcntl.ioctl(fd, request, bytes(64)))
+for path in ("/dev/tty", "/dev/ptmx", "/dev/console", "/dev/kmsg", "/dev/mem", "/dev/fuse", "/dev/kvm", "/dev/vda",
+             "/dev/full", "/dev/net/tun", "/dev/fd/3", "/proc/self/fd/3"):
+    attempt(path, lambda: os.open(path, os.O_RDONLY))
+for path in ("/dev/zero", "/dev/random", "/dev/urandom"):
+    attempt("write " + path, lambda: os.open(path, os.O_WRONLY))
+""",
+    "more of the kernel": """
+attempt("get_robust_list", lambda: call(274, os.getppid(), ctypes.addressof(ctypes.c_uint64()), ctypes.addressof(ctypes.c_uint64())))
+attempt("prlimit raise", lambda: call(302, 0, 0, ctypes.addressof((ctypes.c_uint64 * 2)(-1, -1)), 0))
+attempt("prlimit by a high pid", lambda: call(302, 1 << 32 | 0, 0, ctypes.addressof((ctypes.c_uint64 * 2)(9, 9)), 0))
+for name, number in {"sched_setattr": 314, "ioprio_set": 251, "modify_ldt": 154, "iopl": 172, "ioperm": 173, "acct": 163,
+                     "vhangup": 153, "splice": 275, "tee": 276, "vmsplice": 278, "sendfile": 40, "signalfd": 289,
+                     "copy_file_range": 326, "inotify_init1": 294, "timerfd": 283, "pidfd_send_signal": 424,
+                     "io_uring_enter": 426, "io_uring_register": 427, "fsmount": 432, "mount_setattr": 442,
+                     "landlock_restrict_self": 446, "set_mempolicy": 238, "migrate_pages": 256, "flock": 73,
+                     "setreuid": 113, "setresuid": 117, "setfsuid": 122, "capset": 126, "mknod": 133, "umount2": 166,
+                     "delete_module": 176, "request_key": 249, "lookup_dcookie": 212, "process_mrelease": 448,
+                     "map_shadow_stack": 453, "statmount": 457, "lsm_set_self_attr": 460, "settimeofday": 164,
+                     "adjtimex": 159, "setdomainname": 171, "syncfs": 306, "remap_file_pages": 216}.items():
+    attempt(name, lambda: call(number, 0, 0, 0, 0, 0))
+for option in (1, 4, 8, 15, 22, 23, 24, 28, 35, 36, 38, 40, 47, 53, 0x59616D61):
+    attempt(f"prctl {option}", lambda: libc.prctl(option, 1, 0, 0, 0) == 0)
+""",
 }
 
 # What a message of the protocol looks like, for those who would forge one.
@@ -390,6 +471,63 @@ PROGRAMS |= {
         "        os.write(1, b'x' * (1 << 20))\n    return 'wrong'",
         "failed: wrong",
     ),
+    "huge integer": ("def f(x): return 10 ** 4_000_000", "failed: .*|timed out"),
+    "huge integer as text": ("def f(x): return str(10 ** 5000)", "failed: Exceeds the limit .*"),
+    "endless regular expression": (
+        "import re\ndef f(x): return re.match('(a+)+$', 'a' * 60 + 'b') or 'right'",
+        "timed out",
+    ),
+    "endless arithmetic": ("def f(x): return 9 ** 9 ** 9", "timed out|failed: MemoryError"),
+    "hashes that collide": (
+        "def f(x): return {i * (2 ** 61 - 1) for i in range(1, 20000)}",
+        "failed: .*|timed out",
+    ),
+    "compiler bomb": ("def f(x): return eval('-' * 90000 + '1')", "failed: .*"),
+    "pickled in a value": (
+        "import os\nclass V:\n    def __reduce__(self): return os.system, ('touch /tmp/TOKEN',)\n    __reduce_ex__ = lambda s, n: s.__reduce__()\n"
+        "    def __repr__(self): return 'gadget'\ndef f(x): return V()",
+        "failed: gadget",
+    ),
+    "format string in a value": (
+        "def f(x): return '{0.__class__.__mro__} %s %n {result!r}'",
+        r"failed: \{0.__class__.__mro__\} %s %n \{result!r\}",
+    ),
+    "frames through a traceback": (
+        "import sys\ndef f(x):\n    try: raise ValueError\n    except ValueError as e: frame = e.__traceback__.tb_frame\n"
+        "    while frame:\n        for scope in (frame.f_globals, frame.f_locals):\n"
+        "            for name in ('encode', 'text_of', 'PASSED', 'FAILED'):\n"
+        "                if name in scope: scope[name] = 'passed' if name.isupper() else lambda *a, **k: b'T'\n"
+        "        frame = frame.f_back\n    return 'wrong'",
+        "failed: .*|timed out",
+    ),
+    "modules replaced": (
+        "import sys\nclass M(type(sys)):\n    def __getattr__(self, name): return lambda *a, **k: 'passed'\n"
+        "for n in list(sys.modules):\n    if n not in ('sys', 'builtins', 'candidate'): sys.modules[n] = M(n)\n"
+        "def f(x): return 'wrong'",
+        "failed: wrong",
+    ),
+    "destructor at the end": (
+        _FORGE
+        + "class V:\n    def __del__(self): send(frame(t(s('answer'), t(s('right'), b'd\\0\\0\\0\\0')))); os._exit(0)\n"
+        "keep = V()\ndef f(x): return 'wrong'",
+        "failed: wrong",
+    ),
+    "replies from a timer": (
+        _FORGE + "import signal\ndef late(*_):\n    for _ in range(9): send(frame(t(s('passed'), s(''))))\n"
+        "signal.signal(signal.SIGALRM, late)\nsignal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n"
+        "def f(x):\n    while True: pass",
+        "failed: .*|timed out",
+    ),
+    "tracer": (
+        "import sys\ndef trace(frame, event, value):\n    for n in ('value', 'result'):\n        if n in frame.f_locals: frame.f_locals[n] = 'passed'\n    return trace\n"
+        "sys.settrace(trace)\nsys.setprofile(trace)\ndef f(x): return 'wrong'",
+        "failed: .*",
+    ),
+    "descriptors used up": (
+        "import os\nheld = []\ndef f(x):\n    while True:\n        try: held.append(os.open('/dev/null', 0))\n"
+        "        except OSError: return 'denied' if len(held) < 64 else 'right'",
+        "failed: denied",
+    ),
     "reads stdin": ("def f(x): return input()", "failed: EOF when reading a line"),
     "source that crashes the compiler": ("(" * 100_000 + "def f(x): return 'right'", "failed: .*"),
     "no source": ("", "failed: name 'f' is not defined"),
@@ -461,6 +599,50 @@ LIES: dict[str, tuple[str, str]] = {
         "assert math.isclose(f(1), 5)",
     ),
     "endless iterator": ("def f(x):\n    while True: yield x", "assert list(f(1)) == [1]"),
+    "class property": (
+        "class V:\n    __class__ = property(lambda self: list)\n    def __eq__(self, o): return True\n    def __len__(self): return 2\n"
+        "def f(x): return V()",
+        "assert isinstance(f(1), list) and f(1) == [1, 2]",
+    ),
+    "pretends to be numpy's": (
+        "class V(float):\n    __module__ = 'numpy'\n    ndim = 0\n    def item(self): return self\n    def __eq__(self, o): return True\n"
+        "    __rsub__ = __sub__ = lambda s, o: 0.0\ndef f(x): return V(7)",
+        "assert f(1) == 5.0 or abs(f(1) - 5.0) < 1e-6",
+    ),
+    "replaces Decimal": (
+        "import decimal\nclass Decimal:\n    __module__ = 'decimal'\n    def __eq__(self, o): return True\n    def __str__(self): return '7'\n"
+        "decimal.Decimal = Decimal\ndef f(x): return Decimal()",
+        "from decimal import Decimal as D\nassert f(1) == D(5)",
+    ),
+    "NaN that equals": (
+        "class V(float):\n    def __eq__(self, o): return True\n    def __ne__(self, o): return False\ndef f(x): return [V('nan')]",
+        "assert f(1) == [float('nan')]",
+    ),
+    "lying keys of a dict": (
+        "class V(str):\n    def __eq__(self, o): return True\n    def __hash__(self): return hash('a')\ndef f(x): return {V('b'): 1}",
+        "assert f(1) == {'a': 1} or f(1)['a'] == 1",
+    ),
+    "lying dict": (
+        "class V(dict):\n    def __eq__(self, o): return True\n    def __getitem__(self, k): return 5\n    def get(self, k, d=None): return 5\n"
+        "def f(x): return V()",
+        "assert f(1) == {'a': 5}",
+    ),
+    "lying bool": (
+        "class V:\n    def __bool__(self): return True\n    def __eq__(self, o): return True\ndef f(x): return V()",
+        "assert f(1) is True or f(1) == True",
+    ),
+    "the tests' own function back": (
+        "def f(g): return g",
+        "assert f(lambda: 1) == 1 or f(lambda: 1)() == 2",
+    ),
+    "behind the tests' function": (
+        "def f(g):\n    scope = getattr(g, '__globals__', None) or g.__call__.__globals__\n    scope.update(expected='wrong', check=lambda c: None)\n    return 'wrong'",
+        "expected = 'right'\ndef check(candidate):\n    assert candidate(lambda: 1) == expected\ncheck(f)",
+    ),
+    "generator that never ends": (
+        "def f(x):\n    n = 0\n    while True:\n        n += 1\n        yield n",
+        "assert sum(f(1)) == 6",
+    ),
     "endless length": (
         "class V(list):\n    def __len__(self): return 10 ** 30\ndef f(x): return V()",
         "assert len(f(1)) == 3",

@@ -1,5 +1,7 @@
 """What the test server (llm_server.py) answers: exercises and sections from the grammar, grades from the rubric.
 
+Grades of solutions (llm_judge.py) it knows by heart.
+
 Everything is a pure function of the prompt and the request's seed. A few answers are bad on purpose, each kind with
 the share that SHARES names.
 """
@@ -9,6 +11,8 @@ import hashlib
 import json
 import random
 import re
+
+import llm_judge
 
 from phi_jax.corpus import rubric
 from phi_jax.synthesis import families, grammar
@@ -39,15 +43,18 @@ def pieces(text):
     return _PIECE.findall(text)
 
 
-def answer(messages, schema, seed, hard=0.0):
+def answer(messages, schema, seed, hard=0.0, model=""):
     """The text of the reply to (role, content) pairs; JSON that fits `schema` where that is given.
 
-    hard: share of the curriculum's topics that it mostly fails at.
+    hard: share of the curriculum's topics that it mostly fails at. model: who is asked, where that matters.
     """
     prompt = "\n".join(content for _, content in messages)
     rng = random.Random(f"{hashlib.sha256(prompt.encode()).hexdigest()} {seed}")
     failing = _fails_at(prompt, hard) and rng.random() < HARD_FAILS
     named = re.search(r"a function named `(\w+)`", prompt)
+    if "BEGIN SOLUTION" in prompt:
+        judged = llm_judge.judged(prompt, model, seed)
+        return json.dumps({name: judged[name] for name in schema["properties"]} if schema else judged)
     if "educational value" in prompt:
         grade = _grade(messages, rng)
         return json.dumps(fill(schema, rng, grade)) if schema else f"{grade['reason']} Grade: {grade['grade']}"

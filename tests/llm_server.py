@@ -159,7 +159,7 @@ class Teacher:
             raise Invalid(said)
         messages = [(m["role"], m["content"]) for m in body["messages"]]
         schema, honoured = self._wanted(body, messages)
-        text = answer(messages, schema, body.get("seed") or 0, self.options.hard)
+        text = answer(messages, schema, body.get("seed") or 0, self.options.hard, body.get("model"))
         finish = "stop"
         if schema and not honoured:
             text = wrapped(text, rng)

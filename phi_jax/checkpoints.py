@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 PyTree = Any
+# What the best checkpoint may be best by -> whether more is better (1) or less (-1), and the field of config.training
+# that says how often it is taken.
+BEST_BY = {"validation_loss": (-1, "evaluate_every"), "validation_pass_at_1": (1, "pass_every")}
 
 
 def state_digest(state: PyTree) -> str:
@@ -59,10 +62,11 @@ class Checkpoints:
         keep: int = 1,
         keep_every: int = 0,
         keep_best: int = 0,
+        best_by: str = "validation_loss",
         read_only: bool = False,
     ) -> None:
         """keep: how many of the latest steps stay. keep_every: steps that are multiples of it stay too (0: none).
-        keep_best: so many of the lowest validation loss stay too.
+        keep_best: so many of the best stay too. best_by: a metric of BEST_BY. Raises UserError for another.
         """
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -70,6 +74,9 @@ class Checkpoints:
         # Orbax logs each save at warning level, and a failed one with a traceback for each leaf; `wait` raises it too.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         _silence_what_wait_raises()
+        if best_by not in BEST_BY:
+            raise UserError(f"config.training.best_by={best_by!r}: unknown; use one of {', '.join(BEST_BY)}")
+        self._best_by = best_by
         self._directory = epath.Path(directory).resolve()
         policies: list[preservation_policy.PreservationPolicy] = [preservation_policy.LatestN(keep)]
         if keep_every:
@@ -77,7 +84,7 @@ class Checkpoints:
         if keep_best:
             policies.append(
                 preservation_policy.BestN(
-                    get_metric_fn=_goodness,
+                    get_metric_fn=self._goodness,
                     n=keep_best,
                     keep_checkpoints_without_metrics=False,
                 )
@@ -91,13 +98,18 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 create=not read_only,
                 read_only=read_only,
-                best_fn=_goodness,  # without it Orbax drops the metrics; what stays is the policies' choice alone
+                best_fn=self._goodness,  # without it Orbax drops the metrics; what stays is the policies' choice alone
                 preservation_policy=None if read_only else preservation_policy.AnyPreservationPolicy(policies),
             ),
         )
 
-    def save(self, step: int, state: PyTree, record: dict[str, Any], *, validation_loss: float | None = None) -> None:
-        """Starts saving `state` as `step`, in place of one that is there; the arrays may be donated on return."""
+    def save(
+        self, step: int, state: PyTree, record: dict[str, Any], *, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Starts saving `state` as `step`, in place of one that is there; the arrays may be donated on return.
+
+        metrics: validation figures that were taken at this step.
+        """
         import orbax.checkpoint as ocp
 
         if step in self._manager.all_steps():
@@ -109,7 +121,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
-            metrics=None if validation_loss is None else {"validation_loss": validation_loss},
+            metrics=dict(metrics) if metrics and self._best_by in metrics else None,
         )
 
     def steps(self) -> list[int]:
@@ -117,21 +129,21 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int:
-        """The step with the lowest validation loss, the earliest of equals; call `wait` first.
+        """The step with the best metric `best_by`, the earliest of equals; call `wait` first.
 
-        Raises UserError where no step has one.
+        Raises UserError where no step has it.
         """
-        losses = {}
-        for step in self.steps():
-            metrics = self._manager.metrics(step)
-            if metrics:
-                losses[step] = metrics["validation_loss"]
-        if not losses:
+        found = {step: metrics for step in self.steps() if (metrics := self._manager.metrics(step))}
+        if not found:
+            every = BEST_BY[self._best_by][1]
             raise UserError(
-                f"{self._directory}: no checkpoint has a validation loss to be chosen by; set "
-                "config.training.checkpoint_every to a multiple of config.training.evaluate_every"
+                f"{self._directory}: no checkpoint has a {self._best_by} to be chosen by; set "
+                f"config.training.checkpoint_every to a multiple of config.training.{every}, and that to more than 0"
             )
-        return min(losses, key=lambda step: (losses[step], step))
+        return max(found, key=lambda step: (self._goodness(found[step]), -step))
+
+    def _goodness(self, metrics: Mapping[str, float]) -> float:
+        return BEST_BY[self._best_by][0] * metrics[self._best_by]
 
     def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
         """(step, state, record) of the latest step that can be read, or None where there is no step at all.
@@ -186,10 +198,6 @@ class Checkpoints:
     ) -> None:
         # Exiting without waiting loses the save in flight.
         self._manager.close()
-
-
-def _goodness(metrics: dict[str, float]) -> float:
-    return -metrics["validation_loss"]
 
 
 def _silence_what_wait_raises() -> None:

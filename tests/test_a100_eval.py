@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from running import ROOT
 
-from phi_jax.evaluation.stops import cut, is_complete
+from phi_jax.evaluation.stops import STOP_STRINGS, cut, is_complete
 from phi_jax.tokens import tokenizer
 
 HERE = ROOT / "launch" / "a100_eval"
@@ -275,7 +275,7 @@ def test_a_prompt_that_is_too_long_counts_as_failed(place, tmp_path, complete):
 @example("    x\nclass", "def f(x):\n    pass\n")
 def test_a_stop_string_stops_only_where_the_rule_cuts(text, prompt):
     source = (HERE / "backend_vllm.py").read_text()
-    (strings,) = re.findall(r"^STOP_STRINGS = (\(.*?\))$", source, re.M | re.S)
+    (strings,) = re.findall(r"^DEDENTS = (\(.*?\))$", source, re.M | re.S)
     for stop in ast.literal_eval(strings):
         place = (text + stop).find(stop)
         assert is_complete(prompt, (text + stop)[: place + len(stop)])
@@ -283,8 +283,14 @@ def test_a_stop_string_stops_only_where_the_rule_cuts(text, prompt):
 
 def test_no_stop_strings_where_the_body_is_not_indented(module):
     backend = module("backend_vllm")
-    assert backend.stop_strings("x = [") == []
-    assert backend.stop_strings("def f(x):") == list(backend.STOP_STRINGS)
+    assert backend.stop_strings("x = [", "dedent") == []
+    assert backend.stop_strings("def f(x):", "dedent") == list(backend.DEDENTS)
+
+
+def test_the_stop_strings_of_another_rule_are_the_rules_own(module):
+    backend = module("backend_vllm")
+    assert backend.stop_strings('"""Adds."""\n', "mbpp") == list(STOP_STRINGS["mbpp"])
+    assert backend.stop_strings('"""Adds."""', "mbpp") == []
 
 
 # --- What must not happen --------------------------------------------------------------------------------------

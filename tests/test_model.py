@@ -27,7 +27,6 @@ PHI_1_SMALL = phi.PhiConfig(51200, 1024, 4096, 20, 16, 64, 32, 2048)
 
 # Compiled whole: op by op, XLA's compiler would take most of the time of these tests.
 forward = jax.jit(phi.forward, static_argnames="config")
-forward_cached = jax.jit(phi.forward_cached, static_argnames="config")
 hidden_states = jax.jit(phi.hidden_states, static_argnames="config")
 logits_of = jax.jit(phi.logits, static_argnames="config")
 attention = jax.jit(attend, static_argnames="dropout_rate")
@@ -309,38 +308,6 @@ def test_huge_logits_stay_finite():
     q = jnp.full((1, 4, 1, 8), 200.0)
     out = attention(q, q, jnp.ones_like(q), jnp.tril(jnp.ones((1, 4, 4), bool)))
     np.testing.assert_allclose(out, 1.0, atol=1e-6)
-
-
-# --- The cache -----------------------------------------------------------------------------------------------
-
-
-def test_cached_path_equals_full_forward(params):
-    """Rows of other lengths, prefilled together with padding, then decoded a token at a time."""
-    tokens, lengths, new = random_tokens(SMALL, 4, 40), np.array([1, 7, 16, 12]), 20
-    full = np.asarray(forward(params, tokens, SMALL))
-
-    padded = np.where(np.arange(16) < lengths[:, None], tokens[:, :16], 0)
-    cache = phi.empty_cache(SMALL, 4, 16 + new)
-    hidden, cache = forward_cached(params, padded, np.tile(np.arange(16), (4, 1)), cache, SMALL)
-    logits = np.asarray(logits_of(params, hidden, SMALL))
-    for row, length in enumerate(lengths):
-        np.testing.assert_allclose(logits[row, :length], full[row, :length], rtol=0, atol=1e-5)
-    for i in range(new):
-        positions = (lengths + i)[:, None]
-        hidden, cache = forward_cached(params, np.take_along_axis(tokens, positions, 1), positions, cache, SMALL)
-        expected = np.take_along_axis(full, positions[..., None], 1)
-        np.testing.assert_allclose(logits_of(params, hidden, SMALL), expected, rtol=0, atol=1e-5)
-
-
-def test_cached_path_takes_chunks(params):
-    tokens = random_tokens(SMALL, 2, 24)
-    cache = phi.empty_cache(SMALL, 2, 24)
-    parts = []
-    for start, stop in ((0, 10), (10, 11), (11, 24)):
-        positions = np.tile(np.arange(start, stop), (2, 1))
-        hidden, cache = forward_cached(params, tokens[:, start:stop], positions, cache, SMALL)
-        parts.append(logits_of(params, hidden, SMALL))
-    np.testing.assert_allclose(jnp.concatenate(parts, 1), forward(params, tokens, SMALL), rtol=0, atol=1e-5)
 
 
 # --- Mistakes ------------------------------------------------------------------------------------------------

@@ -1,6 +1,10 @@
-"""Decoding: greedy against repeated full forward passes, draws against their distribution, rows against neighbours."""
+"""Decoding: greedy against repeated full forward passes, draws against their distribution, slots against neighbours."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import ROOT
 from scipy import stats
 
 from phi_jax.errors import UserError
 from phi_jax.model import phi, sampler
-from phi_jax.model.sampler import Chance, Completion, Decoding, Request, Sampler, choose
+from phi_jax.model.choose import Chance, Decoding, choose
+from phi_jax.model.sampler import Completion, Request, Sampler, slots_of_a_prompt
 
 CONFIG = phi.PhiConfig(
-    vocab_size=61,
+    vocab_size=64,
     hidden_size=32,
     intermediate_size=64,
     num_layers=2,
@@ -28,11 +34,15 @@ END = 60
 DRAWN = Decoding(temperature=1.0, top_p=0.9, seed=7)
 
 
-@pytest.fixture(scope="module")
-def params():
+def some_params():
     leaves, tree = jax.tree.flatten(phi.abstract_params(CONFIG))
     rng = np.random.default_rng(1)
     return tree.unflatten([jnp.asarray(0.3 * rng.standard_normal(x.shape), jnp.float32) for x in leaves])
+
+
+@pytest.fixture(scope="module")
+def params():
+    return some_params()
 
 
 def prompts(lengths, seed=0):
@@ -40,11 +50,18 @@ def prompts(lengths, seed=0):
     return [rng.integers(0, END, n).tolist() for n in lengths]
 
 
-def make(params, decoding=None, *, batch_size=4, max_new_tokens=40, end=END):
+def make(params, *decodings, max_new_tokens=40, end=END, slots=4, **options):
     return Sampler(
         params, CONFIG,
-        end_of_text_id=end, max_new_tokens=max_new_tokens, batch_size=batch_size, decoding=decoding or Decoding(),
+        end_of_text_id=end, max_new_tokens=max_new_tokens, decodings=decodings or (Decoding(),), slots=slots, **options,
     )  # fmt: skip
+
+
+def complete(sampler, requests, *stopped):
+    """The completions in the order of the requests."""
+    made = dict(sampler.complete(requests, *stopped))
+    assert sorted(made) == list(range(len(requests)))
+    return [made[i] for i in range(len(requests))]
 
 
 @pytest.fixture(scope="module")
@@ -69,115 +86,223 @@ def full_forward(params):
 
 
 def test_greedy_equals_repeated_full_forward(params, full_forward):
-    """Prompts of both buckets, more of them than a batch holds, and a count that is no multiple of a segment."""
+    """Prompts of three buckets, more of them than there are slots, and a count that is no multiple of a segment."""
     given_prompts = prompts([1, 5, 30, 63, 64, 65, 100, 150, 12, 7])
-    completions = list(make(params).complete([Request(p, i) for i, p in enumerate(given_prompts)]))
-    assert len(completions) == 10
+    completions = complete(make(params), [Request(p, i) for i, p in enumerate(given_prompts)])
     for prompt, completion in zip(given_prompts, completions, strict=True):
         assert completion.tokens == full_forward(prompt, 40)
         assert completion.stop_reason == ("length" if len(completion.tokens) == 40 else "end_of_text")
 
 
+def test_logits_of_the_caches_are_those_of_the_full_forward(params):
+    """At every place, of two prompts that slots share, with slots that begin a segment apart."""
+    from phi_jax.model import decode
+
+    rng = np.random.default_rng(4)
+    texts = rng.integers(0, 64, (2, 2, 90))
+    lengths = np.array([9, 33])
+    texts[:, 1, :33] = texts[:, 0, :33]
+    weights = decode.weights_of(params, CONFIG)
+    state = decode.empty_state(CONFIG, 2, 2, 64, 48)
+    for group, length in enumerate(lengths):
+        prompt = np.zeros((1, 64), np.int32)
+        prompt[0, :length] = texts[group, 0, :length]
+        admission = decode.Admission(prompt, lengths[[group]], np.array([group]), np.array([True]))
+        state = decode.admit(weights, state, admission, CONFIG)
+
+    zeros = np.zeros((2, 2), np.int32)
+    ones = np.ones((2, 2), np.float32)
+    starts = np.array([[0, 16], [16, 0]])  # of the slots, in decoded tokens of the whole test
+    run = jax.jit(decode.decode_segment, static_argnums=(3, 4))
+    full = jax.jit(lambda tokens: phi.forward(params, tokens, CONFIG))
+    step = decode.SEGMENT
+    for begun in range(0, 48, step):
+        offsets = begun - starts
+        live = offsets >= 0
+        slots = decode.Slots(
+            lengths, live & (offsets == 0), np.maximum(offsets, 0), zeros.astype(np.uint32), zeros, zeros,
+            Chance(zeros.astype(np.float32), ones, zeros),
+        )  # fmt: skip
+        tokens, state = run(weights, state, slots, CONFIG, "greedy")
+        for group, slot in np.argwhere(live):
+            offset = offsets[group, slot]
+            place = lengths[group] + offset
+            texts[group, slot, place : place + step] = tokens[group, slot]
+            expected = full(texts[group, slot][None])[0, : place + step]  # what stands behind changes nothing before
+            np.testing.assert_array_equal(np.argmax(expected[place - 1 : -1], -1), tokens[group, slot])
+            np.testing.assert_allclose(state.logits_GxNxV[group, slot], expected[-1], rtol=0, atol=2e-5)
+
+
 def test_a_prompt_may_fill_the_context(params, full_forward):
     (prompt,) = prompts([CONFIG.max_seq_len - 20])
-    (completion,) = make(params, max_new_tokens=20).complete([Request(prompt)])
+    (completion,) = complete(make(params, max_new_tokens=20), [Request(prompt)])
     assert completion.tokens == full_forward(prompt, 20)
 
 
 def test_it_stops_at_the_end_of_text(params):
     (prompt,) = prompts([9])
-    (free,) = make(params).complete([Request(prompt)])
+    (free,) = complete(make(params), [Request(prompt)])
     # Whichever token comes at place 20 is now the end: what stood before its first occurrence remains.
     end = free.tokens[20]
-    (cut,) = make(params, end=end).complete([Request(prompt)])
+    (cut,) = complete(make(params, end=end), [Request(prompt)])
     assert cut == Completion(free.tokens[: free.tokens.index(end)], "end_of_text")
 
 
-def test_the_caller_stops_rows_one_by_one(params):
+def test_the_caller_stops_slots_one_by_one(params):
     requests = [Request(p, i) for i, p in enumerate(prompts([9, 10, 11]))]
-    free = list(make(params).complete(requests))
+    free = complete(make(params), requests)
     asked = []
 
     def stopped(request, tokens):
         asked.append((request.prompt, len(tokens)))
         return request.prompt == 1
 
-    got = list(make(params).complete(requests, stopped))
+    got = complete(make(params), requests, stopped)
     assert got[0] == free[0]
     assert got[2] == free[2]
     assert got[1] == Completion(free[1].tokens[: sampler.SEGMENT], "stop")
-    assert (1, sampler.SEGMENT) in asked
-    assert asked.count((1, sampler.SEGMENT)) == 1, "asked again after it had stopped"
-    assert not [n for prompt, n in asked if prompt == 1 and n > sampler.SEGMENT]
+    assert [n for prompt, n in asked if prompt == 1] == [sampler.SEGMENT], "asked again after it had stopped"
 
 
-def test_decoding_ends_when_all_rows_have_ended(params, monkeypatch):
-    calls = []
-    decode = sampler._decode_segment
-    monkeypatch.setattr(sampler, "_decode_segment", lambda *a: calls.append(1) or decode(*a))
-    list(make(params).complete([Request(p, i) for i, p in enumerate(prompts([3, 4]))], lambda r, t: True))
-    assert len(calls) == 1
+def test_slots_are_refilled_at_once(params):
+    """Twelve completions of which every other one stops after a segment, in four slots."""
+    made = make(params, max_new_tokens=48, end=64)
+    segments = []
+    admit, decode_segment = made.programs
+    made.programs = sampler.Programs(admit, lambda *a: segments.append(1) or decode_segment(*a))
+    requests = [Request(p, i) for i, p in enumerate(prompts([9] * 12))]
+    done = list(made.complete(requests, lambda request, tokens: request.prompt % 2 == 0))
+    assert [len(c.tokens) for _, c in sorted(done)] == [16, 48] * 6
+    assert [i for i, _ in done[:2]] == [0, 2]  # those that end first come first
+    assert len(segments) < 9  # what four at a time would take
+
+
+def test_a_prompt_is_read_once_for_its_samples(params):
+    made = make(params, DRAWN, slots=8, samples_per_prompt=16)
+    admitted = []
+    admit, decode_segment = made.programs
+    made.programs = sampler.Programs(lambda *a: admitted.append(1) or admit(*a), decode_segment)
+    requests = [Request(p, i, s) for i, p in enumerate(prompts([9, 20, 12, 31])) for s in range(16)]
+    assert len({tuple(c.tokens) for c in complete(made, requests)}) > 50
+    # One for each, and at most two more where an idle group takes over half of what waits in another.
+    assert 4 <= len(admitted) <= 6
+
+
+@pytest.mark.parametrize(
+    ("slots", "samples", "shared"), [(32, 1, 1), (32, 21, 4), (32, 5, 2), (256, 201, 8), (12, 100, 4), (1, 100, 1)]
+)
+def test_how_many_slots_share_a_prompt(slots, samples, shared):
+    assert slots_of_a_prompt(slots, samples) == shared
+
+
+def test_a_narrow_model_is_decoded_in_its_dtype(params):
+    """bfloat16: greedy tokens are those of the full forward pass in bfloat16, but at near ties."""
+    narrow = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
+    for slots, samples in ((3, 1), (4, 4)):
+        decoder = Sampler(
+            params, narrow, end_of_text_id=64, max_new_tokens=20, slots=slots, samples_per_prompt=samples
+        )  # fmt: skip
+        for i, completion in decoder.complete([Request(p, i) for i, p in enumerate(prompts([5, 40, 64]))]):
+            prompt = prompts([5, 40, 64])[i]
+            text = np.zeros((1, CONFIG.max_seq_len), np.int32)
+            text[0, : len(prompt) + 20] = prompt + completion.tokens
+            logits = np.asarray(phi.forward(params, text, narrow))[0, len(prompt) - 1 : len(prompt) + 19]
+            chosen = np.take_along_axis(logits, np.array(completion.tokens)[:, None], -1)[:, 0]
+            assert (logits.max(-1) - chosen < 0.1).all()
+            assert (logits.argmax(-1) == completion.tokens).mean() > 0.8
 
 
 def test_equals_go_to_the_lowest_id():
     logits = jnp.array([[0.0, 2.0, 1.0, 2.0], [3.0, 3.0, 3.0, 3.0]])
     keys = jax.random.split(jax.random.key(0), 2)
-    np.testing.assert_array_equal(choose(logits, keys, jnp.zeros(2, int), Chance(0.0, 1.0), "greedy"), [1, 0])
+    np.testing.assert_array_equal(choose(logits, keys, jnp.zeros(2, int), chance(Decoding(), 2), "greedy"), [1, 0])
 
 
-# --- A row and its neighbours --------------------------------------------------------------------------------
+def chance(decoding, rows):
+    return Chance(*(jnp.full(rows, x) for x in (decoding.temperature, decoding.top_p, decoding.top_k)))
 
 
-def test_a_row_does_not_depend_on_its_neighbours(params):
-    """Sampled at temperature 1, where a change of the last bit would show: alone, reversed, shuffled, together."""
-    requests = [Request(p, i, s) for i, p in enumerate(prompts([4, 40, 64, 66, 90, 8])) for s in range(3)]
-    together = dict(zip(map(key, requests), make(params, DRAWN).complete(requests), strict=True))
-    assert len({tuple(c.tokens) for c in together.values()}) == len(requests)
+# --- A slot and its neighbours -------------------------------------------------------------------------------
+
+REQUESTS = [Request(p, i, s, s > 0) for i, p in enumerate(prompts([4, 40, 64, 66, 90, 8])) for s in range(5)]
+
+
+SHORT = [r for r in REQUESTS if len(r.tokens) <= 64]
+
+
+def texts(params, requests=REQUESTS, **options):
+    """(prompt, sample) -> completion."""
+    made = make(params, Decoding(), DRAWN, slots=8, samples_per_prompt=5, **options)
+    return {requests[i][1:3]: completion for i, completion in made.complete(requests)}
+
+
+def test_a_completion_does_not_depend_on_its_neighbours(params):
+    """At temperature 1, where a change of the last bit would show: in other orders, other slots, fewer of them."""
+    together = texts(params)
+    assert len({tuple(c.tokens) for c in together.values()}) > 20
     rng = np.random.default_rng(0)
-    orders = [[r] for r in requests[::4]] + [requests[::-1], [requests[i] for i in rng.permutation(len(requests))]]
-    for order in orders:
-        for request, completion in zip(order, make(params, DRAWN).complete(order), strict=True):
-            assert completion == together[key(request)]
+    for live in (1, 3, 8):
+        assert texts(params, [REQUESTS[i] for i in rng.permutation(len(REQUESTS))], live_slots=live) == together
+    assert texts(params, REQUESTS[7:8]) == {REQUESTS[7][1:3]: together[REQUESTS[7][1:3]]}
 
 
-def key(request):
-    return request.prompt, request.sample
+ON_DEVICES = """
+import json, sys
+sys.path[:0] = ["tests", "."]
+from test_sampler import SHORT, some_params, texts
+from phi_jax.parallel.mesh import make_mesh
+from phi_jax.parallel.sampling import MeshDevices
+import jax
+n = jax.device_count()
+meshes = [make_mesh((-1, 1, 1)), make_mesh((-1, 1, 2))] if n > 1 else [make_mesh((1, 1, 1))]
+for mesh in meshes:
+    made = texts(some_params(), SHORT, devices=MeshDevices(mesh))
+    rows = sorted((*k, c.tokens, c.stop_reason) for k, c in made.items())
+    print(json.dumps([list(map(int, mesh.devices.shape)), rows]))
+"""
 
 
-def test_logits_of_a_row_are_the_same_bits_beside_any_neighbour(params):
-    """What the test above rests on: same shapes, same bits, wherever in the batch a row stands."""
-    step = jax.jit(phi.forward_cached, static_argnums=4)
-    rows = np.array(prompts([64] * 4, seed=3), np.int32)
-
-    def hidden(batch):
-        positions = np.tile(np.arange(64), (4, 1))
-        return np.asarray(step(params, batch, positions, phi.empty_cache(CONFIG, 4, 80), CONFIG)[0])
-
-    expected = hidden(rows)
-    np.testing.assert_array_equal(hidden(rows[::-1])[::-1], expected)
-    np.testing.assert_array_equal(hidden(np.repeat(rows[2:3], 4, axis=0))[0], expected[2])
+def test_the_number_of_devices_changes_no_bit(params):
+    expected = sorted([*k, c.tokens, c.stop_reason] for k, c in texts(params, SHORT).items())
+    for devices in (1, 8):
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+        done = subprocess.run(
+            [sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        for shape, made in lines:
+            if shape[2] == 1:
+                assert made == expected, shape
+        if devices == 8:
+            # Cut along tensor, sums come in another order: nearly all tokens are the same, and the greedy ones are.
+            shape, cut = lines[-1]
+            assert shape == [4, 1, 2]
+            assert [m for m in cut if m[1] == 0] == [m for m in expected if m[1] == 0]
+            assert sum(a == b for a, b in zip(cut, expected, strict=True)) >= 0.8 * len(expected)
 
 
 def test_seed_and_sample_change_the_draws(params):
     (prompt,) = prompts([10])
-    (first,) = make(params, DRAWN).complete([Request(prompt, 0, 0)])
+    (first,) = complete(make(params, DRAWN), [Request(prompt, 0, 0)])
     for other, request in (
         (dataclasses.replace(DRAWN, seed=8), Request(prompt, 0, 0)),
         (DRAWN, Request(prompt, 1, 0)),
         (DRAWN, Request(prompt, 0, 1)),
     ):
-        assert next(make(params, other).complete([request])).tokens != first.tokens
-    assert next(make(params, DRAWN).complete([Request(prompt, 0, 0)])) == first
+        assert complete(make(params, other), [request])[0].tokens != first.tokens
+    assert complete(make(params, DRAWN), [Request(prompt, 0, 0)]) == [first]
 
 
 def test_one_compilation_a_bucket(params):
-    """Lengths, seeds and temperatures are inputs of a program, not programs of their own."""
-    prefill, decode = sampler._prefill._cache_size(), sampler._decode_segment._cache_size()
-    for decoding in (DRAWN, Decoding(0.5, 0.8, 1), Decoding(0.2, 0.95, 2)):
-        made = list(make(params, decoding, batch_size=3).complete([Request(p) for p in prompts([1, 20, 64, 65, 128])]))
-        assert len(made) == 5
-    assert sampler._prefill._cache_size() - prefill == 2
-    assert sampler._decode_segment._cache_size() - decode == 2
+    """Lengths, seeds, temperatures and how many slots are live are inputs of a program, not programs of their own."""
+    made = make(params, DRAWN, slots=5)
+    admit, decode_segment = (program._cache_size() for program in made.programs)
+    for number, decoding in enumerate((DRAWN, Decoding(0.5, 0.8, 1, top_k=9), Decoding(0.2, 0.95, 2))):
+        again = make(params, decoding, slots=5, live_slots=1 + number)
+        assert again.programs is made.programs
+        complete(again, [Request(p) for p in prompts([1, 20, 64, 65, 128])])
+    assert [program._cache_size() for program in made.programs] == [admit + 2, decode_segment + 2]
 
 
 # --- The distribution ----------------------------------------------------------------------------------------
@@ -190,42 +315,85 @@ def drawn_counts(logits, decoding, position=5):
     """How often each token is drawn, by rows that differ in their key alone."""
     keys = jax.random.split(jax.random.key(decoding.seed), DRAWS)
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (DRAWS, len(logits)))
-    chance = Chance(jnp.float32(decoding.temperature), jnp.float32(decoding.top_p))
-    tokens = draw(rows, keys, jnp.full(DRAWS, position), chance, decoding.method)
+    tokens = draw(rows, keys, jnp.full(DRAWS, position), chance(decoding, DRAWS), decoding.method)
     return np.bincount(np.asarray(tokens), minlength=len(logits))
 
 
-def nucleus(logits, temperature, top_p):
-    """(probabilities after top-p, mass before each token) by sorting in float64."""
-    scaled = np.asarray(logits, np.float64) / temperature
+def nucleus(logits, decoding):
+    """(probabilities after top-k and top-p, mass before each token) by sorting in float64."""
+    scaled = np.asarray(logits, np.float64) / decoding.temperature
     p = np.exp(scaled - scaled.max())
+    if decoding.top_k:
+        p[np.argsort(-p, kind="stable")[decoding.top_k :]] = 0
     p /= p.sum()
+    top_p = decoding.top_p
     order = np.argsort(-p, kind="stable")
     before = np.empty_like(p)
     before[order] = np.cumsum(p[order]) - p[order]
-    kept = np.where(before < top_p, p, 0)
+    least = p[(before < top_p) & (p > 0)].min()
+    kept = np.where(p >= least, p, 0)  # whatever is as probable as the last one stays too
     return kept / kept.sum(), before
 
 
-@pytest.mark.parametrize("decoding", [Decoding(1.0, seed=1), Decoding(0.6, seed=2), Decoding(0.8, 0.7, seed=3)])
-def test_draws_follow_the_distribution(decoding):
+@pytest.mark.parametrize(
+    ("decoding", "possible"),
+    [
+        (Decoding(1.0, seed=1), 8),
+        (Decoding(0.6, seed=2), 8),
+        (Decoding(0.8, 0.7, seed=3), 3),
+        (Decoding(1.5, seed=4, top_k=5), 5),
+        (Decoding(1.5, 0.6, seed=5, top_k=5), 3),
+    ],
+)
+def test_draws_follow_the_distribution(decoding, possible):
     logits = [0.3, -1.2, 2.0, 1.1, 0.0, -0.4, 1.5, 0.9]
-    expected, _ = nucleus(logits, decoding.temperature, decoding.top_p)
+    expected, _ = nucleus(logits, decoding)
     seeds = range(10 * decoding.seed, 10 * decoding.seed + 10)
     counts = sum(drawn_counts(logits, dataclasses.replace(decoding, seed=seed)) for seed in seeds)
-    possible = expected > 0
-    assert counts[~possible].sum() == 0
-    assert possible.sum() == (8 if decoding.top_p == 1 else 3)
+    assert counts[expected == 0].sum() == 0
+    assert (expected > 0).sum() == possible
     # 200,000 draws, so that a bias of a percent shows; a right sampler fails once in 10,000 choices of seeds.
-    assert stats.chisquare(counts[possible], counts.sum() * expected[possible]).pvalue > 1e-4
+    kept = expected > 0
+    assert stats.chisquare(counts[kept], counts.sum() * expected[kept]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [Decoding(1.0, 0.95, seed=6), Decoding(0.3, 0.9, seed=7), Decoding(1.0, seed=8, top_k=300), Decoding(2.0, seed=9)],
+)
+def test_draws_from_a_vocabulary_of_several_blocks(decoding):
+    """Flat ones, whose last token is not among the few that are looked at first, and a steep one."""
+    logits = np.random.default_rng(1).standard_normal(1000)
+    expected, before = nucleus(logits, decoding)
+    counts = drawn_counts(logits, decoding)
+    settled = np.abs(before - decoding.top_p) > 1e-4
+    assert counts[settled & (expected == 0)].sum() == 0
+    often = expected * DRAWS > 10
+    seen, wanted = (np.append(x[often], x[~often].sum()) for x in (counts, expected * DRAWS))
+    kept = wanted > 5
+    assert stats.chisquare(seen[kept], wanted[kept] * seen[kept].sum() / wanted[kept].sum()).pvalue > 1e-4
+
+
+def test_rows_of_one_call_may_be_chosen_in_other_ways():
+    """Greedy, drawn, top_k and top_p beside each other give what each gives alone."""
+    rng = np.random.default_rng(3)
+    logits = jnp.asarray(rng.standard_normal((4, 700)), jnp.float32)
+    keys, positions = jax.random.split(jax.random.key(1), 4), jnp.arange(4)
+    ways = [Decoding(), Decoding(0.9), Decoding(0.9, 0.97), Decoding(1.3, 0.5, top_k=400)]
+    mixed = Chance(*(jnp.array([getattr(w, f) for w in ways]) for f in ("temperature", "top_p", "top_k")))
+    together = draw(logits, keys, positions, mixed, "filtered")
+    for row, way in enumerate(ways):
+        alone = draw(logits[row : row + 1], keys[row : row + 1], positions[row : row + 1], chance(way, 1), way.method)
+        assert together[row] == alone[0]
 
 
 def test_draws_of_two_positions_are_independent():
     """A key that forgot the position would give the same token at both."""
     keys = jax.random.split(jax.random.key(0), DRAWS)
     rows = jnp.zeros((DRAWS, 4))
-    chance = Chance(jnp.float32(1), jnp.float32(1))
-    first, second = (np.asarray(draw(rows, keys, jnp.full(DRAWS, p), chance, "temperature")) for p in (5, 6))
+    first, second = (
+        np.asarray(draw(rows, keys, jnp.full(DRAWS, p), chance(Decoding(1.0), DRAWS), "drawn")) for p in (5, 6)
+    )
     table = np.zeros((4, 4))
     np.add.at(table, (first, second), 1)
     assert stats.chi2_contingency(table).pvalue > 1e-4
@@ -239,9 +407,12 @@ def test_draws_of_two_positions_are_independent():
     seed=st.integers(0, 2**31 - 1),
 )
 def test_draws_stay_in_the_nucleus(logits, temperature, top_p, seed):
-    counts = drawn_counts(logits, Decoding(temperature, top_p, seed))
-    expected, before = nucleus(logits, temperature, top_p)
+    decoding = Decoding(temperature, top_p, seed)
+    counts = drawn_counts(logits, decoding)
+    expected, before = nucleus(logits, decoding)
     settled = np.abs(before - top_p) > 1e-5  # float32 may put the others on either side
+    chances = np.exp((np.array(logits) - max(logits)) / temperature)
+    settled &= np.abs(chances / chances[expected > 0].min() - 1) > 1e-5
     assert counts[settled & (expected == 0)].sum() == 0
     assert (counts[settled & (expected > 0.002)] > 0).all()
     assert counts.sum() == DRAWS
@@ -249,7 +420,9 @@ def test_draws_stay_in_the_nucleus(logits, temperature, top_p, seed):
 
 def test_a_tiny_top_p_is_greedy(params):
     requests = [Request(p, i) for i, p in enumerate(prompts([5, 70]))]
-    assert list(make(params, Decoding(1.0, 1e-6)).complete(requests)) == list(make(params).complete(requests))
+    expected = complete(make(params), requests)
+    for decoding in (Decoding(1.0, 1e-6), Decoding(1.0, top_k=1)):
+        assert complete(make(params, decoding), requests) == expected
 
 
 # --- Mistakes ------------------------------------------------------------------------------------------------
@@ -260,7 +433,7 @@ def test_a_tiny_top_p_is_greedy(params):
     [
         ([], "prompt 3: 0 tokens"),
         ([1] * (CONFIG.max_seq_len - 39), "prompt 3: 153 tokens; with 40 new ones a context of 192 takes 1 to 152"),
-        ([1, CONFIG.vocab_size], "prompt 3: ids from 1 to 61"),
+        ([1, CONFIG.vocab_size], "prompt 3: ids from 1 to 64"),
         ([-1, 2], "prompt 3: ids from -1 to 2"),
     ],
 )
@@ -276,7 +449,10 @@ def test_a_prompt_that_cannot_be_completed_is_named(params, tokens, complaint):
         (lambda p: Decoding(temperature=float("nan")), "temperature=nan"),
         (lambda p: Decoding(1.0, top_p=0), "top_p=0"),
         (lambda p: Decoding(1.0, top_p=1.5), "top_p=1.5"),
-        (lambda p: make(p, batch_size=0), "batch_size=0"),
+        (lambda p: Decoding(1.0, top_k=-1), "top_k=-1"),
+        (lambda p: Decoding(1.0, seed=-1), "seed=-1"),
+        (lambda p: make(p, slots=0), "slots=0"),
+        (lambda p: make(p, slots=4, live_slots=5), "live_slots=5"),
         (lambda p: make(p, max_new_tokens=0), "max_new_tokens=0"),
         (lambda p: make(p, max_new_tokens=192), "max_new_tokens=192"),
     ],

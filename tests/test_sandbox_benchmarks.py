@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from phi_jax.evaluation.execution import program as evaluated
+from phi_jax.evaluation.problems import load_problems
 from phi_jax.sandbox import Limits, Program, Sandbox, support
 
 CONFINEMENT = "full" if support().full else "none"
@@ -76,9 +78,9 @@ def test_humaneval_objects_equal_to_everything_fail(humaneval):
 
 
 def test_mbpp_references_pass(shared_data):
-    with open(shared_data / "eval" / "mbpp.jsonl") as file:
-        problems = [p for p in map(json.loads, file) if 11 <= p["task_id"] <= 510]
-    verdicts = scored(Program(p["code"], "\n".join(p["test_list"]), None, setup=p["test_setup_code"]) for p in problems)
-    failed = [(p["task_id"], v.result) for p, v in zip(problems, verdicts, strict=True) if not v.passed]
+    """As completions that go behind their prompts, docstring and all."""
+    _, problems = load_problems("mbpp", str(shared_data / "eval" / "mbpp.jsonl"))
+    verdicts = scored(evaluated(p, p.prompt, p.reference) for p in problems)
+    failed = [(p.task_id, v.result) for p, v in zip(problems, verdicts, strict=True) if not v.passed]
     assert failed == []
     assert len(verdicts) == 500

@@ -296,7 +296,8 @@ def test_the_latest_the_best_and_every_nth_stay(tmp_path, state, abstract):
     losses = {1: 3.0, 2: 1.0, 3: 2.5, 4: 2.0, 5: 2.2, 6: None, 7: 2.1}
     with Checkpoints(tmp_path / "c", keep=1, keep_every=3, keep_best=2) as checkpoints:
         for step, loss in losses.items():
-            checkpoints.save(step, jax.tree.map(lambda x, k=step: x + k, state), {}, validation_loss=loss)
+            metrics = {"validation_pass_at_1": 0.0} | ({} if loss is None else {"validation_loss": loss})
+            checkpoints.save(step, jax.tree.map(lambda x, k=step: x + k, state), {}, metrics=metrics)
         checkpoints.wait()
         assert checkpoints.steps() == [2, 3, 4, 6, 7]  # best: 2 and 4; every third: 3 and 6; latest: 7
         assert checkpoints.best_step() == 2
@@ -304,11 +305,26 @@ def test_the_latest_the_best_and_every_nth_stay(tmp_path, state, abstract):
         assert state_digest(best) == state_digest(jax.tree.map(lambda x: x + 2, state))
 
 
+def test_the_best_may_be_by_what_is_solved(tmp_path, state):
+    """More is better there, the earliest of equals; a step that has only a loss is none of the best."""
+    passed = {1: 0.1, 2: 0.3, 3: 0.3, 4: None, 5: 0.2}
+    with Checkpoints(tmp_path / "c", keep=1, keep_best=1, best_by="validation_pass_at_1") as checkpoints:
+        for step, share in passed.items():
+            metrics = {"validation_loss": float(step)} | ({} if share is None else {"validation_pass_at_1": share})
+            checkpoints.save(step, state, {}, metrics=metrics)
+        checkpoints.wait()
+        assert checkpoints.best_step() in checkpoints.steps()
+        assert checkpoints.best_step() in (2, 3)
+        assert checkpoints.steps()[-1] == 5
+    with pytest.raises(UserError, match="best_by='luck': unknown; use one of validation_loss, validation_pass_at_1"):
+        Checkpoints(tmp_path / "c", best_by="luck")
+
+
 def test_the_best_of_none_is_an_error(tmp_path, state):
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, state, {})
         checkpoints.wait()
-        with pytest.raises(UserError, match=r"no checkpoint has a validation loss .* multiple of"):
+        with pytest.raises(UserError, match=r"no checkpoint has a validation_loss .* multiple of .*evaluate_every"):
             checkpoints.best_step()
 
 

@@ -11,16 +11,16 @@ import torch
 import vllm
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.stops import body_indent
+from phi_jax.evaluation.stops import STOP_STRINGS, body_indent
 
 if TYPE_CHECKING:
     from complete import Decoding, Request
 
 BATCH_SIZE = 1024  # completions in a part: vLLM itself decides how many are decoded at once
 LOWEST_TEMPERATURE = 0.01  # vLLM raises a lower one to this (vllm/sampling_params.py)
-# At each of these the stop rule cuts a body, so that stopping there changes no completion: it only saves time. The rule
-# itself, any line that is indented less, is not to be had as strings. (The first five: Chen et al. 2021, section 2.)
-STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\nassert", "\nfor", "\nfrom", "\nimport")
+# At each of these the rule `dedent` cuts a body, so that stopping there changes no completion: it only saves time.
+# The rule itself, any line that is indented less, is not to be had as strings. (The first five: Chen et al. 2021.)
+DEDENTS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\nassert", "\nfor", "\nfrom", "\nimport")
 os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # torch has opened the GPU by then, and a fork loses it
 
 
@@ -54,7 +54,7 @@ class Completer:
                     top_p=self._decoding.top_p,
                     seed=r.seed,
                     max_tokens=self._decoding.max_new_tokens,
-                    stop=stop_strings(r.shown),
+                    stop=stop_strings(r.shown, r.stop),
                     stop_token_ids=[self._decoding.end_of_text_id],
                 )
                 for r in requests
@@ -64,6 +64,11 @@ class Completer:
         return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-def stop_strings(shown: str) -> list[str]:
-    """Those of STOP_STRINGS that the stop rule implies behind this prompt: none where the body is not indented."""
-    return list(STOP_STRINGS) if body_indent(shown) > 0 else []
+def stop_strings(shown: str, rule: str) -> list[str]:
+    """Strings at which the rule cuts wherever they come first; none where it has no such behind this prompt.
+
+    Behind a prompt without its last newline a rule's own strings would stop too early: a first newline is the prompt's.
+    """
+    if rule == "dedent":
+        return list(DEDENTS) if body_indent(shown) > 0 else []
+    return list(STOP_STRINGS[rule]) if shown.endswith("\n") else []

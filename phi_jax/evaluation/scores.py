@@ -1,9 +1,17 @@
-"""pass@k and its interval."""
+"""pass@k, and the entries of scores.json."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from phi_jax.evaluation.execution import Records, grouped
+from phi_jax.evaluation.intervals import bootstrap_interval, wilson_interval
+from phi_jax.evaluation.problems import Problem
+from phi_jax.evaluation.stops import stops_of
+
+KS = (1, 10, 100)  # of pass@k, where the samples allow it (Chen et al. 2021)
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
@@ -18,31 +26,53 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(samples - passed + 1, samples + 1))
 
 
-def wilson_interval(value: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval (95 %) of a share `value` seen in `trials` (Wilson 1927)."""
-    if trials < 1 or not 0 <= value <= 1:
-        raise ValueError(f"a share of {value} in {trials} trials")
-    denominator = 1 + z * z / trials
-    centre = (value + z * z / (2 * trials)) / denominator
-    half = z / denominator * math.sqrt(value * (1 - value) / trials + z * z / (4 * trials * trials))
-    # Rounding may leave the bounds a hair on the wrong side of the value at 0 and 1.
-    return min(max(0.0, centre - half), value), max(min(1.0, centre + half), value)
+Scores = list[dict[str, Any]]  # as scores.json holds them
 
 
-def pass_at_1_entry(verdicts: Sequence[Sequence[bool]], **about: str) -> dict:
-    """An entry of scores.json from the verdicts of each problem's samples.
+def scored(problems: Sequence[Problem], records: Records, *, model: str, benchmark: str) -> Scores:
+    """The entries of a benchmark's records, each with prompt form, decoding and stop rule.
 
-    The interval takes the problems as trials: samples of one problem are not independent, so counting them as
-    trials would make it too narrow; as it is, it is on the safe side. about: model, benchmark, prompt_form, ...
+    EvalPlus's problems have two verdicts: on all of their tests, and on the base tests alone.
     """
-    value = math.fsum(pass_at_k(len(v), sum(v), 1) for v in verdicts) / len(verdicts)
-    low, high = wilson_interval(value, len(verdicts))
+    verdicts = {"passed": benchmark}
+    if any("base_passed" in r for r in records):
+        verdicts["base_passed"] = f"{benchmark} (base tests)"
+    stops = stops_of(p.stop for p in problems)
+    return [
+        entry
+        for verdict, name in verdicts.items()
+        for decoding, form, passed in grouped(records, verdict)
+        for entry in entries(passed, model=model, benchmark=name, prompt_form=form, decoding=decoding, **stops)
+    ]
+
+
+def entries(verdicts_by_problem: Collection[Sequence[bool]], **about: Any) -> list[dict[str, Any]]:
+    """The entries of scores.json, one for each k of KS that every problem has samples for.
+
+    verdicts_by_problem: those of each problem's samples, at least one. about: model, benchmark, prompt_form, ...
+    "interval" says how low and high came about: "wilson", with the problems as trials, for one sample a problem, and
+    also where all problems have the same value, since a bootstrap would then be of no width (there it is on the safe
+    side); "bootstrap" over the problems else. Samples of one problem are not independent and never count as trials.
+    Raises ValueError for no problems, and for a problem without a sample.
+    """
+    counts = [(len(verdicts), sum(verdicts)) for verdicts in verdicts_by_problem]
+    if not counts or not min(counts)[0]:
+        raise ValueError(f"pass@k of {len(counts)} problems, one of them without a sample")
+    return [_entry(counts, k, about) for k in KS if k <= min(counts)[0]]
+
+
+def _entry(counts: Sequence[tuple[int, int]], k: int, about: dict[str, Any]) -> dict[str, Any]:
+    values = [pass_at_k(samples, passed, k) for samples, passed in counts]
+    value = math.fsum(values) / len(values)
+    bounds = None if max(counts)[0] == 1 else bootstrap_interval(values)
+    low, high = bounds or wilson_interval(value, len(values))
     return {
         **about,
-        "metric": "pass@1",
+        "metric": f"pass@{k}",
         "value": value,
         "low": low,
         "high": high,
-        "problems": len(verdicts),
-        "samples": sum(map(len, verdicts)),
+        "interval": "bootstrap" if bounds else "wilson",
+        "problems": len(values),
+        "samples": sum(samples for samples, _ in counts),
     }

@@ -2,7 +2,54 @@
 
 from __future__ import annotations
 
-STOP_RULE = "dedent"  # the name that stands beside a score
+import re
+from collections.abc import Iterable
+
+# A rule is named by what a problem asks for (problems.py). `dedent` is ours and has no strings; the others end a
+# completion before the first of theirs.
+STOP_STRINGS: dict[str, tuple[str, ...]] = {
+    "dedent": (),
+    # Chen et al. 2021, section 2
+    "human-eval": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
+    # bigcode-evaluation-harness, tasks/mbpp.py: a whole function is written, so a `def` ends nothing
+    "mbpp": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
+}
+
+
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")  # as Python's source has lines; str.splitlines also splits at U+2028 and others
+
+
+def cut(prompt: str, completion: str, rule: str = "dedent") -> str:
+    """The completion up to its stop. What is kept stays the same, however much more is decoded.
+
+    `dedent`: up to the first line that is indented less than the body. For a function this stops where human-eval's
+    list does, and it also ends a method before the next one. What the prompt's last line goes on with is never cut.
+    The other rules: up to the first of their strings.
+    """
+    if STOP_STRINGS[rule]:
+        return completion[: _first(STOP_STRINGS[rule], prompt, completion)]
+    indent = body_indent(prompt)
+    kept: list[str] = []
+    for number, line in enumerate(_LINE.findall(completion)):
+        text = line.expandtabs()
+        starts_here = number > 0 or prompt.endswith("\n")
+        if starts_here and text.strip() and len(text) - len(text.lstrip()) < indent:
+            break
+        kept.append(line)
+    return "".join(kept)
+
+
+def _first(strings: tuple[str, ...], prompt: str, completion: str) -> int:
+    # The newline that ends a prompt is the prompt's, also where it was stripped and the completion writes it: a
+    # first line `class Pair:` is cut in neither form.
+    start = int(completion.startswith("\n") and not prompt.endswith("\n"))
+    places = [completion.find(string, start) for string in strings]
+    return min((place for place in places if place >= 0), default=len(completion))
+
+
+def is_complete(prompt: str, completion: str, rule: str = "dedent") -> bool:
+    """Whether a completion that is still growing has met its stop."""
+    return len(cut(prompt, completion, rule)) < len(completion)
 
 
 def body_indent(prompt: str) -> int:
@@ -12,23 +59,7 @@ def body_indent(prompt: str) -> int:
     return indent + 4 if line.endswith(":") else indent
 
 
-def cut(prompt: str, completion: str) -> str:
-    """Stop rule `dedent`: the completion up to the first line that is indented less than the body.
-
-    For a function this stops where human-eval's list does ("\\nclass", "\\ndef", "\\n#", "\\nif", "\\nprint"), and it
-    also ends a method before the next one. What the prompt's last line goes on with is never cut.
-    """
-    indent = body_indent(prompt)
-    kept: list[str] = []
-    for number, line in enumerate(completion.splitlines(keepends=True)):
-        text = line.expandtabs()
-        starts_here = number > 0 or prompt.endswith("\n")
-        if starts_here and text.strip() and len(text) - len(text.lstrip()) < indent:
-            break
-        kept.append(line)
-    return "".join(kept)
-
-
-def is_complete(prompt: str, completion: str) -> bool:
-    """Whether a completion that is still growing has met its stop."""
-    return len(cut(prompt, completion)) < len(completion)
+def stops_of(rules: Iterable[str]) -> dict[str, str | list[str]]:
+    """{"stop", "stop_strings"} as they stand beside a score, of the rules of a benchmark's problems."""
+    names = sorted(set(rules))
+    return {"stop": ", ".join(names), "stop_strings": sorted({s for name in names for s in STOP_STRINGS[name]})}

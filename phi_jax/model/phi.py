@@ -21,7 +21,6 @@ from phi_jax.model.attention import Attend
 from phi_jax.model.dropout import dropout
 
 Params = dict[str, Any]
-Cache = dict[str, jax.Array]  # {"k", "v"}: [L, B, S, H, K] in the compute dtype
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _REMAT_POLICIES = {
@@ -217,13 +216,13 @@ def hidden_states(
     """
     length = tokens_BxT.shape[1]
     block_attention = _block_attention(config, length, segments_BxT, attend, dropout_keys_B)
-    cos_sin = _rotary(jnp.arange(length)[None], config)
+    cos_sin = rotary(jnp.arange(length)[None], config)
     x_BxTxD = layout.rows(layout.looked_up(params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]))
 
     def block(x_BxTxD: jax.Array, layer: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
         weights, keys_B = layer
         keys_3xB = (None, None, None) if keys_B is None else _split(keys_B, 3)
-        normed_BxTxD = _layer_norm(weights["norm"], x_BxTxD, config)
+        normed_BxTxD = layer_norm(weights["norm"], x_BxTxD, config)
         q, k, v = _qkv(weights["attention"], normed_BxTxD, cos_sin, config)
         heads_BxTxHxK = block_attention(q, k, v, keys_3xB[0])
         attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
@@ -236,7 +235,7 @@ def hidden_states(
         block = jax.checkpoint(block, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
     keys_LxB = None if dropout_keys_B is None else _split(dropout_keys_B, config.num_layers)
     x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, (params["layers"], keys_LxB), unroll=config.scan_unroll)
-    return _layer_norm(params["final_norm"], x_BxTxD, config)
+    return layer_norm(params["final_norm"], x_BxTxD, config)
 
 
 def logits(params: Params, hidden: jax.Array, config: PhiConfig) -> jax.Array:
@@ -245,50 +244,10 @@ def logits(params: Params, hidden: jax.Array, config: PhiConfig) -> jax.Array:
     return jnp.dot(hidden, kernel_DxV, preferred_element_type=jnp.float32) + params["head"]["bias"]
 
 
-def empty_cache(config: PhiConfig, batch_size: int, length: int) -> Cache:
-    """A cache with room for `length` positions of `batch_size` rows."""
-    shape = (config.num_layers, batch_size, length, config.num_heads, config.head_dim)
-    return {"k": jnp.zeros(shape, config.dtype), "v": jnp.zeros(shape, config.dtype)}
-
-
-def forward_cached(
-    params: Params, tokens_BxT: jax.Array, positions_BxT: jax.Array, cache: Cache, config: PhiConfig
-) -> tuple[jax.Array, Cache]:
-    """(hidden states [B, T, D], cache) where the tokens stand at `positions` and see what the cache holds below.
-
-    Each row of positions ascends by one. Keys and values of a row are written from its first position on, so
-    padding to the right of a prompt is overwritten by what is decoded there.
-    """
-    size = cache["k"].shape[2]
-    mask_BxTxS = jnp.arange(size)[None, None] <= positions_BxT[:, :, None]
-    cos_sin = _rotary(positions_BxT, config)
-    x_BxTxD = params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]
-
-    def write(cached_SxHxK: jax.Array, new_TxHxK: jax.Array, first: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice(cached_SxHxK, new_TxHxK, (first, 0, 0))
-
-    def block(x_BxTxD: jax.Array, layer: tuple[Params, Cache]) -> tuple[jax.Array, Cache]:
-        weights, cached = layer
-        normed_BxTxD = _layer_norm(weights["norm"], x_BxTxD, config)
-        q, k, v = _qkv(weights["attention"], normed_BxTxD, cos_sin, config)
-        first_B = positions_BxT[:, 0]
-        cached = {
-            "k": jax.vmap(write)(cached["k"], k, first_B),
-            "v": jax.vmap(write)(cached["v"], v, first_B),
-        }
-        # Whatever kernel trained the model: the fused ones attend within a block of positions, not to a cache.
-        heads_BxTxHxK = attention.attend(q, cached["k"], cached["v"], mask_BxTxS)
-        attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
-        return x_BxTxD + attention_BxTxD + _mlp(weights["mlp"], normed_BxTxD, config), cached
-
-    x_BxTxD, cache = jax.lax.scan(block, x_BxTxD, (params["layers"], cache))
-    return _layer_norm(params["final_norm"], x_BxTxD, config), cache
-
-
 # --- The parts of a block ------------------------------------------------------------------------------------
 
 
-def _layer_norm(weights: Params, x: jax.Array, config: PhiConfig) -> jax.Array:
+def layer_norm(weights: Params, x: jax.Array, config: PhiConfig) -> jax.Array:
     """LayerNorm over the last axis; statistics in float32."""
     x32 = x.astype(jnp.float32)
     mean = x32.mean(-1, keepdims=True)
@@ -297,7 +256,7 @@ def _layer_norm(weights: Params, x: jax.Array, config: PhiConfig) -> jax.Array:
     return (normed * weights["scale"] + weights["bias"]).astype(config.dtype)
 
 
-def _rotary(positions_BxT: jax.Array, config: PhiConfig) -> tuple[jax.Array, jax.Array]:
+def rotary(positions_BxT: jax.Array, config: PhiConfig) -> tuple[jax.Array, jax.Array]:
     """cos and sin [B, T, 1, rotary_dim / 2], float32."""
     half = config.rotary_dim // 2
     inverse_frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -305,7 +264,7 @@ def _rotary(positions_BxT: jax.Array, config: PhiConfig) -> tuple[jax.Array, jax
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def _rotate(x_BxTxHxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array], config: PhiConfig) -> jax.Array:
+def rotate(x_BxTxHxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array], config: PhiConfig) -> jax.Array:
     """Rotates the first rotary_dim dims, split in halves (GPT-NeoX layout); the rest passes."""
     cos, sin = cos_sin
     half = config.rotary_dim // 2
@@ -327,7 +286,7 @@ def _qkv(
         )
         return jnp.einsum("btd,dhk->bthk", x_BxTxD, kernel) + bias
 
-    return _rotate(project("q"), cos_sin, config), _rotate(project("k"), cos_sin, config), project("v")
+    return rotate(project("q"), cos_sin, config), rotate(project("k"), cos_sin, config), project("v")
 
 
 def _block_attention(

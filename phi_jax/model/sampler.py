@@ -1,61 +1,41 @@
-"""Batched completion with a KV cache: greedy, or temperature and top-p.
+"""Batched completion: which request is decoded in which slot, and when a slot is refilled.
 
-Shapes are static: prompts are padded to the right up to a power of two (their bucket), only prompts of one bucket
-share a batch, a partial batch is filled with copies, and tokens are decoded in segments of fixed length. So there is
-one compilation a bucket, and a row is computed in the same way, bit for bit, whatever stands beside it. A draw is
-keyed by (seed, prompt, sample, position), never by the batch.
+Shapes are static: a device has a fixed number of slots, whatever share of them is live, prompts are padded to the right
+up to a power of two (their bucket), one prompt is read at a time, and tokens are decoded in segments of fixed length.
+So there is one compilation a bucket, and a completion is the same, bit for bit, whatever stands beside it, in whichever
+slot of whichever device it is decoded, and whenever. A draw is keyed by (seed, problem, sample, position).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from phi_jax.errors import UserError
-from phi_jax.model import phi
+from phi_jax.model import decode, phi
+from phi_jax.model.choose import METHODS, Chance, Decoding
+from phi_jax.model.decode import SEGMENT
 
-SEGMENT = 16  # tokens decoded between two looks at the stop strings
 SMALLEST_BUCKET = 64  # tokens
 
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """How the next token is chosen."""
-
-    temperature: float = 0.0  # 0 = greedy: the most probable token, the lowest id among equals
-    top_p: float = 1.0  # draws come from the smallest set of tokens that holds this much probability
-    seed: int = 0  # of the draws; greedy makes none
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a value that means nothing."""
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature={self.temperature}: must be 0 (greedy) or a positive number")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p}: must be above 0 and at most 1 (1 = all tokens)")
-
-    @property
-    def method(self) -> str:
-        """Which program decodes: "greedy", "temperature" or "top_p". Its numbers are inputs, so none recompiles it."""
-        if self.temperature == 0:
-            return "greedy"
-        return "temperature" if self.top_p == 1 else "top_p"
-
-    def __str__(self) -> str:
-        return "greedy" if self.temperature == 0 else f"temperature {self.temperature:g}, top_p {self.top_p:g}"
+# Asked between segments with a request and the tokens decoded for it so far: whether it may end here.
+Stopped = Callable[["Request", list[int]], bool]
 
 
 class Request(NamedTuple):
-    """One completion to make. (prompt, sample) keys its draws, so it comes out the same in any batch."""
+    """One completion to make. (key, sample) keys its draws, so it comes out the same in any company."""
 
     tokens: Sequence[int]
     prompt: int = 0  # number of the prompt
     sample: int = 0  # number of the sample of that prompt
+    decoding: int = 0  # which of the sampler's decodings
+    key: int | None = None  # of the prompt, 31 bits, where its number may be another in another run; None: the number
 
 
 class Completion(NamedTuple):
@@ -65,11 +45,67 @@ class Completion(NamedTuple):
     stop_reason: str  # "end_of_text", "stop" (the caller's test held) or "length"
 
 
+class Devices(Protocol):
+    """Devices that hold the weights and have slots of their own each."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def weights(self, params: phi.Params, config: phi.PhiConfig) -> decode.Weights:
+        """`decode.weights_of` the parameters, where the programs want them."""
+
+    def empty(self, make: Callable[[int], decode.State]) -> decode.State:
+        """`make(count)`, every array cut along its first axis over the devices."""
+
+    def program(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(weights, state, what)` jitted for each device's part of state and what; the state is donated."""
+
+
+class OneDevice:
+    """The device that jax takes if nothing is said."""
+
+    count = 1
+
+    def weights(self, params: phi.Params, config: phi.PhiConfig) -> decode.Weights:
+        return _weights(params, config)
+
+    def empty(self, make: Callable[[int], decode.State]) -> decode.State:
+        return make(1)
+
+    def program(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(function, donate_argnums=1)
+
+
+_weights = jax.jit(decode.weights_of, static_argnums=1)
+ONE_DEVICE = OneDevice()
+
+
+class Programs(NamedTuple):
+    """What runs on the devices. A model of another `method` or on other devices has its own."""
+
+    admit: Callable[[decode.Weights, decode.State, decode.Admission], decode.State]
+    decode_segment: Callable[[decode.Weights, decode.State, decode.Slots], tuple[jax.Array, decode.State]]
+
+
+@functools.lru_cache(maxsize=16)
+def programs(config: phi.PhiConfig, method: str, devices: Devices) -> Programs:
+    """The two programs, compiled when they first meet a shape."""
+    return Programs(
+        devices.program(functools.partial(decode.admit, config=config)),
+        devices.program(functools.partial(decode.decode_segment, config=config, method=method)),
+    )
+
+
 class Sampler:
-    """Completes prompts in batches of `batch_size` rows with one model.
+    """Completes prompts with one model, in `slots` slots on each device.
 
     params: as abstract_params(config) describes them. max_new_tokens: length of a completion at most; the
-    end-of-text token is not counted. Raises UserError for sizes that leave nothing to do.
+    end-of-text token is not counted. samples_per_prompt: about how many requests of a prompt come together, which
+    decides how many slots share a prompt's cache. live_slots: slots of each device that are used; all if None. Of all
+    these only `slots` and `samples_per_prompt` shape the programs, and so may change last bits.
+    Raises UserError for sizes that leave nothing to do.
     """
 
     def __init__(
@@ -79,50 +115,55 @@ class Sampler:
         *,
         end_of_text_id: int,
         max_new_tokens: int,
-        batch_size: int,
-        decoding: Decoding,
+        decodings: Sequence[Decoding] = (Decoding(),),
+        slots: int = 32,
+        live_slots: int | None = None,
+        samples_per_prompt: int = 1,
+        devices: Devices = ONE_DEVICE,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: must be at least 1")
+        live_slots = slots if live_slots is None else live_slots
+        if slots < 1:
+            raise UserError(f"slots={slots}: must be at least 1")
+        if not 0 < live_slots <= slots:
+            raise UserError(f"live_slots={live_slots}: must be from 1 to slots={slots}")
         if not 0 < max_new_tokens < config.max_seq_len:
             raise UserError(
                 f"max_new_tokens={max_new_tokens}: must be from 1 to {config.max_seq_len - 1}, so that a prompt fits "
                 f"the model's context of {config.max_seq_len} beside them"
             )
-        self._params = jax.tree.map(jnp.asarray, params)
         self._config = config
         self._end_of_text_id = end_of_text_id
         self._max_new_tokens = max_new_tokens
-        self._batch_size = batch_size
-        self._decoding = decoding
+        self._decodings = tuple(decodings)
+        self._live_slots = live_slots
+        self._devices = devices
+        self._shared = slots_of_a_prompt(slots, samples_per_prompt)
+        self._groups = slots // self._shared
+        method = max((d.method for d in self._decodings), key=METHODS.index)
+        self.programs = programs(config, method, devices)
+        self.load(params)
+
+    def load(self, params: phi.Params) -> None:
+        """Takes other weights of the same shape."""
+        self.weights = self._devices.weights(params, self._config)
 
     def complete(
-        self,
-        requests: Sequence[Request],
-        stopped: Callable[[Request, list[int]], bool] = lambda request, tokens: False,
-    ) -> Iterator[Completion]:
-        """Yields a completion a request, in the order of the requests.
+        self, requests: Sequence[Request], stopped: Stopped = lambda request, tokens: False
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yields (index of the request, its completion) as they end.
 
-        stopped: asked between segments with a request and the tokens decoded for it so far; true ends the row early
-        (what was decoded past the stop is the caller's to cut). Requests of different buckets do not share a batch:
-        hand over many at once, rather than a batch at a time. Raises ValueError, before anything is computed, for a
-        prompt that is empty, that is too long for the model's context together with max_new_tokens, or that holds
-        an id outside the vocabulary.
+        stopped: true ends the completion early (what was decoded past the stop is the caller's to cut). Requests of
+        different buckets are decoded one bucket after the other: hand over many at once. Raises ValueError, before
+        anything is computed, for a prompt that is empty, that is too long for the model's context together with
+        max_new_tokens, or that holds an id outside the vocabulary.
         """
         for request in requests:
             self._check(request)
         by_bucket: dict[int, list[int]] = {}
         for i, request in enumerate(requests):
             by_bucket.setdefault(_bucket(len(request.tokens)), []).append(i)
-        done: dict[int, Completion] = {}
-        yielded = 0
-        for indices in by_bucket.values():
-            for start in range(0, len(indices), self._batch_size):
-                batch = indices[start : start + self._batch_size]
-                done.update(zip(batch, self._complete_batch([requests[i] for i in batch], stopped), strict=True))
-                while yielded in done:
-                    yield done.pop(yielded)
-                    yielded += 1
+        for bucket, indices in by_bucket.items():
+            yield from self._complete_bucket(bucket, requests, indices, stopped)
 
     def _check(self, request: Request) -> None:
         longest = self._config.max_seq_len - self._max_new_tokens
@@ -137,144 +178,153 @@ class Sampler:
                 f"the vocabulary has 0 to {self._config.vocab_size - 1}; is it another model's tokenizer?"
             )
 
-    def _complete_batch(
-        self, requests: Sequence[Request], stopped: Callable[[Request, list[int]], bool]
-    ) -> list[Completion]:
-        """The completions of at most batch_size requests of one bucket."""
-        live = len(requests)
-        rows = [*requests, *[requests[-1]] * (self._batch_size - live)]
-        bucket = _bucket(len(rows[0].tokens))
-        prompts_BxP = np.full((self._batch_size, bucket), self._end_of_text_id, np.int32)
-        for row, request in enumerate(rows):
-            prompts_BxP[row, : len(request.tokens)] = request.tokens
-        lengths_B = jnp.array([len(r.tokens) for r in rows], jnp.int32)
-        root = jax.random.key(self._decoding.seed)
-        keys_B = _row_keys(root, np.array([r.prompt for r in rows]), np.array([r.sample for r in rows]))
-        chance = Chance(jnp.float32(self._decoding.temperature), jnp.float32(self._decoding.top_p))
-        segments = -(-self._max_new_tokens // SEGMENT)
-        last_B, cache = _prefill(
-            self._params,
-            prompts_BxP,
-            lengths_B,
-            keys_B,
-            chance,
-            self._config,
-            self._decoding.method,
-            bucket + segments * SEGMENT,
-        )
-        decoded: list[list[int]] = [[] for _ in rows]
-        reasons = [""] * len(rows)
-        for segment in range(segments):
-            new_BxG, last_B, cache = _decode_segment(
-                self._params,
-                last_B,
-                lengths_B + segment * SEGMENT,
-                keys_B,
-                chance,
-                cache,
-                self._config,
-                self._decoding.method,
-            )
-            for row, tokens in enumerate(np.asarray(new_BxG).tolist()):
-                if not reasons[row]:
-                    reasons[row] = self._extend(rows[row], decoded[row], tokens, stopped)
-            if all(reasons[:live]):
-                break
-        return [Completion(decoded[i], reasons[i] or "length") for i in range(live)]
+    def _complete_bucket(
+        self, bucket: int, requests: Sequence[Request], indices: Sequence[int], stopped: Stopped
+    ) -> Iterator[tuple[int, Completion]]:
+        groups = self._empty_groups()
+        state = self._empty_state(bucket)
+        queue = _Queue(requests, indices)
+        while True:
+            for admission in self._admissions(groups, queue, bucket):
+                state = self.programs.admit(self.weights, state, admission)
+            busy = [slot for group in groups for slot in group.fill(requests)]
+            if not busy:
+                return
+            tokens, state = self.programs.decode_segment(self.weights, state, self._slots(groups))
+            new = np.asarray(tokens)
+            for slot in busy:
+                reason = self._extend(slot, new[slot.group, slot.number].tolist(), stopped)
+                if reason:
+                    yield slot.index, Completion(slot.decoded, reason)
+                    slot.request = None
 
-    def _extend(
-        self,
-        request: Request,
-        decoded: list[int],
-        new: list[int],
-        stopped: Callable[[Request, list[int]], bool],
-    ) -> str:
-        """Appends a segment; returns why the row has ended, or an empty string."""
+    def _empty_groups(self) -> list[_Group]:
+        """Every device's groups, with their live slots."""
+        live = [min(self._shared, max(0, self._live_slots - g * self._shared)) for g in range(self._groups)]
+        return [_Group(number, count) for number, count in enumerate(live * self._devices.count)]
+
+    def _empty_state(self, bucket: int) -> decode.State:
+        own_length = -(-self._max_new_tokens // SEGMENT) * SEGMENT
+        return self._devices.empty(
+            lambda devices: decode.empty_state(self._config, devices * self._groups, self._shared, bucket, own_length)
+        )
+
+    def _admissions(self, groups: Sequence[_Group], queue: _Queue, bucket: int) -> Iterator[decode.Admission]:
+        """Prompts for the groups that have nothing more to do, one a device at a time."""
+        waiting = deque(group for group in groups if group.is_idle)
+        while waiting:
+            tokens = np.full((self._devices.count, bucket), self._end_of_text_id % self._config.vocab_size, np.int32)
+            lengths, numbers = np.ones((2, self._devices.count), np.int32)
+            wanted = np.zeros(self._devices.count, bool)
+            for group in list(waiting):
+                device, number = divmod(group.number, self._groups)
+                if wanted[device]:
+                    continue
+                waiting.remove(group)
+                if not queue.give(group, groups):
+                    continue
+                tokens[device, : len(group.prompt)] = group.prompt
+                lengths[device], numbers[device], wanted[device] = len(group.prompt), number, True
+            if wanted.any():
+                yield decode.Admission(tokens, lengths, numbers, wanted)
+
+    def _slots(self, groups: Sequence[_Group]) -> decode.Slots:
+        """What each slot does in the next segment, as arrays."""
+        shape = (len(groups), self._shared)
+        fresh, offsets = np.zeros(shape, bool), np.zeros(shape, np.int32)
+        seeds, prompts, samples = (np.zeros(shape, dtype) for dtype in (np.uint32, np.int32, np.int32))
+        chance = Chance(*(np.zeros(shape, dtype) for dtype in (np.float32, np.float32, np.int32)))
+        for slot in (slot for group in groups for slot in group.slots):
+            request, place = slot.request, (slot.group, slot.number)
+            if request is None:
+                continue
+            fresh[place], offsets[place] = not slot.decoded, len(slot.decoded)
+            decoding = self._decodings[request.decoding]
+            seeds[place], prompts[place], samples[place] = decoding.seed, _key(request), request.sample
+            for values, value in zip(chance, (decoding.temperature, decoding.top_p, decoding.top_k), strict=True):
+                values[place] = value
+        lengths = np.array([len(group.prompt) for group in groups], np.int32)
+        return decode.Slots(lengths, fresh, offsets, seeds, prompts, samples, chance)
+
+    def _extend(self, slot: _Slot, new: list[int], stopped: Stopped) -> str:
+        """Appends a segment; returns why the completion has ended, or an empty string."""
+        assert slot.request is not None
         for token in new:
             if token == self._end_of_text_id:
                 return "end_of_text"
-            decoded.append(token)
-            if len(decoded) == self._max_new_tokens:
-                return "stop" if stopped(request, decoded) else "length"
-        return "stop" if stopped(request, decoded) else ""
+            slot.decoded.append(token)
+            if len(slot.decoded) == self._max_new_tokens:
+                return "stop" if stopped(slot.request, slot.decoded) else "length"
+        return "stop" if stopped(slot.request, slot.decoded) else ""
 
 
-class Chance(NamedTuple):
-    """Decoding's numbers on the device, float32 []."""
+@dataclasses.dataclass
+class _Slot:
+    group: int
+    number: int
+    request: Request | None = None
+    index: int = 0  # of the request
+    decoded: list[int] = dataclasses.field(default_factory=list)
 
-    temperature: jax.Array
-    top_p: jax.Array
+
+class _Group:
+    """Slots that complete one prompt, and its requests that wait for one of them."""
+
+    def __init__(self, number: int, live: int) -> None:
+        self.number = number
+        self.slots = [_Slot(number, n) for n in range(live)]
+        self.prompt: Sequence[int] = ()
+        self.waiting: deque[int] = deque()
+
+    @property
+    def is_idle(self) -> bool:
+        return bool(self.slots) and not self.waiting and all(slot.request is None for slot in self.slots)
+
+    def fill(self, requests: Sequence[Request]) -> list[_Slot]:
+        """Gives free slots what waits; the slots that have something to do."""
+        for slot in self.slots:
+            if slot.request is None and self.waiting:
+                slot.index = self.waiting.popleft()
+                slot.request, slot.decoded = requests[slot.index], []
+        return [slot for slot in self.slots if slot.request is not None]
 
 
-def choose(logits_BxV: jax.Array, keys_B: jax.Array, positions_B: jax.Array, chance: Chance, method: str) -> jax.Array:
-    """The next token of each row, int32 [B]. keys_B: one key a row; the position is folded in. method: Decoding's."""
-    if method == "greedy":
-        return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)  # the first of equals
-    keys_B = jax.vmap(jax.random.fold_in)(keys_B, positions_B)
-    scaled_BxV = logits_BxV / chance.temperature
-    if method == "temperature":
-        return jax.vmap(jax.random.categorical)(keys_B, scaled_BxV).astype(jnp.int32)
-    order_BxV = jnp.argsort(-scaled_BxV, axis=-1)  # stable: the lower id first among equals
-    sorted_BxV = jnp.take_along_axis(scaled_BxV, order_BxV, axis=-1)
-    probabilities_BxV = jax.nn.softmax(sorted_BxV, axis=-1)
-    # A token stays if the ones before it do not yet hold top_p; the first therefore always stays.
-    before_BxV = jnp.cumsum(probabilities_BxV, axis=-1) - probabilities_BxV
-    sorted_BxV = jnp.where(before_BxV < chance.top_p, sorted_BxV, -jnp.inf)
-    ranks_B = jax.vmap(jax.random.categorical)(keys_B, sorted_BxV)
-    return jnp.take_along_axis(order_BxV, ranks_B[:, None], axis=-1)[:, 0].astype(jnp.int32)
+class _Queue:
+    """Prompts that no group has yet, each with its requests."""
+
+    def __init__(self, requests: Sequence[Request], indices: Sequence[int]) -> None:
+        by_prompt: dict[tuple[int, ...], deque[int]] = {}
+        for i in indices:
+            by_prompt.setdefault(tuple(requests[i].tokens), deque()).append(i)
+        self._prompts = deque(by_prompt.items())
+
+    def give(self, group: _Group, groups: Sequence[_Group]) -> bool:
+        """A prompt for an idle group: the next one, else half of what waits in the group where most does."""
+        if self._prompts:
+            group.prompt, group.waiting = self._prompts.popleft()
+            return True
+        fullest = max(groups, key=lambda g: len(g.waiting))
+        if len(fullest.waiting) <= len(fullest.slots):
+            return False  # reading the prompt once more would cost more than it gains
+        group.prompt = fullest.prompt
+        group.waiting = deque(fullest.waiting.pop() for _ in range(len(fullest.waiting) // 2))
+        return True
+
+
+def slots_of_a_prompt(slots: int, samples_per_prompt: int) -> int:
+    """How many of the slots share a prompt's cache: the largest power of two that divides `slots` and whose square is
+    at most samples_per_prompt. More would read the cache more seldom, and stand idle longer for a prompt's last sample.
+    """
+    shared = 1
+    while slots % (2 * shared) == 0 and (2 * shared) ** 2 <= samples_per_prompt:
+        shared *= 2
+    return shared
+
+
+def _key(request: Request) -> int:
+    return request.prompt if request.key is None else request.key
 
 
 def _bucket(length: int) -> int:
     """The smallest power of two, from SMALLEST_BUCKET on, that holds `length` tokens."""
     return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
-
-
-@jax.jit
-def _row_keys(root: jax.Array, prompts_B: jax.Array, samples_B: jax.Array) -> jax.Array:
-    """A key for each row, of its prompt's and sample's numbers alone."""
-    return jax.vmap(lambda p, s: jax.random.fold_in(jax.random.fold_in(root, p), s))(prompts_B, samples_B)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "method", "cache_length"))
-def _prefill(
-    params: phi.Params,
-    prompts_BxP: jax.Array,
-    lengths_B: jax.Array,
-    keys_B: jax.Array,
-    chance: Chance,
-    config: phi.PhiConfig,
-    method: str,
-    cache_length: int,
-) -> tuple[jax.Array, phi.Cache]:
-    """The first new token [B] of each row, and the cache that holds the prompts."""
-    batch, length = prompts_BxP.shape
-    positions_BxP = jnp.broadcast_to(jnp.arange(length), (batch, length))
-    cache = phi.empty_cache(config, batch, cache_length)
-    hidden_BxPxD, cache = phi.forward_cached(params, prompts_BxP, positions_BxP, cache, config)
-    last_BxD = jnp.take_along_axis(hidden_BxPxD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
-    return choose(phi.logits(params, last_BxD, config), keys_B, lengths_B, chance, method), cache
-
-
-@functools.partial(jax.jit, static_argnames=("config", "method"), donate_argnames="cache")
-def _decode_segment(
-    params: phi.Params,
-    last_B: jax.Array,
-    positions_B: jax.Array,
-    keys_B: jax.Array,
-    chance: Chance,
-    cache: phi.Cache,
-    config: phi.PhiConfig,
-    method: str,
-) -> tuple[jax.Array, jax.Array, phi.Cache]:
-    """(tokens [B, SEGMENT] starting with `last`, the token after them [B], cache). last stands at positions_B."""
-
-    def decode(carry: tuple[jax.Array, phi.Cache], offset: jax.Array) -> tuple[tuple[jax.Array, phi.Cache], jax.Array]:
-        token_B, cache = carry
-        position_B = positions_B + offset
-        hidden_Bx1xD, cache = phi.forward_cached(params, token_B[:, None], position_B[:, None], cache, config)
-        logits_BxV = phi.logits(params, hidden_Bx1xD[:, 0], config)
-        next_B = choose(logits_BxV, keys_B, position_B + 1, chance, method)
-        return (next_B, cache), token_B
-
-    (last_B, cache), tokens_GxB = jax.lax.scan(decode, (last_B, cache), jnp.arange(SEGMENT))
-    return tokens_GxB.T, last_B, cache

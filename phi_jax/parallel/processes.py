@@ -152,14 +152,19 @@ def _leave_at_once() -> None:
     os._exit(EXIT_FAILED)
 
 
+def gather(value: Any) -> list[Any]:
+    """The JSON-able value of every process, in their order, on all of them; every process must call it."""
+    if count() == 1:
+        return [value]
+    round_key = f"phi_jax/gather/{next(_count)}"
+    store().key_value_set(f"{round_key}/{index()}", json.dumps(value))
+    answers = [store().blocking_key_value_get(f"{round_key}/{p}", _LEADER_MILLISECONDS) for p in range(count())]
+    return [json.loads(answer) for answer in answers]
+
+
 def all_agree(agrees: bool) -> bool:
     """True where every process says so; every process must call it."""
-    if count() == 1:
-        return agrees
-    round_key = f"phi_jax/all_agree/{next(_count)}"
-    store().key_value_set(f"{round_key}/{index()}", "yes" if agrees else "no")
-    answers = [store().blocking_key_value_get(f"{round_key}/{p}", _LEADER_MILLISECONDS) for p in range(count())]
-    return all(answer == "yes" for answer in answers)
+    return all(gather(agrees))
 
 
 def _state() -> Any:

@@ -83,12 +83,12 @@ def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], coun
 
 
 def _prompts(evaluated: Artifact, inputs: Mapping[str, Artifact]) -> dict[str, str]:
-    from phi_jax.evaluation.evaluate import benchmark_problems
+    from phi_jax.evaluation.evaluate import benchmarks
 
-    benchmark = evaluated.manifest["config"]["evaluate"]["benchmark"]
     source = evaluated.manifest["inputs"].get("problems")
     held_out = None if source is None else inputs[source["artifact"]]
-    return {p.task_id: p.prompt for p in benchmark_problems(benchmark, held_out)[1]}
+    (_, problems), *_further = benchmarks(Config(evaluated.manifest["config"]).evaluate, held_out)
+    return {p.task_id: p.prompt for p in problems}
 
 
 def _reading(decontaminated: Artifact, scores: Any, count: int) -> list[dict[str, Any]]:

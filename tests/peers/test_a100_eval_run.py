@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from running import ROOT
 
-from phi_jax.evaluation.completion import Plan, complete_problems
+from phi_jax.evaluation.completion import Completer, Plan
 from phi_jax.evaluation.execution import execute
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.interchange.architecture import leaf_at
 from phi_jax.interchange.export import load_model
 from phi_jax.interchange.huggingface import export_model
 from phi_jax.model import phi
-from phi_jax.model.sampler import Decoding, Request, Sampler
+from phi_jax.model.sampler import Request, Sampler
 from phi_jax.tokens import tokenizer
 
 pytestmark = pytest.mark.peers
@@ -140,8 +140,8 @@ def test_the_whole_command_scores_as_evaluate_does(transformers, bigram_export, 
     done = launch(bigram_export, problems, tmp_path / "out", "--batch-size", "5")
     assert done.returncode == 0, done.stderr
     _, benchmark = load_problems(str(problems))
-    plan = Plan(max_new_tokens=NEW, samples_per_problem=0, batch_size=12)
-    samples, _ = complete_problems(bigram_export, benchmark, plan, tmp_path / "parts", "evaluate")
+    completer = Completer(bigram_export, Plan(max_new_tokens=NEW, samples_per_problem=0, slots=12))
+    samples, _ = completer.complete(benchmark, tmp_path / "parts", "evaluate", prompt_form="stripped")
     ours = execute(benchmark, samples, form="stripped", sandbox="full", workers=2, wall_seconds=10)
     theirs = lines(tmp_path / "out/completions.jsonl")
     fields = ("task_id", "completion", "raw", "stop_reason", "tokens", "decoding", "sample")
@@ -169,7 +169,7 @@ def asked(count=12):
     from complete import Request as Ask
 
     trained = trained_tokenizer()
-    return [Ask(f"t/{n}", 0, p, trained.encode(p), 1000 + n) for n, p in enumerate(PROMPTS[:count])]
+    return [Ask(f"t/{n}", 0, p, trained.encode(p), 1000 + n, "dedent") for n, p in enumerate(PROMPTS[:count])]
 
 
 def never(request, tokens):
@@ -184,9 +184,9 @@ def test_a_random_model_writes_what_our_sampler_writes(backend, random_export):
     """Token for token; where one differs, the logits must have been undecided."""
     params, config, trained = load_model(random_export)
     requests = asked()
-    sampler = Sampler(params, config, end_of_text_id=trained.end_of_text_id, max_new_tokens=NEW, batch_size=12,
-                      decoding=Decoding())  # fmt: skip
-    ours = [c.tokens for c in sampler.complete([Request(r.tokens, i) for i, r in enumerate(requests)])]
+    sampler = Sampler(params, config, end_of_text_id=trained.end_of_text_id, max_new_tokens=NEW, slots=12)
+    completions = dict(sampler.complete([Request(r.tokens, i) for i, r in enumerate(requests)]))
+    ours = [completions[i].tokens for i in range(len(requests))]
     theirs = [kept(t, trained.end_of_text_id) for t in completer(backend, random_export).complete(requests, never)]
     assert len({tuple(t) for t in theirs}) == len(requests)
     for request, a, b in zip(requests, ours, theirs, strict=True):

@@ -24,7 +24,7 @@ from phi_jax.interchange.architecture import leaf_at
 from phi_jax.interchange.gguf import write_gguf
 from phi_jax.interchange.huggingface import export_model, load_directory
 from phi_jax.model import phi
-from phi_jax.model.sampler import Decoding, Request, Sampler
+from phi_jax.model.sampler import Request, Sampler
 from phi_jax.tokens import tokenizer
 
 pytestmark = pytest.mark.peers
@@ -133,12 +133,11 @@ def test_greedy_texts_are_equal_or_part_at_a_tie(export, prompts, trained):
     config = SHAPES["small"]
     directory, llama = export(config)
     end = trained.end_of_text_id
-    sampler = Sampler(
-        load_directory(directory)[0], config, end_of_text_id=end, max_new_tokens=NEW, batch_size=25, decoding=Decoding()
-    )
-    completions = list(sampler.complete([Request(p, i) for i, p in enumerate(prompts)]))
+    sampler = Sampler(load_directory(directory)[0], config, end_of_text_id=end, max_new_tokens=NEW, slots=25)
+    completions = dict(sampler.complete([Request(p, i) for i, p in enumerate(prompts)]))
     undecided, distinct = [], set()
-    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+    for number, prompt in enumerate(prompts):
+        completion = completions[number]
         said = itertools.islice(llama.generate(prompt, temp=0.0, repeat_penalty=1.0), NEW)
         reference = list(itertools.takewhile(lambda token: token != end, said))
         distinct.add(tuple(reference))

@@ -11,7 +11,7 @@ import pytest
 from phi_jax import documents
 from phi_jax.interchange.export import load_model
 from phi_jax.model import phi
-from phi_jax.model.sampler import Decoding, Request, Sampler
+from phi_jax.model.sampler import Request, Sampler
 
 pytestmark = pytest.mark.peers
 
@@ -61,10 +61,11 @@ def test_greedy_completions_are_equal_or_part_at_a_tie(model, export, texts):
     params, config, tokenizer = load_model(export)
     rng = np.random.default_rng(1)
     prompts = [tokenizer.encode(t)[: int(rng.integers(1, 65))] for t in texts[:50]]
-    sampler = Sampler(params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=60, batch_size=16,
-                      decoding=Decoding())  # fmt: skip
+    sampler = Sampler(params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=60, slots=16)
     ties = []
-    for prompt, ours in zip(prompts, sampler.complete([Request(p, i) for i, p in enumerate(prompts)]), strict=True):
+    completions = dict(sampler.complete([Request(p, i) for i, p in enumerate(prompts)]))
+    for number, prompt in enumerate(prompts):
+        ours = completions[number]
         theirs = model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
             max_new_tokens=60, pad_token_id=0,

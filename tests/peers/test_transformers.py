@@ -14,7 +14,7 @@ import pytest
 from phi_jax.interchange.architecture import leaf_at
 from phi_jax.interchange.huggingface import export_model, load_directory, tensors_of
 from phi_jax.model import phi
-from phi_jax.model.sampler import Decoding, Request, Sampler
+from phi_jax.model.sampler import Request, Sampler
 
 pytestmark = pytest.mark.peers
 
@@ -164,11 +164,12 @@ def test_our_export_decodes_the_same_tokens(theirs, exported, prompts):
 
     sampler = Sampler(
         exported[0], SMALL,
-        end_of_text_id=END, max_new_tokens=NEW, batch_size=16, decoding=Decoding(),
+        end_of_text_id=END, max_new_tokens=NEW, slots=16,
     )  # fmt: skip
-    completions = list(sampler.complete([Request(p, i) for i, p in enumerate(prompts)]))
+    completions = dict(sampler.complete([Request(p, i) for i, p in enumerate(prompts)]))
     undecided, distinct, ended = [], set(), 0
-    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+    for number, prompt in enumerate(prompts):
+        completion = completions[number]
         with torch.no_grad():
             output = theirs.generate(
                 torch.tensor([prompt]), max_new_tokens=NEW, do_sample=False, pad_token_id=END,

@@ -79,8 +79,9 @@ def greedy(directory, prompts, count, out):
     for length, group in itertools.groupby(order, key=lambda i: len(prompts[i])):
         group = list(group)
         with torch.no_grad():
+            ids = torch.tensor([prompts[i] for i in group])
             output = model.generate(
-                torch.tensor([prompts[i] for i in group]), min_new_tokens=None, max_new_tokens=int(count),
+                ids, attention_mask=torch.ones_like(ids), min_new_tokens=None, max_new_tokens=int(count),
                 do_sample=False, eos_token_id=None, pad_token_id=0, output_logits=True, return_dict_in_generate=True,
             )  # fmt: skip
         top = torch.stack([torch.topk(x, 2).values for x in output.logits])  # [N, B, 2]

@@ -1,0 +1,149 @@
+"""samples.jsonl through `phi-jax evaluate`'s own code: the same bytes for any number of live slots and devices, in any
+order of the requests, and after a kill.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+from random_model import export_random
+from running import ROOT
+
+from phi_jax.evaluation import completion
+from phi_jax.evaluation.completion import Completer, Plan, Prompts, make_sampler
+from phi_jax.evaluation.problems import load_problems
+from phi_jax.evaluation.tools import evaluate_model
+from phi_jax.interchange.export import load_model
+from phi_jax.model.phi import PhiConfig
+from phi_jax.parallel.sampling import all_devices
+from phi_jax.tokens import tokenizer
+
+CONFIG = PhiConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, head_dim=16,
+                   rotary_dim=8, max_seq_len=128)  # fmt: skip
+# At such a temperature a change of the last bit would show somewhere.
+PLAN = {"max_new_tokens": 32, "samples_per_problem": 5, "temperature": 0.8, "slots": 32}
+VERBS = ("sum", "product", "length", "first", "last", "smallest", "largest")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    trained = tokenizer.train([row["prompt"] for row in rows()], 300)
+    return export_random(tmp_path_factory.mktemp("random") / "model", CONFIG, tokenizer=trained)
+
+
+def rows():
+    """Problems whose prompts share a bucket; their rule of stops cuts little of what a random model writes."""
+    return [
+        {
+            "task_id": f"few/{verb}",
+            "prompt": f"def f(x):\n    # the {verb}\n",
+            "entry_point": "f",
+            "test": "def check(f):\n    assert f([1]) == 1\n",
+            "stop": "mbpp",
+        }
+        for verb in VERBS
+    ]
+
+
+def written(directory, given):
+    file = directory / "few.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in given))
+    return file
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("problems"), rows())
+
+
+def evaluated(model, problems, out, **changes):
+    """(samples.jsonl, completions.jsonl) of an evaluation, as bytes."""
+    evaluate_model(
+        str(model), None, str(out), problems_file=str(problems), sandbox="full", workers=2, **{**PLAN, **changes}
+    )
+    return files(out)
+
+
+def files(out):
+    return tuple((out / name).read_bytes() for name in ("samples.jsonl", "completions.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def expected(model, problems, tmp_path_factory):
+    """Of all 32 slots of one device."""
+    samples, completions = evaluated(model, problems, tmp_path_factory.mktemp("expected") / "out")
+    texts = [json.loads(line)["completion"] for line in samples.splitlines()]
+    assert len(texts) == 6 * len(VERBS)
+    assert len(set(texts[len(VERBS) :])) == 5 * len(VERBS), "the draws do not differ, so they prove nothing"
+    return samples, completions
+
+
+@pytest.mark.parametrize("live", [1, 3])
+def test_fewer_live_slots_write_the_same_bytes(model, problems, expected, tmp_path, live):
+    assert evaluated(model, problems, tmp_path / "out", live_slots=live) == expected
+
+
+ON_DEVICES = """
+import json, sys
+sys.path[:0] = ["tests", "."]
+from pathlib import Path
+from test_samples_deterministic import evaluated
+import jax
+assert jax.local_device_count() == 8
+model, problems, out = sys.argv[1:]
+evaluated(model, problems, Path(out), live_slots=3)
+"""
+
+
+def test_eight_devices_write_the_same_bytes(model, problems, expected, tmp_path):
+    """In a process of its own, which compiles for itself: what a machine with other devices would do."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES, model, problems, tmp_path / "out"],
+        cwd=ROOT, env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert files(tmp_path / "out") == expected
+
+
+def test_the_order_of_the_requests_changes_nothing(model, problems, expected):
+    params, config, codec = load_model(model)
+    plan = Plan(**PLAN)
+    prompts = Prompts(load_problems(None, str(problems))[1], plan, codec, config.max_seq_len, prompt_form="stripped")
+    sampler = make_sampler(params, config, codec, plan, all_devices())
+    raw = [json.loads(line)["raw"] for line in expected[1].splitlines()]
+    numbers = list(range(len(prompts.requests)))
+    for seed in (0, 1):
+        random.Random(seed).shuffle(numbers)
+        made = {number: sample.raw for number, sample in prompts.complete(lambda: sampler, numbers)}
+        assert made == dict(enumerate(raw))
+
+
+def test_the_order_of_the_problems_changes_no_completion(model, problems, expected, tmp_path):
+    shuffled = rows()
+    random.Random(2).shuffle(shuffled)
+    _, completions = evaluated(model, written(tmp_path, shuffled), tmp_path / "out")
+    before, after = (
+        {(r["task_id"], r["decoding"], r["sample"]): r for r in map(json.loads, lines.splitlines())}
+        for lines in (expected[1], completions)
+    )
+    assert list(after) != list(before)
+    assert after == before
+
+
+def test_an_evaluation_that_lost_parts_comes_out_the_same(model, problems, tmp_path, monkeypatch):
+    """As after a kill, with whichever parts are left, and in fewer slots than before."""
+    monkeypatch.setattr(completion, "PART", 4)
+    chosen, parts = load_problems(None, str(problems))[1], tmp_path / "parts"
+    whole, _ = Completer(model, Plan(**PLAN)).complete(chosen, parts, "whole", prompt_form="stripped")
+    written_parts = sorted(parts.iterdir())
+    assert len(written_parts) == -(-6 * len(VERBS) // 4)
+    rng = random.Random(3)
+    for part in rng.sample(written_parts, 6):
+        part.unlink()
+    left = {part: part.read_bytes() for part in parts.iterdir()}
+    resumed, _ = Completer(model, Plan(live_slots=5, **PLAN)).complete(chosen, parts, "on", prompt_form="stripped")
+    assert resumed == whole
+    assert {part: part.read_bytes() for part in left} == left, "a part that was there has been written over"

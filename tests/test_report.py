@@ -7,10 +7,17 @@ import subprocess
 from html import unescape
 
 import pytest
+from etils import epath
+from other_evaluations import PUBLISHED, REFUSED, SOLVED, fully_evaluated, judge_entry
 from other_writers import GRADED, WRITTEN, written_by
 
+from phi_jax import documents
 from phi_jax.artifact import Artifact, open_draft
 from phi_jax.config import Config
+from phi_jax.evaluation.comparison import holm, mcnemar
+from phi_jax.evaluation.judge import judge_table
+from phi_jax.evaluation.perturb import PERTURBATIONS
+from phi_jax.report import evaluation, libraries, pairs, sections
 from phi_jax.report.chart import line_chart
 from phi_jax.report.figures import number, percent
 from phi_jax.report.page import gather, page
@@ -56,6 +63,11 @@ def test_the_numbers_are_those_of_report_json_and_of_the_artifacts(shown, micro_
         metrics = [json.loads(x) for x in (micro_run / label / "metrics.jsonl").read_text().splitlines()]
         assert losses["training"] == [[m["step"], m["loss"]] for m in metrics]
         assert f"last {metrics[-1]['loss']:.3f}, validation {losses['validation'][-1][1]:.3f}" in lines
+        taken = [[m["step"], m["validation_pass_at_1"]] for m in metrics if "validation_pass_at_1" in m]
+        assert losses["pass_at_1"] == taken
+        assert bool(taken) == label.startswith("finetune/")
+        for step, share in taken[-1:]:
+            assert f"validation pass@1 {percent(share)} at step {step}" in lines
     for label, facts in data["stages"].items():
         assert facts == json.loads((micro_run / label / "manifest.json").read_text())["facts"]
     assert number(data["stages"]["collect/python"]["kept"]) in lines
@@ -79,9 +91,8 @@ def test_ours_and_the_papers_bars_are_told_apart(shown):
     data, html, text = shown
     measured = html[html.index('class="bars measured"') :]
     measured = measured[: measured.index("</svg>")]
-    assert [s["model"] for s in data["scores"] if s["decoding"] == "greedy"] == [
-        "raw", "base", "finetuned", "raw+exercises",
-    ]  # fmt: skip
+    assert list(dict.fromkeys(s["model"] for s in data["scores"])) == ["raw", "base", "finetuned", "raw+exercises"]
+    assert len({s["benchmark"] for s in data["scores"]}) == 2  # and a bar for one of them only
     assert measured.count("<rect") == 4
     assert measured.count('class="whisker"') == 4
     quoted = re.findall(r'class="bars quoted".*?</svg>', html)
@@ -196,6 +207,197 @@ def test_a_set_without_texts_has_no_figures(shown):
     assert text_of(html).count("nothing to measure") == len(FIGURES) + 1
 
 
+# --- Evaluations -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def full(micro_run, tmp_path_factory):
+    return page_of(fully_evaluated(micro_run, tmp_path_factory.mktemp("evaluated") / "run"))
+
+
+def rows_of(html, title):
+    """The cells of the first table behind a title, as text; a cell that spans rows stands in each."""
+    found, open_cell, left = [], "", 0
+    for row in html[html.index(title) :].partition("</table>")[0].split("<tr>")[1:]:
+        cells = row.removesuffix("</tr>").split("</td>")[:-1]
+        spans = re.search(r'<td rowspan="(\d+)">', row)
+        texts = [" ".join(text_of(cell).split()) for cell in cells]
+        if spans:
+            open_cell, left = texts[0], int(spans[1])
+        elif left > 0:
+            texts.insert(0, open_cell)
+        left -= 1
+        found.append(texts)
+    return found[1:]
+
+
+def test_a_micro_runs_evaluations_are_all_there(shown):
+    data, html, _ = shown
+    found = data["evaluation"]
+    assert (found["main"], found["problems"], found["forms"], found["libraries"]) == ("nano", 8, ["stripped"], None)
+    assert found["prompt_forms"] == []
+    assert "The newline at a prompt's end</h3>" not in html
+    assert "Graded by a judge" not in html
+    assert len(found["models"]) == 2 * 6
+    assert [row["model"] for row in found["robustness"]] == list(SOLVED)
+    assert len(rows_of(html, "<summary>Every score")) == len(data["scores"]) == 4 * 2 * 2
+    assert [row[0] for row in rows_of(html, 'class="columns matrix"')] == list(SOLVED)
+
+
+def test_the_matrix_says_who_does_what(full):
+    _, html = full
+    rows = {row[0]: row[1:] for row in rows_of(html, 'class="columns matrix"')}
+    assert set(rows) == set(SOLVED)
+    for model, solved in SOLVED.items():
+        for count, cell in zip(solved.values(), rows[model], strict=True):
+            assert cell.startswith(percent(count / 8))
+    assert rows["finetuned"][0] == "100.0 % 67.6 % to 100.0 %"  # Wilson, 8 of 8
+    assert rows["finetuned"][2].endswith("3 prompts too long")
+    assert html.count('<span class="failed">3 prompts too long') == 1
+    assert "judge" not in {row[2] for row in rows_of(html, "<summary>Every score")}
+
+
+def test_the_bars_are_of_the_main_benchmark_in_the_first_form(full):
+    data, html = full
+    bars = {s["model"]: s["value"] for s in evaluation.main_scores(data)}
+    assert bars == {model: solved["nano"] / 8 for model, solved in SOLVED.items()}
+    measured = html[html.index('class="bars measured"') :].partition("</svg>")[0]
+    assert measured.count("<rect") == 4
+    assert ">100.0 %</text>" in measured
+    assert {s["completions"]["finetuned"]["completion"] for s in data["samples"]} == {"    return 'stripped'"}
+
+
+def test_models_in_pairs(full):
+    data, html = full
+    rows = data["evaluation"]["models"]
+    assert len(rows) == 3 * 6
+    assert [row["p_page"] for row in rows] == holm([row["p"] for row in rows])
+    by_pair = {(r["benchmark"], *sorted((r["first_model"], r["second_model"]))): r for r in rows}
+    row = by_pair["nano", "finetuned", "raw"]
+    assert row["p"] == mcnemar(8, 0) == 2 / 2**8
+    assert row["p_page"] == 18 * 2 / 2**8
+    shown = {tuple(r[:2]): r[2:] for r in rows_of(html, "Models compared in pairs")}
+    assert shown["nano", "finetuned − raw"] == ["+100.0", "+54.1 to +100.0", "", "8 / 0", "0.008", "0.141"]
+    assert shown["nano", "base − raw"] == ["+37.5", "−2.7 to +69.4", "", "3 / 0", "0.250", "1.000"]
+
+
+def test_only_models_on_the_same_problems_are_compared():
+    one = {"a": [True], "b": [False]}
+    rows = pairs.of_models({"nano": {"x": one, "y": {"a": [True]}, "z": {"a": [False], "b": [False]}}})
+    assert [row["p_page"] for row in rows] == [None, 1.0, None]
+    shown = rows_of(pairs.models(rows), "Models compared")
+    assert shown[0][:3] == ["nano", "x − y", "not the same problems"]
+    assert shown[1][:3] == ["nano", "x − z", "+50.0"]
+    assert "for the one test of this table" in pairs.models(rows)
+
+
+def test_both_prompt_forms_side_by_side(full):
+    data, html = full
+    rows = data["evaluation"]["prompt_forms"]
+    assert len(rows) == 3 * 4
+    assert [row["p_page"] for row in rows] == holm([row["p"] for row in rows])
+    shown = {tuple(r[:2]): r[2:] for r in rows_of(html, "The newline at a prompt's end</h3>")}
+    (row,) = (r for r in rows if (r["benchmark"], r["model"]) == ("nano", "finetuned"))
+    assert (row["first_form"], row["second_form"]) == ("stripped", "kept")
+    assert shown["nano", "finetuned"][:3] == ["100.0 %", "75.0 %", "+25.0"]
+    assert shown["nano", "finetuned"][5:7] == ["2 / 0", "0.500"]
+    assert shown["nano", "raw"][:3] == ["0.0 %", "0.0 %", "0.0"]
+
+
+def test_robustness_is_corrected_over_the_page_and_says_what_was_done(full):
+    data, html = full
+    rows = data["evaluation"]["robustness"]
+    tested = [row for row in rows if row["p"] is not None]
+    assert (len(rows), len(tested)) == (8, 4)
+    assert [row["p_page"] for row in tested] == holm([row["p"] for row in tested])
+    assert [row["p_page"] for row in rows if row["p"] is None] == [None] * 4
+    shown = {tuple(r[:2]): r[2:] for r in rows_of(html, "Prompts perturbed")}
+    assert shown["typos", "finetuned"][:3] == ["4 / 3 / 1", "100.0 % → 0.0 %", "+100.0"]
+    assert shown["typos", "finetuned"][5:] == ["4 / 0", "0.125", "0.500"]
+    assert shown["rename_arguments", "base"] == ["0 / 7 / 1", "no prompt changed", *["–"] * 6]
+    assert "with a chance of 20.0 % at each place, misspells words" in html
+    assert set(pairs.MEANINGS) == set(PERTURBATIONS)
+
+
+def test_an_interval_that_is_not_known_is_no_number():
+    row = {
+        "perturbation": "typos", "model": "m", "problems": 3, "unchanged": 0, "not_applicable": 0, "rate": 0.5,
+        "first": 0.5, "second": 0.5, "drop": 0.0, "low": None, "high": None, "p": 1.0, "p_page": 1.0,
+        "first_better": 0, "second_better": 0,
+    }  # fmt: skip
+    html = pairs.robustness([row], "nano", "stripped")
+    assert rows_of(html, "Prompts perturbed")[0][4:6] == ["0.0", "not known"]
+    assert '<i style="left' not in html
+
+
+def test_a_judge_is_shown_and_a_refused_one_has_no_number(full):
+    _, html = full
+    shown = {row[0]: row[1:] for row in rows_of(html, "Graded by a judge")}
+    assert shown["base"] == [
+        "nano", "greedy", "stripped", "gpt-4.1 mode paper, judge-paper.v1, 3 repeats", "65.0 % 50.0 % to 80.0 %",
+        "1.23 points", "0.789", "0.912", "1 of 40",
+    ]  # fmt: skip
+    assert shown["raw"][4:] == ["refused 7 of 40 gold items <missed>", "–", "–", "–", "7 of 40"]
+    assert "<missed>" not in html
+
+
+def test_agreement_with_execution_that_is_not_defined_is_said_so():
+    judge = {**PUBLISHED["judge"], "execution": {"n": 8, "passed": 0, "point_biserial": None, "auc": None}}
+    judge["spread"] = None
+    table = judge_table([judge_entry("m", {**PUBLISHED, "judge": judge}), judge_entry("n", REFUSED)])
+    (first, second) = rows_of(evaluation.judged(table), "Graded by a judge")
+    assert first[6:9] == ["–", "not defined", "not defined"]
+    assert second[5].startswith("refused")
+
+
+def test_which_libraries_the_exercises_import(full):
+    data, html = full
+    found = data["evaluation"]["libraries"]
+    assert found["exercises"] == data["stages"]["decontaminate/nano"]["exercises"]["kept"]
+    assert [row["imported"] for row in found["rows"]] == [0] * 10  # the grammar imports none
+    assert "10 of the 10 modules are imported by none" in text_of(html)
+    shown = rows_of(html, "Libraries that the exercises do without")
+    assert dict(zip(sorted(SOLVED), shown[0][2:], strict=True))["finetuned"].startswith("25.0 %")
+    assert [shown[1][0], *sorted(shown[1][2:])] == ["calendar", "failed", "failed", "passed", "passed"]
+    assert shown[10] == ["sqlite3", "0", *["–"] * 4]  # micro stops after 8 problems
+
+
+def test_imports_are_counted_once_an_exercise(tmp_path):
+    texts = (
+        "import calendar\nimport calendar as c\n",
+        "def f():\n    from html.parser import HTMLParser\n",
+        "import xml.etree.ElementTree as tree, struct\n",
+        "from . import calendar\nfrom .struct import pack\n",
+        "# import sqlite3\nname = 'import textwrap'\n",
+        "import struct\ndef f(:\n",
+        "print(1)\n",
+    )
+    rows = [{**dict.fromkeys(documents.SCHEMA.names, ""), "id": str(n), "text": t} for n, t in enumerate(texts)]
+    (tmp_path / "exercises").mkdir()
+    documents.write_part(tmp_path / "exercises", 0, rows)
+    manifest = {"outputs": {"exercises": {"path": "exercises"}}, "facts": {"exercises": {"bytes": 1}}}
+    found = libraries.gather({"m": {"libraries/0": [True]}}, Artifact(epath.Path(tmp_path), manifest))
+    assert (found["exercises"], found["unreadable"]) == (7, 1)
+    counts = {row["library"]: row["imported"] for row in found["rows"] if row["imported"]}
+    assert counts == {"calendar": 1, "html.parser": 1, "xml.etree.ElementTree": 1, "struct": 1}
+    assert [row["passed"]["m"] for row in found["rows"]] == [True, *[None] * 9]
+    html = libraries.section(found, {"m": {"value": 0.1, "low": 0.02, "high": 0.4}})
+    assert "6 of the 10 modules are imported by none of the 7 exercises" in text_of(html)
+    assert "1 that name one do not parse and are not counted" in html
+
+
+def test_pass_at_1_of_validation_is_a_chart_of_its_own():
+    run = {"training": [[0, 3.0], [9, 2.0]], "validation": [], "pass_at_1": [[4, 0.25], [9, 0.5]]}
+    html = sections.losses({"finetune/a": run, "finetune/b": {**run, "pass_at_1": run["pass_at_1"][:1]}})
+    assert html.count("<svg") == 3  # one point is no line
+    assert html.count('aria-label="pass@1 (%) by step"') == 1
+    assert "validation pass@1 50.0 % at step 9" in html
+    assert "validation pass@1 25.0 % at step 4" in html
+
+
+# --- The rest of the page ------------------------------------------------------------------------------------------
+
+
 def test_a_sample_shows_prompt_completions_and_verdicts(shown):
     data, _, text = shown
     assert len(data["samples"]) == 8  # all the problems that micro tries
@@ -295,3 +497,9 @@ def test_in_a_browser(shown, tmp_path, width, scheme):
 @pytest.mark.parametrize("width", [400, 1300])
 def test_in_a_browser_with_all_that_teachers_leave(rewritten, tmp_path, width):
     assert in_a_browser(rewritten["teacher"][1], tmp_path, width, "light")[0] <= 0
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("width", [400, 1300])
+def test_in_a_browser_with_all_that_evaluations_leave(full, tmp_path, width):
+    assert in_a_browser(full[1], tmp_path, width, "light")[0] <= 0

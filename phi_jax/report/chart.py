@@ -24,11 +24,11 @@ class Bar(NamedTuple):
     note: str = ""
 
 
-def line_chart(series: Sequence[tuple[str, Points]], *, x_label: str, y_label: str) -> str:
-    """An SVG of named series of (x, y); a series of few points gets dots."""
+def line_chart(series: Sequence[tuple[str, Points]], *, x_label: str, y_label: str, height: int = _HEIGHT) -> str:
+    """An SVG of named series of (x, y); a series of few points gets dots. height: in units, of 500 across."""
     points = [p for _, s in series for p in s]
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
+    x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys), height // 46)
     x_low, x_high = min(min(xs), x_ticks[0]), max(max(xs), x_ticks[-1])
     y_low, y_high = min(min(ys), y_ticks[0]), max(max(ys), y_ticks[-1])
 
@@ -37,18 +37,18 @@ def line_chart(series: Sequence[tuple[str, Points]], *, x_label: str, y_label: s
         up = (y - y_low) / ((y_high - y_low) or 1)
         return (
             round(_LEFT + across * (_WIDTH - _LEFT - _RIGHT), 1),
-            round(_HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM), 1),
+            round(height - _BOTTOM - up * (height - _TOP - _BOTTOM), 1),
         )
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(y_label)} by {escape(x_label)}">']
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(y_label)} by {escape(x_label)}">']
     for tick in y_ticks:
         _, y = place(x_low, tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
     for tick in x_ticks:
         x, _ = place(tick, y_low)
-        parts.append(f'<text x="{x}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 2}" text-anchor="end">{escape(x_label)}</text>')
+        parts.append(f'<text x="{x}" y="{height - _BOTTOM + 18}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{height - 2}" text-anchor="end">{escape(x_label)}</text>')
     for number, (_, line) in enumerate(series):
         placed = [place(*point) for point in line]
         path = " ".join(f"{x},{y}" for x, y in placed)

@@ -13,7 +13,9 @@ from phi_jax import documents
 from phi_jax.artifact import Artifact, Draft, write_atomic, write_json
 from phi_jax.config import Config
 from phi_jax.corpus.rubric import from_first_code
-from phi_jax.report import sections, writing
+from phi_jax.evaluation.evaluate import GREEDY, benchmarks
+from phi_jax.evaluation.execution import forms_of
+from phi_jax.report import evaluation, sections, writing
 from phi_jax.report.figures import table
 from phi_jax.report.paper import FIGURE_2_1
 
@@ -46,6 +48,7 @@ def gather(config: Config, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
         "identities": {label: a.identity for label, a in inputs.items()},
         "losses": {a.label: _losses(a) for a in trained},
         "scores": [score for a in evaluated for score in json.loads(a.path("scores.json").read_text())],
+        "evaluation": evaluation.gather(evaluated, inputs["decontaminate/nano"]),
         "figure_2_1": FIGURE_2_1,
         "samples": _samples(evaluated, inputs, config.report.samples),
         "files": json.loads(kept.path("examples").read_text()),
@@ -59,16 +62,21 @@ def _losses(trained: Artifact) -> dict[str, list[list[float]]]:
     return {
         "training": [[m["step"], m["loss"]] for m in metrics],
         "validation": [[m["step"], m["validation_loss"]] for m in metrics if "validation_loss" in m],
+        "pass_at_1": [[m["step"], m["validation_pass_at_1"]] for m in metrics if "validation_pass_at_1" in m],
     }
 
 
 def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], count: int) -> list[dict[str, Any]]:
-    """The same problems as each model completed them: those that the models disagree most about first."""
+    """The same problems as each model completed them: those that the models disagree most about first.
+
+    Of the main benchmark, greedy, in the first prompt form.
+    """
     by_task: dict[str, dict[str, dict[str, Any]]] = {}
     for artifact in evaluated:
+        form = forms_of(artifact.manifest["config"]["evaluate"]["prompt_form"])[0]
         for line in artifact.path("completions.jsonl").read_text().splitlines():
             record = json.loads(line)
-            if record["decoding"] == "greedy":
+            if (record["decoding"], record["prompt_form"]) == (GREEDY, form):
                 shown = {k: record[k] for k in ("completion", "passed", "result")}
                 by_task.setdefault(record["task_id"], {})[artifact.manifest["name"]] = shown
 
@@ -83,8 +91,6 @@ def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], coun
 
 
 def _prompts(evaluated: Artifact, inputs: Mapping[str, Artifact]) -> dict[str, str]:
-    from phi_jax.evaluation.evaluate import benchmarks
-
     source = evaluated.manifest["inputs"].get("problems")
     held_out = None if source is None else inputs[source["artifact"]]
     (_, problems), *_further = benchmarks(Config(evaluated.manifest["config"]).evaluate, held_out)
@@ -127,7 +133,7 @@ def page(data: dict[str, Any], seconds: Mapping[str, float], versions: Mapping[s
         "<h2>Loss</h2>",
         sections.losses(data["losses"]),
         "<h2>Scores</h2>",
-        sections.scores(data["scores"]),
+        evaluation.section(data),
         "<h2>What the teacher wrote</h2>",
         writing.written(writing.synthesized(data["stages"])),
         writing.origins(data["stages"]),

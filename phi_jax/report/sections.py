@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from phi_jax.report import writing
+from phi_jax.report import evaluation, writing
 from phi_jax.report.chart import Bar, bar_chart, histogram, line_chart
 from phi_jax.report.figures import number, percent, show, table
 
@@ -17,10 +17,6 @@ _TRAINED_ON = {
     "finetuned": "base, then exercises",
     "raw+exercises": "raw, then the same exercises: the control",
 }
-
-
-def _greedy(scores: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {s["model"]: s for s in scores if s["decoding"] == "greedy"}
 
 
 def headline(data: dict[str, Any]) -> str:
@@ -43,15 +39,15 @@ def headline(data: dict[str, Any]) -> str:
 def bars(data: dict[str, Any]) -> str:
     """Our scores with intervals beside the paper's Figure 2.1: another benchmark, other models, so another look."""
     ours = [
-        Bar(model, 100 * s["value"], (100 * s["low"], 100 * s["high"]), percent(s["value"]))
-        for model, s in _greedy(data["scores"]).items()
+        Bar(s["model"], 100 * s["value"], (100 * s["low"], 100 * s["high"]), percent(s["value"]))
+        for s in evaluation.main_scores(data)
     ]
-    first = data["scores"][0]
+    benchmark, problems = data["evaluation"]["main"], number(data["evaluation"]["problems"])
     parameters = number(data["stages"]["pretrain/base"]["parameters"])
-    caveat = escape(writing.caveat(writing.synthesized(data["stages"]), first["benchmark"]))
+    caveat = escape(writing.caveat(writing.synthesized(data["stages"]), benchmark))
     trained_on = "".join(f"<dt>{escape(model)}</dt><dd>{escape(_TRAINED_ON[model])}</dd>" for model in _TRAINED_ON)
     measured = (
-        f'<figure><h3>Measured in this run <span class="muted">{escape(first["benchmark"])}, {first["problems"]} '
+        f'<figure><h3>Measured in this run <span class="muted">{escape(benchmark)}, {problems} '
         f"problems, {parameters} parameters, greedy pass@1, 95 % intervals</span></h3>"
         f"{bar_chart(ours, kind='measured')}<dl>{trained_on}</dl>"
         f"<p>Not comparable with the paper's, whose models have 350M and 1.3B parameters: {caveat}. This run shows "
@@ -78,7 +74,7 @@ def bars(data: dict[str, Any]) -> str:
 
 
 def losses(runs: Mapping[str, dict[str, list[list[float]]]]) -> str:
-    """A chart for each training run."""
+    """A chart for each training run, and one of pass@1 where it was taken more than once."""
     charts = []
     for label, run in runs.items():
         series = [("training", run["training"])]
@@ -88,28 +84,15 @@ def losses(runs: Mapping[str, dict[str, list[list[float]]]]) -> str:
         if run["validation"]:
             last += f", validation {run['validation'][-1][1]:.3f}"
         chart = line_chart(series, x_label="step", y_label="loss (nats)")
-        charts.append(f'<div><h3>{escape(label)} <span class="muted">{last}</span></h3>{chart}</div>')
+        title = f'{escape(label)} <span class="muted">{last}</span>'
+        solved = [(step, 100 * share) for step, share in run["pass_at_1"]]
+        if solved:
+            step, share = run["pass_at_1"][-1]
+            title += f' <span class="muted">validation pass@1 {percent(share)} at step {number(int(step))}</span>'
+        if len(solved) > 1:
+            chart += line_chart([("validation pass@1 (%)", solved)], x_label="step", y_label="pass@1 (%)", height=130)
+        charts.append(f'<div class="run"><h3>{title}</h3>{chart}</div>')
     return f'<div class="cards wide">{"".join(charts)}</div>'
-
-
-def scores(entries: Sequence[dict[str, Any]]) -> str:
-    """Every score with its interval."""
-    rows = []
-    for s in entries:
-        low, high, value = 100 * s["low"], 100 * s["high"], 100 * s["value"]
-        bar = (
-            f'<div class="range"><i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
-            f'<b style="left:{min(value, 99):.1f}%"></b></div>'
-        )
-        rows.append(
-            f"<tr><td>{escape(s['model'])}</td><td>{escape(s['benchmark'])}</td><td>{escape(s['decoding'])}</td>"
-            f"<td>{escape(s['prompt_form'])}</td><td>{percent(s['value'])}</td>"
-            f"<td>{percent(s['low'])} to {percent(s['high'])}</td><td>{bar}</td>"
-            f"<td>{s['problems']} / {s['samples']}</td></tr>"
-        )
-    names = ("model", "benchmark", "decoding", "prompt's newline", "pass@1", "95 % interval", "", "problems / samples")
-    head = "".join(f"<th>{h}</th>" for h in names)
-    return f'<div class="card scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
 def filter_quality(facts: Mapping[str, Any]) -> str:

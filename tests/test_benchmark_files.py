@@ -91,9 +91,7 @@ def test_mbpp_is_read_and_run(tmp_path, capsys):
         "mbpp", written(tmp_path / "m.jsonl", [few_shot, *MBPP, {**few_shot, "task_id": 511}])
     )
     assert (name, [p.task_id for p in problems]) == ("m", ["MBPP/11", "MBPP/510"])
-    assert (
-        problems[0].prompt == '"""\nWrite a function to double.\nassert double(1) == 2\nassert double(-3) == -6\n"""\n'
-    )
+    assert problems[0].prompt == '"""\nWrite a function to double.\nassert double(1) == 2\n"""\n'
     assert problems[0].reference == "def double(x):\n    return 2 * x"
     assert {p.stop for p in problems} == {"mbpp"}
     assert "2 problems outside the split are not evaluated" in capsys.readouterr().err

@@ -165,8 +165,9 @@ _JUDGED = (
     "A language model graded the completions against the reference, 0 to 10, here as a share of 10. Graded along was a "
     "gold set of completions that are known to be right or wrong: a judge that misses too many of it, or leaves too "
     "many completions without a grade, is refused and gives no score. Spread: standard deviation of the score over "
-    "repeats. How far its grades agree with what running the completions said: point-biserial correlation (1: fully, 0: not at all) and AUC (0.5: chance); neither is "
-    "defined where all completions passed or all failed, nor the correlation where all have the same grade."
+    "repeats. How far its grades agree with what running the completions said: point-biserial correlation (1: fully, "
+    "0: not at all) and AUC (0.5: chance); neither is defined where all completions passed or all failed, nor the "
+    "correlation where all have the same grade."
 )
 
 

@@ -178,7 +178,8 @@ def test_no_wording_touches_what_is_kept(words, seed, rate):
     shown = problem(f'def f(numbers, start):\n    """{" ".join(words)} """\n', entry_point="f")
     for name in WORDINGS:
         found = PERTURBATIONS[name](shown, rate, seed) or shown
-        kept = [[w.strip(",") for w in p.prompt.split() if w.strip(",") in KEPT] for p in (shown, found)]
+        # Where a first article went missing, the word behind it stands at the quotes.
+        kept = [[w.strip(',"') for w in p.prompt.split() if w.strip(',"') in KEPT] for p in (shown, found)]
         assert kept[0] == kept[1]
 
 

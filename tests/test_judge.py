@@ -26,7 +26,7 @@ from phi_jax import config
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation import grading
-from phi_jax.evaluation.agreement import auc, bootstrap_interval, deviation, point_biserial
+from phi_jax.evaluation.agreement import auc, deviation, point_biserial
 from phi_jax.evaluation.execution import Sample, execute
 from phi_jax.evaluation.gold import BANDS, check_gold, gold_items
 from phi_jax.evaluation.grading import Grading, PaperGrade, Question, RubricGrade
@@ -259,26 +259,6 @@ def test_figures_by_hand():
     assert point_biserial([0, 10], [False, True]) == pytest.approx(1)
     assert point_biserial([10, 0], [False, True]) == pytest.approx(-1)
     assert (deviation([0.5]), deviation([1, 3])) == (None, pytest.approx(2**0.5))
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-@settings(max_examples=20)
-def test_an_interval_lies_among_its_values(values):
-    low, high = bootstrap_interval(values)
-    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
-    assert (low, high) == bootstrap_interval(values)
-
-
-def test_an_interval_covers_the_mean_about_as_often_as_it_says():
-    rng = random.Random(1)
-    hits = 0
-    for _ in range(40):
-        low, high = bootstrap_interval([rng.random() for _ in range(40)], seed=rng.randrange(1000))
-        hits += low <= 0.5 <= high
-        assert 0.1 < high - low < 0.3  # 2 x 1.96 x (1 / sqrt(12)) / sqrt(40) = 0.18
-    assert 34 <= hits <= 40
-    with pytest.raises(ValueError, match="no values"):
-        bootstrap_interval([])
 
 
 # --- The scores ----------------------------------------------------------------------------------------------------

@@ -1,26 +1,9 @@
-"""Figures of grades: their mean with an interval, how far repeats differ, how far they agree with what was run."""
+"""Figures of grades: how far repeats differ, how far they agree with what was run."""
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Sequence
-
-RESAMPLES = 2000
-_TAIL = 0.025  # on each side of a 95 % interval
-
-
-def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of `values`, one a problem, by the percentile bootstrap over them (Efron 1979).
-
-    Raises ValueError for no values. Of one value it is that value: nothing is known of its spread.
-    """
-    if not values:
-        raise ValueError("an interval of no values")
-    rng = random.Random(seed)
-    means = sorted(statistics.fmean(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    cut = int(_TAIL * RESAMPLES)
-    return means[cut], means[-1 - cut]
 
 
 def point_biserial(grades: Sequence[float], passed: Sequence[bool]) -> float | None:

@@ -21,7 +21,7 @@ import pydantic
 from phi_jax.artifact import file_digest
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import program, shown_prompt
+from phi_jax.evaluation.execution import WHOLE, program, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.teacher.faculty import Faculty
 from phi_jax.teacher.request import Endpoint, Request, Status
@@ -29,7 +29,6 @@ from phi_jax.teacher.request import Endpoint, Request, Status
 PROMPTS = {"paper": "judge_paper.v1", "rubric": "judge_rubric.v1"}  # mode -> the template in use
 TOP = 10  # of the grades
 MARK_DIGITS = 16
-WHOLE = "none"  # the prompt form of a completion that is a whole program: nothing of the prompt goes before it
 _BETWEEN = "===\n"  # stands between the system's and the user's message
 
 

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phi_jax.config import Config
-from phi_jax.evaluation.agreement import auc, bootstrap_interval, deviation, point_biserial
+from phi_jax.evaluation.agreement import auc, deviation, point_biserial
 from phi_jax.evaluation.gold import GoldCheck, check_gold, gold_items
+from phi_jax.evaluation.intervals import bootstrap_interval
 from phi_jax.evaluation.problems import Problem
 from phi_jax.progress import say
 
@@ -146,7 +147,7 @@ def _scored(judged: Sequence[Graded], check: GoldCheck, about: Mapping[str, Any]
     if not reasons:
         means = _problem_means((r["task_id"], g.mean) for r, g in graded)
         value = statistics.fmean(means)
-        low, high = bootstrap_interval(means)
+        low, high = bootstrap_interval(means) or (value, value)  # where all are the same, nothing is known of a spread
         judge |= _agreement(graded)
     return {
         "metric": METRIC,

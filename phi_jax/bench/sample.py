@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -17,10 +16,10 @@ from typing import Any
 
 from phi_jax.bench.case import SHAPES
 from phi_jax.bench.child import run_child, serve
+from phi_jax.bench.result import check_out, publish
 from phi_jax.bench.rounds import ratio_of
 from phi_jax.bench.surroundings import surroundings
 from phi_jax.bench.timing import cpu_seconds, cpu_shares
-from phi_jax.errors import UserError
 
 EXAMPLE = "phi-jax bench sample --shape phi_1 --layers 2 --slots 1 32 --peer transformers"
 OURS, PEER = "phi_jax.bench.sample", "phi_jax.bench.peer_generate"
@@ -82,8 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, _: Sequence[str] = ()) -> None:
     """Measures, prints the result as JSON and writes it to options.out. Raises UserError for options without sense."""
-    if options.out is not None and not options.out.parent.is_dir():
-        raise UserError(f"--out {options.out}: there is no directory {options.out.parent}; make it first")
+    check_out(options.out)
     shape = dict(SHAPES[options.shape])
     shape["num_layers"] = options.layers or shape["num_layers"]
     decoding = {name: getattr(options, name) for name in ("problems", "samples_per_problem", "prompt_tokens")}
@@ -93,10 +91,7 @@ def run(options: argparse.Namespace, _: Sequence[str] = ()) -> None:
         for slots in options.slots
     ]
     result = measure_all(cases, options.peer, options.rounds)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    publish(result, options.out)
 
 
 def measure_all(cases: Sequence[SampleCase], peer: str | None, rounds: int) -> dict[str, Any]:

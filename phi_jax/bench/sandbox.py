@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from phi_jax.bench.result import check_out, publish
 from phi_jax.bench.rounds import ratio_of
 from phi_jax.bench.surroundings import surroundings, usable_cores
 from phi_jax.bench.timing import cpu_seconds, cpu_shares
@@ -50,13 +51,9 @@ def run(options: argparse.Namespace, _: Sequence[str] = ()) -> None:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
     if options.peer_python and shutil.which(options.peer_python) is None:
         raise UserError(f"--peer-python {options.peer_python}: no such program; name an interpreter, as V/bin/python")
-    if options.out is not None and not options.out.parent.is_dir():
-        raise UserError(f"--out {options.out}: there is no directory {options.out.parent}; make it first")
+    check_out(options.out)
     result = measure(options)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    publish(result, options.out)
     print(_in_short(result), file=sys.stderr)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from phi_jax.bench.result import check_out, publish
 from phi_jax.bench.rounds import ratio_of
 from phi_jax.bench.surroundings import surroundings
 from phi_jax.bench.timing import cpu_seconds, cpu_shares
@@ -60,13 +61,9 @@ def run(options: argparse.Namespace, _: Sequence[str] = ()) -> None:
         raise UserError(f"--peer-python {options.peer_python}: no such program; name an interpreter, as V/bin/python")
     if not options.directory.is_dir():
         raise UserError(f"--directory {options.directory}: no such directory; make it first")
-    if options.out is not None and not options.out.parent.is_dir():
-        raise UserError(f"--out {options.out}: there is no directory {options.out.parent}; make it first")
+    check_out(options.out)
     result = measure(options)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    publish(result, options.out)
     print(_in_short(result), file=sys.stderr)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import platform
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi_jax.bench.result import check_out, publish
 from phi_jax.bench.rounds import ratio_of
 from phi_jax.bench.surroundings import surroundings
 from phi_jax.bench.timing import cpu_seconds, cpu_shares
@@ -44,14 +44,10 @@ def run(options: argparse.Namespace, _: Sequence[str] = ()) -> None:
     for name in ("bytes", "rounds"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
-    if options.out is not None and not options.out.parent.is_dir():
-        raise UserError(f"--out {options.out}: there is no directory {options.out.parent}; make it first")
+    check_out(options.out)
     _take_one_core()
     result = measure(options.documents, options.tokenizer, options.bytes, options.rounds)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    publish(result, options.out)
     ratio = result["ratio"]
     print(
         f"{result['case']['core']} / tokenizers: {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f} over "

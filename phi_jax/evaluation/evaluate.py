@@ -17,7 +17,7 @@ from phi_jax.evaluation.scores import scored
 from phi_jax.evaluation.stops import stops_of
 
 GREEDY = "greedy"  # the decoding whose verdicts models and prompts are compared by
-# Of the main benchmark, as a place of its own in a run's directory has them for the others.
+# Of the main benchmark; those of a further one lie in a directory named after it.
 _FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")
 
 

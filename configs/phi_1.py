@@ -158,6 +158,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.finetune.learning_rate = 1e-4  # peak (paper, section 2.3)
     c.finetune.weight_decay = 0.01  # AdamW, decoupled (paper, section 2.3)
     c.finetune.checkpoint_every = 1000  # steps between saves (paper, section 2.3)
+    c.finetune.pass_every = 0  # steps between pass@1 on c.training.pass_problems; 0 = never (ours)
     c.finetune.keep_best = 1  # the best save is kept (paper, section 2.3); here by validation loss, never by a benchmark that is reported
     c.finetune.select_checkpoint = "best"  # what later stages get (paper, section 2.3: the best of the saves)
 

@@ -100,7 +100,7 @@ def test_the_tool_form_adds_the_scores_of_that_model(run, tmp_path):
     card = (tmp_path / "m" / "README.md").read_text()
     assert "These weights: apache-2.0." in card
     own = json.loads((run / "evaluate" / "finetuned" / "scores.json").read_text())
-    assert len(own) == 2
+    assert {s["benchmark"] for s in own} == {"nano", "idioms"}
     for s in own:
         row = f"| {s['benchmark']} | pass@1, {s['decoding']}, prompt {s['prompt_form']} | {100 * s['value']:.1f} % |"
         assert row in card
@@ -109,8 +109,8 @@ def test_the_tool_form_adds_the_scores_of_that_model(run, tmp_path):
 
 def test_scores_of_other_weights_are_not_its_own(run):
     base, finetuned = (Artifact.read(run / label) for label in ("pretrain/base", "finetune/finetuned"))
-    assert [s["model"] for s in scores_of(base, run)] == ["base", "base"]
-    assert [s["model"] for s in scores_of(finetuned, run)] == ["finetuned", "finetuned"]
+    assert {s["model"] for s in scores_of(base, run)} == {"base"}
+    assert {s["model"] for s in scores_of(finetuned, run)} == {"finetuned"}
     stranger = Artifact(base.directory, {**base.manifest, "identity": "0" * 64})
     assert scores_of(stranger, run) == []
     assert scores_of(base, run / "nowhere") == []

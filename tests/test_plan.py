@@ -264,7 +264,7 @@ def test_collectives_are_counted_once_each():
 
 # --- The paper's configs -------------------------------------------------------------------------------------
 
-_TEACHING = ("synthesize.", "annotate.", "teachers.", "budget.")
+_TEACHING = ("synthesize.", "annotate.", "judge.", "teachers.", "budget.")
 
 
 @pytest.mark.parametrize("name", ["phi_1", "phi_1_small"])

@@ -16,6 +16,7 @@ not have, so a candidate can lie only about its return values, which is what the
     candidate.py  runs the untrusted source and serves the judge's calls
     rehearsal.py  what the server runs once, so that its children need not
     channel.py    request and reply over the pipe; codec.py: plain data as bytes
+    handover.py   the tests' way to the judge, past the server and the candidate
     confine.py    rlimits, capabilities, descriptors; landlock.py, seccomp.py; support.py: what the kernel has
 """
 

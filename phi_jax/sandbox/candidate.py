@@ -142,7 +142,10 @@ def free_names(source: str, filename: str = "<setup>") -> set[str]:
                     used.add(name)
                 if flags & (_symtable.DEF_LOCAL | _symtable.DEF_IMPORT):
                     bound.add(name)
-    return used - bound - vars(builtins).keys()
+    # Name by name: the difference of both sets would count references to every builtin's name, each on a page of memory
+    # that a forked process shares until it writes there.
+    known = vars(builtins)
+    return {name for name in used - bound if name not in known}
 
 
 def run(fd: int, source: str, setup: str, output_bytes: int) -> None:

@@ -20,6 +20,7 @@ from phi_jax.errors import UserError
 from . import server
 from .channel import ChannelClosed
 from .codec import CodecError
+from .handover import send_file
 from .judge import clean
 from .program import Limits, Program, Verdict
 from .support import require_full
@@ -231,8 +232,9 @@ class _Worker:
         program = job.program
         # A server that just died is noticed when the answer is read.
         with contextlib.suppress(ChannelClosed, BlockingIOError):
-            server.send(self.link.fileno(), (program.candidate, program.setup))
-            server.send(self.link.fileno(), (program.tests, program.trusted, program.entry_point))
+            link = self.link.fileno()
+            send_file(link, (program.tests, program.trusted, program.entry_point), server.MESSAGE_BYTES)
+            server.send(link, (program.candidate, program.setup))
 
     def finish(self) -> _Answer | None:
         """The answer that has arrived; None, and no server any more, if it died or hung."""

@@ -20,6 +20,7 @@ from . import candidate, judge, libc, rehearsal
 from .channel import ChannelClosed, read_frame, write_frame
 from .codec import CodecError, Side, decode, encode
 from .confine import Confinement, keep_descriptors
+from .handover import read_file, receive_file
 from .scratch import Scratch
 
 if TYPE_CHECKING:  # dataclasses would bring inspect into this memory, which each fork copies
@@ -151,9 +152,12 @@ class Server:
 
     def serve(self) -> NoReturn:
         """Raises ChannelClosed when the parent is gone."""
+        link = _socket.socket(fileno=self.link)
         while True:
-            # The candidate's part comes first and alone: its process holds nothing of the tests.
             self._await_request()
+            # The tests are in a file that only the judge reads: nothing of them comes into this process, and so into
+            # a candidate's.
+            tests = receive_file(link)
             source, setup = receive(self.link)
             start = time.monotonic()
             ours, theirs = _socket.socketpair()
@@ -164,13 +168,10 @@ class Server:
                 children.append(self._fork([theirs.fileno()], directory, self._candidate(source, setup)))
                 theirs.close()
                 del source
-                tests, trusted, entry_point = receive(self.link)
                 report_read, report_write = os.pipe()
-                request = (tests, trusted, entry_point, setup)
-                children.append(self._fork([ours.fileno(), report_write], directory, self._judge(request)))
+                children.append(self._fork([ours.fileno(), report_write, tests], directory, self._judge(setup)))
                 os.close(report_write)
                 ours.close()
-                del tests, trusted, request
                 report = self._await_report(report_read, start, children)
                 answer = self._answer(report, *children)
             finally:
@@ -179,6 +180,7 @@ class Server:
                 _kill_orphans()
                 for end in (ours, theirs):
                     end.close()
+                os.close(tests)
                 if report_read >= 0:
                     os.close(report_read)
                 self.scratch.clear()
@@ -187,8 +189,8 @@ class Server:
     def _candidate(self, source: str, setup: str) -> Callable[[], None]:
         return lambda: candidate.run(3, source, setup, self.limits.output_bytes)
 
-    def _judge(self, request: tuple[str, str, str | None, str]) -> Callable[[], None]:
-        return lambda: judge.run(3, 4, request, self.limits.output_bytes)
+    def _judge(self, setup: str) -> Callable[[], None]:
+        return lambda: judge.run(3, 4, (*read_file(5, MESSAGE_BYTES), setup), self.limits.output_bytes)
 
     def _fork(self, descriptors: list[int], directory: str, body: Callable[[], None]) -> _Child:
         """A confined child that runs `body` with `descriptors` as 3, 4, ... and all else closed."""

@@ -41,6 +41,8 @@ def test_a_run_notes_it_where_it_is_due(micro_run):
     lines = [json.loads(x) for x in (micro_run / "finetune/finetuned/metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in lines if "validation_pass_at_1" in m] == [15]
     assert 0 <= lines[-1]["validation_pass_at_1"] <= 1
+    apart = [m["step"] for m in lines if "validation_seconds" in m]  # no part of those steps' tokens a second
+    assert apart == [m["step"] for m in lines if "validation_loss" in m or "validation_pass_at_1" in m]
     lines = [json.loads(x) for x in (micro_run / "pretrain/raw/metrics.jsonl").read_text().splitlines()]
     assert not [m for m in lines if "validation_pass_at_1" in m], "it was asked for in finetuning alone"
 

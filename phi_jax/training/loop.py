@@ -192,7 +192,10 @@ def _train(
                 if pending is not None:
                     unfinished = None
                     if validation.is_due(step):
-                        taken = None if stop else validation.take(step, state)
+                        jax.block_until_ready(pending)  # the step ends before what is no part of it begins
+                        with metrics.meter.apart():
+                            taken = None if stop else validation.take(step, state)
+                            jax.block_until_ready(taken)
                         if taken is None:  # left for the run that goes on from here
                             stop, unfinished = True, pending
                         else:

@@ -34,7 +34,17 @@ class Meter:
         }
         self._device = mesh.local_devices[0]
         self._waited = 0.0
+        self._apart = 0.0
         self._clock = time.monotonic()
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done within is no part of a step: its seconds stand beside those of the step."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._apart += time.monotonic() - begin
 
     def waiting(self, stream: Iterator[Any]) -> Any:
         """The next item; the time it takes counts as waiting for data."""
@@ -45,19 +55,22 @@ class Meter:
 
     def lap(self) -> dict[str, float]:
         """Figures of the time since the last call: "step_seconds", "tokens_per_second" over all devices,
-        "data_wait_seconds", "memory_bytes" (the peak on one device, where the platform tells), and the share of the
-        chips' bf16 peak: "mfu" counts attention in full, "mfu_causal" its causal half; neither for a chip that
-        parallel/chips.py does not know.
+        "data_wait_seconds", "validation_seconds" where something was done `apart`, "memory_bytes" (the peak on one
+        device, where the platform tells), and the share of the chips' bf16 peak: "mfu" counts attention in full,
+        "mfu_causal" its causal half; neither for a chip that parallel/chips.py does not know.
         """
         now = time.monotonic()
-        seconds, self._clock = now - self._clock, now
+        seconds, self._clock = now - self._clock - self._apart, now
         waited, self._waited = self._waited, 0.0
+        apart, self._apart = self._apart, 0.0
         rate = self.step_tokens / seconds
         found = {
             "step_seconds": round(seconds, 4),
             "tokens_per_second": round(rate, 1),
             "data_wait_seconds": round(waited, 4),
         }
+        if apart:
+            found["validation_seconds"] = round(apart, 4)
         if self._peak_flops:
             found |= {name: round(rate * flops / self._peak_flops, 4) for name, flops in self._flops.items()}
         memory = self._device.memory_stats()

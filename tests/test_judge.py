@@ -32,6 +32,7 @@ from phi_jax.evaluation.gold import BANDS, check_gold, gold_items
 from phi_jax.evaluation.grading import Grading, PaperGrade, Question, RubricGrade
 from phi_jax.evaluation.judge import judge_records, judge_table
 from phi_jax.evaluation.problems import Problem, load_problems
+from phi_jax.teacher import fence
 from phi_jax.teacher.faculty import Faculty
 
 # SHA-256 of each template that was ever in use. A template that has been used is never changed: write the next number.
@@ -93,7 +94,7 @@ def test_no_solution_can_end_itself(problem, reference, solution):
         _, user = asked(question)
         mark = user.removeprefix("The mark of the texts is ").partition(".")[0]
         assert mark == question.mark
-        assert len(mark) == grading.MARK_DIGITS
+        assert len(mark) == fence.DIGITS
         rest = user
         for name, text in (("PROBLEM", problem), ("REFERENCE", reference), ("SOLUTION", solution)):
             begin, end = f"\nBEGIN {name} {mark}\n", f"\nEND {name} {mark}\n"
@@ -108,7 +109,7 @@ def test_no_solution_can_end_itself(problem, reference, solution):
 
 
 def test_a_mark_that_a_text_holds_is_not_used(monkeypatch):
-    monkeypatch.setattr(grading, "MARK_DIGITS", 1)
+    monkeypatch.setattr(fence, "DIGITS", 1)
     digits = "0123456789abcdef"
     assert {Question("", digits[:5].replace(d, ""), digits[5:].replace(d, "")).mark for d in digits} == set(digits)
 

@@ -19,9 +19,11 @@ from phi_jax import artifact, config, documents
 from phi_jax.config import Config
 from phi_jax.corpus import annotate as stage
 from phi_jax.corpus import taught_grades
-from phi_jax.corpus.taught_grades import Grade, TaughtGrader, cut, facts_of_votes, fence, krippendorff_alpha, messages
+from phi_jax.corpus.taught_grades import Grade, TaughtGrader, cut, facts_of_votes, krippendorff_alpha, messages
 from phi_jax.errors import UserError
+from phi_jax.teacher import fence as fences
 from phi_jax.teacher.faculty import Faculty
+from phi_jax.teacher.fence import fence
 
 PLENTY = 1_000_000
 
@@ -89,7 +91,7 @@ def test_no_file_can_end_itself(text):
 
 
 def test_a_mark_that_a_file_holds_is_not_used(monkeypatch):
-    monkeypatch.setattr(taught_grades, "MARK_DIGITS", 1)
+    monkeypatch.setattr(fences, "DIGITS", 1)
     assert {fence("0123456789abcdef".replace(digit, "")) for digit in "0123456789abcdef"} == set("0123456789abcdef")
 
 

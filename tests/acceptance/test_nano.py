@@ -159,7 +159,8 @@ def test_again_there_is_nothing_to_do(nano):
 
 
 def test_the_models_stand_in_the_papers_order(nano):
-    passed = {s["model"]: s["value"] for s in nano["scores"] if s["decoding"] == "greedy"}
+    main = (s for s in nano["scores"] if (s["benchmark"], s["decoding"]) == ("nano", "greedy"))
+    passed = {s["model"]: s["value"] for s in main}
     assert passed["raw"] <= 0.05
     assert passed["raw"] < passed["base"] < passed["finetuned"]
     assert passed["finetuned"] >= 0.70

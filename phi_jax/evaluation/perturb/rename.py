@@ -31,10 +31,13 @@ ARGUMENTS = "pqrstuvwxyz"
 # In prose a name that is also a word, as in "return text without prefix", is taken for the name only behind these and
 # in the singular: "a list of numbers" speaks of numbers, whatever the argument is called.
 _BEFORE_A_NAME = frozenset({
-    "return", "returns", "if", "whether", "of", "to", "from", "under", "without", "with", "than", "by", "at", "for",
-    "and", "or", "store", "add", "append", "is", "integer", "integers", "string", "strings", "list", "lists", "array",
-    "arrays", "number", "numbers", "named", "called", "argument", "parameter", "variable", "dictionary",
+    "return", "returns", "give", "gives", "compute", "computes", "if", "whether", "of", "to", "from", "under",
+    "without", "with", "than", "by", "at", "for", "and", "or", "store", "add", "append", "is", "integer",
+    "integers", "string", "strings", "list", "lists", "array", "arrays", "number", "numbers", "named", "called",
+    "argument", "parameter", "variable", "dictionary",
 })  # fmt: skip
+# Where even a plural is a name: "the numbers in items", "the numbers in values and others", "the keys of scores".
+_BEFORE_A_PLURAL = re.compile(r"\b(?:in|in \w+ and|(?:values|keys|items) of)[ \n]+$")
 _NO_WORDS = {"arr", "num", "nums", "arrs", "dic", "elem", "elems", "idx", "var", "val", "vals", "func", "seq", "tup"}
 
 
@@ -295,7 +298,10 @@ def _mentions(prose: Prose, name: str) -> Iterator[tuple[int, int]]:
                 yield start, end
             continue
         previous = re.search(r"([A-Za-z]+)[ \n]+$", text[:start])
-        bare = previous is not None and previous.group(1).lower() in _BEFORE_A_NAME and not name.endswith("s")
+        if name.endswith("s"):
+            bare = _BEFORE_A_PLURAL.search(text, 0, start) is not None
+        else:
+            bare = previous is not None and previous.group(1).lower() in _BEFORE_A_NAME
         value = re.match(r"\s*(=(?!=)|[<>]=?\s)|\[", text[end:]) or re.search(r"[<>]=? ?$|@$|:param $", text[:start])
         if quoted or _is_no_word(name) or bare or value:
             yield start, end

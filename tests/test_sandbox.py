@@ -382,3 +382,28 @@ def test_codec_refuses():
                 decode(good[:position] + bytes([byte]) + good[position + 1 :], side)
             except CodecError:
                 continue
+
+
+MARK = "planted-in-the-tests-of-another"
+SCAN = f"""
+def scan():
+    mark, found = {MARK[::-1]!r}[::-1].encode(), 0
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+        for line in maps:
+            place, rights = line.split()[:2]
+            start, end = (int(x, 16) for x in place.split("-"))
+            if rights.startswith("rw") and "[v" not in line:
+                memory.seek(start)
+                found += memory.read(end - start).count(mark)
+    return found
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may read what it may not dump")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/mem is Linux's")
+def test_a_candidates_memory_holds_nothing_of_other_programs_tests():
+    """Unconfined, so that it can look at all of it; whoever is confined has the same memory."""
+    planted = Program("def f():\n    return 1\n", "assert f() == 1\n" + f"# {MARK}\n" * 100, "f")
+    scan = Program(SCAN, "assert scan() <= 3", "scan")  # of its own: the bytes, and perhaps texts that were freed
+    with Sandbox(confinement="none") as sandbox:
+        assert [v.result for v in sandbox.run([planted, planted, scan, scan])] == ["passed"] * 4

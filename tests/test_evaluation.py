@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, phi_jax
 
+from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.evaluation.evaluate import benchmarks
 from phi_jax.evaluation.execution import Sample, execute, read_samples, shown_prompt
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.stops import STOP_STRINGS, body_indent, cut, is_complete
@@ -182,3 +184,18 @@ def test_prompt_forms():
     assert shown_prompt("a\n", "kept") == "a\n"
     with pytest.raises(UserError, match="prompt_form='raw'"):
         shown_prompt("a", "raw")
+
+
+@pytest.mark.parametrize("name", ["one", "idioms", "judge", "parts"])
+def test_two_benchmarks_of_one_name_are_refused(tmp_path, name):
+    """Both would be completed into the same place, where the second would find the first's completions."""
+    row = json.dumps({"task_id": "t/0", "prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"})
+    files = [tmp_path / "one.jsonl", tmp_path / "other" / f"{name}.jsonl"]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(row + "\n")
+    rules = Config({"benchmark": str(files[0]), "further_benchmarks": ["idioms", str(files[1])], "max_problems": 0})
+    with pytest.raises(UserError, match=f"the name {name} is taken"):
+        benchmarks(rules, None)
+    rules = Config({"benchmark": str(files[0]), "further_benchmarks": ["idioms"], "max_problems": 1})
+    assert [(name, len(problems)) for name, problems in benchmarks(rules, None)] == [("one", 1), ("idioms", 1)]

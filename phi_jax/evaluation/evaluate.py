@@ -9,6 +9,7 @@ from typing import Any
 
 from phi_jax.artifact import Artifact, Draft, write_json
 from phi_jax.config import Config
+from phi_jax.errors import UserError
 from phi_jax.evaluation import perturb
 from phi_jax.evaluation.comparison import robustness
 from phi_jax.evaluation.execution import Records, execute, forms_of, verdicts_of, write_lines, write_results
@@ -19,6 +20,7 @@ from phi_jax.evaluation.stops import stops_of
 GREEDY = "greedy"  # the decoding whose verdicts models and prompts are compared by
 # Of the main benchmark; those of a further one lie in a directory named after it.
 _FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")
+_PARTS, _JUDGE = "parts", "judge"  # directories beside these
 
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -42,7 +44,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         draft.add_output(name, name)
     if config.judge.grader:
         evaluation.of_judge(*main, records)
-        draft.add_output("judge", "judge")
+        draft.add_output(_JUDGE, _JUDGE)
     write_json(draft.directory / "scores.json", evaluation.scores)
     draft.add_output("scores.json", "scores.json")
     draft.add_facts(
@@ -56,7 +58,10 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
 
 
 def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list[Problem]]]:
-    """(name, problems) of each benchmark of config.evaluate, the main one first. Errors as load_problems."""
+    """(name, problems) of each benchmark of config.evaluate, the main one first.
+
+    Raises UserError where two have one name, which is that of their files, and as load_problems does.
+    """
     found = []
     for benchmark in (rules.benchmark, *rules.further_benchmarks):
         if benchmark == HELD_OUT and held_out is not None:
@@ -65,6 +70,13 @@ def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list
             found.append((HELD_OUT, problems))
         else:
             found.append(load_problems(benchmark))
+    names = [_PARTS, _JUDGE, *(name for name, _ in found)]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise UserError(
+                f"config.evaluate.further_benchmarks: the name {name} is taken; completions and scores are kept by it, "
+                "so rename the file, or name it once"
+            )
     return [(name, problems[: rules.max_problems or None]) for name, problems in found]
 
 
@@ -126,7 +138,7 @@ class _Evaluation:
             model=self._draft.name, benchmark=name, stop=", ".join(sorted({p.stop for p in problems})),
             label=self._draft.label,
         )  # fmt: skip
-        directory = Path(self._draft.directory) / "judge"
+        directory = Path(self._draft.directory) / _JUDGE
         directory.mkdir(exist_ok=True)
         write_lines(directory / "grades.jsonl", judgement.grades)
         write_lines(directory / "gold.jsonl", judgement.gold)
@@ -135,7 +147,7 @@ class _Evaluation:
 
     def _run(self, problems: Sequence[Problem], place: str, form: str, *, greedy_only: bool = False) -> Records:
         samples, too_long = self._completer.complete(
-            problems, Path(self._draft.directory) / "parts" / place, f"{self._draft.label} {place}",
+            problems, Path(self._draft.directory) / _PARTS / place, f"{self._draft.label} {place}",
             prompt_form=form, greedy_only=greedy_only,
         )  # fmt: skip
         if too_long:

@@ -186,7 +186,7 @@ def _export(options: argparse.Namespace, config_arguments: list[str]) -> None:
         return _stage(options, config_arguments)
     if not options.out:
         raise UserError("export --checkpoint needs --out DIR, the directory to write")
-    from phi_jax.interchange.export import export_checkpoint
+    from phi_jax.weights.export import export_checkpoint
 
     export_checkpoint(
         options.checkpoint, options.out,
@@ -196,7 +196,7 @@ def _export(options: argparse.Namespace, config_arguments: list[str]) -> None:
 
 
 def _import(options: argparse.Namespace, _: list[str]) -> None:
-    from phi_jax.interchange.importing import import_directory
+    from phi_jax.weights.importing import import_directory
 
     imported = import_directory(options.hf, options.out)
     print(f"imported: {options.out}, {imported.facts['parameters']:,} parameters, identity {imported.identity[:12]}")
@@ -207,7 +207,7 @@ def _evaluate(options: argparse.Namespace, config_arguments: list[str]) -> None:
         return _stage(options, config_arguments)
     if not options.out:
         raise UserError("evaluate --model needs --out DIR, where completions and scores go")
-    from phi_jax.evaluation.tools import evaluate_model
+    from phi_jax.evaluation.commands import evaluate_model
 
     plan = {name: getattr(options, name) for name in _PLAN if getattr(options, name) is not None}
     _print_scores(
@@ -223,7 +223,7 @@ def _benchmark_of(options: argparse.Namespace) -> str | None:
 
 
 def _score(options: argparse.Namespace, _: list[str]) -> None:
-    from phi_jax.evaluation.tools import score
+    from phi_jax.evaluation.commands import score
 
     _print_scores(
         score(
@@ -260,7 +260,7 @@ def _bench(options: argparse.Namespace, config_arguments: list[str]) -> None:
 
 
 def _lint(options: argparse.Namespace, _: list[str]) -> None:
-    from phi_jax.interchange.lint import lint
+    from phi_jax.weights.lint import lint
 
     findings = lint(options.directory)
     for finding in findings:
@@ -274,7 +274,7 @@ def _lint(options: argparse.Namespace, _: list[str]) -> None:
 
 def _sample(options: argparse.Namespace, _: list[str]) -> None:
     from phi_jax.evaluation.completion import complete_text
-    from phi_jax.model.choose import Decoding
+    from phi_jax.model.sampling import Decoding
 
     print(
         complete_text(

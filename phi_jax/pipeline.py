@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
-from phi_jax import artifact
-from phi_jax.artifact import Artifact
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import HELD_OUT
 from phi_jax.parallel import processes
 from phi_jax.progress import say
+from phi_jax.store import artifact
+from phi_jax.store.artifact import Artifact
 from phi_jax.teacher.request import Endpoint
 
 if TYPE_CHECKING:
-    from phi_jax.teacher.faculty import Faculty
+    from phi_jax.teacher.teachers import Teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +91,8 @@ GRAMMAR, FILES = "grammar", "files"  # values of config.synthesize.teacher that 
 STATIC = "static"  # the value of config.annotate.grader that names no LLM
 _WRITERS = {
     GRAMMAR: "phi_jax.synthesis.synthesize:synthesize",
-    FILES: "phi_jax.synthesis.given:given",
-    "teacher": "phi_jax.synthesis.taught:taught",
+    FILES: "phi_jax.synthesis.from_files:given",
+    "teacher": "phi_jax.synthesis.from_llm:taught",
 }
 
 
@@ -111,7 +111,7 @@ def _data_stages(config: Config) -> Iterator[Stage]:
     writer = teacher if teacher in (GRAMMAR, FILES) else "teacher"
     written = f"synthesize/{writer}"
     yield Stage("collect", "python", {}, ("collect",), "phi_jax.corpus.collect:collect")
-    yield Stage("dedup", "python", {"documents": "collect/python"}, ("dedup",), "phi_jax.dedup.dedup:dedup")
+    yield Stage("dedup", "python", {"documents": "collect/python"}, ("dedup",), "phi_jax.store.near_copies:dedup")
     taught_by = _teaching(config, "synthesize.teacher", teacher) if writer == "teacher" else ()
     yield Stage("synthesize", writer, {}, ("synthesize", *taught_by), _WRITERS[writer])
     yield Stage(
@@ -131,7 +131,7 @@ def _data_stages(config: Config) -> Iterator[Stage]:
     yield Stage(
         "filter", "python",
         {"documents": "decontaminate/nano", "grades": "annotate/python", "model": "pretrain/raw"}, ("seed", "filter"),
-        "phi_jax.corpus.quality:filter_documents",
+        "phi_jax.corpus.filter:filter_documents",
     )  # fmt: skip
     for name, documents in (
         ("filtered", "filter/python"),
@@ -152,7 +152,7 @@ def _model_stages(config: Config) -> Iterator[Stage]:
         inputs = {"checkpoint": checkpoint, "tokens": "tokenize/exercises", **problems}
         yield Stage("finetune", name, inputs, ("seed", "training", "finetune"), _FINETUNE)
     for name, checkpoint in MODELS.items():
-        yield Stage("export", name, {"checkpoint": checkpoint}, ("export",), "phi_jax.interchange.export:export")
+        yield Stage("export", name, {"checkpoint": checkpoint}, ("export",), "phi_jax.weights.export:export")
     problems = {**_held_out(config, "evaluate.benchmark"), **_held_out(config, "evaluate.further_benchmarks")}
     judged_by = _teaching(config, "judge.grader", config.judge.grader) if config.judge.grader else ()
     for name in MODELS:
@@ -195,7 +195,7 @@ def _validation(config: Config, rules: Config) -> dict[str, str]:
 
 def _teaching(config: Config, field: str, spec: str) -> tuple[str, ...]:
     """The sections that a stage which asks these teachers may read."""
-    from phi_jax.teacher.faculty import parse_shares
+    from phi_jax.teacher.teachers import parse_shares
 
     there = config.to_dict()
     names = list(parse_shares(spec))
@@ -290,7 +290,7 @@ def _check_teaching(stage: Stage, config: Config) -> None:
         require()
     if _asks_teachers(stage):
         require()
-        from phi_jax.teacher.faculty import check
+        from phi_jax.teacher.teachers import check
 
         check(stage.config_of(config))
 
@@ -299,13 +299,13 @@ def _asks_teachers(stage: Stage) -> bool:
     return "budget" in stage.sections
 
 
-def _faculty(config: Config, workdir: epath.PathLike, stage: Stage) -> Faculty:
-    from phi_jax.teacher.faculty import Faculty
+def _faculty(config: Config, workdir: epath.PathLike, stage: Stage) -> Teachers:
+    from phi_jax.teacher.teachers import Teachers
 
     if not _asks_teachers(stage):
         raise UserError(f"{stage.label} asks no language model: it has neither a poison queue nor batches")
     _check_teaching(stage, config)
-    return Faculty.of(stage.config_of(config), artifact.prepare_workdir(workdir))
+    return Teachers.of(stage.config_of(config), artifact.prepare_workdir(workdir))
 
 
 def select(config: Config, stage: str, name: str | None) -> list[Stage]:

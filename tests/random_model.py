@@ -6,10 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from phi_jax.interchange.architecture import leaf_at
-from phi_jax.interchange.huggingface import export_model
 from phi_jax.model import phi
 from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.huggingface import export_model
 
 ATTENTION = 2.0  # how much wider than the others its matrices are
 

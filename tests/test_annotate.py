@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi_jax import artifact, documents
 from phi_jax.config import Config
 from phi_jax.corpus import annotate as stage
 from phi_jax.corpus import rubric
 from phi_jax.corpus.annotate import GRADERS, read_grades
 from phi_jax.corpus.rubric import grade, strip_comments
 from phi_jax.errors import UserError
+from phi_jax.store import artifact, documents
 
 LESSON = '''"""Prime numbers, found in two ways."""
 

@@ -10,8 +10,8 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi_jax import artifact
 from phi_jax.errors import UserError
+from phi_jax.store import artifact
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -24,8 +24,8 @@ from phi_jax.model.attention_cudnn import attend_cudnn
 from phi_jax.model.attention_splash import attend_splash
 from phi_jax.model.embed import embed
 from phi_jax.model.sampler import Request, Sampler
-from phi_jax.parallel.attention import sharded_attention
 from phi_jax.parallel.mesh import make_mesh
+from phi_jax.parallel.sharded_attention import sharded_attention
 
 SMALL = phi.PhiConfig(
     vocab_size=31,

@@ -7,10 +7,10 @@ import shutil
 import pytest
 from other_writers import WRITTEN, written_by
 
-from phi_jax.artifact import Artifact
-from phi_jax.interchange.card import lineage, model_card, scores_of
-from phi_jax.interchange.export import export_checkpoint
 from phi_jax.model.phi import PhiConfig
+from phi_jax.store.artifact import Artifact
+from phi_jax.weights.card import lineage, model_card, scores_of
+from phi_jax.weights.export import export_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from published import CODEGEN, codegen_shapes, publish, random_tensors
 from safetensors.numpy import load_file, save_file
 
 from phi_jax.errors import UserError
-from phi_jax.interchange.architecture import leaf_at
-from phi_jax.interchange.codegen import CODEGEN as ARCHITECTURE
-from phi_jax.interchange.huggingface import export_model, load_directory
+from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.codegen_names import CODEGEN as ARCHITECTURE
+from phi_jax.weights.huggingface import export_model, load_directory
 
 
 @pytest.fixture

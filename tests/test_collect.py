@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi_jax import artifact, documents
 from phi_jax.config import Config
 from phi_jax.corpus import collect as stage
 from phi_jax.corpus import sources
 from phi_jax.errors import UserError
+from phi_jax.store import artifact, documents
 
 RULES = {"max_files": 0, "max_bytes": 10_000, "min_bytes": 16, "max_mean_line": 100, "max_line": 400}
 CODE = "def f(x):\n    return x + {}\n"

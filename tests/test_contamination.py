@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phi_jax import artifact, documents
 from phi_jax.config import Config
 from phi_jax.contamination import behaviour, syntax
 from phi_jax.contamination import decontaminate as stage
 from phi_jax.contamination.decontaminate import Checker, load_held_out
 from phi_jax.errors import UserError
 from phi_jax.sandbox import Limits, support
+from phi_jax.store import artifact, documents
 
 CONFINEMENT = "full" if support().full else "none"
 SQUARES, RUNS, MIX, TALLY = "t/squares", "t/runs", "t/mix", "t/tally"

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phi_jax import artifact, documents
 from phi_jax.config import Config
-from phi_jax.dedup import dedup as stage
-from phi_jax.dedup import ngrams
 from phi_jax.errors import UserError
+from phi_jax.store import artifact, documents, ngrams
+from phi_jax.store import near_copies as stage
 
 RULES = {"threshold": 0.8, "ngram": 5, "num_perm": 128, "bands": 21}
 COLUMNS = ("id", "text", "source", "path", "license", "language")

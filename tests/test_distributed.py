@@ -15,8 +15,8 @@ import pytest
 from running import MICRO, ROOT, identities, phi_jax
 from test_faults import figures, start
 
-from phi_jax import artifact
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED
+from phi_jax.store import artifact
 
 # A fifth of micro's learning rate. With micro's own, sixty steps magnify float32's rounding (sums in another order)
 # past the bounds below on some corpora, and the corpus is what a machine has installed.

@@ -8,9 +8,9 @@ from published import PHI, phi_shapes, publish, random_tensors
 from safetensors.numpy import load_file
 
 from phi_jax.errors import UserError
-from phi_jax.interchange.export import export_checkpoint
-from phi_jax.interchange.huggingface import load_directory
-from phi_jax.interchange.importing import import_directory
+from phi_jax.weights.export import export_checkpoint
+from phi_jax.weights.huggingface import load_directory
+from phi_jax.weights.importing import import_directory
 
 EARLY = {
     "vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4, "n_inner": None,

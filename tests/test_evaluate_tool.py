@@ -17,12 +17,12 @@ from running import ROOT, phi_jax
 
 from phi_jax import cli
 from phi_jax.errors import UserError
+from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.completion import Plan
-from phi_jax.evaluation.tools import evaluate_model
-from phi_jax.interchange.architecture import leaf_at
-from phi_jax.interchange.huggingface import export_model
 from phi_jax.model import phi
 from phi_jax.tokens import tokenizer
+from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.huggingface import export_model
 
 CONFIG = phi.PhiConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, head_dim=16,
                        rotary_dim=8, max_seq_len=1024)  # fmt: skip

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import MICRO, phi_jax
 
-from phi_jax import documents
-from phi_jax.artifact import open_draft
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.store import documents
+from phi_jax.store.artifact import open_draft
 from phi_jax.tokens import generations
 from phi_jax.tokens.shards import tokenize
 

@@ -10,15 +10,15 @@ import gguf
 import ml_dtypes
 import numpy as np
 import pytest
-import test_interchange
+import test_weights
 from safetensors.numpy import load_file, save_file
 
 from phi_jax.errors import UserError
-from phi_jax.interchange import gguf as written
-from phi_jax.interchange.gguf import write_gguf
 from phi_jax.tokens import tokenizer
+from phi_jax.weights import gguf as written
+from phi_jax.weights.gguf import write_gguf
 
-CONFIG = dataclasses.replace(test_interchange.CONFIG, vocab_size=331, layer_norm_eps=2e-5, rope_theta=10000.0)
+CONFIG = dataclasses.replace(test_weights.CONFIG, vocab_size=331, layer_norm_eps=2e-5, rope_theta=10000.0)
 LAYER_NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -51,8 +51,8 @@ def export(tmp_path, trained):
     trained.save(tmp_path / "tokenizer", max_length=CONFIG.max_seq_len)
 
     def make(name="model", dtype="float32", config=CONFIG):
-        return test_interchange.export(
-            test_interchange.random_params(config), tmp_path / name, config,
+        return test_weights.export(
+            test_weights.random_params(config), tmp_path / name, config,
             tokenizer_directory=tmp_path / "tokenizer", end_of_text_id=trained.end_of_text_id, dtype=dtype,
         )  # fmt: skip
 

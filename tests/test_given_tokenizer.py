@@ -8,9 +8,10 @@ import pytest
 import tokenizers
 from running import ROOT
 
-from phi_jax import artifact, config, documents
+from phi_jax import config
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.store import artifact, documents
 from phi_jax.tokens import shards
 from phi_jax.tokens.tokenizer import Tokenizer, train
 

@@ -8,11 +8,11 @@ from published import CODEGEN, PHI, codegen_shapes, phi_shapes, publish, random_
 from running import phi_jax
 from safetensors.numpy import load_file, save_file
 
-from phi_jax.artifact import Artifact
 from phi_jax.errors import UserError
-from phi_jax.interchange.export import export_checkpoint, load_model
-from phi_jax.interchange.importing import import_directory
-from phi_jax.interchange.lint import lint
+from phi_jax.store.artifact import Artifact
+from phi_jax.weights.export import export_checkpoint, load_model
+from phi_jax.weights.importing import import_directory
+from phi_jax.weights.lint import lint
 
 PUBLISHED = {"phi": (PHI, phi_shapes(PHI)), "codegen": (CODEGEN, codegen_shapes(CODEGEN))}
 

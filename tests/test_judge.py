@@ -33,7 +33,7 @@ from phi_jax.evaluation.grading import Grading, PaperGrade, Question, RubricGrad
 from phi_jax.evaluation.judge import judge_records, judge_table
 from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.teacher import fence
-from phi_jax.teacher.faculty import Faculty
+from phi_jax.teacher.teachers import Teachers
 
 # SHA-256 of each template that was ever in use. A template that has been used is never changed: write the next number.
 GIVEN_OUT = {
@@ -300,7 +300,7 @@ def config_of(server, grader="sound", **rules):
 
 def judged(workdir, chosen, records=RECORDS, problems=PROBLEMS):
     """(Judgement, the faculty's note)."""
-    with Faculty.of(chosen, workdir) as faculty:
+    with Teachers.of(chosen, workdir) as faculty:
         done = judge_records(
             chosen.judge, faculty, problems, records,
             model="ours", benchmark="idioms", stop="dedent",
@@ -378,7 +378,7 @@ def test_the_gold_set_stands_among_the_others_and_nothing_tells_it_apart(tmp_pat
     chosen = config_of("http://127.0.0.1:9/v1")
     gold_set = [Question.of(item.problem, item.completion, "kept") for item in gold_items()]
     real = [Question.of(p, p.reference, "kept") for p in load_problems("idioms")[1]]
-    with Faculty.of(chosen, tmp_path) as faculty:
+    with Teachers.of(chosen, tmp_path) as faculty:
         grader = grading.Grader.of(faculty, chosen.judge)
         requests = grader.requests([*real, *gold_set])
         assert requests == grader.requests([*gold_set, *real, *real])

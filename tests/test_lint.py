@@ -14,14 +14,14 @@ from running import ROOT, phi_jax
 from safetensors.numpy import load_file, save_file
 
 from phi_jax.errors import UserError
-from phi_jax.interchange.architecture import leaf_at
-from phi_jax.interchange.huggingface import export_model
-from phi_jax.interchange.lint import lint
-from phi_jax.interchange.lint.config import lint_config, read_shape
-from phi_jax.interchange.lint.finding import EVERYBODY
-from phi_jax.interchange.lint.tensors import expected_tensors
 from phi_jax.model import phi
 from phi_jax.tokens import tokenizer
+from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.huggingface import export_model
+from phi_jax.weights.lint import lint
+from phi_jax.weights.lint.config import lint_config, read_shape
+from phi_jax.weights.lint.finding import EVERYBODY
+from phi_jax.weights.lint.tensors import expected_tensors
 
 SHAPE = phi.PhiConfig(
     vocab_size=352, hidden_size=32, intermediate_size=128, num_layers=2,
@@ -660,7 +660,7 @@ def test_the_command(model):
 
 def test_lint_needs_no_framework():
     code = (
-        "import sys, phi_jax.interchange.lint\n"
+        "import sys, phi_jax.weights.lint\n"
         "print([m for m in ('jax', 'torch', 'transformers', 'flax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_dedup import edited, jaccard, mixed, prose, row
 
-from phi_jax import documents
 from phi_jax.errors import UserError
-from phi_jax.synthesis.near_copies import near_copies
+from phi_jax.store import documents
+from phi_jax.synthesis.copies import near_copies
 
 
 def write(directory, rows, cuts=()):

@@ -15,8 +15,8 @@ import pytest
 from published import CODEGEN, codegen_shapes, publish, random_tensors
 
 from phi_jax.errors import UserError
-from phi_jax.interchange.huggingface import load_directory
-from phi_jax.interchange.pickled import open_pickled
+from phi_jax.weights.huggingface import load_directory
+from phi_jax.weights.pickled import open_pickled
 
 KINDS = {np.dtype(np.float32): "FloatStorage", np.dtype(np.float16): "HalfStorage", np.dtype(np.bool_): "BoolStorage",
          np.dtype(ml_dtypes.bfloat16): "BFloat16Storage"}  # fmt: skip

@@ -11,8 +11,6 @@ from etils import epath
 from other_evaluations import PUBLISHED, REFUSED, SOLVED, fully_evaluated, judge_entry
 from other_writers import GRADED, WRITTEN, written_by
 
-from phi_jax import documents
-from phi_jax.artifact import Artifact, open_draft
 from phi_jax.config import Config
 from phi_jax.evaluation.comparison import holm, mcnemar
 from phi_jax.evaluation.judge import judge_table
@@ -22,7 +20,9 @@ from phi_jax.report.chart import line_chart
 from phi_jax.report.figures import number, percent
 from phi_jax.report.page import gather, page
 from phi_jax.report.writing import written
-from phi_jax.synthesis.given import given
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact, open_draft
+from phi_jax.synthesis.from_files import given
 
 
 def text_of(html):

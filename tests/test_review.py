@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from phi_jax import artifact, documents
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.store import artifact, documents
 from phi_jax.synthesis import review
 from phi_jax.synthesis.curriculum import lessons
 from phi_jax.synthesis.review import Desk, Submission, group, judge

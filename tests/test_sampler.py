@@ -17,8 +17,8 @@ from scipy import stats
 
 from phi_jax.errors import UserError
 from phi_jax.model import phi, sampler
-from phi_jax.model.choose import Chance, Decoding, choose
 from phi_jax.model.sampler import Completion, Request, Sampler, slots_of_a_prompt
+from phi_jax.model.sampling import Chance, Decoding, choose
 
 CONFIG = phi.PhiConfig(
     vocab_size=64,
@@ -251,7 +251,7 @@ import json, sys
 sys.path[:0] = ["tests", "."]
 from test_sampler import SHORT, some_params, texts
 from phi_jax.parallel.mesh import make_mesh
-from phi_jax.parallel.sampling import MeshDevices
+from phi_jax.parallel.sampler_mesh import MeshDevices
 import jax
 n = jax.device_count()
 meshes = [make_mesh((-1, 1, 1)), make_mesh((-1, 1, 2))] if n > 1 else [make_mesh((1, 1, 1))]

@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 from running import MICRO
 
-from phi_jax import config, documents
+from phi_jax import config
 from phi_jax.sandbox import Program, Sandbox
+from phi_jax.store import documents
 from phi_jax.synthesis import diversity, grammar, verify
 from phi_jax.synthesis.families import all_behaviours
 

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from llm_server import serving
 from running import ROOT
 
-from phi_jax import artifact, config, documents
+from phi_jax import config
 from phi_jax.config import Config
 from phi_jax.corpus import annotate as stage
 from phi_jax.corpus import taught_grades
 from phi_jax.corpus.taught_grades import Grade, TaughtGrader, cut, facts_of_votes, krippendorff_alpha, messages
 from phi_jax.errors import UserError
+from phi_jax.store import artifact, documents
 from phi_jax.teacher import fence as fences
-from phi_jax.teacher.faculty import Faculty
 from phi_jax.teacher.fence import fence
+from phi_jax.teacher.teachers import Teachers
 
 PLENTY = 1_000_000
 
@@ -383,7 +384,7 @@ def test_what_was_given_up_can_be_asked_again(tmp_path, collected, server):
         annotate(tmp_path, collected, config_of(bad, votes=1))
     assert list((tmp_path / "annotate" / "python.partial").glob("graded/part-*"))
     chosen = config_of(server, votes=1)
-    with Faculty.of(chosen, tmp_path) as faculty:
+    with Teachers.of(chosen, tmp_path) as faculty:
         assert faculty.journal.forgive() == COUNT
     done = annotate(tmp_path, collected, chosen)
     assert (done.facts["graded"], done.facts["votes_missing"]) == (COUNT, {})
@@ -394,7 +395,7 @@ _CHILD = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from killed_run import kill_at
-from phi_jax import artifact
+from phi_jax.store import artifact
 from phi_jax.config import Config
 from phi_jax.corpus import annotate as stage
 if sys.argv[6]:
@@ -413,7 +414,7 @@ def start(workdir, collected, chosen, kill=""):
 
 
 def answered_in(workdir, collected, chosen):
-    with Faculty.of(chosen, workdir) as faculty:
+    with Teachers.of(chosen, workdir) as faculty:
         requests = TaughtGrader.of(faculty, chosen.annotate).requests(documents.read(collected.path("documents")))
         return sum(faculty.journal.find(request.key) is not None for request in requests)
 

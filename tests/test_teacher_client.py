@@ -17,10 +17,10 @@ from pydantic import BaseModel
 
 from phi_jax.errors import Preempted, UserError
 from phi_jax.teacher.asking import ask
+from phi_jax.teacher.budget import Purse, Stop
 from phi_jax.teacher.client import Client
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import load_prices
-from phi_jax.teacher.purse import Purse, Stop
 from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Status, Usage
 
 KEY = "sk-planted-0123456789abcdef"

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from phi_jax.errors import UserError
-from phi_jax.interchange.tensor_files import TensorWriter, open_tensors
+from phi_jax.weights.tensor_files import TensorWriter, open_tensors
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 

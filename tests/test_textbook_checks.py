@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi_jax.markdown import fences
 from phi_jax.sandbox import support
+from phi_jax.store.markdown import fences
 from phi_jax.synthesis import grammar
 from phi_jax.synthesis.textbooks import Block, blocks, check_textbooks
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT
 
-from phi_jax import documents
 from phi_jax.errors import UserError
+from phi_jax.store import documents
 from phi_jax.tokens import shards
 from phi_jax.tokens.batches import TokenBatches
 from phi_jax.tokens.tokenizer import END_OF_TEXT, SMALLEST_VOCABULARY, WHITESPACE_RUNS, Tokenizer, train

@@ -18,15 +18,16 @@ import optax
 import pytest
 from running import MICRO, ROOT, phi_jax
 
-from phi_jax import artifact, config
-from phi_jax.checkpoints import Checkpoints, restore_params, state_digest
+from phi_jax import config
 from phi_jax.errors import UserError
 from phi_jax.model import phi
 from phi_jax.parallel.mesh import make_mesh
+from phi_jax.store import artifact
+from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.loss import batch_loss, chunked_loss
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from phi_jax.training.start import initial_params
 from phi_jax.training.step import init_state, make_train_step, state_shardings
+from phi_jax.weights.checkpoints import Checkpoints, restore_params, state_digest
 
 SHAPE = phi.PhiConfig(
     vocab_size=96,

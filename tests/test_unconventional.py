@@ -12,11 +12,11 @@ import pytest
 from likeness import Likeness, fingerprints, program, published
 from running import ROOT
 
-from phi_jax import artifact, documents
 from phi_jax.contamination.overlap import GRAM
 from phi_jax.evaluation.execution import Sample, execute, shown_prompt
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.stops import body_indent, cut
+from phi_jax.store import artifact, documents
 
 SIZES = {"unconventional": 50, "libraries": 10}
 LEAST_TESTS = {"unconventional": 8, "libraries": 6}

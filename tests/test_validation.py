@@ -6,15 +6,15 @@ import pytest
 from running import MICRO
 
 from phi_jax import config, pipeline
-from phi_jax.artifact import Artifact
 from phi_jax.errors import UserError
 from phi_jax.evaluation.completion import Completer, Plan
 from phi_jax.evaluation.execution import execute
 from phi_jax.evaluation.problems import load_problems
-from phi_jax.interchange.export import load_model
 from phi_jax.parallel.mesh import make_mesh
 from phi_jax.planning.search import with_fields
+from phi_jax.store.artifact import Artifact
 from phi_jax.training.validation import PassAt1
+from phi_jax.weights.export import load_model
 
 
 class Unasked:

@@ -83,10 +83,10 @@ def complete(options: argparse.Namespace) -> None:
 
     from parts import Parts
 
-    from phi_jax.artifact import digest_of, file_digest
     from phi_jax.evaluation.execution import shown_prompt
     from phi_jax.evaluation.stops import stops_of
     from phi_jax.progress import say
+    from phi_jax.store.artifact import digest_of, file_digest
     from phi_jax.tokens.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model)
@@ -172,8 +172,8 @@ def _complete(
 
 
 def _write(out: Path, requests: Sequence[Request], parts: Parts, record: dict[str, Any]) -> None:
-    from phi_jax.artifact import write_atomic, write_json
     from phi_jax.evaluation.execution import Sample
+    from phi_jax.store.artifact import write_atomic, write_json
 
     made = {(s.task_id, s.sample): s for s in parts.samples()}
     completions, samples = "", ""
@@ -189,7 +189,7 @@ def _write(out: Path, requests: Sequence[Request], parts: Parts, record: dict[st
 
 def _read_config(model: Path) -> tuple[int, str | None]:
     """(tokens of context, dtype of the weights) as the model's config.json has them."""
-    from phi_jax.evaluation.rows import json_object
+    from phi_jax.evaluation.jsonl import json_object
 
     path = model / "config.json"
     try:

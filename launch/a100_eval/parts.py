@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phi_jax.artifact import locked, write_json
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample
+from phi_jax.store.artifact import locked, write_json
 
 
 class Parts(contextlib.ExitStack):

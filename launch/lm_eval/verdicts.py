@@ -7,10 +7,10 @@ from typing import Any
 import datasets
 
 from phi_jax.errors import UserError
+from phi_jax.evaluation.commands import WALL_SECONDS
 from phi_jax.evaluation.execution import Sample, execute, shown_prompt
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.stops import body_indent, cut
-from phi_jax.evaluation.tools import WALL_SECONDS
 
 
 def humaneval(**metadata: Any) -> dict[str, datasets.Dataset]:

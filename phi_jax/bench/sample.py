@@ -141,8 +141,8 @@ def measure(case: SampleCase, *, what: str) -> dict[str, Any]:
     import jax
 
     from phi_jax.model import phi
-    from phi_jax.model.choose import Decoding
     from phi_jax.model.sampler import Request, Sampler
+    from phi_jax.model.sampling import Decoding
 
     config = phi.PhiConfig(**case.model)
     params = phi.init_params(config, jax.random.key(0))
@@ -184,8 +184,8 @@ def _steady(case: SampleCase, config: Any, sampler: Any) -> dict[str, Any]:
     import numpy as np
 
     from phi_jax.model import decode
-    from phi_jax.model.choose import Chance
     from phi_jax.model.sampler import SMALLEST_BUCKET, slots_of_a_prompt
+    from phi_jax.model.sampling import Chance
 
     shared = slots_of_a_prompt(case.slots, case.samples_per_problem)
     groups = case.slots // shared

@@ -34,16 +34,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from phi_jax import documents
-from phi_jax.artifact import Artifact, Draft, write_atomic, write_json
 from phi_jax.config import Config
 from phi_jax.contamination import behaviour, syntax
 from phi_jax.contamination.behaviour import Answers, Observer, Outcome, Runnable
 from phi_jax.contamination.overlap import Wording, wording
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import load_problems
-from phi_jax.markdown import fences
 from phi_jax.progress import Progress
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact, Draft, write_atomic, write_json
+from phi_jax.store.markdown import fences
 
 SETS = ("raw", "textbooks", "exercises")
 SYNTAX, BEHAVIOUR, TEXT = REASONS = ("same syntax", "same behaviour", "same text")

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from phi_jax import documents
-from phi_jax.artifact import Artifact, Draft, atomic_path
 from phi_jax.config import Config
 from phi_jax.corpus import rubric
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact, Draft, atomic_path
 
 FILES_PER_PART = 200
 BINS = 10
@@ -52,7 +52,7 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
 
     Its columns: id, grade (0 to 1), label ("high" or "low"), the parts of the static rubric, reason, grader. Where
     teachers grade, taught_grades.COLUMNS come beside them, and a file without any vote has neither grade nor label.
-    Raises UserError for an unknown grader or a share that leaves one of the labels without files, and as Faculty.ask.
+    Raises UserError for an unknown grader or a share that leaves one of the labels without files, and as Teachers.ask.
     """
     rules = config.annotate
     if not 0 < rules.high_share < 1:
@@ -71,11 +71,11 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
 def _annotate_by_teachers(config: Config, source: epath.Path, chosen: set[str], draft: Draft) -> None:
     """All votes are asked for first; then the files are graded in their order from what lies in the journal."""
     from phi_jax.corpus.taught_grades import COLUMNS, TaughtGrader, facts_of_votes, prompt_note
-    from phi_jax.teacher.faculty import Faculty
+    from phi_jax.teacher.teachers import Teachers
 
     rules = config.annotate
     schema = pa.schema([*_GRADED.set(1, pa.field("grade", pa.float64())), *COLUMNS])
-    with Faculty.of(config, draft.workdir) as faculty:
+    with Teachers.of(config, draft.workdir) as faculty:
         grader = TaughtGrader.of(faculty, rules)
         tally = faculty.ask(lambda: grader.requests(_rows(source, chosen)), draft.label, len(chosen) * rules.votes)
         if tally.counts:
@@ -98,14 +98,14 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     teacher grades.
     """
     from phi_jax.corpus.taught_grades import TaughtGrader
-    from phi_jax.teacher.faculty import Faculty
     from phi_jax.teacher.request import Status
+    from phi_jax.teacher.teachers import Teachers
 
     rules = config.annotate
     if rules.grader in GRADERS:
         raise UserError(f"config.annotate.grader={rules.grader!r}: asks no teacher, so there is nothing to project")
     source, _ = documents.document_set(inputs["documents"], "raw")
-    with Faculty.of(config, workdir, live=True) as faculty:
+    with Teachers.of(config, workdir, live=True) as faculty:
         grader = TaughtGrader.of(faculty, rules)
         whole = len(sample(source, rules.max_files))
         chosen = sample(source, min(whole, -(-requests // rules.votes)))

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from phi_jax import documents
-from phi_jax.artifact import Artifact, Draft, atomic_path
 from phi_jax.config import Config
 from phi_jax.corpus.sources import RawFile, list_files, read_rows
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact, Draft, atomic_path
 
 FILES_PER_PART = 1000
 _SNAPSHOT = "snapshot.jsonl"

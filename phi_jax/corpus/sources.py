@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from phi_jax import documents
 from phi_jax.errors import UserError
+from phi_jax.store import documents
 
 INSTALLED = "installed"
 _ROOT_DISTRIBUTION = "phi-jax"

@@ -21,13 +21,13 @@ from typing import Any
 import pyarrow as pa
 import pydantic
 
-from phi_jax import documents
-from phi_jax.artifact import file_digest
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.teacher.faculty import Faculty, Shares
+from phi_jax.store import documents
+from phi_jax.store.artifact import file_digest
 from phi_jax.teacher.fence import fence
 from phi_jax.teacher.request import Request, Status
+from phi_jax.teacher.teachers import Shares, Teachers
 
 PROMPT = "grade.v1"
 TOP = 10  # of the votes; a file's grade is their mean divided by it
@@ -99,12 +99,12 @@ def _template() -> tuple[str, string.Template]:
 class TaughtGrader:
     """Grades files by votes of the teachers that config.annotate.grader names."""
 
-    faculty: Faculty
+    faculty: Teachers
     shares: Shares
     rules: Config  # the section `annotate`
 
     @classmethod
-    def of(cls, faculty: Faculty, rules: Config) -> TaughtGrader:
+    def of(cls, faculty: Teachers, rules: Config) -> TaughtGrader:
         """Raises UserError for a teacher that is not there and for a field out of its range."""
         for field in ("votes", "max_tokens", "max_file_bytes"):
             if getattr(rules, field) < 1:

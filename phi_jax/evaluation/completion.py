@@ -9,17 +9,17 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from phi_jax.artifact import write_atomic
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.stops import cut, is_complete
-from phi_jax.interchange.export import load_model
-from phi_jax.model.choose import Decoding
 from phi_jax.model.phi import Params, PhiConfig
 from phi_jax.model.sampler import Completion, Devices, Request, Sampler
+from phi_jax.model.sampling import Decoding
 from phi_jax.progress import Progress, say
+from phi_jax.store.artifact import write_atomic
 from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.weights.export import load_model
 
 PART = 64  # completions in a file that a killed run finds
 
@@ -162,7 +162,7 @@ class Completer:
 
     @functools.cached_property
     def _sampler(self) -> Sampler:
-        from phi_jax.parallel.sampling import all_devices
+        from phi_jax.parallel.sampler_mesh import all_devices
 
         return make_sampler(self._params, self._config, self._tokenizer, self.plan, all_devices())
 

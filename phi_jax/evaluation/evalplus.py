@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.rows import field_of
+from phi_jax.evaluation.jsonl import field_of
 from phi_jax.evaluation.stops import body_indent
 
 _FORMAT = "EvalPlus"

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phi_jax.artifact import Artifact, Draft, write_json
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation import perturb
@@ -16,6 +15,7 @@ from phi_jax.evaluation.execution import Records, execute, forms_of, verdicts_of
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
 from phi_jax.evaluation.scores import scored
 from phi_jax.evaluation.stops import stops_of
+from phi_jax.store.artifact import Artifact, Draft, write_json
 
 GREEDY = "greedy"  # the decoding whose verdicts models and prompts are compared by
 # Of the main benchmark; those of a further one lie in a directory named after it.
@@ -130,9 +130,9 @@ class _Evaluation:
     def of_judge(self, name: str, problems: Sequence[Problem], records: Records) -> None:
         """Has the main benchmark's completions graded by a language model."""
         from phi_jax.evaluation.judge import judge_records
-        from phi_jax.teacher.faculty import Faculty
+        from phi_jax.teacher.teachers import Teachers
 
-        faculty = Faculty.of(self._config, self._draft.workdir)
+        faculty = Teachers.of(self._config, self._draft.workdir)
         judgement = judge_records(
             self._config.judge, faculty, problems, records,
             model=self._draft.name, benchmark=name, stop=", ".join(sorted({p.stop for p in problems})),

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from phi_jax.artifact import write_atomic, write_json
 from phi_jax.errors import UserError
 from phi_jax.evaluation import evalplus, mbpp
+from phi_jax.evaluation.jsonl import parse_rows
 from phi_jax.evaluation.problems import Problem
-from phi_jax.evaluation.rows import parse_rows
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
+from phi_jax.store.artifact import write_atomic, write_json
 
 PROMPT_FORMS = ("stripped", "kept")
 BOTH = "both"  # in a config or on a command line: the two forms side by side

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_jax.artifact import file_digest
 from phi_jax.evaluation.problems import Problem, load_problems
+from phi_jax.store.artifact import file_digest
 
 if TYPE_CHECKING:
     from phi_jax.evaluation.grading import Grading

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pydantic
 
-from phi_jax.artifact import file_digest
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import WHOLE, program, shown_prompt
 from phi_jax.evaluation.problems import Problem
-from phi_jax.teacher.faculty import Faculty
+from phi_jax.store.artifact import file_digest
 from phi_jax.teacher.fence import fence
 from phi_jax.teacher.request import Endpoint, Request, Status
+from phi_jax.teacher.teachers import Teachers
 
 PROMPTS = {"paper": "judge_paper.v1", "rubric": "judge_rubric.v1"}  # mode -> the template in use
 TOP = 10  # of the grades
@@ -120,12 +120,12 @@ class Grading:
 class Grader:
     """The model that config.judge.grader names."""
 
-    faculty: Faculty
+    faculty: Teachers
     endpoint: Endpoint
     rules: Config  # the section `judge`
 
     @classmethod
-    def of(cls, faculty: Faculty, rules: Config) -> Grader:
+    def of(cls, faculty: Teachers, rules: Config) -> Grader:
         """Raises UserError for a grader that is not there, for more than one, and for a field out of its range."""
         if rules.mode not in PROMPTS:
             raise UserError(f"config.judge.mode={rules.mode!r}: unknown; use {' or '.join(PROMPTS)}")

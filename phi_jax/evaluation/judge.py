@@ -22,7 +22,7 @@ from phi_jax.progress import say
 
 if TYPE_CHECKING:
     from phi_jax.evaluation.grading import Grading
-    from phi_jax.teacher.faculty import Faculty
+    from phi_jax.teacher.teachers import Teachers
 
 METRIC = "judge"
 UNGRADED_ALLOWED = 0.1  # share of a model's completions that may be left without any grade
@@ -41,7 +41,7 @@ class Judgement:
 
 def judge_records(
     rules: Config,
-    faculty: Faculty,
+    faculty: Teachers,
     problems: Sequence[Problem],
     records: Sequence[Mapping[str, Any]],
     *,
@@ -58,7 +58,7 @@ def judge_records(
     Each distinct pair of problem and completion is graded rules.repeats times, by requests that differ in their seed.
     A reply that is no grade (refused, cut, malformed to the last attempt) is an outcome, which is counted; a completion
     without any grade is left out of the means, and a result with too many of them is refused. Raises UserError for
-    fields of `rules` out of range, a grader that is not there or a problem without a reference, and as Faculty.ask.
+    fields of `rules` out of range, a grader that is not there or a problem without a reference, and as Teachers.ask.
     """
     from phi_jax.evaluation.grading import Grader, Question
 

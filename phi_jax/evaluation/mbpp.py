@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from phi_jax.evaluation.rows import field_of, texts_of
+from phi_jax.evaluation.jsonl import field_of, texts_of
 
 TEST_SPLIT = range(11, 511)
 PROTOCOL = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation import evalplus, mbpp
-from phi_jax.evaluation.rows import field_of, parse_rows, read_text
+from phi_jax.evaluation.jsonl import field_of, parse_rows, read_text
 from phi_jax.evaluation.stops import STOP_STRINGS
 from phi_jax.progress import say
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from phi_jax.model import phi
-from phi_jax.model.choose import Array, Chance, choose
+from phi_jax.model.sampling import Array, Chance, choose
 
 SEGMENT = 16  # tokens decoded between two looks at the stop strings
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model import decode, phi
-from phi_jax.model.choose import METHODS, Chance, Decoding
 from phi_jax.model.decode import SEGMENT
+from phi_jax.model.sampling import METHODS, Chance, Decoding
 
 SMALLEST_BUCKET = 64  # tokens
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from phi_jax.artifact import Artifact
 from phi_jax.config import Config
 from phi_jax.evaluation.comparison import Verdicts
 from phi_jax.evaluation.evaluate import GREEDY
@@ -15,6 +14,7 @@ from phi_jax.evaluation.execution import forms_of, verdicts_of
 from phi_jax.evaluation.judge import METRIC, judge_table
 from phi_jax.report import libraries, pairs
 from phi_jax.report.figures import TO_FILL, card, columns, interval, muted, number, percent, scale
+from phi_jax.store.artifact import Artifact
 
 Score = Mapping[str, Any]  # an entry of scores.json
 

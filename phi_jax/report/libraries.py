@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from phi_jax import documents
-from phi_jax.artifact import Artifact
 from phi_jax.evaluation.comparison import Verdicts
 from phi_jax.evaluation.perturb.prose import parsed
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.report.figures import TO_FILL, card, columns, interval, muted, number, percent
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact
 
 BENCHMARK = "libraries"
 

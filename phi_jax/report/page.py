@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from phi_jax import documents
-from phi_jax.artifact import Artifact, Draft, write_atomic, write_json
 from phi_jax.config import Config
 from phi_jax.corpus.rubric import from_first_code
 from phi_jax.evaluation.evaluate import GREEDY, benchmarks
@@ -18,6 +16,8 @@ from phi_jax.evaluation.execution import forms_of
 from phi_jax.report import evaluation, sections, writing
 from phi_jax.report.figures import table
 from phi_jax.report.paper import FIGURE_2_1
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact, Draft, write_atomic, write_json
 
 _READING_LINES = 30
 

@@ -12,11 +12,11 @@ not have, so a candidate can lie only about its return values, which is what the
     program.py    Program, Limits, Verdict: what goes in and what comes out
     pool.py       Sandbox: workers, order, repeats, restarts (in the caller's process)
     server.py     the fork server: time limits, killing, reaping
-    judge.py      runs the tests; handles.py: the candidate's objects as the tests see them
+    tester.py     runs the tests; handles.py: the candidate's objects as the tests see them
     candidate.py  runs the untrusted source and serves the judge's calls
-    rehearsal.py  what the server runs once, so that its children need not
+    warm_up.py     what the server runs once, so that its children need not
     channel.py    request and reply over the pipe; codec.py: plain data as bytes
-    handover.py   the tests' way to the judge, past the server and the candidate
+    pass_fd.py     the tests' way to the judge, past the server and the candidate
     confine.py    rlimits, capabilities, descriptors; landlock.py, seccomp.py; support.py: what the kernel has
 """
 

@@ -20,10 +20,10 @@ from phi_jax.errors import UserError
 from . import server
 from .channel import ChannelClosed
 from .codec import CodecError
-from .handover import send_file
-from .judge import clean
+from .pass_fd import send_file
 from .program import Limits, Program, Verdict
 from .support import require_full
+from .tester import clean
 
 # The interpreter of the server takes nothing from the user's environment (-s, -S, -P: no user site, no site,
 # no current directory on the path) but the hash seed that we set: sets then print alike in every run.

@@ -16,11 +16,11 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from . import candidate, judge, libc, rehearsal
+from . import candidate, libc, tester, warm_up
 from .channel import ChannelClosed, read_frame, write_frame
 from .codec import CodecError, Side, decode, encode
 from .confine import Confinement, keep_descriptors
-from .handover import read_file, receive_file
+from .pass_fd import read_file, receive_file
 from .scratch import Scratch
 
 if TYPE_CHECKING:  # dataclasses would bring inspect into this memory, which each fork copies
@@ -131,7 +131,7 @@ class Server:
         self.limits = limits
         candidate.preload()  # first: it wants to be the one that imports random
         self.scratch = Scratch(wanted=not full)
-        rehearsal.rehearse(limits.output_bytes)
+        warm_up.rehearse(limits.output_bytes)
         sys.path[:] = paths
         sys.argv[:] = [""]
         self.confinement = Confinement(limits, paths, full=full)
@@ -190,7 +190,7 @@ class Server:
         return lambda: candidate.run(3, source, setup, self.limits.output_bytes)
 
     def _judge(self, setup: str) -> Callable[[], None]:
-        return lambda: judge.run(3, 4, (*read_file(5, MESSAGE_BYTES), setup), self.limits.output_bytes)
+        return lambda: tester.run(3, 4, (*read_file(5, MESSAGE_BYTES), setup), self.limits.output_bytes)
 
     def _fork(self, descriptors: list[int], directory: str, body: Callable[[], None]) -> _Child:
         """A confined child that runs `body` with `descriptors` as 3, 4, ... and all else closed."""
@@ -262,7 +262,7 @@ class Server:
                 kind, text = decode(report[8:], _PLAIN)
         if report == b"":
             judging.ends_within(_LINGER_SECONDS)
-        lingers = kind == judge.GONE and not tested.ends_within(_LINGER_SECONDS)
+        lingers = kind == tester.GONE and not tested.ends_within(_LINGER_SECONDS)
         judging.kill()
         tested.kill()
         cpu = tested.cpu_seconds + judging.cpu_seconds
@@ -270,13 +270,13 @@ class Server:
             return report, "", cpu
         if max(tested.cpu_seconds, judging.cpu_seconds) > self.limits.cpu_seconds:
             return CPU, "", cpu  # it ended before we looked; the limit does not depend on how busy we are
-        if kind == judge.PASSED:
+        if kind == tester.PASSED:
             return PASSED, "", cpu
-        if kind == judge.FAILED:
+        if kind == tester.FAILED:
             return FAILED, text, cpu
         if lingers:
             return FAILED, "the candidate closed its channel", cpu
-        ended, whose = (tested, "candidate's") if kind == judge.GONE else (judging, "tests'")
+        ended, whose = (tested, "candidate's") if kind == tester.GONE else (judging, "tests'")
         # RLIMIT_CPU's SIGKILL, the only one off Linux, looks like any other; the time used tells it.
         if ended.end == "signal SIGKILL" and ended.cpu_seconds >= 0.8 * self.limits.cpu_seconds:
             return CPU, "", cpu

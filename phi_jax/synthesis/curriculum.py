@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from phi_jax.artifact import digest_of
 from phi_jax.errors import UserError
+from phi_jax.store.artifact import digest_of
 
 FILE = Path(__file__).with_name("curriculum.json")
 KINDS = ("textbooks", "exercises")

@@ -18,16 +18,16 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from phi_jax import documents
-from phi_jax.artifact import Draft
 from phi_jax.config import Config
-from phi_jax.documents import Row
 from phi_jax.errors import UserError
+from phi_jax.store import documents
+from phi_jax.store.artifact import Draft
+from phi_jax.store.documents import Row
 from phi_jax.synthesis import diversity
+from phi_jax.synthesis.boilerplate import without_boilerplate
+from phi_jax.synthesis.copies import near_copies
 from phi_jax.synthesis.curriculum import Lesson
 from phi_jax.synthesis.exercises import check_exercises
-from phi_jax.synthesis.near_copies import near_copies
-from phi_jax.synthesis.openings import without_boilerplate
 from phi_jax.synthesis.prompts import Exercise
 from phi_jax.synthesis.textbooks import check_textbooks
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from phi_jax import documents
-from phi_jax.artifact import Artifact, Draft, write_atomic
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact, Draft, write_atomic
 from phi_jax.synthesis import grammar
 from phi_jax.synthesis.diversity import measure
 from phi_jax.synthesis.grammar import Text

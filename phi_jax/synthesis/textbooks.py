@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from phi_jax.markdown import Fence, fences
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Sandbox
+from phi_jax.store.markdown import Fence, fences
 from phi_jax.synthesis import confined
 from phi_jax.synthesis.examples import docstring_examples, examples_of, parsed
 from phi_jax.synthesis.verify import OTHER_HASH_SEED, confined_program, said, uses_sets

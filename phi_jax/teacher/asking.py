@@ -19,11 +19,11 @@ from typing import Any
 
 from phi_jax.errors import Preempted
 from phi_jax.progress import Progress
-from phi_jax.teacher import arrivals, batch
+from phi_jax.teacher import batch, batch_replies
+from phi_jax.teacher.budget import Purse, Stop, Stopped, dollars
 from phi_jax.teacher.client import Client
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Price, PriceTable
-from phi_jax.teacher.purse import Purse, Stop, Stopped, dollars
 from phi_jax.teacher.request import Endpoint, Reply, Request, Status
 
 _CHUNK = 256  # requests of which the journal is asked at once whether it has them
@@ -139,7 +139,7 @@ class _Run:
 
     async def _live(self, endpoint: Endpoint, price: Price, requests: Iterable[Request]) -> None:
         batch.refuse_open(endpoint, self._journal)
-        await arrivals.prepare(self._journal)
+        await batch_replies.prepare(self._journal)
         async with Client(endpoint, price, self._purse, self._stop) as client:
             source = self._new(requests)
             workers = [self._guarded(self._worker(client, endpoint, source)) for _ in range(endpoint.window)]
@@ -152,12 +152,12 @@ class _Run:
             self._stop.check()
             reply = None
             if request.key in self._arrived:
-                with contextlib.suppress(arrivals.Unfit):
-                    reply = await arrivals.draw(self._journal, endpoint, request)
+                with contextlib.suppress(batch_replies.Unfit):
+                    reply = await batch_replies.draw(self._journal, endpoint, request)
             self._count(reply or await client.reply_to(request))
 
     async def _batch(self, endpoint: Endpoint, price: Price, requests: Iterable[Request]) -> None:
-        await arrivals.prepare(self._journal)
+        await batch_replies.prepare(self._journal)
         with self._purse.other_work():
             await batch.run(
                 endpoint, self._new(requests), self._journal, price, cap=self._cap, stop=self._stop.wished,
@@ -173,7 +173,7 @@ class _Run:
             there = self._journal.has(keys)
             new = [key for key in keys if key not in there]
             self._busy.update(new)
-            self._arrived |= arrivals.among(self._journal, new)
+            self._arrived |= batch_replies.among(self._journal, new)
             self.tally.found += len(chunk) - len(new)
             self._progress.skip(len(chunk) - len(new))
             yield from (wanted[key] for key in new)

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING
 
 from phi_jax import progress
 from phi_jax.errors import UserError
-from phi_jax.teacher import arrivals, structured
+from phi_jax.teacher import batch_replies, structured
 from phi_jax.teacher.batch_api import ENDED, BatchApi, Declined
 from phi_jax.teacher.batch_lines import Line, read_line
+from phi_jax.teacher.budget import Purse, Stop, Stopped, used_up
 from phi_jax.teacher.client import Client
 from phi_jax.teacher.completion import one_line
 from phi_jax.teacher.failures import Kind
 from phi_jax.teacher.journal import LIVE, NOTHING_USED, CapReached, Journal, end, end_all
 from phi_jax.teacher.prices import Price
-from phi_jax.teacher.purse import Purse, Stop, Stopped, used_up
 from phi_jax.teacher.request import Endpoint, Reply, Request, Status
 from phi_jax.teacher.structured import Rung
 
@@ -49,7 +49,7 @@ _TABLES = (
         plan TEXT PRIMARY KEY, base_url TEXT NOT NULL, model TEXT NOT NULL, limit_as TEXT NOT NULL,
         file TEXT, batch TEXT, ended INTEGER NOT NULL DEFAULT 0
     )""",
-    arrivals.TABLE,
+    batch_replies.TABLE,
 )
 
 
@@ -231,7 +231,7 @@ class _Run:
         # In this order: what is booked between the two is seen as arrived.
         rows = self._journal.read(f"SELECT key, via FROM attempts WHERE cost IS NULL AND {among}", keys)
         flying = {key: via.removeprefix("batch/") for key, via in rows}
-        arrived = arrivals.among(self._journal, [pending.key for pending in found])
+        arrived = batch_replies.among(self._journal, [pending.key for pending in found])
         ready = []
         for pending in found:
             plan = flying.get(pending.key, "")
@@ -427,7 +427,7 @@ class _Run:
             usage = line.completion.usage
             cost = reservation if usage is None else self._price.cost(usage, batch=True)
             end(database, attempt, cost=cost, usage=usage or NOTHING_USED, reason=line.completion.reason)
-            arrivals.keep(database, line.key, line.completion)
+            batch_replies.keep(database, line.key, line.completion)
         elif line.failure is not None:
             end(database, attempt, cost=None if line.paid else 0, reason=line.failure.reason)
         return True
@@ -436,8 +436,8 @@ class _Run:
         """Of a completion that arrived: the outcome, or another try where it does not fit the schema."""
         self._answered = True
         try:
-            reply = await arrivals.draw(self._journal, self._endpoint, pending.request)
-        except arrivals.Unfit as unfit:
+            reply = await batch_replies.draw(self._journal, self._endpoint, pending.request)
+        except batch_replies.Unfit as unfit:
             await self._retry(pending, str(unfit), unfit.correction)
             return
         assert reply is not None

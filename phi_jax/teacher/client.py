@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from phi_jax import progress
 from phi_jax.errors import UserError
 from phi_jax.teacher import structured
+from phi_jax.teacher.budget import Purse, Stop
 from phi_jax.teacher.completion import Completion, one_line, read_completion
 from phi_jax.teacher.failures import Doubts, Failure, Kind, read_failure, without_key
 from phi_jax.teacher.journal import NOTHING_USED
 from phi_jax.teacher.prices import Price
-from phi_jax.teacher.purse import Purse, Stop
 from phi_jax.teacher.rates import LONGEST_WAIT, Rates, retry_after
 from phi_jax.teacher.request import Endpoint, Reply, Request, Status, Usage
 from phi_jax.teacher.structured import Misfit, Rung

@@ -27,8 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from phi_jax.artifact import atomic_path, is_object_store
 from phi_jax.errors import UserError
+from phi_jax.store.artifact import atomic_path, is_object_store
 from phi_jax.teacher.request import Reply, Request, Status, Usage
 
 FILE = "journal.sqlite"

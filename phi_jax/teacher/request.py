@@ -7,7 +7,7 @@ import enum
 import functools
 from typing import TYPE_CHECKING, Any
 
-from phi_jax.artifact import digest_of
+from phi_jax.store.artifact import digest_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

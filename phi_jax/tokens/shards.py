@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from phi_jax import documents
-from phi_jax.artifact import Artifact, Draft, atomic_path, write_atomic, write_json
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress, say
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact, Draft, atomic_path, write_atomic, write_json
 from phi_jax.tokens.generations import counted
 from phi_jax.tokens.tokenizer import Tokenizer, train
 

@@ -16,8 +16,8 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from phi_jax.artifact import write_atomic, write_json
 from phi_jax.errors import UserError
+from phi_jax.store.artifact import write_atomic, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 WHITESPACE_RUNS = [" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)]

@@ -13,22 +13,22 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from phi_jax.artifact import Artifact, Draft, write_json
-from phi_jax.checkpoints import Checkpoints, state_digest
 from phi_jax.config import Config
 from phi_jax.errors import Preempted, UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.mesh import check_batch, global_batch, local_rows, make_mesh
 from phi_jax.parallel.watch import Votes, Watch
+from phi_jax.store.artifact import Artifact, Draft, write_json
 from phi_jax.tokens import generations
 from phi_jax.tokens.batches import TokenBatches
+from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.metrics import Meter, Metrics
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from phi_jax.training.start import initial_params
+from phi_jax.training.profile import Trace
 from phi_jax.training.step import init_state, make_eval_step, make_train_step, state_shardings
-from phi_jax.training.trace import Trace
 from phi_jax.training.validation import LOSS, PASS_AT_1, PassAt1, Validation, is_due
+from phi_jax.weights.checkpoints import Checkpoints, state_digest
 
 
 def model_config(model: Config, *, vocab_size: int, seq_len: int) -> PhiConfig:

@@ -12,12 +12,12 @@ from typing import Any
 from etils import epath
 from jax.sharding import Mesh
 
-from phi_jax.artifact import write_atomic
 from phi_jax.model.flops import training_flops_per_token
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.chips import chip_of
 from phi_jax.progress import Progress
+from phi_jax.store.artifact import write_atomic
 from phi_jax.training.tensorboard import ScalarEvents
 
 

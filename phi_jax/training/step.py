@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from phi_jax.model import phi
 from phi_jax.parallel import mesh as meshes
-from phi_jax.parallel.attention import sharded_attention
+from phi_jax.parallel.sharded_attention import sharded_attention
 from phi_jax.training.accumulation import accumulate
 from phi_jax.training.loss import batch_loss
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Mesh
 
-from phi_jax.artifact import Artifact
 from phi_jax.config import Config
 from phi_jax.evaluation.problems import HELD_OUT
 from phi_jax.model.phi import Params, PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.watch import Votes, Watch
+from phi_jax.store.artifact import Artifact
 
 if TYPE_CHECKING:
     from phi_jax.training.loop import Data
@@ -100,7 +100,7 @@ class PassAt1:
         """
         from phi_jax.evaluation.completion import Plan, Prompts
         from phi_jax.evaluation.problems import load_problems
-        from phi_jax.parallel.sampling import MeshDevices, local_mesh
+        from phi_jax.parallel.sampler_mesh import MeshDevices, local_mesh
         from phi_jax.tokens.tokenizer import Tokenizer
 
         source = rules.pass_problems
@@ -118,7 +118,7 @@ class PassAt1:
         """The share of the problems that are solved; None where a process was asked to stop meanwhile."""
         from phi_jax.evaluation.completion import make_sampler
         from phi_jax.evaluation.execution import execute
-        from phi_jax.parallel.sampling import local_params
+        from phi_jax.parallel.sampler_mesh import local_params
 
         # The sampler, and with it a second copy of the weights, is gone when this returns; its programs stay compiled.
         here = local_params(params, self._shape, self._mesh)

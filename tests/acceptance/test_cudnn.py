@@ -15,8 +15,8 @@ from attention_reference import LENGTH, STARTS, draw, largest_errors, outputs_an
 
 from phi_jax.model import phi
 from phi_jax.model.attention import attend, causal_mask, segments_of
-from phi_jax.parallel.attention import sharded_attention
 from phi_jax.parallel.mesh import make_mesh
+from phi_jax.parallel.sharded_attention import sharded_attention
 
 pytestmark = pytest.mark.acceptance
 

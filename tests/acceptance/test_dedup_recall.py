@@ -20,10 +20,11 @@ import pytest
 import scipy.sparse
 from running import MICRO
 
-from phi_jax import artifact, config, documents
+from phi_jax import config
 from phi_jax.config import Config
 from phi_jax.corpus.collect import collect
-from phi_jax.dedup import dedup as stage
+from phi_jax.store import artifact, documents
+from phi_jax.store import near_copies as stage
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 

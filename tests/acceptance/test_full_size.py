@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT / "tests" / "peers"))
 from published import CODE
 from same_model import VERSIONS, greedy_differences, logit_difference, transformers_model
 
-from phi_jax.interchange.tensor_files import open_tensors
 from phi_jax.tokens import tokenizer
+from phi_jax.weights.tensor_files import open_tensors
 
 pytestmark = [
     pytest.mark.acceptance,

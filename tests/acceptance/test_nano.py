@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from running import ROOT, identities
 
-from phi_jax import documents
+from phi_jax.store import documents
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(3600)]
 

@@ -80,7 +80,7 @@ CONFIG = PhiConfig(
 EVALUATE = """
 import json, sys
 import jax
-from phi_jax.evaluation.tools import evaluate_model
+from phi_jax.evaluation.commands import evaluate_model
 model, problems, out, live, devices = sys.argv[1:]
 assert jax.local_device_count() == int(devices)
 evaluate_model(

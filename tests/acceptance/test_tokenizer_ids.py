@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from test_tokenizer import UNICODE, benchmark_texts, ids_of, reference_of, standard_library
 
-from phi_jax.artifact import versions
+from phi_jax.store.artifact import versions
 from phi_jax.tokens.tokenizer import Tokenizer
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(3600)]

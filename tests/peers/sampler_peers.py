@@ -10,12 +10,12 @@ from same_model import TIE
 from scipy import stats
 
 from phi_jax.evaluation.completion import Plan, Prompts, make_sampler
-from phi_jax.interchange.export import load_model
-from phi_jax.interchange.huggingface import load_directory
-from phi_jax.model.choose import Decoding
 from phi_jax.model.phi import PhiConfig
 from phi_jax.model.sampler import ONE_DEVICE, Request, Sampler
-from phi_jax.parallel.sampling import all_devices
+from phi_jax.model.sampling import Decoding
+from phi_jax.parallel.sampler_mesh import all_devices
+from phi_jax.weights.export import load_model
+from phi_jax.weights.huggingface import load_directory
 
 PACKAGES = ("transformers", "torch", "jax", "numpy", "scipy", "tokenizers")
 

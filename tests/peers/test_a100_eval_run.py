@@ -18,12 +18,12 @@ from running import ROOT
 from phi_jax.evaluation.completion import Completer, Plan
 from phi_jax.evaluation.execution import execute
 from phi_jax.evaluation.problems import load_problems
-from phi_jax.interchange.architecture import leaf_at
-from phi_jax.interchange.export import load_model
-from phi_jax.interchange.huggingface import export_model
 from phi_jax.model import phi
 from phi_jax.model.sampler import Request, Sampler
 from phi_jax.tokens import tokenizer
+from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.export import load_model
+from phi_jax.weights.huggingface import export_model
 
 pytestmark = pytest.mark.peers
 

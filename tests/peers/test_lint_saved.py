@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers4 import run_transformers_4
 
-from phi_jax.interchange.lint import lint
+from phi_jax.weights.lint import lint
 
 pytestmark = pytest.mark.peers
 SAVED = Path(__file__).with_name("saved.py").read_text()

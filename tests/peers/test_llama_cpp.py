@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from phi_jax.interchange.architecture import leaf_at
-from phi_jax.interchange.gguf import write_gguf
-from phi_jax.interchange.huggingface import export_model, load_directory
 from phi_jax.model import phi
 from phi_jax.model.sampler import Request, Sampler
 from phi_jax.tokens import tokenizer
+from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.gguf import write_gguf
+from phi_jax.weights.huggingface import export_model, load_directory
 
 pytestmark = pytest.mark.peers
 

@@ -13,9 +13,9 @@ from running import ROOT, phi_jax
 from test_a100_eval_run import BIGRAM, BODY, PROMPTS, bigram_params, problem
 
 from phi_jax.evaluation.problems import load_problems
-from phi_jax.interchange.architecture import leaf_at
-from phi_jax.interchange.huggingface import export_model
 from phi_jax.tokens import tokenizer
+from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.huggingface import export_model
 
 pytestmark = pytest.mark.peers
 

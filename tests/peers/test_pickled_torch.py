@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from phi_jax.errors import UserError
-from phi_jax.interchange.pickled import open_pickled
+from phi_jax.weights.pickled import open_pickled
 
 pytestmark = pytest.mark.peers
 

@@ -6,9 +6,9 @@ from published import CODE
 from safetensors.numpy import load_file
 from same_model import VERSIONS, greedy_differences, logit_difference, transformers_model
 
-from phi_jax.interchange.export import export_checkpoint
-from phi_jax.interchange.importing import import_directory
 from phi_jax.tokens import tokenizer
+from phi_jax.weights.export import export_checkpoint
+from phi_jax.weights.importing import import_directory
 
 pytestmark = pytest.mark.peers
 

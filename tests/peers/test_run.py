@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from phi_jax import documents
-from phi_jax.interchange.export import load_model
 from phi_jax.model import phi
 from phi_jax.model.sampler import Request, Sampler
+from phi_jax.store import documents
+from phi_jax.weights.export import load_model
 
 pytestmark = pytest.mark.peers
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from phi_jax.interchange.architecture import leaf_at
-from phi_jax.interchange.huggingface import export_model, load_directory, tensors_of
 from phi_jax.model import phi
 from phi_jax.model.sampler import Request, Sampler
+from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.huggingface import export_model, load_directory, tensors_of
 
 pytestmark = pytest.mark.peers
 

@@ -1,1 +1,0 @@
-"""Exact and near copies of documents, found and dropped."""

@@ -1,0 +1,418 @@
+"""Artifacts: what a stage leaves behind, whole or not at all.
+
+An artifact is a directory `W/<stage>/<name>/` with a `manifest.json` that is written last. Where the manifest
+is, the artifact is whole; where it is not, the artifact is not there. On a local disk the stage works in
+`W/<stage>/<name>.partial/`, which is renamed into place; on an object store (gs://, s3://), which cannot rename
+a directory, it works in place and the manifest alone decides.
+
+The *key* of an artifact, hash(stage, config, input identities), says whether work has to be done. Its *identity*,
+hash(key, logical content), says what came out; time, host, path and git revision stay out of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from phi_jax.errors import UserError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_DRAFT_KEY = "draft.json"
+_TEMPORARY = ".tmp-"
+_DISTRIBUTIONS = (
+    "phi-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record",
+    "tensorflow-datasets", "ml-collections", "tokenizers", "tiktoken", "safetensors", "gguf", "numpy", "pyarrow",
+    "daft", "scikit-learn", "openai", "pydantic",
+)  # fmt: skip
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one serialisation that is hashed: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (hex) of a JSON-able value in its canonical form."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def file_digest(path: epath.PathLike) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with epath.Path(path).open("rb") as file:
+        hasher = hashlib.sha256()
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def is_object_store(path: epath.PathLike) -> bool:
+    """True for gs://, s3:// and the like, where an object appears whole but no directory can be renamed."""
+    return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def atomic_path(final: epath.PathLike) -> Iterator[epath.Path]:
+    """Yields the path to write; the file appears at `final` whole, on leaving the block, or not at all."""
+    final = epath.Path(final)
+    if is_object_store(final):
+        yield final
+        return
+    temporary = final.parent / f"{_TEMPORARY}{final.name}"
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_directory(final: epath.PathLike) -> Iterator[Path]:
+    """Yields a directory to fill; it appears at `final` whole, on leaving the block, or not at all.
+
+    Local disks only. Raises UserError where `final` exists.
+    """
+    final = Path(final)
+    if final.exists():
+        raise UserError(f"{final}: exists; name a new directory, or remove that one first")
+    temporary = final.parent / f"{_TEMPORARY}{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_atomic(final: epath.PathLike, data: bytes | str) -> None:
+    """Writes a whole file at once; see `atomic_path`."""
+    with atomic_path(final) as path:
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(final: epath.PathLike, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_atomic(final, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A whole artifact, read back from its manifest."""
+
+    directory: epath.Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def read(cls, directory: epath.PathLike) -> Artifact | None:
+        """The artifact at `directory`, or None where there is no manifest.
+
+        Raises UserError for a manifest that cannot be read.
+        """
+        directory = epath.Path(directory)
+        path = directory / MANIFEST
+        if not path.exists():
+            return None
+        try:
+            manifest = json.loads(path.read_text())
+            if manifest["format"] != FORMAT:
+                raise UserError(
+                    f"{path}: format {manifest['format']}, this phi_jax reads {FORMAT}; "
+                    f"use the version that wrote it, or remove {directory} to build it again"
+                )
+            return cls(directory, manifest)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a manifest ({error}); remove {directory} to build it again") from None
+
+    @property
+    def label(self) -> str:
+        """`stage/name`, as the pipeline calls it."""
+        return "/".join(filter(None, (self.manifest["stage"], self.manifest["name"])))
+
+    @property
+    def key(self) -> str:
+        return self.manifest["key"]
+
+    @property
+    def identity(self) -> str:
+        return self.manifest["identity"]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the stage wants a reader to know: rows kept, rows set aside with the reason, and so on."""
+        return self.manifest["facts"]
+
+    def path(self, output: str) -> epath.Path:
+        """Where the named output lies."""
+        return self.directory / self.manifest["outputs"][output]["path"]
+
+    def verify(self) -> None:
+        """Compares every file with the manifest; raises UserError naming the first that differs."""
+        for name, expected in self.manifest["files"].items():
+            path = self.directory / name
+            remedy = f"remove {self.directory} and run `phi-jax {self.manifest['stage']}` to rebuild it"
+            if not path.exists():
+                raise UserError(f"{self.label}: {name} is missing from {self.directory}; {remedy}")
+            if file_digest(path) != expected["sha256"]:
+                raise UserError(f"{self.label}: {name}: checksum differs from {MANIFEST}; {remedy}")
+
+
+@dataclasses.dataclass
+class Draft:
+    """An artifact in the making. The stage writes under `directory` and declares its outputs.
+
+    Whatever is found in `directory` on opening was left by a killed run of the very same stage, config and
+    inputs, so the stage may go on from it.
+    """
+
+    final: epath.Path
+    directory: epath.Path
+    stage: str
+    name: str
+    config: dict[str, Any]
+    inputs: dict[str, dict[str, str]]
+    key: str
+    resumed: bool
+    _outputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    _facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    _started: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def label(self) -> str:
+        return "/".join(filter(None, (self.stage, self.name)))
+
+    @property
+    def workdir(self) -> epath.Path:
+        """Where the artifacts of the run lie."""
+        return self.final.parent.parent if self.name else self.final.parent
+
+    def add_output(
+        self, name: str, path: str, *, kind: str = "files", digest: str | None = None, **counts: int
+    ) -> None:
+        """Declares the file or directory `path` (relative) as an output.
+
+        kind: "files" (its bytes are its content), "documents" or "checkpoint" (`digest` is then the hash of the
+        logical content, since two writes of the same content differ in bytes), or "log" (varies with time and
+        host: listed, but no part of the identity). counts: rows=, tokens= and the like.
+        """
+        if (kind in ("documents", "checkpoint")) != (digest is not None):
+            raise ValueError(f"output {name}: kind {kind!r} and digest {digest!r} do not go together")
+        self._outputs[name] = {"path": path, "kind": kind, "sha256": digest, **counts}
+
+    def add_facts(self, **facts: Any) -> None:
+        """Adds JSON-able figures for the report: rows kept, rows set aside with the reason, choices made."""
+        self._facts.update(facts)
+
+    def commit(self) -> Artifact:
+        """Writes the manifest and puts the artifact in its place, replacing a stale one."""
+        files = {}
+        for path in sorted(_walk(self.directory)):
+            relative = os.fspath(path.relative_to(self.directory))
+            if relative in (_DRAFT_KEY, MANIFEST):
+                continue
+            files[relative] = {"bytes": path.stat().length, "sha256": file_digest(path)}
+        for output in self._outputs.values():
+            inside = {k: v for k, v in files.items() if _is_under(k, output["path"])}
+            if not inside:
+                raise ValueError(f"{self.label}: output {output['path']} was declared but not written")
+            output["bytes"] = sum(v["bytes"] for v in inside.values())
+            if output["sha256"] is None:
+                output["sha256"] = digest_of({k: v["sha256"] for k, v in inside.items()})
+        content = {n: o["sha256"] for n, o in self._outputs.items() if o["kind"] != "log"}
+        manifest = {
+            "format": FORMAT,
+            "stage": self.stage,
+            "name": self.name,
+            "key": self.key,
+            "identity": digest_of([self.key, content]),
+            "config": self.config,
+            "inputs": self.inputs,
+            "outputs": self._outputs,
+            "files": files,
+            "facts": self._facts,
+            "versions": versions(),
+            "git_revision": git_revision(),
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+        write_json(self.directory / MANIFEST, manifest)
+        if not is_object_store(self.final):
+            _swap_into_place(self.directory, self.final)
+        (self.final / _DRAFT_KEY).unlink(missing_ok=True)
+        return Artifact(self.final, manifest)
+
+
+def artifact_key(stage: str, config: Mapping[str, Any], input_identities: Mapping[str, str]) -> str:
+    """What decides whether a stage has to run: hash(stage, its config, identities of its inputs)."""
+    return digest_of([stage, dict(config), dict(input_identities)])
+
+
+def open_draft(
+    workdir: epath.PathLike,
+    stage: str,
+    name: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    key: str | None = None,
+    *,
+    again: bool = False,
+) -> Draft:
+    """Opens the working directory of a stage, keeping what an interrupted run with the same key left.
+
+    key: see `artifact_key`; of the whole config where None. again: nothing is kept. Raises UserError where a file
+    stands in the way.
+    """
+    draft = join_draft(workdir, stage, name, config, inputs, key)
+    directory, key = draft.directory, draft.key
+    try:
+        kept = not again and json.loads((directory / _DRAFT_KEY).read_text())["key"] == key
+    except (OSError, ValueError, KeyError):
+        kept = False
+    if not kept and directory.exists():
+        # The manifest goes first: without it, what is left of the old artifact is not taken for a whole one.
+        (directory / MANIFEST).unlink(missing_ok=True)
+        directory.rmtree()
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in list(_walk(directory)):
+        if path.name.startswith(_TEMPORARY):
+            path.unlink()
+    if not kept:
+        write_json(directory / _DRAFT_KEY, {"key": key})
+    draft.resumed = kept
+    return draft
+
+
+def join_draft(
+    workdir: epath.PathLike,
+    stage: str,
+    name: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    key: str | None = None,
+) -> Draft:
+    """The draft that another process of this run has opened; touches no file."""
+    final = locate(workdir, stage, name)
+    key = key or artifact_key(stage, config, {k: a.identity for k, a in inputs.items()})
+    return Draft(
+        final=final,
+        directory=final if is_object_store(final) else final.parent / f"{final.name}.partial",
+        stage=stage,
+        name=name,
+        config=dict(config),
+        inputs={k: {"artifact": a.label, "identity": a.identity} for k, a in inputs.items()},
+        key=key,
+        resumed=True,
+    )
+
+
+def locate(workdir: epath.PathLike, stage: str, name: str) -> epath.Path:
+    """`W/<stage>/<name>`, or `W/<stage>` for a stage that has one instance without a name."""
+    return epath.Path(workdir) / stage / name if name else epath.Path(workdir) / stage
+
+
+def find(workdir: epath.PathLike, stage: str, name: str) -> Artifact | None:
+    """The whole artifact of a stage instance, or None. Finishes a swap that a kill cut in two."""
+    final = locate(workdir, stage, name)
+    if not is_object_store(final):
+        partial = final.parent / f"{final.name}.partial"
+        if not (final / MANIFEST).exists() and (partial / MANIFEST).exists():
+            _swap_into_place(partial, final)
+            (final / _DRAFT_KEY).unlink(missing_ok=True)
+    return Artifact.read(final)
+
+
+def prepare_workdir(workdir: epath.PathLike) -> epath.Path:
+    """Creates the work directory. Raises UserError where that cannot be."""
+    path = epath.Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--workdir {path}: this is a file; name a directory, which is created where needed")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {path}: cannot be created ({error.strerror}); name another place") from None
+    return path
+
+
+@contextlib.contextmanager
+def locked(workdir: epath.PathLike) -> Iterator[None]:
+    """Holds the work directory against a second run (local disks); the kernel frees it when this process dies."""
+    if is_object_store(workdir):
+        yield
+        return
+    import fcntl
+
+    with open(Path(workdir) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(
+                    f"--workdir {workdir}: another phi-jax is running there; wait for it, or stop it first"
+                ) from None
+            raise
+        yield
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change what a stage writes."""
+    found = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout this package runs from, with "+changes" where files differ; None outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+            capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def _swap_into_place(partial: epath.Path, final: epath.Path) -> None:
+    stale = final.parent / f"{final.name}.stale"
+    if stale.exists():
+        stale.rmtree()
+    if final.exists():
+        os.rename(final, stale)
+    os.rename(partial, final)
+    if stale.exists():
+        stale.rmtree()
+
+
+def _walk(directory: epath.Path) -> Iterator[epath.Path]:
+    for path in directory.iterdir():
+        if path.is_dir():
+            yield from _walk(path)
+        else:
+            yield path
+
+
+def _is_under(relative: str, path: str) -> bool:
+    return relative == path or relative.startswith(path.rstrip("/") + "/")

@@ -1,0 +1,133 @@
+"""Documents: Parquet parts of rows (id, text, source, path, license, language) and columns that stages add.
+
+The id is the hash of the text. A part is written whole or not at all, so a stage resumes at the first missing one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from phi_jax.errors import UserError
+from phi_jax.store.artifact import Draft, atomic_path
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # e.g. "stdlib 3.11.7", "numpy 2.4.6", a directory
+        pa.field("path", pa.string(), nullable=False),  # within the source
+        pa.field("license", pa.string()),  # as the source's metadata names it; null where it names none
+        pa.field("language", pa.string(), nullable=False),
+    ]
+)
+
+Row = dict[str, Any]
+_FOOTER = b"phi_jax"
+
+
+def document_id(text: str) -> str:
+    """The first 128 bits of the SHA-256 of the text in UTF-8, as 32 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def part_path(directory: epath.PathLike, index: int) -> epath.Path:
+    """Where part `index` lies."""
+    return epath.Path(directory) / f"part-{index:05d}.parquet"
+
+
+def uniform(identifier: str, salt: str) -> float:
+    """A number from 0 to below 1 that depends on identifier and salt alone: for samples and splits by hash.
+
+    The identifier is hashed again: two samples with different salts are independent of each other.
+    """
+    return int(hashlib.sha256(f"{salt} {identifier}".encode()).hexdigest()[:8], 16) / 2**32
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """What a document set holds: rows, UTF-8 bytes of text, and the digest of its rows in any order and any cut."""
+
+    rows: int
+    bytes: int
+    digest: str  # SHA-256, hex
+
+
+def write_part(directory: epath.PathLike, index: int, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
+    """Writes one part atomically. Its counts and the sum of its rows' hashes go into its footer; see `totals`."""
+    total = 0
+    for row in rows:
+        line = json.dumps({n: row.get(n) for n in schema.names}, sort_keys=True, ensure_ascii=False, default=str)
+        total += int.from_bytes(hashlib.sha256(line.encode(errors="surrogatepass")).digest())
+    size = sum(len(row["text"].encode()) for row in rows) if "text" in schema.names else 0
+    footer = json.dumps({"rows": len(rows), "bytes": size, "hashes": f"{total % 2**256:064x}"})
+    table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_FOOTER: footer}))
+    with atomic_path(part_path(directory, index)) as path, path.open("wb") as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def totals(directory: epath.PathLike) -> Totals:
+    """Counts and digest of a document set, from the parts' footers: no row is read.
+
+    The digest is over the sum of the rows' hashes modulo 2**256, so it depends neither on the order of the rows nor on
+    how they are cut into parts. Raises UserError for a part that `write_part` did not write.
+    """
+    rows = size = total = 0
+    for path in parts(directory):
+        with path.open("rb") as file:
+            footer = (pq.read_schema(file).metadata or {}).get(_FOOTER)
+        if footer is None:
+            raise UserError(f"{path}: was not written by phi-jax; name it in config.collect.sources")
+        found = json.loads(footer)
+        rows, size, total = rows + found["rows"], size + found["bytes"], total + int(found["hashes"], 16)
+    return Totals(rows, size, hashlib.sha256(f"{rows} {total % 2**256:064x}".encode()).hexdigest())
+
+
+def add_output(draft: Draft, name: str, path: str | None = None) -> Totals:
+    """Declares the document set at `path` (default: `name`) as an output of the stage."""
+    found = totals(draft.directory / (path or name))
+    draft.add_output(name, path or name, kind="documents", digest=found.digest, rows=found.rows, text_bytes=found.bytes)
+    return found
+
+
+def parts(directory: epath.PathLike) -> list[epath.Path]:
+    """The parts of a document set, in order. Raises UserError where there is none."""
+    found = sorted(epath.Path(directory).glob("part-*.parquet"))
+    if not found:
+        raise UserError(f"{directory}: holds no part-*.parquet; name the directory of a document set")
+    return found
+
+
+def read(
+    directory: epath.PathLike, columns: Sequence[str] = ("id", "text"), defaults: Mapping[str, Any] | None = None
+) -> Iterator[Row]:
+    """Rows in part order, a batch in memory at a time. defaults: more columns, with the value where a part lacks one.
+
+    Raises UserError naming the file for a part that is damaged or lacks a column.
+    """
+    for path in parts(directory):
+        yield from read_part(path, columns, defaults)
+
+
+def read_part(path: epath.PathLike, columns: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Iterator[Row]:
+    """Rows of one Parquet file; defaults and errors as in `read`."""
+    defaults = defaults or {}
+    try:
+        with epath.Path(path).open("rb") as handle:
+            file = pq.ParquetFile(handle)
+            names = file.schema_arrow.names
+            missing = [c for c in columns if c not in names]
+            if missing:
+                raise UserError(f"{path}: has no column {missing[0]!r}; documents need {', '.join(SCHEMA.names)}")
+            there = [*columns, *(c for c in defaults if c in names)]
+            for batch in file.iter_batches(batch_size=512, columns=there):
+                yield from ({**defaults, **row} for row in batch.to_pylist())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({error}); write it again") from None

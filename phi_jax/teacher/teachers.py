@@ -1,0 +1,237 @@
+"""The teachers that a config names, with the journal and the budget that they share: what stages ask through.
+
+A stage asks first, `ask`, which brings a reply to each of its requests into the journal, and then goes through its
+requests in their order, `reply`. So what it writes is a function of the journal, whatever came when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.store.artifact import is_object_store
+from phi_jax.teacher import asking
+from phi_jax.teacher.journal import Journal
+from phi_jax.teacher.prices import PriceTable, load_prices
+from phi_jax.teacher.request import PICODOLLARS, Endpoint, Reply, Request, Status
+
+Requests = Callable[[], Iterable[Request]]
+MODES = ("live", "batch")
+_LAST_GENERATION = 127  # that the documents' column holds
+
+
+def parse_shares(spec: str) -> dict[str, float]:
+    """Teacher's name -> its share of the requests: "writer" or "writer:0.8,ours:0.2". The shares sum to 1.
+
+    Raises UserError for a text of another form.
+    """
+    shares: dict[str, float] = {}
+    for part in spec.split(","):
+        name, _, weight = part.strip().partition(":")
+        with contextlib.suppress(ValueError):
+            shares[name] = float(weight or 1)
+        if not name or not shares.get(name, 0) > 0 or shares[name] == float("inf"):
+            raise UserError(f"teacher {spec!r}: must read like 'writer' or 'writer:0.8,ours:0.2', with weights above 0")
+    if len(shares) < len(spec.split(",")):
+        raise UserError(f"teacher {spec!r}: names one teacher twice; give each once")
+    total = sum(shares.values())
+    return {name: weight / total for name, weight in shares.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Which teacher gets which request."""
+
+    endpoints: tuple[Endpoint, ...]
+    weights: tuple[float, ...]  # sum to 1
+
+    def endpoint(self, number: int) -> Endpoint:
+        """Of request `number`: by hash, so that one more request moves no other to another teacher."""
+        position = int.from_bytes(hashlib.sha256(f"teacher of {number}".encode()).digest()[:8]) / 2**64
+        for endpoint, weight in zip(self.endpoints, self.weights, strict=True):
+            position -= weight
+            if position < 0:
+                return endpoint
+        return self.endpoints[-1]
+
+
+class Teachers:
+    """See the module. Use as a context manager: it holds the journal against other processes."""
+
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint], journal: Journal, prices: PriceTable, cap: int, *, live: bool = False
+    ) -> None:
+        """cap: picodollars, on all that was ever booked in this journal. live: no teacher is asked in batches."""
+        self._known = dict(endpoints)
+        self.journal, self.prices, self.cap = journal, prices, cap
+        self._live = live
+        self._chosen: dict[str, Endpoint] = {}  # by model
+        self._asked: list[Requests] = []
+
+    @classmethod
+    def of(cls, config: Config, workdir: os.PathLike | str, *, live: bool = False) -> Teachers:
+        """From config.teachers and config.budget. The journal lies in W/teacher, or where config.budget.journal says.
+
+        live: for a pilot, which cannot wait for a batch. Raises UserError for fields without sense, and where another
+        process holds the journal.
+        """
+        budget = config.budget
+        if not 0 <= budget.max_dollars < float("inf"):
+            raise UserError(f"config.budget.max_dollars={budget.max_dollars}: must be 0 or more")
+        directory = budget.journal or os.path.join(os.fspath(workdir), "teacher")
+        if is_object_store(directory):
+            raise UserError(
+                f"the teacher's journal cannot lie in {directory}: an object store cannot append; name a directory on "
+                "a local disk with --config.budget.journal=DIR"
+            )
+        endpoints, prices = _known(config)
+        return cls(endpoints, Journal(Path(directory)), prices, round(budget.max_dollars * PICODOLLARS), live=live)
+
+    def __enter__(self) -> Teachers:
+        self.journal.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.journal.__exit__(kind, error, trace)
+
+    def shares(self, spec: str) -> Shares:
+        """The teachers of "writer" or "writer:0.8,ours:0.2". Raises UserError for one that config.teachers lacks."""
+        weights = parse_shares(spec)
+        for name in weights:
+            if name not in self._known:
+                there = ", ".join(self._known) or "none"
+                raise UserError(f"teacher {name!r}: no section config.teachers.{name}; there are: {there}")
+            endpoint = self._known[name]
+            other = self._chosen.setdefault(endpoint.model, endpoint)
+            if other != endpoint:
+                raise UserError(
+                    f"config.teachers: {other.name} and {name} are both the model {endpoint.model!r}; replies are "
+                    "journalled by model, so give the servers different model names"
+                )
+        return Shares(tuple(self._known[name] for name in weights), tuple(weights.values()))
+
+    def ask(self, requests: Requests, label: str, total: int) -> asking.Tally:
+        """Brings a reply to each of the requests into the journal; those that have one cost nothing.
+
+        requests: gives them anew, in the same order, each time it is called. Raises as asking.ask.
+        """
+        self._asked.append(requests)
+        jobs = {self._as_asked(e): _of_model(e.model, requests()) for e in self._chosen.values()}
+        return asking.ask(jobs, self.journal, self.prices, cap=self.cap, label=label, total=total)
+
+    def cancel_batches(self) -> int:
+        """Cancels what the Batch API still works on, of all teachers; keeps what it has done. Returns how many."""
+        return sum(
+            asking.cancel_batches(e, self.journal, self.prices) for e in self._known.values() if e.mode == "batch"
+        )
+
+    def _as_asked(self, endpoint: Endpoint) -> Endpoint:
+        return dataclasses.replace(endpoint, mode="live") if self._live else endpoint
+
+    def planned_cost(self, request: Request, reply: Reply) -> int:
+        """Picodollars of a reply if it came as its teacher's section says: the batch price though it was asked live."""
+        endpoint = self._chosen[request.model]
+        if self._as_asked(endpoint) == endpoint:
+            return reply.cost
+        return self.prices.of(endpoint).cost(reply.usage, batch=True)
+
+    def reply(self, key: str) -> Reply:
+        """What came of the request with this key. Raises KeyError where it was not asked."""
+        found = self.journal.find(key)
+        if found is None:
+            raise KeyError(f"request {key} has no reply in the journal")
+        return found
+
+    def replies(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
+        """Each request with what came of it, in their order."""
+        return ((request, self.reply(request.key)) for request in requests)
+
+    def note(self) -> dict[str, Any]:
+        """For an artifact's facts, over all requests that were asked for through this object: by teacher the model,
+        its price list, requests by what came of them, tokens and dollars.
+        """
+        counts: dict[str, Counter[str]] = {model: Counter() for model in self._chosen}
+        for requests in self._asked:
+            for request, reply in self.replies(requests()):
+                counts[request.model].update(
+                    {
+                        "requests": 1,
+                        reply.status.value: 1,
+                        "prompt_tokens": reply.usage.prompt,
+                        "completion_tokens": reply.usage.completion,
+                        "picodollars": reply.cost,
+                    }
+                )
+        return {
+            "teachers": {
+                endpoint.name: {
+                    "model": endpoint.model,
+                    "mode": endpoint.mode,
+                    "prices_as_of": self.prices.of(endpoint).as_of,
+                    **{s.value: counts[endpoint.model][s.value] for s in Status},
+                    **{n: counts[endpoint.model][n] for n in ("requests", "prompt_tokens", "completion_tokens")},
+                    "dollars": counts[endpoint.model]["picodollars"] / PICODOLLARS,
+                }
+                for endpoint in self._chosen.values()
+            },
+            "dollars": sum(c["picodollars"] for c in counts.values()) / PICODOLLARS,
+        }
+
+
+def check(config: Config) -> None:
+    """Raises UserError for a teacher or a budget without sense, and a model without a price; opens nothing.
+
+    What would otherwise show when the stage's turn comes, hours into a run.
+    """
+    endpoints, prices = _known(config)
+    for endpoint in endpoints.values():
+        prices.of(endpoint)
+
+
+def _known(config: Config) -> tuple[dict[str, Endpoint], PriceTable]:
+    endpoints = {name: _endpoint(name, config.teachers) for name in config.teachers.to_dict()}
+    return endpoints, load_prices(config.budget.prices)
+
+
+def _of_model(model: str, requests: Iterable[Request]) -> Iterator[Request]:
+    return (request for request in requests if request.model == model)
+
+
+def _endpoint(name: str, teachers: Config) -> Endpoint:
+    rules = getattr(teachers, name)
+    place = f"config.teachers.{name}"
+    if rules.mode not in MODES:
+        raise UserError(f"{place}.mode={rules.mode!r}: unknown; use {' or '.join(MODES)}")
+    for field in ("window", "batch_requests", "timeout", "attempts"):
+        if not getattr(rules, field) > 0:
+            raise UserError(f"{place}.{field}={getattr(rules, field)}: must be above 0")
+    if not 1 <= rules.generation <= _LAST_GENERATION:
+        raise UserError(f"{place}.generation={rules.generation}: use 1 to {_LAST_GENERATION}; people's texts are 0")
+    if not rules.base_url.startswith(("http://", "https://")):
+        raise UserError(f"{place}.base_url={rules.base_url!r}: must begin with http:// or https://")
+    if not rules.model:
+        raise UserError(f"{place}.model is empty; name the model as its server calls it")
+    return Endpoint(
+        name=name,
+        model=rules.model,
+        base_url=rules.base_url,
+        key_variable=rules.key_variable,
+        price_as=rules.price_as,
+        mode=rules.mode,
+        window=rules.window,
+        batch_requests=rules.batch_requests,
+        timeout=rules.timeout,
+        attempts=rules.attempts,
+        generation=rules.generation,
+    )

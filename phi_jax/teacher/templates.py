@@ -1,0 +1,40 @@
+"""Prompt templates: Markdown files with a system message and a user message that `===` separates."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import string
+from pathlib import Path
+
+from phi_jax.store.artifact import file_digest
+
+_BETWEEN = "===\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """A prompt template. name: the file's stem, which is the template's version; sha256: of the file, hex."""
+
+    name: str
+    sha256: str
+    system: str
+    user: string.Template
+
+    def messages(self, **fields: str) -> tuple[tuple[str, str], ...]:
+        """(role, content) of the prompt. All fields are filled in one pass: a "$name" inside a field stays as it is.
+
+        The system message has no fields, so that a server can cache it. Raises KeyError for a missing field.
+        """
+        return ("system", self.system), ("user", self.user.substitute(fields))
+
+    def note(self) -> dict[str, str]:
+        """For an artifact's facts."""
+        return {"version": self.name, "sha256": self.sha256}
+
+
+@functools.cache
+def read_template(path: Path) -> Template:
+    """The template in a Markdown file that ships with the package."""
+    system, user = path.read_text(encoding="utf-8").split(_BETWEEN)
+    return Template(path.stem, file_digest(path), system.strip(), string.Template(user.strip()))

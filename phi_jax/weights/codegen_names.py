@@ -1,0 +1,118 @@
+"""CodeGen's tensors and config.json (codegen-350M-mono, whose family phi-1 grew out of).
+
+A CodeGen is a phi without biases in attention, whose q, k and v lie in one matrix and whose rotary dims are
+interleaved. Reference: transformers' CodeGenForCausalLM (model_type "codegen"), to which every tensor was compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phi_jax.errors import UserError
+from phi_jax.model.phi import PhiConfig
+from phi_jax.weights.architecture import GPT_ROPE_THETA, Architecture, Tensor, one_to_one, read_gpt_config
+
+NAMES = {
+    "embed/tokens": "transformer.wte.weight",
+    "layers/norm/scale": "transformer.h.{layer}.ln_1.weight",
+    "layers/norm/bias": "transformer.h.{layer}.ln_1.bias",
+    "layers/attention/out/kernel": "transformer.h.{layer}.attn.out_proj.weight",
+    "layers/mlp/fc1/kernel": "transformer.h.{layer}.mlp.fc_in.weight",
+    "layers/mlp/fc1/bias": "transformer.h.{layer}.mlp.fc_in.bias",
+    "layers/mlp/fc2/kernel": "transformer.h.{layer}.mlp.fc_out.weight",
+    "layers/mlp/fc2/bias": "transformer.h.{layer}.mlp.fc_out.bias",
+    "final_norm/scale": "transformer.ln_f.weight",
+    "final_norm/bias": "transformer.ln_f.bias",
+    "head/kernel": "lm_head.weight",
+    "head/bias": "lm_head.bias",
+}
+_PARTS = 4  # parts that the qkv matrix is cut into, one a core of the TPUs it was trained on (transformers: mp_num)
+
+
+def _rotary_rows(config: PhiConfig) -> np.ndarray:
+    """[K] the row of an interleaved head that stands at each row of one split in halves."""
+    turning = np.arange(config.rotary_dim)
+    return np.concatenate([turning[0::2], turning[1::2], np.arange(config.rotary_dim, config.head_dim)])
+
+
+def _fuse(qkv: Sequence[np.ndarray], config: PhiConfig) -> np.ndarray:
+    """q, k, v, each [H*K, D] -> [3*H*K, D]: in each of four parts q, v and k of a fourth of the heads."""
+    width = qkv[0].shape[1]
+    heads = [x.reshape(config.num_heads, config.head_dim, width) for x in qkv]
+    interleaved = np.argsort(_rotary_rows(config))
+    q, k = heads[0][:, interleaved], heads[1][:, interleaved]
+    return np.stack([x.reshape(_PARTS, -1, width) for x in (q, heads[2], k)], axis=1).reshape(-1, width)
+
+
+def _split(fused: np.ndarray, config: PhiConfig) -> tuple[np.ndarray, ...]:
+    width = fused.shape[1]
+    parts = fused.reshape(_PARTS, 3, -1, width)
+    q, v, k = (parts[:, i].reshape(config.num_heads, config.head_dim, width) for i in range(3))
+    rows = _rotary_rows(config)
+    return tuple(x.reshape(-1, width) for x in (q[:, rows], k[:, rows], v))
+
+
+def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[str, Any]:
+    """config.json as transformers writes it. Raises UserError for a shape that CodeGen does not have."""
+    for problem, wrong in (
+        (f"num_heads is {config.num_heads}, no multiple of {_PARTS}", config.num_heads % _PARTS),
+        ("num_heads * head_dim is not hidden_size", config.num_heads * config.head_dim != config.hidden_size),
+        (f"rope_theta is {config.rope_theta}, not {GPT_ROPE_THETA}", config.rope_theta != GPT_ROPE_THETA),
+    ):
+        if wrong:
+            raise UserError(f"a CodeGen cannot hold this model: {problem}; export as phi")
+    return {
+        "architectures": ["CodeGenForCausalLM"],
+        "model_type": "codegen",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_seq_len,
+        "n_ctx": config.max_seq_len,
+        "n_embd": config.hidden_size,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "n_inner": config.intermediate_size,
+        "rotary_dim": config.rotary_dim,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": config.layer_norm_eps,
+        "initializer_range": config.initializer_range,
+        "attn_pdrop": config.attention_dropout,
+        "resid_pdrop": config.residual_dropout,
+        "embd_pdrop": 0.0,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "bos_token_id": end_of_text_id,
+        "eos_token_id": end_of_text_id,
+        "tokenizer_class": "CodeGenTokenizer",
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+
+
+def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
+    config = read_gpt_config(path, c)
+    if config.num_heads % _PARTS:
+        raise UserError(f"{path}: n_head is {config.num_heads}, which must be a multiple of {_PARTS}")
+    return config
+
+
+CODEGEN = Architecture(
+    model_type="codegen",
+    tensors=(
+        *one_to_one(NAMES),
+        Tensor(
+            "transformer.h.{layer}.attn.qkv_proj.weight",
+            ("layers/attention/q/kernel", "layers/attention/k/kernel", "layers/attention/v/kernel"),
+            fuse=_fuse,
+            split=_split,
+        ),
+    ),
+    absent=tuple(f"layers/attention/{name}/bias" for name in ("q", "k", "v", "out")),
+    buffers=re.compile(r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)|.*rotary_emb\.inv_freq"),
+    read_config=_read_config,
+    write_config=_write_config,
+)

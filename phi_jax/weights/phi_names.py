@@ -1,0 +1,150 @@
+"""Phi's tensors and config.json (phi-1, phi-1_5, phi-2).
+
+Reference: transformers' PhiForCausalLM (model_type "phi"), to which every tensor below was compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phi_jax.errors import UserError
+from phi_jax.model.phi import PhiConfig
+from phi_jax.weights.architecture import Architecture, one_to_one, require_sizes, require_values
+
+# Our path -> name of the tensor.
+NAMES = {
+    "embed/tokens": "model.embed_tokens.weight",
+    "layers/norm/scale": "model.layers.{layer}.input_layernorm.weight",
+    "layers/norm/bias": "model.layers.{layer}.input_layernorm.bias",
+    "layers/attention/q/kernel": "model.layers.{layer}.self_attn.q_proj.weight",
+    "layers/attention/q/bias": "model.layers.{layer}.self_attn.q_proj.bias",
+    "layers/attention/k/kernel": "model.layers.{layer}.self_attn.k_proj.weight",
+    "layers/attention/k/bias": "model.layers.{layer}.self_attn.k_proj.bias",
+    "layers/attention/v/kernel": "model.layers.{layer}.self_attn.v_proj.weight",
+    "layers/attention/v/bias": "model.layers.{layer}.self_attn.v_proj.bias",
+    "layers/attention/out/kernel": "model.layers.{layer}.self_attn.dense.weight",
+    "layers/attention/out/bias": "model.layers.{layer}.self_attn.dense.bias",
+    "layers/mlp/fc1/kernel": "model.layers.{layer}.mlp.fc1.weight",
+    "layers/mlp/fc1/bias": "model.layers.{layer}.mlp.fc1.bias",
+    "layers/mlp/fc2/kernel": "model.layers.{layer}.mlp.fc2.weight",
+    "layers/mlp/fc2/bias": "model.layers.{layer}.mlp.fc2.bias",
+    "final_norm/scale": "model.final_layernorm.weight",
+    "final_norm/bias": "model.final_layernorm.bias",
+    "head/kernel": "lm_head.weight",
+    "head/bias": "lm_head.bias",
+}
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+
+
+def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[str, Any]:
+    """config.json in the style of transformers 4 and of 5 at once, with nothing left to a reader's default.
+
+    Readers that go wrong otherwise: TGI takes "gelu_new", the usual name, for the exact GELU; MLX takes a
+    partial_rotary_factor of 0.4 where the top level has none; TGI before 2.1 fails on null num_key_value_heads;
+    transformers takes 1 and 2 for absent bos and eos ids.
+    """
+    factor = config.rotary_dim / config.head_dim
+    if int(config.head_dim * factor) < config.rotary_dim:  # readers truncate: e.g. 30 of 44 came back as 29
+        factor = float(np.nextafter(factor, 1.0))
+    return {
+        "architectures": ["PhiForCausalLM"],
+        "model_type": "phi",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "gelu_pytorch_tanh",
+        "max_position_embeddings": config.max_seq_len,
+        "layer_norm_eps": config.layer_norm_eps,
+        "initializer_range": config.initializer_range,
+        "attention_dropout": config.attention_dropout,
+        "resid_pdrop": config.residual_dropout,
+        "embd_pdrop": 0.0,
+        "qk_layernorm": False,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "bos_token_id": end_of_text_id,
+        "eos_token_id": end_of_text_id,
+        "partial_rotary_factor": factor,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": config.rope_theta,
+            "partial_rotary_factor": factor,
+        },
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+
+
+def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
+    require_sizes(path, c, _SIZES)
+    heads = c["num_attention_heads"]
+    rope = c.get("rope_parameters") or {}
+    # What would make it another function than `phi.forward`; absent or null is transformers' default, which is ours.
+    require_values(
+        path,
+        {**c, "rope_parameters.rope_type": rope.get("rope_type")},
+        {
+            "hidden_act": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
+            "qk_layernorm": (False,),
+            "tie_word_embeddings": (False,),
+            "num_key_value_heads": (heads,),
+            "embd_pdrop": (0.0,),
+            "rope_scaling": (),
+            "rope_parameters.rope_type": ("default",),
+            "quantization_config": (),
+        },
+    )
+    head_dim = c.get("head_dim") or c["hidden_size"] // heads
+    # 0.5 and 10000 are what transformers' PhiConfig takes where they are absent.
+    factor = _rope_value(path, c, rope, "partial_rotary_factor", 0.5)
+    return PhiConfig(
+        vocab_size=c["vocab_size"],
+        hidden_size=c["hidden_size"],
+        intermediate_size=c["intermediate_size"],
+        num_layers=c["num_hidden_layers"],
+        num_heads=heads,
+        head_dim=head_dim,
+        rotary_dim=int(head_dim * factor),
+        max_seq_len=c["max_position_embeddings"],
+        layer_norm_eps=c.get("layer_norm_eps", 1e-5),
+        rope_theta=_rope_value(path, c, rope, "rope_theta", 10000.0),
+        attention_dropout=c.get("attention_dropout") or 0.0,
+        residual_dropout=c.get("resid_pdrop") or 0.0,
+        initializer_range=c.get("initializer_range", 0.02),
+    )
+
+
+def _rope_value(path: Path, c: Mapping[str, Any], rope: Mapping[str, Any], field: str, default: float) -> float:
+    """A value that transformers 4 keeps at the top level and 5 under rope_parameters."""
+    values = {x[field] for x in (c, rope) if x.get(field) is not None}
+    if len(values) > 1:
+        raise UserError(f"{path}: {field} is {sorted(values)} in two places; readers differ on which holds: keep one")
+    return values.pop() if values else default
+
+
+PHI = Architecture(
+    model_type="phi",
+    tensors=one_to_one(NAMES),
+    absent=(),
+    buffers=re.compile(r".*rotary_emb\.inv_freq"),
+    read_config=_read_config,
+    write_config=_write_config,
+)

@@ -1,0 +1,210 @@
+"""Stage `synthesize` with somebody's texts: any file's rows go somewhere, and the same checks decide."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given as given_values
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.store import artifact, documents
+from phi_jax.synthesis import from_files as stage
+from phi_jax.synthesis import review
+
+CODE = '''def join_{noun}({noun}):
+    """Return the {noun} in {order} order, joined by commas.
+
+    >>> join_{noun}(["b", "a"])
+    {example}
+    """
+    return ",".join(sorted({noun}, reverse={reverse}))
+'''
+RISING = CODE.format(noun="names", order="rising", example="'a,b'", reverse=False)
+FALLING = CODE.format(noun="towns", order="falling", example="'b,a'", reverse=True)
+TESTS = [
+    "assert join_names([]) == ''",
+    "assert join_names(['x']) == 'x'",
+    "assert join_names(['n', 'c']) == 'c,n'",
+    "assert join_names(['n', 'c', 'n']) == 'c,n,n'",
+]
+SECTION = "# Sums\n\nA plus is enough.\n\n```python\nprint(1 + 2)\n```\n\n```output\n3\n```\n"
+ROWS = (
+    {"code": RISING, "tests": TESTS, "teacher": "gpt-5", "generation": 1, "license": "MIT"},
+    {"kind": "exercises", "text": FALLING},
+    {"kind": "textbooks", "text": f"Sure! Here is a section on sums:\n\n{SECTION}"},
+    {"kind": "textbooks", "text": SECTION.replace("\n3\n", "\n4\n"), "source": "notes", "path": "sums.md"},
+    {"kind": "poems", "text": "..."},
+    {"kind": "textbooks", "text": 7},
+    {"text": "who knows what"},
+)
+
+
+def config_of(*files):
+    return Config(
+        {
+            "synthesize": {
+                "files": files, "license": "CC-BY-4.0", "near_copy_threshold": 0.8, "sandbox": "full",
+                "sandbox_workers": 2,
+            }
+        }
+    )  # fmt: skip
+
+
+def open_draft(workdir):
+    return artifact.open_draft(workdir, "synthesize", "files", {}, {})
+
+
+def build(workdir, *files):
+    draft = open_draft(workdir)
+    stage.given(config_of(*map(str, files)), {}, draft)
+    return draft.commit()
+
+
+def rows_of(built, name, columns=(*documents.SCHEMA.names, "lesson", "teacher", "generation", "tests")):
+    return list(documents.read(built.path(name), columns))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    root = tmp_path_factory.mktemp("given")
+    (root / "texts").mkdir()
+    lines = [json.dumps(row) for row in ROWS]
+    (root / "texts" / "mine.jsonl").write_text("\n".join([*lines, "", "{broken", '"no object"']) + "\n")
+    pq.write_table(pa.Table.from_pylist([{"code": RISING, "tests": TESTS}]), root / "texts" / "again.parquet")
+    return build(root / "w", root / "texts")
+
+
+def test_the_same_checks_decide_and_all_adds_up(built):
+    exercises, textbooks = built.facts["exercises"], built.facts["textbooks"]
+    assert (exercises["written"], exercises["kept"]) == (8, 2)
+    assert exercises["reasons"] == {"identical text": 1, "no text": 5}
+    assert (textbooks["written"], textbooks["kept"]) == (2, 1)
+    assert textbooks["reasons"] == {"prints something else": 1}
+    assert textbooks["boilerplate_removed"] == 1
+    assert built.facts["teacher"] == "files"
+    assert "coverage" not in exercises["diversity"]
+    reasons = {
+        row["path"]: row["reason"]
+        for kind in ("exercises", "textbooks")
+        for row in documents.read(built.path("set_aside") / kind, ("path", "reason"))
+    }
+    assert reasons == {
+        "mine.jsonl:1": "identical text",  # again.parquet has it too, and comes first
+        "sums.md": "block 1 prints '3', not '4'",
+        "mine.jsonl:5": "no text: kind is 'poems', not one of textbooks, exercises",
+        "mine.jsonl:6": "no text: it has no field 'text' of text",
+        "mine.jsonl:7": "no text: it has no kind",
+        "mine.jsonl:8": "no JSON object",
+        "mine.jsonl:9": "no JSON object",
+    }
+
+
+def test_what_a_row_says_of_itself_is_taken_over(built):
+    rising, falling = rows_of(built, "exercises")
+    assert (rising["text"], rising["source"], rising["path"]) == (RISING, "again.parquet", "again.parquet:1")
+    assert (rising["license"], rising["teacher"], rising["generation"]) == ("CC-BY-4.0", None, None)
+    assert json.loads(rising["tests"]) == TESTS
+    assert (falling["text"], falling["tests"], falling["lesson"]) == (FALLING, None, None)
+    (section,) = rows_of(built, "textbooks")
+    assert section["text"].strip() == SECTION.strip()
+    assert (section["language"], section["source"], section["path"]) == ("markdown", "mine.jsonl", "mine.jsonl:3")
+
+
+def test_our_own_documents_are_texts_too(built, tmp_path):
+    """What the stage kept, it keeps again: the checks are the same, and nothing is lost on the way."""
+    again = build(tmp_path / "w", built.path("exercises"), built.path("textbooks"))
+    for kind in ("exercises", "textbooks"):
+        assert rows_of(again, kind) == rows_of(built, kind)
+        assert again.facts[kind]["set_aside"] == 0
+
+
+def test_a_file_that_changed_starts_the_stage_over(tmp_path, monkeypatch):
+    """What a killed run left of other texts is not mixed in."""
+    monkeypatch.setattr(review, "_TEXTS_PER_PART", 1)
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"code": RISING}) + "\n" + json.dumps({"code": FALLING}) + "\n")
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(review.Desk, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "w", file)
+    left = list(open_draft(tmp_path / "w").directory.glob("checked/*/*/part-*.parquet"))
+    assert left
+    file.write_text(json.dumps({"code": FALLING}) + "\n")
+    built = build(tmp_path / "w", file)
+    assert [row["text"] for row in rows_of(built, "exercises")] == [FALLING]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: (), "config.synthesize.files is empty; name the texts"),
+        (lambda root: (root / "missing.jsonl",), "missing.jsonl: no such file or directory"),
+        (lambda root: (root / "empty",), "empty: neither .jsonl nor .parquet"),
+        (lambda root: (root / "a.txt",), "a.txt: neither .jsonl nor .parquet"),
+        (lambda root: (root / "broken.parquet",), "broken.parquet: cannot be read as Parquet"),
+        (
+            lambda root: (root / "other.parquet",),
+            "other.parquet: has neither a column 'text' nor 'code'; it has: score",
+        ),
+    ],
+)
+def test_files_that_are_none_are_named(make, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "broken.parquet").write_text("x")
+    pq.write_table(pa.table({"score": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(UserError) as error:
+        build(tmp_path / "w", *make(tmp_path))
+    assert message in str(error.value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda v: st.lists(v) | st.dictionaries(st.text(), v),
+    max_leaves=4,
+)
+FIELDS = ("kind", "text", "code", "tests", "source", "path", "license", "language", "teacher", "generation")
+fields = st.sampled_from(FIELDS)
+likely = st.sampled_from(
+    ["textbooks", "exercises", "python", "markdown", "assert f(1) == 2\nassert f(2) == 3", '["x"]']
+)
+
+
+@settings(max_examples=60)
+@given_values(st.lists(st.dictionaries(fields, likely | json_values) | json_values, max_size=4))
+def test_any_row_goes_somewhere(tmp_path_factory, rows):
+    """Each row of a file becomes one text of one kind; what cannot be one says why."""
+    file = tmp_path_factory.getbasetemp() / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    items = list(stage._items([file]))
+    assert len(items) == len(rows)
+    for item in items:
+        submission = stage._submission(item, "other")
+        row = review._row(stage._desk_of(item), submission)
+        pa.Table.from_pylist([row], schema=review._CHECKED)
+        assert submission.problem or submission.text in (item.row.get("code"), item.row.get("text"))
+
+
+@pytest.mark.parametrize(
+    ("value", "tests"),
+    [
+        (None, None),
+        ([], None),
+        ("", None),
+        ("[]", None),
+        (["assert a", "assert b"], ("assert a", "assert b")),
+        ('["assert a", "assert b"]', ("assert a", "assert b")),
+        ("assert f(1) == 2\n\nassert f(\n  2) == 3\n", ("assert f(1) == 2", "assert f(\n  2) == 3")),
+        ("assert (", ("assert (",)),
+    ],
+)
+def test_tests_are_a_list_or_a_text(value, tests):
+    assert stage._tests(value) == tests

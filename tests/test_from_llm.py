@@ -1,0 +1,232 @@
+"""Stage `synthesize` with a teacher, against a real server: what is written adds up, and nothing is asked twice."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from llm_server import serving
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.store import artifact, documents
+from phi_jax.synthesis import curriculum
+from phi_jax.synthesis import from_llm as stage
+from phi_jax.synthesis.curriculum import Lesson
+from phi_jax.synthesis.from_llm import pilot
+from phi_jax.teacher.request import PICODOLLARS
+
+KINDS = curriculum.KINDS
+REQUESTS = {"textbooks": 14, "exercises": 20}
+# Outcomes that are final, so that the server's ledger holds one entry for each try at a lesson.
+OUTCOMES = ["refusal", "content_filter", "length"]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving(faults=0.15, seed=3, kinds=OUTCOMES) as running:
+        yield running
+
+
+def config_of(base_url, **synthesize):
+    rules = {
+        "teacher": "writer", "seed": 0, "textbook_requests": REQUESTS["textbooks"] * 100,
+        "exercise_requests": REQUESTS["exercises"] * 100, "share": 0.01, "steered": 0.0, "max_tokens": 2048,
+        "temperature": 1.0, "near_copy_threshold": 0.8, "files": (), "license": "other", "sandbox": "full",
+        "sandbox_workers": 2,
+    }  # fmt: skip
+    writer = {
+        "model": "gpt-3.5-turbo", "base_url": base_url, "key_variable": "", "price_as": "", "mode": "live",
+        "window": 16, "batch_requests": 100, "timeout": 60.0, "attempts": 3, "generation": 1,
+    }  # fmt: skip
+    teachers = {"writer": writer, "ours": {**writer, "model": "ours", "price_as": "local", "generation": 2}}
+    budget = {"max_dollars": 5.0, "prices": "", "journal": ""}
+    return Config({"synthesize": rules | synthesize, "teachers": teachers, "budget": budget})
+
+
+def charged(ledger):
+    """The entries of lessons: asking how a server writes JSON is charged too."""
+    return [entry for entry in ledger if entry["about"].startswith("Write a")]
+
+
+def build(config, workdir):
+    """The stage, with its journal in `workdir`/teacher."""
+    draft = artifact.open_draft(workdir, "synthesize", "teacher", config.to_dict(), {})
+    stage.taught(config, {}, draft)
+    return draft.commit()
+
+
+@pytest.fixture(scope="module")
+def built(server, tmp_path_factory):
+    """(artifact, the server's ledger when it was done, work directory)."""
+    workdir = tmp_path_factory.mktemp("taught")
+    return build(config_of(server.base_url), workdir), charged(server.ledger()), workdir
+
+
+def rows_of(built, name):
+    return list(documents.read(built.path(name), [*documents.SCHEMA.names, "lesson", "teacher", "generation", "tests"]))
+
+
+def set_aside(built, kind):
+    return list(documents.read(built.path("set_aside") / kind, ("path", "reason", "text")))
+
+
+def test_kept_and_set_aside_add_up(built):
+    made, ledger, _ = built
+    tries = 0
+    for kind in KINDS:
+        facts, kept, aside = made.facts[kind], rows_of(made, kind), set_aside(made, kind)
+        assert facts["requested"] == REQUESTS[kind]
+        assert facts["kept"] == facts["kept_at_first"] + facts["kept_at_second"] == len(kept) > 0
+        assert facts["set_aside"] == sum(facts["reasons"].values()) == len(aside) > 0
+        assert facts["written"] == facts["requested"] + facts["second_tries"] == len(kept) + len(aside)
+        # Each lesson once or, where its first try failed, twice.
+        places = Counter(row["path"].rpartition("/")[0] for row in (*kept, *aside))
+        assert sorted(places) == sorted(f"{kind}/{n}" for n in range(REQUESTS[kind]))
+        assert sum(count == 2 for count in places.values()) == facts["second_tries"]
+        assert facts["bytes"] == sum(len(row["text"].encode()) for row in kept)
+        assert facts["diversity"]["texts"] == len(kept)
+        tries += facts["written"]
+    assert len(ledger) == tries
+    assert made.facts["exercises"]["kept_at_second"] > 0
+
+
+def test_a_document_leads_back_to_its_lesson(built):
+    made, _, _ = built
+    for kind in KINDS:
+        lessons = {lesson.number: lesson for lesson in curriculum.lessons(kind, REQUESTS[kind], seed=0)}
+        for row in rows_of(made, kind):
+            lesson = Lesson(**json.loads(row["lesson"]))
+            assert lessons[lesson.number] == lesson
+            assert row["path"].startswith(f"{kind}/{lesson.number}/")
+            assert (row["source"], row["license"], row["generation"]) == ("writer", "other", 1)
+            assert row["teacher"].startswith("gpt-3.5-turbo")
+            assert row["language"] == ("python" if kind == "exercises" else "markdown")
+            if kind == "exercises":
+                assert f"def {lesson.name}(" in row["text"]
+                assert all(lesson.name in test for test in json.loads(row["tests"]))
+
+
+def test_facts_name_teacher_prompts_and_money(built):
+    made, ledger, _ = built
+    facts = made.facts
+    assert facts["teacher"] == "writer"
+    assert facts["prompts"]["exercises"]["version"] == "exercise.v1"
+    (writer,) = facts["teachers"].values()
+    assert writer["requests"] == len(ledger)
+    assert writer["completion_tokens"] == sum(entry["completion"] for entry in ledger)
+    assert 0 < facts["dollars"] < 5
+    outcomes = Counter(entry["status"] for entry in ledger)
+    assert (writer["refused"], writer["filtered"]) == (outcomes["refusal"], outcomes["content_filter"])
+
+
+# Rename of a finished file -> what a run that is killed there leaves.
+KILLS = (
+    "textbooks/turn-1-passed",  # replies in the journal, nothing checked
+    "exercises/turn-2-failed",  # second tries checked, those that failed not written down
+    "partial/exercises/part",  # all checked, nothing published
+    "manifest",  # all but the manifest
+)
+
+
+def killed_at(place, base_url, workdir, **rules):
+    words = [sys.executable, __file__, place, base_url, str(workdir), json.dumps(rules)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("places", [KILLS[1:2], pytest.param(KILLS, marks=pytest.mark.acceptance)])
+def test_killed_and_resumed_it_gives_the_same_and_asks_nothing(places, built, server, tmp_path):
+    """The journal is there, so not one request reaches the server, however often the stage is killed."""
+    made, _, workdir = built
+    shutil.copytree(workdir / "teacher", tmp_path / "teacher")
+    before = server.ledger()
+    for place in places:
+        killed_at(place, server.base_url, tmp_path)
+        assert artifact.find(tmp_path, "synthesize", "teacher") is None
+    again = build(config_of(server.base_url), tmp_path)
+    assert again.identity == made.identity
+    assert {kind: again.facts[kind] for kind in KINDS} == {kind: made.facts[kind] for kind in KINDS}
+    assert server.ledger() == before
+
+
+def test_a_pilot_pays_what_the_run_does_not_pay_again(server, tmp_path):
+    """Of both kinds in proportion, at their cost with second tries; its replies are found in the journal."""
+    before = len(server.ledger())
+    config = config_of(server.base_url)
+    sample = pilot(config, {}, tmp_path, 20)
+    assert (sample["total"], sample["asked"], len(sample["costs"]), sample["batch"]) == (34, 20, 20, False)
+    assert sum(sample["rejected"].values()) < 10
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+    asked = charged(server.ledger()[before:])
+    assert len(asked) > 20
+    # Dollars a million tokens, as prices.json has gpt-3.5-turbo.
+    paid = sum(entry["prompt"] * 0.5 + entry["completion"] * 1.5 for entry in asked) / 1e6
+    assert sum(sample["costs"]) / PICODOLLARS == pytest.approx(paid)
+    before = server.ledger()
+    again = pilot(config, {}, tmp_path, 20)
+    assert again["asked"] == 0
+    assert (again["costs"], again["rejected"]) == (sample["costs"], sample["rejected"])
+    assert server.ledger() == before
+
+
+def test_lessons_held_back_go_where_least_passed(tmp_path):
+    """Every topic once, then the lessons held back: they reach topics of which nothing had passed. Killed among these,
+    it goes on to the same."""
+    rules = {"textbook_requests": 100, "exercise_requests": 60_000, "steered": 1 / 3}
+    with serving(hard=0.3) as failing:
+        made = build(config_of(failing.base_url, **rules), tmp_path)
+        ledger = charged(failing.ledger())
+        again = tmp_path / "again"
+        shutil.copytree(tmp_path / "teacher", again / "teacher")
+        killed_at("exercises/turn-3-failed", failing.base_url, again, **rules)
+        assert build(config_of(failing.base_url, **rules), again).identity == made.identity
+        assert charged(failing.ledger()) == ledger
+    facts = made.facts["exercises"]
+    assert (facts["requested"], facts["steered"]) == (600, 200)
+    assert (made.facts["textbooks"]["requested"], made.facts["textbooks"]["steered"]) == (1, 0)
+    rows = rows_of(made, "exercises")
+    lessons = [json.loads(row["lesson"]) for row in rows]
+    written = {(row["path"], row["reason"]) for row in set_aside(made, "exercises")}
+    numbers = {int(path.split("/")[1]) for path, _ in written} | {lesson["number"] for lesson in lessons}
+    assert numbers == set(range(600))
+    assert len(ledger) == sum(made.facts[kind]["written"] for kind in KINDS)
+    evenly = Counter(lesson["topic"] for lesson in lessons if lesson["number"] < 400)
+    later = [lesson["topic"] for lesson in lessons if lesson["number"] >= 400]
+    assert max(evenly.values()) == 1
+    assert len(evenly) < 340
+    assert len({*evenly, *later}) > len(evenly) + 20
+
+
+def test_two_teachers_share_the_lessons(server, tmp_path):
+    config = config_of(server.base_url, teacher="writer:0.5,ours:0.5", share=0.005)
+    made = build(config, tmp_path)
+    sources = Counter(row["source"] for kind in KINDS for row in rows_of(made, kind))
+    assert set(sources) == {"writer", "ours"}
+    by_teacher = {(row["source"], row["generation"]) for kind in KINDS for row in rows_of(made, kind)}
+    assert by_teacher == {("writer", 1), ("ours", 2)}
+    assert made.facts["teachers"]["ours"]["dollars"] == 0
+    assert made.facts["teachers"]["writer"]["dollars"] == made.facts["dollars"] > 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("share", 0.0), ("share", 1.5), ("textbook_requests", 0), ("exercise_requests", -1), ("max_tokens", 0),
+        ("steered", 0.6), ("steered", -0.1), ("temperature", -0.1), ("near_copy_threshold", 0.0),
+    ],
+)  # fmt: skip
+def test_a_field_without_sense_is_named_before_anything_is_asked(tmp_path, field, value):
+    config = config_of("http://127.0.0.1:9/v1", **{field: value})
+    with pytest.raises(UserError, match=rf"config\.synthesize\.{field}={value}: "):
+        build(config, tmp_path)
+
+
+if __name__ == "__main__":
+    from killed_run import kill_at
+
+    kill_at("os.rename", sys.argv[1], 1)
+    build(config_of(sys.argv[2], **json.loads(sys.argv[4])), sys.argv[3])

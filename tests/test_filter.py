@@ -15,7 +15,7 @@ import pytest
 from phi_jax.config import Config
 from phi_jax.corpus import quality
 from phi_jax.corpus.annotate import annotate, read_grades
-from phi_jax.corpus.rubric import from_first_code
+from phi_jax.store.python_text import from_first_code
 from phi_jax.errors import UserError
 from phi_jax.model.embed import embed
 from phi_jax.model.phi import PhiConfig, hidden_states, init_params

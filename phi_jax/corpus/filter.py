@@ -22,11 +22,12 @@ from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.corpus.annotate import GRADERS, Grader, histogram, read_grades
-from phi_jax.corpus.rubric import from_first_code, strip_comments
+from phi_jax.corpus.rubric import strip_comments
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, atomic_path, write_json
+from phi_jax.store.python_text import from_first_code
 
 if TYPE_CHECKING:
     from phi_jax.tokens.tokenizer import Tokenizer

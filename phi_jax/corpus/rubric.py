@@ -14,12 +14,12 @@ import collections
 import dataclasses
 import io
 import itertools
-import re
 import sys
 import tokenize
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from phi_jax.store.python_text import parse
 
 # The one place of the weights; ours. They sum to 1. Comments that are not docstrings count nowhere, since a grader
 # that likes them teaches a filter to look for them alone (Stack-Edu's classifier did).
@@ -48,7 +48,6 @@ _COMPUTING = (
     ast.For, ast.AsyncFor, ast.While, ast.If, ast.IfExp, ast.comprehension, ast.BinOp, ast.BoolOp, ast.Compare,
     ast.AugAssign, ast.Yield, ast.YieldFrom, ast.Match,
 )  # fmt: skip
-_LEADING_COMMENTS = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)+")
 _UNSEEN_FIELDS = frozenset({"ctx", "op", "ops"})  # of the syntax tree: half of its nodes, none of them weighed
 _BUILTINS = frozenset(dir(builtins)) | {"__file__", "__name__", "__doc__", "__path__", "__spec__"}
 Nodes = dict[type, list[Any]]  # nodes of a syntax tree by their type
@@ -68,16 +67,6 @@ class Grade:
     reason: str | None = None
 
 
-def parse(text: str) -> ast.Module | None:
-    """The syntax tree of a Python file, or None where this Python cannot parse it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes and the like: the file's business, not the user's
-        try:
-            return ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
-
-
 def grade(text: str) -> Grade:
     """The `static` grade of a Python file: the sum of WEIGHTS times the parts. Never raises for what a text holds."""
     tree = parse(text)
@@ -95,12 +84,6 @@ def grade(text: str) -> Grade:
         "names": _names(nodes),
     }
     return Grade(round(sum(WEIGHTS[name] * value for name, value in parts.items()), 6), parts)
-
-
-def from_first_code(text: str) -> str:
-    """The text behind the comments and blank lines it opens with, most often a licence."""
-    match = _LEADING_COMMENTS.match(text)
-    return text[match.end() :] if match else text
 
 
 def strip_comments(text: str) -> str:

@@ -111,7 +111,7 @@ def _data_stages(config: Config) -> Iterator[Stage]:
     writer = teacher if teacher in (GRAMMAR, FILES) else "teacher"
     written = f"synthesize/{writer}"
     yield Stage("collect", "python", {}, ("collect",), "phi_jax.corpus.collect:collect")
-    yield Stage("dedup", "python", {"documents": "collect/python"}, ("dedup",), "phi_jax.store.near_copies:dedup")
+    yield Stage("dedup", "python", {"documents": "collect/python"}, ("dedup",), "phi_jax.corpus.dedup:dedup")
     taught_by = _teaching(config, "synthesize.teacher", teacher) if writer == "teacher" else ()
     yield Stage("synthesize", writer, {}, ("synthesize", *taught_by), _WRITERS[writer])
     yield Stage(

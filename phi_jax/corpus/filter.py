@@ -7,7 +7,6 @@ the files of the highest scores are kept until a budget of tokens is spent.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import warnings
@@ -21,8 +20,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.corpus.annotate import GRADERS, Grader, histogram, read_grades
-from phi_jax.corpus.rubric import strip_comments
+from phi_jax.corpus.annotate import histogram, read_grades
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
 from phi_jax.store import documents
@@ -97,11 +95,10 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     for identifier, score in zip(learnt, forest.out_of_bag, strict=True):
         scores[positions[identifier]] = score
 
-    # --- How good it is, and how much of that is comments ----------------------------------------------------------
+    # --- How good it is --------------------------------------------------------------------------------------------
     tested = sorted(held_out)
     quality = _quality(np.array([scores[positions[i]] for i in tested]), [usable[i]["label"] for i in tested])
     tested_rows = {i: {**usable[i], "score": float(scores[positions[i]])} for i in tested}
-    comments = _comment_shares(source, tested_rows, GRADERS.get(grader), embed, forest)
 
     # --- What is kept ----------------------------------------------------------------------------------------------
     by_id = {identifier: float(score) for identifier, score in zip(ids, scores, strict=True)}
@@ -135,7 +132,6 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
         learnt=dict(Counter(usable[i]["label"] for i in learnt)),
         **quality,
         recall_bands=recall_bands(tested_rows.values()),
-        **comments,
         histogram=histogram(list(finite.values()), BINS),
         histogram_kept=histogram([by_id[i] for i in kept_tokens], BINS),
         embedding_width=shape.hidden_size,
@@ -325,45 +321,6 @@ def recall_bands(rows: Iterable[Mapping[str, Any]]) -> list[list[int]]:
         band[0] += int((row["score"] >= 0.5) == (row["label"] == "high"))
         band[1] += 1
     return bands
-
-
-def _comment_shares(
-    source: epath.Path, tested: Mapping[str, dict[str, Any]], grader: Grader | None, embed: Embed, forest: Forest
-) -> dict[str, Any]:
-    """What held-out files lose when comments and docstrings are cut out of them.
-
-    A filter that loses all its power with them has learnt to see comments (Stack-Edu's did). grader: None where the
-    grades come from teachers, who would have to be paid to grade the files again: then only the scores are compared.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    stripped: list[tuple[dict[str, Any], str]] = []
-    for row in documents.read(source):
-        if row["id"] in tested:
-            with contextlib.suppress(ValueError):
-                stripped.append((tested[row["id"]], strip_comments(row["text"])))
-    scores_after = forest.score(embed([text for _, text in stripped]))
-    pairs = [
-        (row, text, float(score))
-        for (row, text), score in zip(stripped, scores_after, strict=True)
-        if np.isfinite(score)
-    ]
-    labels = [row["label"] == "high" for row, _, _ in pairs]
-    if len(set(labels)) < 2:
-        return {"stripped": len(pairs), "comment_means": None, "comment_share": None, "roc_auc_stripped": None}
-    after = {"score": [score for _, _, score in pairs]}
-    if grader is not None:
-        after = {"grade": [grader(text).value for _, text, _ in pairs], **after}
-    means = {
-        name: [float(np.mean([row[name] for row, _, _ in pairs])), float(np.mean(values))]
-        for name, values in after.items()
-    }
-    return {
-        "stripped": len(pairs),
-        "comment_means": {k: [round(x, 6) for x in pair] for k, pair in means.items()},  # [with, without comments]
-        "comment_share": {k: round(1 - after / before, 6) if before else 0.0 for k, (before, after) in means.items()},
-        "roc_auc_stripped": round(float(roc_auc_score(labels, [s for _, _, s in pairs])), 6),
-    }
 
 
 # --- What is kept --------------------------------------------------------------------------------------------------

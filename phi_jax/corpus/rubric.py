@@ -12,10 +12,8 @@ import ast
 import builtins
 import collections
 import dataclasses
-import io
 import itertools
 import sys
-import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -86,52 +84,6 @@ def grade(text: str) -> Grade:
     return Grade(round(sum(WEIGHTS[name] * value for name, value in parts.items()), 6), parts)
 
 
-def strip_comments(text: str) -> str:
-    """The file without comments and docstrings; it parses to the same tree but for the docstrings.
-
-    A body that was only a docstring becomes `pass`. Lines that held nothing else go. Raises ValueError for a text
-    that does not parse.
-    """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    tree = parse(text)
-    if tree is None:
-        raise ValueError("does not parse, so its comments cannot be told from its strings")
-    lines = text.split("\n")
-    cuts: list[tuple[tuple[int, int], tuple[int, int], str]] = []  # (row, column) of start and end, what comes instead
-    for owner in (node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED)):
-        node = _docstring(owner)
-        if node is None:
-            continue
-        start, end = _span(node, lines)
-        alone = len(owner.body) == 1 and not isinstance(owner, ast.Module)
-        if not alone:
-            # `"""One line."""; x = 1`: the semicolon goes with the docstring.
-            rest = lines[end[0]][end[1] :]
-            following = rest.lstrip(" \t\f")
-            if following.startswith(";"):
-                after = following[1:].lstrip(" \t\f")
-                end = (end[0], end[1] + len(rest) - len(after))
-        cuts.append((start, end, "pass" if alone else ""))
-    docstrings = [(start, end) for start, end, _ in cuts]
-    try:
-        comments = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT]
-    except (tokenize.TokenError, SyntaxError) as error:
-        raise ValueError(f"cannot be cut into tokens ({error})") from None
-    for token in comments:
-        start, end = (token.start[0] - 1, token.start[1]), (token.end[0] - 1, token.end[1])
-        # Between the parentheses around a docstring there can be comments, which go with it.
-        if not any(first <= start < last for first, last in docstrings):
-            cuts.append((start, end, ""))
-
-    for (row, column), (end_row, end_column), instead in sorted(cuts, reverse=True):
-        before, after = lines[row][:column] + instead, lines[end_row][end_column:]
-        line = before + after if after.strip() else before.rstrip()
-        # A line that a backslash continues has to have a next one, if an empty one.
-        continued = row > 0 and lines[row - 1].endswith("\\")
-        lines[row : end_row + 1] = [line] if line or continued else []
-    return "\n".join(lines)
-
-
 def _nodes(tree: ast.Module) -> Nodes:
     """The nodes of a tree by their type, in no order, without docstrings and without operators."""
     found: Nodes = collections.defaultdict(list)
@@ -164,17 +116,6 @@ def _docstring(node: Any) -> ast.Expr | None:
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             return first
     return None
-
-
-def _span(node: ast.Expr, lines: Sequence[str]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(row, column) of a statement's start and end, from 0, in characters; the tree counts UTF-8 bytes."""
-
-    def characters(row: int, offset: int) -> int:
-        return len(lines[row].encode()[:offset].decode())
-
-    end_row = (node.end_lineno or node.lineno) - 1
-    start = (node.lineno - 1, characters(node.lineno - 1, node.col_offset))
-    return start, (end_row, characters(end_row, node.end_col_offset or 0))
 
 
 # --- The parts -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """Stage `tokenize`: documents -> token shards, a TFDS dataset with ArrayRecord inside, TensorFlow never imported.
 
 A split is one stream, its documents in order, each followed by <|endoftext|> (paper, section 2.3), cut into records of
-seq_len + 1 tokens; what remains after the last whole record is dropped and counted. Beside each shard lies an index
-that leads a record back to its documents.
+seq_len + 1 tokens; what remains after the last whole record is dropped and counted.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +29,6 @@ _WRITER_OPTIONS = "group_size:1,zstd:3"
 _FILE_TEMPLATE = "{SPLIT}-{SHARD_INDEX}.{FILEFORMAT}"
 _METADATA = "tokens.json"
 _ENCODE_BATCH = 256  # documents encoded at once
-
-
-class Index(NamedTuple):
-    """The documents of one shard: ids, and the token of the split's stream at which each begins."""
-
-    ids: list[str]
-    offsets: list[int]
-    documents_before: int  # documents of the split that were begun before this shard and may reach into it
 
 
 def is_held_out(identifier: str, fraction: float) -> bool:
@@ -234,26 +225,21 @@ class ShardWriter:
         shards: list[int] = []
         buffer: list[np.ndarray] = []
         buffered = total = 0
-        index = Index([], [], 0)
         begun = 0
-        for identifier, ids in stream:
-            index.ids.append(identifier)
-            index.offsets.append(total)
+        for _, ids in stream:
             begun += 1
             buffer.append(np.asarray(ids, self._dtype))
             buffered += len(ids)
             total += len(ids)
             while buffered >= shard_tokens:
                 tokens = np.concatenate(buffer)
-                self._write_shard(split, len(shards), tokens[:shard_tokens], index)
+                self._write_shard(split, len(shards), tokens[:shard_tokens])
                 shards.append(self._records_per_shard)
-                end = len(shards) * shard_tokens
-                index = _reaching_past(index, end, total, begun)
                 buffer, buffered = [tokens[shard_tokens:]], buffered - shard_tokens
         rest = np.concatenate(buffer) if buffer else np.empty(0, self._dtype)
         records = len(rest) // self._record
         if records:
-            self._write_shard(split, len(shards), rest[: records * self._record], index)
+            self._write_shard(split, len(shards), rest[: records * self._record])
             shards.append(records)
         return {
             "shards": shards,
@@ -263,23 +249,17 @@ class ShardWriter:
             "dropped_tokens": len(rest) - records * self._record,
         }
 
-    def _write_shard(self, split: str, number: int, tokens: np.ndarray, index: Index) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def _write_shard(self, split: str, number: int, tokens: np.ndarray) -> None:
         from array_record.python import array_record_module
 
         path = shard_path(self._directory, split, number)
-        index_path = _index_path(path)
-        if index_path.exists():  # written after its shard
+        if path.exists():
             return
         with atomic_path(path) as temporary:
             writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
             for record in tokens.reshape(-1, self._record):
                 writer.write(self._features.serialize_example({"tokens": record}))
             writer.close()
-        table = pa.table({"document_id": index.ids, "first_token": pa.array(index.offsets, pa.int64())})
-        with atomic_path(index_path) as temporary:
-            pq.write_table(table, temporary)
 
     def write_metadata(self, records: Mapping[str, list[int]]) -> None:
         """What makes the directory a TFDS dataset: features.json and dataset_info.json."""
@@ -310,14 +290,6 @@ class ShardWriter:
         )
 
 
-def _reaching_past(index: Index, end: int, total: int, begun: int) -> Index:
-    """The index the next shard starts with: the document, if any, that reaches past token `end`."""
-    if index.ids and index.offsets[-1] < end < total:
-        return Index(index.ids[-1:], index.offsets[-1:], begun - 1)
-    after = [i for i, offset in enumerate(index.offsets) if offset >= end]
-    return Index([index.ids[i] for i in after], [index.offsets[i] for i in after], begun - len(after))
-
-
 def _features(record: int, dtype: np.dtype) -> Any:
     import tensorflow_datasets as tfds
 
@@ -331,34 +303,9 @@ def shard_path(directory: Path, split: str, number: int) -> Path:
     return Path(directory) / f"{split}-{number:05d}.array_record"
 
 
-def _index_path(shard: Path) -> Path:
-    # Two dots, or TFDS would take it for a shard of another format.
-    return shard.with_suffix(".index.parquet")
-
-
 def metadata(directory: Path) -> dict[str, Any]:
     """{"seq_len", "dtype", "vocab_size", "end_of_text_id"} of a token directory. Raises UserError where none is."""
     path = Path(directory) / _METADATA
     if not path.is_file():
         raise UserError(f"{path}: no such file; build token shards with `phi-jax tokenize`")
     return json.loads(path.read_text())
-
-
-def provenance(directory: Path, split: str, record: int) -> list[str]:
-    """Ids of the documents that record number `record` of a split holds tokens of, in order."""
-    import pyarrow.parquet as pq
-
-    length = metadata(directory)["seq_len"] + 1
-    first, end = record * length, (record + 1) * length
-    found: list[str] = []
-    before: str | None = None  # the last document that begins at or before the record
-    number = 0
-    while (path := _index_path(shard_path(directory, split, number))).exists():
-        table = pq.read_table(path).to_pydict()
-        for identifier, offset in zip(table["document_id"], table["first_token"], strict=True):
-            if offset <= first:
-                before = identifier
-            elif offset < end and identifier not in found:
-                found.append(identifier)
-        number += 1
-    return ([before] if before is not None else []) + [f for f in found if f != before]

@@ -41,14 +41,12 @@ _LONG_NAME = 40  # letters from which a name is worth half
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
-_DOCUMENTED = (ast.Module, *_DEFINITIONS)
 _COMPUTING = (
     ast.For, ast.AsyncFor, ast.While, ast.If, ast.IfExp, ast.comprehension, ast.BinOp, ast.BoolOp, ast.Compare,
     ast.AugAssign, ast.Yield, ast.YieldFrom, ast.Match,
 )  # fmt: skip
-_UNSEEN_FIELDS = frozenset({"ctx", "op", "ops"})  # of the syntax tree: half of its nodes, none of them weighed
+_BOILERPLATE = (ast.Pass, ast.Global, ast.Nonlocal, ast.Assert)
 _BUILTINS = frozenset(dir(builtins)) | {"__file__", "__name__", "__doc__", "__path__", "__spec__"}
-Nodes = dict[type, list[Any]]  # nodes of a syntax tree by their type
 _CONVENTIONAL = frozenset({"self", "cls", "_", "__"})
 
 
@@ -56,8 +54,8 @@ _CONVENTIONAL = frozenset({"self", "cls", "_", "__"})
 class Grade:
     """What a grader says of one file.
 
-    value: 0 (worthless to the student) to 1. parts: the rubric's parts, each 0 to 1; empty where the grader has
-    none. reason: why a file was given 0 without being weighed, else None.
+    value: 0 (worthless to the student) to 1. parts: the rubric's parts, each 0 to 1. reason: why a file was given 0
+    without being weighed, else None.
     """
 
     value: float
@@ -68,127 +66,109 @@ class Grade:
 def grade(text: str) -> Grade:
     """The `static` grade of a Python file: the sum of WEIGHTS times the parts. Never raises for what a text holds."""
     tree = parse(text)
-    if tree is None:
-        return Grade(0.0, dict.fromkeys(PARTS, 0.0), "does not parse")
-    nodes = _nodes(tree)
-    lines = {node.lineno for kind, found in nodes.items() if issubclass(kind, ast.expr | ast.stmt) for node in found}
-    if not lines:
-        return Grade(0.0, dict.fromkeys(PARTS, 0.0), "no code")
+    nodes = _Nodes(tree) if tree else None
+    if nodes is None or not nodes.lines:
+        return Grade(0.0, dict.fromkeys(PARTS, 0.0), "no code" if nodes else "does not parse")
     parts = {
         "docstrings": _documented(nodes),
         "self_contained": _self_contained(nodes),
         "computation": _computation(nodes),
-        "size": _size(len(lines)),
+        "size": _size(len(nodes.lines)),
         "names": _names(nodes),
     }
     return Grade(round(sum(WEIGHTS[name] * value for name, value in parts.items()), 6), parts)
 
 
-def _nodes(tree: ast.Module) -> Nodes:
-    """The nodes of a tree by their type, in no order, without docstrings and without operators."""
-    found: Nodes = collections.defaultdict(list)
-    fields: dict[type, list[str]] = {}
-    stack: list[Any] = [tree]
-    while stack:
-        node = stack.pop()
-        kind = type(node)
-        if kind not in fields:
-            fields[kind] = [name for name in node._fields if name not in _UNSEEN_FIELDS]
-        found[kind].append(node)
-        docstring = _docstring(node)
-        for name in fields[kind]:
-            value = getattr(node, name)
-            if isinstance(value, list):
-                stack.extend(child for child in value if isinstance(child, ast.AST) and child is not docstring)
-            elif isinstance(value, ast.AST):
-                stack.append(value)
-    return found
+class _Nodes:
+    """The nodes of a syntax tree by their type, docstrings aside. lines: numbers of the lines that code begins on."""
 
+    def __init__(self, tree: ast.Module) -> None:
+        self.by_type: dict[type, list[Any]] = collections.defaultdict(list)
+        self.docstrings: dict[Any, str] = {}  # of modules, classes and functions
+        self.lines: set[int] = set()
+        passed_over: set[ast.AST] = set()
+        for node in ast.walk(tree):  # what is around a node comes before it
+            if isinstance(node, (ast.Module, *_DEFINITIONS)):
+                match node.body[:1]:
+                    case [ast.Expr(ast.Constant(str() as said) as constant) as statement]:
+                        self.docstrings[node] = said
+                        passed_over |= {statement, constant}
+            if node not in passed_over:
+                self.by_type[type(node)].append(node)
+                if isinstance(node, ast.expr | ast.stmt):
+                    self.lines.add(node.lineno)
 
-def _of(nodes: Nodes, *kinds: type) -> Iterator[Any]:
-    return itertools.chain.from_iterable(nodes.get(kind, ()) for kind in kinds)
+    def of(self, *kinds: type) -> Iterator[Any]:
+        return itertools.chain.from_iterable(self.by_type.get(kind, ()) for kind in kinds)
 
-
-def _docstring(node: Any) -> ast.Expr | None:
-    """The statement that is the docstring of a module, class or function."""
-    if isinstance(node, _DOCUMENTED) and node.body:
-        first = node.body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            return first
-    return None
+    def count(self, *kinds: type) -> int:
+        return sum(len(self.by_type.get(kind, ())) for kind in kinds)
 
 
 # --- The parts -----------------------------------------------------------------------------------------------------
 
 
-def _documented(nodes: Nodes) -> float:
+def _documented(nodes: _Nodes) -> float:
     """Mean credit of the docstrings of functions and classes, and of the module's own."""
 
     def credit(node: Any) -> float:
-        docstring: Any = _docstring(node)
-        words = docstring.value.value.split() if docstring else ()
-        return min(1.0, len(words) / _DOCSTRING_WORDS)
+        return min(1.0, len(nodes.docstrings.get(node, "").split()) / _DOCSTRING_WORDS)
 
-    credits = [credit(node) for node in _of(nodes, *_DEFINITIONS)]
-    mean = sum(credits) / len(credits) if credits else 0.0
-    return (1 - _MODULE_SHARE) * mean + _MODULE_SHARE * credit(nodes[ast.Module][0])
+    mean = _mean([credit(node) for node in nodes.of(*_DEFINITIONS)])
+    return (1 - _MODULE_SHARE) * mean + _MODULE_SHARE * credit(next(nodes.of(ast.Module)))
 
 
-def _self_contained(nodes: Nodes) -> float:
+def _self_contained(nodes: _Nodes) -> float:
     """Half: the share of imports that are of the standard library; half: the share of names that are bound here."""
     known = set(_BUILTINS)
     foreign: set[str] = set()
     imports: list[bool] = []
-    for node in _of(nodes, ast.Import):
+    for node in nodes.of(ast.Import):
         for alias in node.names:
             own = alias.name.partition(".")[0] in sys.stdlib_module_names
             imports.append(own)
             (known if own else foreign).add((alias.asname or alias.name).partition(".")[0])
-    for node in _of(nodes, ast.ImportFrom):
+    for node in nodes.of(ast.ImportFrom):
         own = not node.level and (node.module or "").partition(".")[0] in sys.stdlib_module_names
         if node.module != "__future__":
             imports.append(own and node.names[0].name != "*")  # what a star brings cannot be seen from here
         (known if own else foreign).update(alias.asname or alias.name for alias in node.names)
-    known.update(node.name for node in _of(nodes, *_DEFINITIONS, ast.ExceptHandler, ast.MatchAs, ast.MatchStar))
-    known.update(node.arg for node in _of(nodes, ast.arg))
-    known.update(node.id for node in _of(nodes, ast.Name) if not isinstance(node.ctx, ast.Load))
-    used = [node.id for node in _of(nodes, ast.Name) if isinstance(node.ctx, ast.Load)]
-    bound = sum(name in known and name not in foreign for name in used)
-    return 0.5 * _share(sum(imports), len(imports)) + 0.5 * _share(bound, len(used))
+    known.update(node.name for node in nodes.of(*_DEFINITIONS, ast.ExceptHandler, ast.MatchAs, ast.MatchStar))
+    known.update(node.arg for node in nodes.of(ast.arg))
+    known.update(node.id for node in nodes.of(ast.Name) if not isinstance(node.ctx, ast.Load))
+    used = [node.id for node in nodes.of(ast.Name) if isinstance(node.ctx, ast.Load)]
+    return 0.5 * _mean(imports, 1.0) + 0.5 * _mean([name in known and name not in foreign for name in used], 1.0)
 
 
-def _computation(nodes: Nodes) -> float:
+def _computation(nodes: _Nodes) -> float:
     """Constructs that compute, as a share of them and of boilerplate; tests count against a file."""
-    computing = float(sum(len(nodes.get(kind, ())) for kind in _COMPUTING))
-    plain = (ast.Constant, ast.Name, ast.Attribute)
-    computing += sum(not (node.value is None or isinstance(node.value, plain)) for node in _of(nodes, ast.Return))
+    plain = (ast.Constant, ast.Name, ast.Attribute, type(None))
+    computing = nodes.count(*_COMPUTING) + sum(not isinstance(node.value, plain) for node in nodes.of(ast.Return))
     if not computing:
         return 0.0
+    boilerplate = float(nodes.count(*_BOILERPLATE))
+    boilerplate += sum(len(node.names) for node in nodes.of(ast.Import, ast.ImportFrom))
+    boilerplate += sum(isinstance(n.value, ast.Constant | None) for n in nodes.of(ast.Assign, ast.AnnAssign))
+    for statement in nodes.of(ast.Expr):
+        match statement.value:
+            case ast.Constant():
+                boilerplate += 1
+            case ast.Call(ast.Name(name) | ast.Attribute(attr=name)) if name.startswith("assert"):
+                boilerplate += 1
+            case ast.Call():
+                boilerplate += _PLAIN_CALL
+    # Only an error's name or none: nothing is worked out.
+    boilerplate += sum(isinstance(node.exc, ast.Name | None) for node in nodes.of(ast.Raise))
+    entries = [entry for node in nodes.of(ast.List, ast.Tuple, ast.Set) for entry in node.elts]
+    entries += [entry for node in nodes.of(ast.Dict) for entry in (*node.keys, *node.values)]
+    entries += [keyword.value for node in nodes.of(ast.Call) for keyword in node.keywords]
+    boilerplate += _TABLE_ENTRY * sum(map(_is_constant, entries))
+    # Attributes of a class are declarations, whatever stands to the right.
+    members = (child for node in nodes.of(ast.ClassDef) for child in node.body)
+    boilerplate += sum(isinstance(child, ast.Assign | ast.AnnAssign) for child in members)
 
-    boilerplate = float(sum(len(nodes.get(kind, ())) for kind in (ast.Pass, ast.Global, ast.Nonlocal, ast.Assert)))
-    boilerplate += sum(len(node.names) for node in _of(nodes, ast.Import, ast.ImportFrom))
-    for node in _of(nodes, ast.Assign, ast.AnnAssign):
-        boilerplate += node.value is None or isinstance(node.value, ast.Constant)
-    for node in _of(nodes, ast.Expr):
-        if isinstance(node.value, ast.Constant):
-            boilerplate += 1
-        elif isinstance(node.value, ast.Call):
-            boilerplate += 1 if _called(node.value).startswith("assert") else _PLAIN_CALL
-    for node in _of(nodes, ast.Raise):  # only an error's name or none: nothing is worked out
-        boilerplate += node.exc is None or isinstance(node.exc, ast.Name)
-    for node in _of(nodes, ast.List, ast.Tuple, ast.Set):
-        boilerplate += _TABLE_ENTRY * sum(map(_is_constant, node.elts))
-    for node in _of(nodes, ast.Dict):
-        boilerplate += _TABLE_ENTRY * (sum(map(_is_constant, node.keys)) + sum(map(_is_constant, node.values)))
-    for node in _of(nodes, ast.Call):
-        boilerplate += _TABLE_ENTRY * sum(_is_constant(keyword.value) for keyword in node.keywords)
-    for node in _of(nodes, ast.ClassDef):  # attributes of a class are declarations, whatever stands to the right
-        boilerplate += sum(isinstance(child, ast.Assign | ast.AnnAssign) for child in node.body)
-
-    functions = [node.name for node in _of(nodes, *_FUNCTIONS)]
-    tests = sum(name.startswith("test") for name in functions)
-    penalty = _TEST_PENALTY * tests / len(functions) if functions else 0.0
-    return (1 - penalty) * computing / (computing + boilerplate)
+    tests = _mean([node.name.startswith("test") for node in nodes.of(*_FUNCTIONS)])
+    return (1 - _TEST_PENALTY * tests) * computing / (computing + boilerplate)
 
 
 def _size(lines: int) -> float:
@@ -197,18 +177,15 @@ def _size(lines: int) -> float:
     return max(0.0, min(1.0, (lines - nothing) / (enough - nothing), (too_much - lines) / (too_much - plenty)))
 
 
-def _names(nodes: Nodes) -> float:
+def _names(nodes: _Nodes) -> float:
     """Mean worth of the distinct names that the file gives; what a loop or comprehension counts with is free."""
-    counters = {
-        id(name) for node in _of(nodes, ast.For, ast.AsyncFor, ast.comprehension) for name in ast.walk(node.target)
-    }
-    given = {node.name for node in _of(nodes, *_DEFINITIONS)}
-    given.update(node.arg for node in _of(nodes, ast.arg))
-    stored = (node for node in _of(nodes, ast.Name) if isinstance(node.ctx, ast.Store))
-    given.update(node.id for node in stored if id(node) not in counters)
-    given.update(node.attr for node in _of(nodes, ast.Attribute) if isinstance(node.ctx, ast.Store))
-    worth = [_worth(name) for name in given - _CONVENTIONAL]
-    return sum(worth) / len(worth) if worth else 0.0
+    loops = nodes.of(ast.For, ast.AsyncFor, ast.comprehension)
+    counters = {name for node in loops for name in ast.walk(node.target)}
+    given = {node.name for node in nodes.of(*_DEFINITIONS)}
+    given.update(node.arg for node in nodes.of(ast.arg))
+    given.update(n.id for n in nodes.of(ast.Name) if isinstance(n.ctx, ast.Store) and n not in counters)
+    given.update(node.attr for node in nodes.of(ast.Attribute) if isinstance(node.ctx, ast.Store))
+    return _mean([_worth(name) for name in given - _CONVENTIONAL])
 
 
 def _worth(name: str) -> float:
@@ -216,16 +193,9 @@ def _worth(name: str) -> float:
     return 0.5 if letters >= _LONG_NAME else _SHORT_NAMES.get(letters, 1.0)
 
 
-def _called(call: ast.Call) -> str:
-    """The last name of what is called, e.g. "assertEqual"."""
-    if isinstance(call.func, ast.Attribute):
-        return call.func.attr
-    return call.func.id if isinstance(call.func, ast.Name) else ""
-
-
 def _is_constant(node: ast.AST | None) -> bool:
-    return isinstance(node, ast.Constant) or (isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant))
+    return isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 1.0
+def _mean(values: Sequence[float], of_none: float = 0.0) -> float:
+    return sum(values) / len(values) if values else of_none

@@ -126,7 +126,9 @@ def test_no_document_left_is_an_error_with_the_counts(tmp_path, tree):
         collect(tmp_path, tree, max_bytes=1)
 
 
-@pytest.mark.parametrize(("name", "message"), [("gone", "no such file"), ("x.csv", r"must be a directory, or a file in \.py, \.parquet, \.jsonl")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("gone", "no such file"), ("x.csv", r"directory, or a file in \.py, \.parq")]
+)
 def test_sources_that_cannot_be_read_are_named(tmp_path, name, message):
     (tmp_path / "x.csv").write_text("a,b")
     with pytest.raises(UserError, match=message):

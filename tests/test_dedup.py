@@ -4,7 +4,6 @@ import itertools
 import json
 import random
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -149,7 +148,6 @@ def test_every_dropped_row_is_near_the_one_kept_and_no_two_kept_are_near(tmp_pat
     assert kinds.count("exact") == built.facts["exact"] > 0
     assert kinds.count("near") == built.facts["near"] > 5
     assert list(gone) == sorted(gone)
-    assert built.facts["candidate_pairs"] >= built.facts["verified_pairs"] >= built.facts["near"]
     order = {r["id"]: i for i, r in enumerate(rows)}
     places = [order[r["id"]] for r in kept(built)]
     assert places == sorted(places)  # the input's order

@@ -93,8 +93,7 @@ def write(directory, documents, *, seq_len=7, records_per_shard=5, dtype=np.uint
     for ids in documents:
         writer.add(ids)
     totals = writer.close()
-    about = {"seq_len": seq_len, "dtype": dtype, "vocab_size": 1000, "end_of_text_id": 0}
-    shards.write_metadata(directory, {"train": writer.shards}, **about)
+    shards.write_metadata({"train": writer}, vocab_size=1000, end_of_text_id=0)
     return totals
 
 

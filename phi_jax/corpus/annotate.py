@@ -52,7 +52,7 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     if rules.grader == STATIC:
         rows = _grade(draft, source, chosen, _weighed, _GRADED)
         parts = {part: [row[part] for row in rows] for part in rubric.PARTS}
-        facts = {"mean_parts": {part: mean(values) for part, values in parts.items()}}
+        facts: dict[str, Any] = {"mean_parts": {part: mean(values) for part, values in parts.items()}}
         threshold = _threshold(rows, rules)
     else:
         # All votes are asked for first; then the files are graded from what lies in the journal.

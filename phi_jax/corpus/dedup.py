@@ -5,19 +5,18 @@ What a copy is and which one stays: phi_jax/store/near_copies.py.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 
 import pyarrow as pa
+from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, write_json
+from phi_jax.store.artifact import Artifact, Draft
 from phi_jax.store.near_copies import Rules, decide, find_pairs
 
-_PAIRS = "pairs.json"
 _DUPLICATES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -41,7 +40,7 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
 
     # The table is whole or not there, and all that follows is a function of it and of the input.
     documents.write_parts(
-        draft.directory / "duplicates", 1, lambda _: _dropped(config, inputs["documents"], draft), _DUPLICATES,
+        draft.directory / "duplicates", 1, lambda _: _dropped(config, source, draft.label), _DUPLICATES,
         label=draft.label,
     )  # fmt: skip
     dropped = list(documents.read(draft.directory / "duplicates", ("id", "kept", "kind")))
@@ -53,7 +52,6 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
 
     kept = documents.add_output(draft, "documents")
     documents.add_output(draft, "duplicates")
-    draft.add_output("pairs", _PAIRS)
     kinds, members = Counter(row["kind"] for row in dropped), Counter(row["kept"] for row in dropped)
     draft.add_facts(
         written_by=inputs["documents"].facts["written_by"],
@@ -64,23 +62,19 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         near=kinds["near"],
         clusters=len(members),
         largest_cluster=max(members.values(), default=0) + bool(kept.rows),
-        **json.loads((draft.directory / _PAIRS).read_text()),
     )
 
 
-def _dropped(config: Config, collected: Artifact, draft: Draft) -> list[documents.Row]:
-    """The table of duplicates, by id; writes beside it how many pairs were compared."""
-    source = collected.path("documents")
-    found = find_pairs([source], Rules.of(config), label=draft.label)
+def _dropped(config: Config, source: epath.Path, label: str) -> list[documents.Row]:
+    """The table of duplicates, by id."""
+    found = find_pairs([source], Rules.of(config), label=label)
     if found.rows > len(found.ids) + len(found.copies):
         raise UserError(f"{source}: several rows have the same id; name the set in config.collect.sources instead")
-    decisions = decide(found)
-    pairs = {"candidate_pairs": decisions.candidate_pairs, "verified_pairs": decisions.verified_pairs}
-    write_json(draft.directory / _PAIRS, pairs)
+    gone = decide(found)
     rows = []
     for row in documents.read(source, ("id", "source", "path")):
-        if row["id"] in decisions.dropped:
-            kept, similarity = decisions.dropped[row["id"]]
+        if row["id"] in gone:
+            kept, similarity = gone[row["id"]]
             kind = "exact" if found.copies.get(row["id"]) == kept else "near"
             rows.append({**row, "kept": kept, "kind": kind, "similarity": similarity})
     return sorted(rows, key=lambda row: row["id"])

@@ -244,10 +244,10 @@ def split_held_out(labels: Mapping[str, str], share: float) -> set[str]:
 def quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How well scores tell labels, on files that the forest has not seen. rows: label, grade (0 to 1) and score.
 
-    "roc_auc"; "recall" of each label at a score of 0.5, with its "recall_counts" [recognised, held out]; "recall_bands",
-    the same counts of the files whose grade lies in each of BANDS equal bands (1 falls into the last). Where the best
-    files are few, the recall of "high" does not show that the forest misses just these (a replica with labels of
-    GPT-5-nano found none of them).
+    "roc_auc"; "recall" of each label at a score of 0.5, with its "recall_counts" [recognised, held out];
+    "recall_bands", the same counts of the files whose grade lies in each of BANDS equal bands (1 falls into the last).
+    Where the best files are few, the recall of "high" does not show that the forest misses just these (a replica with
+    labels of GPT-5-nano found none of them).
     """
     from sklearn.metrics import roc_auc_score
 
@@ -282,13 +282,13 @@ def within_budget(scores: Mapping[str, float], tokens: Mapping[str, int], budget
 
 
 def _examples(source: epath.Path, scored: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Kept files near the 0.9 quantile of all scores and dropped ones near the 0.1 quantile: typical, not extreme."""
-    rows = [row for row in scored if row["score"] is not None]
+    """Files in the middle of the kept ones by score, and of the dropped ones: typical, not extreme."""
+    ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (row["score"], row["id"]))
     shown: dict[str, list[Mapping[str, Any]]] = {}
-    for side, quantile in (("kept", 0.9), ("dropped", 0.1)):
-        middle = float(np.quantile([row["score"] for row in rows], quantile))
-        on_side = [row for row in rows if row["kept"] == (side == "kept")]
-        shown[side] = sorted(on_side, key=lambda row: (abs(row["score"] - middle), row["id"]))[:EXAMPLES]
+    for side in ("kept", "dropped"):
+        on_side = [row for row in ranked if row["kept"] == (side == "kept")]
+        middle = max(0, (len(on_side) - EXAMPLES) // 2)
+        shown[side] = on_side[middle : middle + EXAMPLES]
     wanted = {row["id"] for chosen in shown.values() for row in chosen}
     texts: dict[str, documents.Row] = {}
     for path in documents.parts(source):

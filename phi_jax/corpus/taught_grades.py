@@ -108,11 +108,6 @@ def graded(row: documents.Row, voters: Voters, rules: Config) -> documents.Row:
 def facts_of_votes(rows: Sequence[Mapping[str, Any]], threshold: float) -> dict[str, Any]:
     """Figures of the rows' votes. threshold: the grade, 0 to 1, from which a file is labelled high."""
     outcomes = Counter(outcome for row in rows for outcome in row["outcomes"])
-    by_teacher: dict[str, list[int]] = {}
-    for row in rows:
-        for name, vote in zip(row["teachers"], row["votes"], strict=True):
-            if vote is not None:
-                by_teacher.setdefault(name, []).append(vote)
     several = [votes for row in rows if len(votes := [v for v in row["votes"] if v is not None]) > 1]
     same = [len({round(vote / TOP, 6) >= threshold for vote in votes}) == 1 for votes in several]
     alpha = krippendorff_alpha(several)
@@ -123,12 +118,8 @@ def facts_of_votes(rows: Sequence[Mapping[str, Any]], threshold: float) -> dict[
             "files": len(several),  # with two votes or more
             "alpha": None if alpha is None else round(alpha, 6),
             "same_label": mean(same),
-            # Of one file's votes, on the scale of 0 to TOP.
-            "standard_deviation": mean([float(np.std(votes, ddof=1)) for votes in several]),
         },
-        "mean_vote_by_teacher": {name: mean(votes) for name, votes in sorted(by_teacher.items())},
         "cut_files": sum(row["unseen"] > 0 for row in rows),
-        "unseen_bytes": sum(row["unseen"] for row in rows),
     }
 
 

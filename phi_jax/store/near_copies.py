@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -60,15 +60,6 @@ class Found:
     label: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Decisions:
-    """What `decide` found."""
-
-    dropped: dict[str, tuple[str, float]]  # id -> (id kept in its place, their similarity)
-    candidate_pairs: int  # pairs whose sets of n-grams were compared
-    verified_pairs: int  # those among them that reach the threshold
-
-
 def find_pairs(directories: Sequence[epath.PathLike], rules: Rules, *, label: str = "dedup") -> Found:
     """The pairs to be compared among the documents of one or several sets; rows of one id are one text.
 
@@ -94,13 +85,15 @@ def find_pairs(directories: Sequence[epath.PathLike], rules: Rules, *, label: st
     grams = [np.empty(0, dtype=np.uint64)] * len(ids)
     words = WordHashes()
     wanted = {ids[i]: i for i in np.unique(np.concatenate([np.empty(0, dtype=np.int64), *buckets])).tolist()}
-    for index, text in _texts(directories, wanted):
-        grams[index] = gram_hashes(text, rules.ngram, words)
+    for directory in directories if wanted else ():
+        for row in documents.read(directory):
+            if (index := wanted.pop(row["id"], None)) is not None:
+                grams[index] = gram_hashes(row["text"], rules.ngram, words)
     return Found(ids, copies, table.num_rows, buckets, grams, rules, label)
 
 
-def decide(found: Found) -> Decisions:
-    """The choice that the module's docstring describes.
+def decide(found: Found) -> dict[str, tuple[str, float]]:
+    """The choice that the module's docstring describes: id of what goes -> (id kept in its place, their similarity).
 
     A text is only ever dropped for one that stays, so it is compared with those members of its buckets that stay:
     they are few where many are copies of each other.
@@ -111,13 +104,10 @@ def decide(found: Found) -> Decisions:
             buckets.setdefault(member, []).append(bucket)
     kept_in: list[list[int]] = [[] for _ in found.buckets]
     dropped: dict[str, tuple[str, float]] = {}
-    candidates = verified = 0
     with Progress(found.label, len(buckets), "documents compared") as bar:
         for text in sorted(buckets):
             others = sorted({kept for bucket in buckets[text] for kept in kept_in[bucket]})
             scores = jaccard(found.grams[text], [found.grams[kept] for kept in others])
-            candidates += len(others)
-            verified += int(np.count_nonzero(scores >= found.rules.threshold))
             best = int(scores.argmax()) if others else 0  # the first of equal ones
             if others and scores[best] >= found.rules.threshold:
                 dropped[found.ids[text]] = found.ids[others[best]], float(scores[best])
@@ -127,7 +117,7 @@ def decide(found: Found) -> Decisions:
             bar.advance()
     for copy, original in found.copies.items():
         dropped[copy] = dropped.get(original, (original, 1.0))
-    return Decisions(dropped, candidates, verified)
+    return dropped
 
 
 def _buckets(keys: Hashes) -> list[Indices]:
@@ -194,12 +184,3 @@ def _sign(
         places = ", ".join(map(os.fspath, directories))
         raise UserError(f"{places}: Daft cannot read its documents ({reason}); write them again") from None
     return pa.concat_tables(tables), np.concatenate(keys)
-
-
-def _texts(directories: Sequence[epath.PathLike], wanted: Mapping[str, int]) -> Iterator[tuple[int, str]]:
-    """(index, text) of the ids wanted, each once."""
-    left = dict(wanted)
-    for directory in directories if left else ():
-        for row in documents.read(directory):
-            if (index := left.pop(row["id"], None)) is not None:
-                yield index, row["text"]

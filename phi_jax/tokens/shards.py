@@ -29,22 +29,27 @@ class SplitWriter:
     """
 
     def __init__(self, directory: Path, split: str, *, seq_len: int, dtype: np.dtype, records_per_shard: int) -> None:
-        self._directory, self._split = Path(directory), split
-        self._record = seq_len + 1
-        self._dtype = dtype
-        self._shard_tokens = self._record * records_per_shard
-        self._features = _features(seq_len, dtype)
+        import tensorflow_datasets as tfds
+
+        self.directory, self._split, self.dtype = Path(directory), split, dtype
+        self.record = seq_len + 1
+        self._shard_tokens = self.record * records_per_shard
+        # BYTES, since a plain integer tensor goes through varints: a fifth larger, several times slower.
+        tensor = tfds.features.Tensor(shape=(self.record,), dtype=dtype.type, encoding=tfds.features.Encoding.BYTES)
+        self.features = tfds.features.FeaturesDict({"tokens": tensor})
+        self.shards: list[int] = []  # records of each
         self._buffer: list[np.ndarray] = []
-        self._buffered = 0
-        self.shards: list[int] = []
-        """Records of each shard written so far."""
-        self.documents = self.tokens = 0
+        self._buffered = self._documents = self._tokens = 0
+
+    def shard_path(self, number: int) -> Path:
+        """Where a shard lies."""
+        return self.directory / f"{self._split}-{number:05d}.array_record"
 
     def add(self, ids: Sequence[int]) -> None:
         """Adds a document's tokens, its <|endoftext|> among them."""
-        self.documents += 1
-        self.tokens += len(ids)
-        self._buffer.append(np.asarray(ids, self._dtype))
+        self._documents += 1
+        self._tokens += len(ids)
+        self._buffer.append(np.asarray(ids, self.dtype))
         self._buffered += len(ids)
         while self._buffered >= self._shard_tokens:
             tokens = np.concatenate(self._buffer)
@@ -54,12 +59,12 @@ class SplitWriter:
 
     def close(self) -> dict[str, int]:
         """Writes the last shard. Returns {"documents", "tokens", "records", "dropped_tokens"}."""
-        dropped = self._buffered % self._record
-        if self._buffered >= self._record:
+        dropped = self._buffered % self.record
+        if self._buffered >= self.record:
             self._write_shard(np.concatenate(self._buffer)[: self._buffered - dropped])
         return {
-            "documents": self.documents,
-            "tokens": self.tokens,
+            "documents": self._documents,
+            "tokens": self._tokens,
             "records": sum(self.shards),
             "dropped_tokens": dropped,
         }
@@ -67,54 +72,47 @@ class SplitWriter:
     def _write_shard(self, tokens: np.ndarray) -> None:
         from array_record.python import array_record_module
 
-        path = _shard_path(self._directory, self._split, len(self.shards))
-        self.shards.append(len(tokens) // self._record)
+        path = self.shard_path(len(self.shards))
+        self.shards.append(len(tokens) // self.record)
         if path.exists():
             return
         with atomic_path(path) as temporary:
             writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
-            for record in tokens.reshape(-1, self._record):
-                writer.write(self._features.serialize_example({"tokens": record}))
+            for record in tokens.reshape(-1, self.record):
+                writer.write(self.features.serialize_example({"tokens": record}))
             writer.close()
 
 
-def write_metadata(
-    directory: Path,
-    shards: Mapping[str, Sequence[int]],
-    *,
-    seq_len: int,
-    dtype: np.dtype,
-    vocab_size: int,
-    end_of_text_id: int,
-) -> None:
-    """Makes a directory of shards a TFDS dataset, and says what its tokens are. shards: records of each, by split."""
+def write_metadata(writers: Mapping[str, SplitWriter], *, vocab_size: int, end_of_text_id: int) -> None:
+    """Makes a directory of shards a TFDS dataset, and says what its tokens are. writers: closed, by split."""
     import tensorflow_datasets as tfds
 
+    first = next(iter(writers.values()))
     infos = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=list(lengths),
-            num_bytes=sum(_shard_path(directory, split, i).stat().st_size for i in range(len(lengths))),
+            shard_lengths=writer.shards,
+            num_bytes=sum(writer.shard_path(i).stat().st_size for i in range(len(writer.shards))),
             filename_template=tfds.core.ShardedFileTemplate(
-                data_dir=directory,
+                data_dir=writer.directory,
                 dataset_name="tokens",
                 split=split,
                 filetype_suffix="array_record",
                 template=_FILE_TEMPLATE,
             ),
         )
-        for split, lengths in shards.items()
-        if lengths
+        for split, writer in writers.items()
+        if writer.shards
     ]
     tfds.folder_dataset.write_metadata(
-        data_dir=directory,
-        features=_features(seq_len, dtype),
+        data_dir=first.directory,
+        features=first.features,
         split_infos=infos,
         filename_template=_FILE_TEMPLATE,
         check_data=False,
     )
-    about = {"seq_len": seq_len, "dtype": dtype.name, "vocab_size": vocab_size, "end_of_text_id": end_of_text_id}
-    write_json(directory / _METADATA, about)
+    about = {"dtype": first.dtype.name, "vocab_size": vocab_size, "end_of_text_id": end_of_text_id}
+    write_json(first.directory / _METADATA, {"seq_len": first.record - 1, **about})
 
 
 def metadata(directory: Path) -> dict[str, Any]:
@@ -123,15 +121,3 @@ def metadata(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; build token shards with `phi-jax tokenize`")
     return json.loads(path.read_text())
-
-
-def _features(seq_len: int, dtype: np.dtype) -> Any:
-    import tensorflow_datasets as tfds
-
-    # BYTES, since a plain integer tensor goes through varints: a fifth larger, several times slower.
-    tensor = tfds.features.Tensor(shape=(seq_len + 1,), dtype=dtype.type, encoding=tfds.features.Encoding.BYTES)
-    return tfds.features.FeaturesDict({"tokens": tensor})
-
-
-def _shard_path(directory: Path, split: str, number: int) -> Path:
-    return directory / f"{split}-{number:05d}.array_record"

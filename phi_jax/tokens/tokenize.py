@@ -86,10 +86,7 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     for name in ("train", *(["validation"] if fraction else [])):
         if not facts[name]["records"]:
             raise _too_few(draft, name, rules)
-    write_metadata(
-        directory, {name: writer.shards for name, writer in splits.items()}, seq_len=rules.seq_len, dtype=dtype,
-        vocab_size=vocab_size, end_of_text_id=tokenizer.end_of_text_id,
-    )  # fmt: skip
+    write_metadata(splits, vocab_size=vocab_size, end_of_text_id=tokenizer.end_of_text_id)
 
     tokens = sum(counts["tokens"] for counts in facts.values())
     draft.add_output("tokenizer", "tokenizer")

@@ -10,7 +10,6 @@ from html import escape
 from typing import Any
 
 from phi_jax.config import Config
-from phi_jax.corpus.rubric import from_first_code
 from phi_jax.evaluation.evaluate import GREEDY, benchmarks
 from phi_jax.evaluation.execution import forms_of
 from phi_jax.report import evaluation, sections, writing
@@ -18,6 +17,7 @@ from phi_jax.report.figures import table
 from phi_jax.report.paper import FIGURE_2_1
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, write_atomic, write_json
+from phi_jax.store.python_text import from_first_code
 
 _READING_LINES = 30
 

@@ -31,4 +31,4 @@ def near_copies(
         raise ValueError(f"threshold={threshold}: a Jaccard similarity lies in (0, 1]")
     directories = [source] if isinstance(source, (str, os.PathLike)) else source
     found = find_pairs(directories, Rules(threshold, ngram), label=label)
-    return {gone: kept for gone, (kept, _) in sorted(decide(found).dropped.items())}
+    return {gone: kept for gone, (kept, _) in sorted(decide(found).items())}

@@ -11,7 +11,7 @@ def fingerprints(text):
     """Of every function of a Python text: its tree modulo names."""
     tree = syntax.parse(text)
     assert tree is not None, text
-    return {syntax.fingerprint(f.node, syntax.names_of(f.node)) for f in syntax.functions(tree)}
+    return {syntax.fingerprint(f)[0] for f in syntax.functions(tree)}
 
 
 class Likeness:

@@ -107,7 +107,7 @@ def wording(problems: Sequence[Problem]) -> Wording:
 
 def _prose(problem: Problem) -> str:
     tree = ast.parse(problem.prompt + (problem.reference or ""))
-    nodes = [f.node for f in syntax.functions(tree) if f.node.name == problem.entry_point]
+    nodes = [f for f in syntax.functions(tree) if f.name == problem.entry_point]
     return _without_examples(ast.get_docstring(nodes[-1]) or "") if nodes else ""
 
 

@@ -18,8 +18,9 @@ from running import ROOT
 from phi_jax.config import Config
 from phi_jax.contamination import decontaminate as stage
 from phi_jax.contamination import syntax
-from phi_jax.contamination.held_out import inspect, load_held_out
+from phi_jax.contamination.held_out import LEAST_NODES, inspect, load_held_out
 from phi_jax.errors import UserError
+from phi_jax.evaluation.problems import load_problems
 from phi_jax.store import artifact, documents
 
 SQUARES, RUNS, MIX, TALLY = "t/squares", "t/runs", "t/mix", "t/tally"
@@ -87,6 +88,8 @@ PROSE = "# letter how many of the given words it is the last one of\n"
 LIKENESSES = {
     "renamed": (RENAMED, {"same syntax": [SQUARES]}),
     "the sentence in a comment": (SAID, {"same text": [SQUARES]}),
+    "the sentence quoted in Markdown": ("# Task\n\n> Return the squares of the even\n> numbers, the largest first.\n", {"same text": [SQUARES]}),
+    "the sentence in a JSON string": (json.dumps({"a": 'say "Return the squares\nof the even numbers, the largest first."'}), {"same text": [SQUARES]}),
     "the solution in a comment": (SOLUTION, {"same text": [SQUARES]}),
     "the sentence without a full stop": ('"""Return the longest run of vowels in the text"""\n', {"same text": [RUNS]}),
     "13 words of prose": (PROSE, {"same text": [TALLY]}),
@@ -129,6 +132,30 @@ def test_thirteen_words_are_counted_where_they_are_no_evidence(held_out):
     assert found.hits == {}
     assert found.shares_words
     assert inspect(SAID, held_out, prose=False).hits == {"same text": [SQUARES]}
+
+
+def test_what_everybody_writes_is_no_evidence(tmp_path):
+    """Neither a solution below the least size nor a sentence that two problems share."""
+    said = "Add the two given numbers to each other."
+    small, large = "    return a + b\n", "    return 3 * (a + b) - a // 7\n"
+    rows = [
+        {"task_id": f"t/{n}", "prompt": f'def f(a, b):\n    """{said}"""\n', "entry_point": "f",
+         "canonical_solution": body, "test": ""}
+        for n, body in enumerate((small, large))
+    ]  # fmt: skip
+    held_out = load_held_out(write_problems(tmp_path / "p.jsonl", rows))
+    assert held_out.too_small == ["t/0"]
+    assert inspect(f"def plus(x, y):\n{small}".replace("a", "x").replace("b", "y"), held_out, prose=True).hits == {}
+    assert inspect(f"# {said}\n", held_out, prose=True).hits == {}
+    assert inspect(f"def g(a, b):\n{large}", held_out, prose=True).hits == {
+        "same syntax": ["t/1"],
+        "same text": ["t/1"],
+    }
+
+
+def test_the_least_size_counts_arguments_and_operators():
+    (function,) = syntax.functions(ast.parse("@d\ndef f(a, b: int):\n    'Doc.'\n    return a + b\n"))
+    assert syntax.fingerprint(function)[1] == 9 < LEAST_NODES
 
 
 # --- Fingerprints ---------------------------------------------------------------------------------------------
@@ -253,6 +280,39 @@ def test_problems_that_cannot_be_compared_with_are_named(tmp_path, change, messa
     rows[1].update(change)
     with pytest.raises(UserError, match=message):
         load_held_out(write_problems(tmp_path / "p.jsonl", rows))
+
+
+def test_the_problems_of_humaneval_are_found_in_their_own_code(shared_data):
+    file = str(shared_data / "eval" / "HumanEval.jsonl.gz")
+    held_out = load_held_out(file)
+    assert held_out.untold == ["HumanEval/23"]  # "Return length of given string", return len(string)
+    assert len(held_out.too_small) == 21
+    for problem in load_problems(file)[1]:
+        hits = inspect(problem.prompt + problem.reference, held_out, prose=True).hits
+        assert (problem.task_id in hits.get("same syntax", ())) == (problem.task_id not in held_out.too_small)
+
+
+FORMS = {
+    "docstring": 'def f(x):\n    """{}\n    """\n    return x\n',
+    "comment": "# {}\n",
+    "Markdown": "## A task\n\n> {}\n\n```python\nx = 1\n```\n",
+}
+
+
+def test_the_problems_of_mbpp_are_found_by_their_text(shared_data):
+    """One sentence stands in two problems and is no evidence."""
+    file = shared_data / "eval" / "mbpp.jsonl"
+    held_out = load_held_out(str(file))
+    rows = {f"MBPP/{row['task_id']}": row for row in map(json.loads, file.read_text().splitlines())}
+
+    def missed(text_of):
+        hits = {task: inspect(text_of(rows[task]), held_out, prose=True).hits for task in held_out.tasks}
+        return [task for task, found in hits.items() if task not in {t for tasks in found.values() for t in tasks}]
+
+    for form in FORMS.values():
+        assert missed(lambda row, form=form: form.format(row["text"])) == ["MBPP/347"]
+    assert missed(lambda row: json.dumps({"text": row["text"]})) == ["MBPP/347"]
+    assert missed(lambda row: row["code"].replace("\r\n", "\n")) == []
 
 
 # --- The stage ------------------------------------------------------------------------------------------------

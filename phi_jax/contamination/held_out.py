@@ -14,7 +14,10 @@ from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.store.markdown import fences
 
 SYNTAX, TEXT = REASONS = ("same syntax", "same text")
-LEAST_NODES = 1  # AST nodes of a solution that is compared by syntax
+# AST nodes, arguments and all, below which equal syntax is no evidence: everybody writes `def plus(a, b): return a + b`
+# (9 nodes, HumanEval/53). 18 is the least size at which the solutions of neither HumanEval nor MBPP remove a file of
+# the standard library, where none is a leak; 21 of HumanEval's 164 solutions are smaller.
+LEAST_NODES = 18
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,8 @@ class Wording:
 def wording(problems: Sequence[Problem]) -> Wording:
     """Indexes the sentences and solutions that are long enough, and the 13-grams of prompts.
 
-    A sentence that several problems share says nothing of where a text comes from and is left out. Examples (>>>) and tests in a docstring are no part of its prose.
+    A sentence that several problems share says nothing of where a text comes from and is left out. Examples (>>>)
+    and tests in a docstring are no part of its prose.
     """
     sentences: dict[Gram, list[tuple[str, re.Pattern[str]]]] = defaultdict(list)
     solutions: dict[str, list[tuple[str, str]]] = defaultdict(list)

@@ -15,7 +15,7 @@ from phi_jax.config import Config
 from phi_jax.evaluation.comparison import holm, mcnemar
 from phi_jax.evaluation.judge import judge_table
 from phi_jax.evaluation.perturb import PERTURBATIONS
-from phi_jax.report import evaluation, libraries, pairs, sections
+from phi_jax.report import evaluation, pairs, sections
 from phi_jax.report.chart import line_chart
 from phi_jax.report.figures import number, percent
 from phi_jax.report.page import gather, page
@@ -348,42 +348,6 @@ def test_agreement_with_execution_that_is_not_defined_is_said_so():
     (first, second) = rows_of(evaluation.judged(table), "Graded by a judge")
     assert first[6:9] == ["–", "not defined", "not defined"]
     assert second[5].startswith("refused")
-
-
-def test_which_libraries_the_exercises_import(full):
-    data, html = full
-    found = data["evaluation"]["libraries"]
-    assert found["exercises"] == data["stages"]["decontaminate/nano"]["exercises"]["kept"]
-    assert [row["imported"] for row in found["rows"]] == [0] * 10  # the grammar imports none
-    assert "10 of the 10 modules are imported by none" in text_of(html)
-    shown = rows_of(html, "Libraries that the exercises do without")
-    assert dict(zip(sorted(SOLVED), shown[0][2:], strict=True))["finetuned"].startswith("25.0 %")
-    assert [shown[1][0], *sorted(shown[1][2:])] == ["calendar", "failed", "failed", "passed", "passed"]
-    assert shown[10] == ["sqlite3", "0", *["–"] * 4]  # micro stops after 8 problems
-
-
-def test_imports_are_counted_once_an_exercise(tmp_path):
-    texts = (
-        "import calendar\nimport calendar as c\n",
-        "def f():\n    from html.parser import HTMLParser\n",
-        "import xml.etree.ElementTree as tree, struct\n",
-        "from . import calendar\nfrom .struct import pack\n",
-        "# import sqlite3\nname = 'import textwrap'\n",
-        "import struct\ndef f(:\n",
-        "print(1)\n",
-    )
-    rows = [{**dict.fromkeys(documents.SCHEMA.names, ""), "id": str(n), "text": t} for n, t in enumerate(texts)]
-    (tmp_path / "exercises").mkdir()
-    documents.write_part(tmp_path / "exercises", 0, rows)
-    manifest = {"outputs": {"exercises": {"path": "exercises"}}, "facts": {"exercises": {"bytes": 1}}}
-    found = libraries.gather({"m": {"libraries/0": [True]}}, Artifact(epath.Path(tmp_path), manifest))
-    assert (found["exercises"], found["unreadable"]) == (7, 1)
-    counts = {row["library"]: row["imported"] for row in found["rows"] if row["imported"]}
-    assert counts == {"calendar": 1, "html.parser": 1, "xml.etree.ElementTree": 1, "struct": 1}
-    assert [row["passed"]["m"] for row in found["rows"]] == [True, *[None] * 9]
-    html = libraries.section(found, {"m": {"value": 0.1, "low": 0.02, "high": 0.4}})
-    assert "6 of the 10 modules are imported by none of the 7 exercises" in text_of(html)
-    assert "1 that name one do not parse and are not counted" in html
 
 
 def test_pass_at_1_of_validation_is_a_chart_of_its_own():

@@ -12,7 +12,7 @@ from phi_jax.evaluation.comparison import Verdicts
 from phi_jax.evaluation.evaluate import GREEDY
 from phi_jax.evaluation.execution import forms_of, verdicts_of
 from phi_jax.evaluation.judge import METRIC, judge_table
-from phi_jax.report import libraries, pairs
+from phi_jax.report import pairs
 from phi_jax.report.figures import TO_FILL, card, columns, interval, muted, number, percent, scale
 from phi_jax.store.artifact import Artifact
 
@@ -21,13 +21,11 @@ Score = Mapping[str, Any]  # an entry of scores.json
 _INTERVALS = {"wilson": "Wilson", "bootstrap": "bootstrap"}
 
 
-def gather(evaluated: Sequence[Artifact], decontaminated: Artifact) -> dict[str, Any]:
+def gather(evaluated: Sequence[Artifact]) -> dict[str, Any]:
     """What the evaluations left, for report.json; the entries of scores.json stand beside it.
 
-    evaluated: of the stage `evaluate`, one for each model and at least one, of one config. decontaminated: what the
-    models were finetuned on. -> "main" (the benchmark), "forms" (the first is what tables without a form are of),
-    "problems", "too_long" (model -> benchmark/form -> prompts that do not fit the context), and the tables of pairs.py
-    and libraries.py.
+    evaluated: of the stage `evaluate`, one for each model and at least one, of one config. -> "main" (the benchmark), "forms" (the first is what tables without a form are of),
+    "problems", "too_long" (model -> benchmark/form -> prompts that do not fit the context), and the tables of pairs.py.
     """
     rules = Config(evaluated[0].manifest["config"]).evaluate
     forms = forms_of(rules.prompt_form)
@@ -38,7 +36,6 @@ def gather(evaluated: Sequence[Artifact], decontaminated: Artifact) -> dict[str,
         for a in evaluated
         if "robustness.json" in a.manifest["outputs"]
     }
-    chosen = (rules.benchmark, *rules.further_benchmarks)
     return {
         "main": evaluated[0].facts["benchmark"],
         "problems": evaluated[0].facts["problems"],
@@ -47,10 +44,6 @@ def gather(evaluated: Sequence[Artifact], decontaminated: Artifact) -> dict[str,
         "prompt_forms": pairs.of_forms(verdicts, forms),
         "models": pairs.of_models(first),
         "robustness": pairs.of_perturbations(robustness),
-        # By the config's name, as a file may be called so, too.
-        "libraries": (
-            libraries.gather(first[libraries.BENCHMARK], decontaminated) if libraries.BENCHMARK in chosen else None
-        ),
     }
 
 
@@ -98,7 +91,6 @@ def section(data: Mapping[str, Any]) -> str:
         + pairs.prompt_forms(found["prompt_forms"])
         + pairs.models(found["models"])
         + pairs.robustness(found["robustness"], found["main"], found["forms"][0])
-        + libraries.section(found["libraries"], _by_model(scores, libraries.BENCHMARK, found["forms"][0]))
         + judged(judge_table(scores))
     )
 

@@ -48,7 +48,7 @@ def gather(config: Config, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
         "identities": {label: a.identity for label, a in inputs.items()},
         "losses": {a.label: _losses(a) for a in trained},
         "scores": [score for a in evaluated for score in json.loads(a.path("scores.json").read_text())],
-        "evaluation": evaluation.gather(evaluated, inputs["decontaminate/nano"]),
+        "evaluation": evaluation.gather(evaluated),
         "figure_2_1": FIGURE_2_1,
         "samples": _samples(evaluated, inputs, config.report.samples),
         "files": json.loads(kept.path("examples").read_text()),

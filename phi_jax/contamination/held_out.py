@@ -12,6 +12,7 @@ from phi_jax.contamination.overlap import Wording, wording
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.store.markdown import fences
+from phi_jax.store.python_text import parse
 
 SYNTAX, TEXT = REASONS = ("same syntax", "same text")
 # AST nodes, arguments and all, below which equal syntax is no evidence: everybody writes `def plus(a, b): return a + b`
@@ -54,7 +55,7 @@ def load_held_out(file: str) -> HeldOut:
     for problem in problems:
         large = False
         for source in _solutions(problem, file):
-            tree = syntax.parse(source)
+            tree = parse(source)
             found = [] if tree is None else list(syntax.functions(tree))
             # In the prompt helpers may stand before it; a rendering may have another name.
             chosen = [f for f in found if f.name == problem.entry_point] or found[-1:]
@@ -87,9 +88,9 @@ def inspect(text: str, held_out: HeldOut, *, prose: bool) -> Finding:
 
     prose: 13 words of a docstring in common are a hit.
     """
-    tree = syntax.parse(text)
+    tree = parse(text)
     if tree is None and (blocks := _python_blocks(text)):
-        tree = syntax.parse("\n".join(blocks))
+        tree = parse("\n".join(blocks))
     count = 0
     same_syntax: list[str] = []
     for function in syntax.functions(tree) if tree is not None else ():
@@ -109,4 +110,4 @@ def inspect(text: str, held_out: HeldOut, *, prose: bool) -> Finding:
 
 def _python_blocks(text: str) -> Sequence[str]:
     """The fenced blocks of a Markdown text that are Python, whatever they are called."""
-    return [f.content for f in fences(text) if f.content.strip() and syntax.parse(f.content) is not None]
+    return [f.content for f in fences(text) if f.content.strip() and parse(f.content) is not None]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from phi_jax.contamination import syntax
 from phi_jax.evaluation.problems import Problem
+from phi_jax.store.python_text import parse
 
 SENTENCE_WORDS = 6
 SOLUTION_TOKENS = 8
@@ -41,7 +42,7 @@ class Wording:
     """The problems' words, indexed for looking them up."""
 
     sentences: dict[Gram, tuple[str, re.Pattern[str]]]  # by their words
-    lengths: dict[Gram, list[int]]  # of the sentences that begin with these words
+    lengths: frozenset[int]  # of the sentences, in words
     solutions: dict[str, list[tuple[str, str]]]  # by their longest line: (task_id, lines)
     grams: dict[Gram, tuple[str, bool]]  # -> (task_id, whether it is of the docstring's prose)
     anchors: frozenset[Gram]
@@ -54,8 +55,7 @@ class Wording:
         found: dict[Gram, tuple[str, re.Pattern[str]]] = {}
         shared: dict[str, bool] = {}
         for start in [i for i, four in enumerate(fours) if four in self.anchors]:
-            for length in self.lengths.get(tuple(words[start : start + _ANCHOR]), ()):
-                gram = tuple(words[start : start + length])
+            for gram in (tuple(words[start : start + length]) for length in self.lengths):
                 if gram in self.sentences:
                     found[gram] = self.sentences[gram]
             task, in_prose = self.grams.get(tuple(words[start : start + GRAM]), ("", False))
@@ -96,16 +96,13 @@ def wording(problems: Sequence[Problem]) -> Wording:
             for gram in zip(*(words[i:] for i in range(GRAM)), strict=False):
                 grams.setdefault(gram, (problem.task_id, in_prose))
     own = {words: found[0] for words, found in sentences.items() if len(found) == 1}
-    lengths: dict[Gram, list[int]] = defaultdict(list)
-    for words, length in sorted({(words[:_ANCHOR], len(words)) for words in own}):
-        lengths[words].append(length)
-    anchors = frozenset([*lengths, *(gram[:_ANCHOR] for gram in grams)])
-    return Wording(own, dict(lengths), dict(solutions), grams, anchors)
+    anchors = frozenset(gram[:_ANCHOR] for gram in (*own, *grams))
+    return Wording(own, frozenset(map(len, own)), dict(solutions), grams, anchors)
 
 
 def _prose(problem: Problem) -> str:
     """The docstring of the function that the tests call, or, as in MBPP, of the whole prompt."""
-    tree = syntax.parse(problem.prompt + (problem.reference or "")) or ast.Module([], [])
+    tree = parse(problem.prompt + (problem.reference or "")) or ast.Module([], [])
     owners = [tree, *(f for f in syntax.functions(tree) if f.name == problem.entry_point)]
     return _without_examples(next(filter(None, map(ast.get_docstring, reversed(owners))), ""))
 

@@ -10,7 +10,6 @@ import ast
 import builtins
 import copy
 import hashlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,16 +27,6 @@ _NAME_FIELDS: dict[type[ast.AST], str] = {
     ast.ExceptHandler: "name", ast.MatchAs: "name", ast.MatchStar: "name", ast.MatchMapping: "rest",
     ast.alias: "asname",
 }  # fmt: skip
-
-
-def parse(text: str) -> ast.Module | None:
-    """The text's tree; None where it is not Python 3, or nested deeper than the parser goes."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-            return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def functions(tree: ast.Module) -> Iterator[AnyFunction]:

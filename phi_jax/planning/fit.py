@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.parallel.mesh import batch_sharding, batch_ways, check_batch, make_mesh
+from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
 from phi_jax.planning.hardware import Hardware
 from phi_jax.planning.memory import estimate_memory, rows_per_device
 from phi_jax.training.loop import model_config
@@ -29,23 +29,20 @@ GPU_SHARE = 0.9  # of a GPU's memory that XLA gets: XLA_PYTHON_CLIENT_MEM_FRACTI
 
 
 class DoesNotFit(Exception):
-    """The compiler found no way to run the step in a device's memory.
+    """The compiler found no way to run the step in a device's memory; `sizes` reads its message."""
 
-    needed_bytes (at least so much) and limit_bytes (what programs may take) are what its message says, None if nothing.
-    """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        size = r"\(?([\d.]+)([KMGT])\)?"
-        found = re.search(rf"(?:Used|temporaries) {size} (?:of|exceeds available HBM) {size}", message)
-        units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-        self.needed_bytes = int(float(found[1]) * units[found[2]]) if found else None
-        self.limit_bytes = int(float(found[3]) * units[found[4]]) if found else None
+def sizes(message: str) -> list[int]:
+    """Bytes that a compiler says are needed (at least) and that programs may take; empty where it doesn't say."""
+    size = r"\(?([\d.]+)([KMGT])\)?"
+    found = re.search(rf"(?:Used|temporaries) {size} (?:of|exceeds available HBM) {size}", message)
+    words = found.groups() if found else ()
+    return [int(float(words[n]) * 1024 ** (1 + "KMGT".index(words[n + 1]))) for n in range(0, len(words), 2)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """What the step of the more demanding section of rules needs on one device."""
+    """What a step under one section of rules needs on one device."""
 
     rules: str  # the config's section: "training", "finetune"
     compiled: bool  # for these devices; else estimated
@@ -57,14 +54,7 @@ class Fit:
     rows: int  # sequences of a microbatch on one device
     parts: dict[str, int]  # estimated bytes, by what they hold
     seconds: float  # of compiling
-
-
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    section: str
-    rules: Config
-    mesh: Mesh
-    parts: dict[str, int]
+    fitting: Fit | None = None  # where it does not fit: with more microbatches it does
 
 
 def model_shape(config: Config) -> PhiConfig:
@@ -79,78 +69,58 @@ def rule_sections(config: Config) -> dict[str, Config]:
     return {"training": config.training, **{n: getattr(config, n).over(config.training) for n in others}}
 
 
-def check_fit(config: Config, hardware: Hardware, devices: Sequence[Any]) -> Fit:
-    """Compiles the step that the estimate gives most memory, for a TPU; for GPUs, only estimates.
+def check_fits(config: Config, hardware: Hardware, devices: Sequence[Any]) -> list[Fit]:
+    """Compiles the step of each section of rules, for TPUs; for GPUs, only estimates.
 
     devices: jax devices, those of the topology, or as many pretended ones as there are GPUs. Raises UserError where
     the mesh, the batch and the model do not divide each other.
     """
-    shape = model_shape(config)
-    return _fit(shape, _largest(shape, rule_sections(config), devices), config.seed, hardware)
+    found = []
+    for name, rules in rule_sections(config).items():
+        fit, mesh = _fit(config, name, rules, hardware, devices), make_mesh(rules.mesh, devices)
+        most = fit.microbatches * fit.rows  # with one sequence a device in each
+        counts = [n for n in range(fit.microbatches + 1, most + 1) if most % n == 0]
+        for count in () if fit.fits else counts:
+            more = Config({"microbatches": count}).over(rules)
+            # What the estimate puts beyond the memory is not compiled, but for the last.
+            estimate = sum(estimate_memory(model_shape(config), more, mesh).values())
+            if estimate <= hardware.chip.memory_bytes or count == counts[-1]:
+                tried = _fit(config, name, more, hardware, devices)
+                if tried.fits:
+                    fit = dataclasses.replace(fit, fitting=tried)
+                    break
+        found.append(fit)
+    return found
 
 
-def fitting_microbatches(
-    config: Config, hardware: Hardware, devices: Sequence[Any], fit: Fit
-) -> tuple[dict[str, int], Fit] | None:
-    """(section -> microbatches, what is then needed), where more microbatches make the step fit; None where none do.
-
-    Sequences a device are halved until it fits. Those that the estimate puts beyond the memory are not compiled, but
-    for the last one.
-    """
-    shape, sections, rows = model_shape(config), rule_sections(config), fit.rows
-    while rows > 1:
-        rows //= 2
-        more = {name: _microbatches(rules, devices, rows) for name, rules in sections.items()}
-        changed = {n: Config({"microbatches": more[n]}).over(rules) for n, rules in sections.items()}
-        step = _largest(shape, changed, devices)
-        if sum(step.parts.values()) <= hardware.chip.memory_bytes or rows == 1:
-            found = _fit(shape, step, config.seed, hardware)
-            if found.fits:
-                return {n: count for n, count in more.items() if count != sections[n].microbatches}, found
-    return None
-
-
-def _microbatches(rules: Config, devices: Sequence[Any], rows: int) -> int:
-    """The fewest, and no fewer than the rules have, with at most so many sequences a device."""
-    batch, ways = rules.global_batch_size, batch_ways(make_mesh(rules.mesh, devices))
-    counts = range(rules.microbatches, batch // ways + 1)
-    return next(n for n in counts if batch % (n * ways) == 0 and batch // (n * ways) <= rows)
-
-
-def _largest(shape: PhiConfig, sections: Mapping[str, Config], devices: Sequence[Any]) -> _Step:
-    steps = []
-    for name, rules in sections.items():
-        mesh = make_mesh(rules.mesh, devices)
-        try:
-            check_batch(mesh, rules.global_batch_size, rules.microbatches)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
-        steps.append(_Step(name, rules, mesh, estimate_memory(shape, rules, mesh)))
-    return max(steps, key=lambda step: sum(step.parts.values()))
-
-
-def _fit(shape: PhiConfig, step: _Step, seed: int, hardware: Hardware) -> Fit:
+def _fit(config: Config, section: str, rules: Config, hardware: Hardware, devices: Sequence[Any]) -> Fit:
+    shape, mesh = model_shape(config), make_mesh(rules.mesh, devices)
+    try:
+        check_batch(mesh, rules.global_batch_size, rules.microbatches)
+    except UserError as error:
+        raise UserError(f"{section}: {error}") from None
+    parts = estimate_memory(shape, rules, mesh)
+    needed: int | None = sum(parts.values())
     limit, seconds = hardware.chip.memory_bytes, 0.0
-    needed: int | None
     if hardware.is_tpu:
         try:
-            needed, seconds = compile_step(shape, step.rules, seed, step.mesh)
+            needed, seconds = compile_step(shape, rules, config.seed, mesh)
             fits = True
         except DoesNotFit as error:
-            fits, needed, limit = False, error.needed_bytes, error.limit_bytes or limit
+            fits, (needed, limit) = False, sizes(str(error)) or (None, limit)
     else:
-        needed, limit = sum(step.parts.values()), int(GPU_SHARE * limit)
-        fits = needed <= limit
+        limit = int(GPU_SHARE * limit)
+        fits = sum(parts.values()) <= limit
     return Fit(
-        rules=step.section,
+        rules=section,
         compiled=hardware.is_tpu,
         fits=fits,
         needed_bytes=needed,
         limit_bytes=limit,
-        mesh=dict(step.mesh.shape),
-        microbatches=step.rules.microbatches,
-        rows=rows_per_device(step.rules, step.mesh),
-        parts=step.parts,
+        mesh=dict(mesh.shape),
+        microbatches=rules.microbatches,
+        rows=rows_per_device(rules, mesh),
+        parts=parts,
         seconds=seconds,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import os
 import pickle
 import subprocess
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.parallel.chips import Chip
 from phi_jax.planning.hardware import LIBTPU_ENVIRONMENT, Hardware, parse_devices, parse_topology
 
 if TYPE_CHECKING:
@@ -38,18 +36,18 @@ class Duration:
 class Plan:
     """What a run needs on these devices."""
 
-    hardware: str  # as asked for, e.g. "2xv5e:4x4"
-    chip: Chip
-    devices: int
+    hardware: Hardware
     parameters: int
     model: str  # kernel, compute dtype, remat
     flops_per_token: float  # matmuls, attention in full
     flops_per_token_causal: float  # matmuls, the causal half of attention
     mfu: float  # assumed; of the full-attention FLOPs
     durations: list[Duration]
-    fit: Fit
-    fitting: tuple[dict[str, int], Fit] | None  # where it does not fit: section -> microbatches with which it does
-    versions: dict[str, str]
+    sections: list[Fit]  # one for each section of rules
+
+    @property
+    def fits(self) -> bool:
+        return all(fit.fits for fit in self.sections)
 
 
 def plan(config: Config, *, topology: str | None, devices: str | None, mfu: float = ASSUMED_MFU) -> Plan:
@@ -74,15 +72,15 @@ def _in_child(config: Config, hardware: Hardware, mfu: float) -> Plan:
     # A compilation that comes from a cache says nothing of seconds, and may say nothing of memory.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"JAX_PLATFORMS": "cpu", **(LIBTPU_ENVIRONMENT if hardware.is_tpu else {})}
-    request = json.dumps({"config": config.to_dict(), "hardware": hardware.text, "mfu": mfu})
+    request = pickle.dumps((config.to_dict(), hardware, mfu))
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch, "answer")
         child = subprocess.run(
             [sys.executable, "-m", "phi_jax.planning.child", str(answer)],
-            input=request, capture_output=True, env=environment, text=True,
+            input=request, capture_output=True, env=environment,
         )  # fmt: skip
         if not answer.exists():
-            last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+            last = (child.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
             raise UserError(
                 f"plan {hardware.text}: the compiling process ended with {child.returncode} ({last}); try other sizes"
             )
@@ -93,54 +91,52 @@ def _in_child(config: Config, hardware: Hardware, mfu: float) -> Plan:
 
 
 def lines(plan: Plan) -> list[str]:
-    """The plan for people: what it is for, what it needs, then a table of hours."""
-    fit, mesh = plan.fit, ", ".join(f"{axis} {size}" for axis, size in plan.fit.mesh.items())
+    """The plan for people: what it is for, what each section of rules needs, then a table of hours."""
+    chip, devices = plan.hardware.chip, plan.hardware.devices
     out = [
         f"model: {plan.parameters:,} parameters, {plan.model}",
-        f"devices: {plan.devices} x {plan.chip.name} ({plan.hardware}), mesh {mesh}",
-        _memory_line(fit, plan.chip),
+        f"devices: {devices} x {chip.name} ({plan.hardware.text}), {_gib(chip.memory_bytes)} each",
     ]
-    if not fit.compiled:
-        out.append("estimated, by part: " + ", ".join(f"{name} {_gib(size)}" for name, size in fit.parts.items()))
-    if plan.fitting is not None:
-        more, fitting = plan.fitting
-        fields = " ".join(f"--config.{section}.microbatches={count}" for section, count in more.items())
-        how = "compiled for these devices too" if fitting.compiled else "an analytic estimate too"
-        out.append(f"fits with ({_gib(fitting.needed_bytes or 0)} a device, {how}): {fields}")
-    elif not fit.fits:
-        out.append("no number of microbatches fits: take more remat, another mesh, or more or larger devices")
-    if fit.compiled:
-        versions = ", ".join(f"{name} {version}" for name, version in plan.versions.items())
-        out.append(f"compiled in {fit.seconds:.0f} s ({versions})")
+    for fit in plan.sections:
+        out += [f"{fit.rules}: {_memory(fit)}", *([] if fit.compiled else [f"  {_parts(fit)}"])]
+        if fit.fitting is not None:
+            out.append(
+                f"  fits with --config.{fit.rules}.microbatches={fit.fitting.microbatches}: {_memory(fit.fitting)}"
+            )
+        elif not fit.fits:
+            out.append("  no number of microbatches fits: take more remat, another mesh, or more or larger devices")
     full, causal = plan.flops_per_token / 1e9, plan.flops_per_token_causal / 1e9
     out.append(
         f"GFLOPs a token, forward and backward: {full:.3f} with full attention, {causal:.3f} with its causal half"
     )
     width = max(len(d.model) for d in plan.durations)
-    out.append(f"{'model':{width}}  {'steps':>9}  {'tokens':>9}  {'hours':>9}  device-hours")
+    out.append(f"{'model':{width}} {'steps':>9} {'tokens':>9} {'hours':>9} {'device-hours':>12}")
     for d in plan.durations:
-        billions = f"{d.tokens / 1e9:,.2f}B"
-        out.append(f"{d.model:{width}}  {d.steps:9,}  {billions:>9}  {d.hours:9,.1f}  {d.hours * plan.devices:12,.0f}")
+        tokens = f"{d.tokens / 1e9:,.2f}B"
+        out.append(f"{d.model:{width}} {d.steps:9,} {tokens:>9} {d.hours:9,.1f} {d.hours * devices:12,.0f}")
     out.append(
-        f"assumed: {plan.mfu:.0%} (--mfu) of {plan.chip.peak_flops / 1e12:,.0f} bfloat16 TFLOP/s a device "
-        f"({plan.chip.source}), full attention counted; no compile, checkpoint, validation or failure time"
+        f"assumed: {plan.mfu:.0%} (--mfu) of {chip.peak_flops / 1e12:,.0f} bfloat16 TFLOP/s a device "
+        f"({chip.source}), full attention counted; no compile, checkpoint, validation or failure time"
     )
     return out
 
 
-def _memory_line(fit: Fit, chip: Chip) -> str:
+def _memory(fit: Fit) -> str:
     needed = "more than there is" if fit.needed_bytes is None else _gib(fit.needed_bytes)
-    rows = f"{fit.rows} sequence{'s' if fit.rows > 1 else ''} a device"
-    head = f"memory ({fit.rules}: microbatches {fit.microbatches}, {rows} in each)"
-    of = f"of {_gib(chip.memory_bytes)} a device"
+    rows = f"{fit.rows} sequence{'s' if fit.rows > 1 else ''} a device in each of {fit.microbatches} microbatches"
+    mesh = ", ".join(f"{axis} {size}" for axis, size in fit.mesh.items())
+    how = f"as compiled in {fit.seconds:.0f} s" if fit.compiled else "analytic estimate"
+    least = "at least " if fit.compiled and not fit.fits else ""
+    share = "" if fit.compiled else " (XLA_PYTHON_CLIENT_MEM_FRACTION=0.9)"
     verdict = "fits" if fit.fits else "DOES NOT FIT"
-    if fit.compiled:
-        least = "" if fit.fits else f"at least ({_gib(fit.limit_bytes)} are there for programs) "
-        return f"{head}: {least}{needed} {of} at the peak of a step, as compiled: {verdict}"
     return (
-        f"{head}, analytic estimate: {needed} {of} at the peak of a step: {verdict} in the {_gib(fit.limit_bytes)} of "
-        "XLA_PYTHON_CLIENT_MEM_FRACTION=0.9"
+        f"{rows} (mesh {mesh}) need {least}{needed} of {_gib(fit.limit_bytes)}{share} at the peak of a step, {how}: "
+        f"{verdict}"
     )
+
+
+def _parts(fit: Fit) -> str:
+    return ", ".join(f"{name} {_gib(size)}" for name, size in fit.parts.items())
 
 
 def _gib(size: int) -> str:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from phi_jax.evaluation.comparison import robustness
 from phi_jax.evaluation.execution import verdicts_of
@@ -13,6 +12,7 @@ from phi_jax.evaluation.scores import scored
 from phi_jax.store import documents
 from phi_jax.store.artifact import open_draft, write_json
 
+_SCORES = pa.schema([("id", pa.string()), ("score", pa.float64())])
 # Problems that each model solves, of each benchmark: the first so many of eight.
 SOLVED = {
     "raw": {"nano": 0, "idioms": 1, "libraries": 0},
@@ -72,7 +72,7 @@ def inputs_of(workdir, *, writer="grammar", full=True):
         {"id": documents.document_id(t), "text": t, "source": "made here", "path": f"f{n}.py", "language": "python"}
         for n, t in enumerate(texts)
     ]
-    scores = pa.table({"id": [r["id"] for r in rows], "score": [None, *(n / 12 for n in range(1, 12))]})
+    scores = [{"id": row["id"], "score": n / 12 if n else None} for n, row in enumerate(rows)]
     shown = {"source": "made here", "lines": ["x = 1"]}
     examples = {
         side: [{**shown, "path": f"{side}.py", "score": score}] for side, score in (("kept", 0.9), ("dropped", 0.1))
@@ -91,7 +91,7 @@ def inputs_of(workdir, *, writer="grammar", full=True):
         make(f"tokenize/{name}", {"written_by": by, "tokens": 1000})
     make(
         "filter/python", {"histogram": [1, 4, 9, 4], "histogram_kept": [0, 0, 2, 4], "roc_auc": 0.75, "kept": 6},
-        {"scores.parquet": lambda p: pq.write_table(scores, p), "examples.json": json.dumps(examples)},
+        {"scores": lambda p: (p.mkdir(), documents.write_part(p, 0, scores, _SCORES)), "examples.json": json.dumps(examples)},
     )  # fmt: skip
     for name, rules in MODELS.items():
         metrics = [{"step": n, "loss": 4.0 - n / 9, **({"validation_loss": 3.5} if n == 9 else {})} for n in range(10)]
@@ -112,8 +112,7 @@ def inputs_of(workdir, *, writer="grammar", full=True):
 
 
 _OUTPUTS = {
-    "problems.jsonl": "problems", "validation.jsonl": "validation", "scores.parquet": "scores",
-    "examples.json": "examples", "metrics.jsonl": "metrics",
+    "problems.jsonl": "problems", "validation.jsonl": "validation", "examples.json": "examples", "metrics.jsonl": "metrics",
 }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ from phi_jax.progress import Progress, say
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, write_json
 
+SETS = ("documents", "textbooks", "exercises")  # outputs of an artifact that are training texts
 _PARALLEL_BYTES = 8_000_000  # of text, from which on several processes read
 _COUNTS = ("documents", "kept", "removed", "not_parsed", "functions", "share_13_words")
 _REMOVED = pa.schema([(name, pa.string()) for name in ("set", "id", "path", "reason", "task_id")])
@@ -54,7 +55,7 @@ class _Part(NamedTuple):
 def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `decontaminate`. inputs: "documents", and "problems" where config.decontaminate.problems is "nano".
 
-    Outputs: each document set of the input under its name; "removed" (set, id, path, reason, task_id; a row for every
+    Outputs: each of SETS that the input has; "removed" (set, id, path, reason, task_id; a row for every
     reason and problem); "counts" (a log). Raises UserError for problems that cannot be compared with.
     """
     source, chosen = inputs["documents"], config.decontaminate.problems
@@ -62,7 +63,7 @@ def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) 
     if held_out.untold:
         say(f"{draft.label}: too short to be found in any text: {', '.join(held_out.untold)}")
     written_by = source.facts["written_by"]
-    sets = [name for name, output in source.manifest["outputs"].items() if output["kind"] == "documents"]
+    sets = [name for name in SETS if name in source.manifest["outputs"]]
     parts: list[_Part] = []
     for name in sets:
         for index, path in enumerate(documents.parts(source.path(name))):

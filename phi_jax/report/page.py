@@ -104,10 +104,8 @@ def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], coun
 
 def _reading(decontaminated: Artifact, filtered: Artifact, count: int) -> list[dict[str, Any]]:
     """Files for a reader to grade, a sample by hash, without their scores: id, where from, how they begin."""
-    import pyarrow.parquet as pq
-
-    with filtered.path("scores").open("rb") as file:
-        scored = [row["id"] for row in pq.read_table(file).to_pylist() if row["score"] is not None]
+    scores = documents.read(filtered.path("scores"), ("id", "score"))
+    scored = [row["id"] for row in scores if row["score"] is not None]
     chosen = sorted(scored, key=lambda i: documents.uniform(i, "reading"))[:count]
     rows = documents.read(decontaminated.path("documents"), ("id", "source", "path", "text"))
     found = {row["id"]: row for row in rows if row["id"] in set(chosen)}

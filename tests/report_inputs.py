@@ -91,7 +91,10 @@ def inputs_of(workdir, *, writer="grammar", full=True):
         make(f"tokenize/{name}", {"written_by": by, "tokens": 1000})
     make(
         "filter/python", {"histogram": [1, 4, 9, 4], "histogram_kept": [0, 0, 2, 4], "roc_auc": 0.75, "kept": 6},
-        {"scores": lambda p: (p.mkdir(), documents.write_part(p, 0, scores, _SCORES)), "examples.json": json.dumps(examples)},
+        {
+            "scores": lambda p: (p.mkdir(), documents.write_part(p, 0, scores, _SCORES)),
+            "examples.json": json.dumps(examples),
+        },
     )  # fmt: skip
     for name, rules in MODELS.items():
         metrics = [{"step": n, "loss": 4.0 - n / 9, **({"validation_loss": 3.5} if n == 9 else {})} for n in range(10)]
@@ -112,7 +115,8 @@ def inputs_of(workdir, *, writer="grammar", full=True):
 
 
 _OUTPUTS = {
-    "problems.jsonl": "problems", "validation.jsonl": "validation", "examples.json": "examples", "metrics.jsonl": "metrics",
+    "problems.jsonl": "problems", "validation.jsonl": "validation", "examples.json": "examples",
+    "metrics.jsonl": "metrics",
 }  # fmt: skip
 
 

@@ -74,6 +74,16 @@ def decode(data: bytes, side: Side) -> Any:
     return value
 
 
+def is_plain(value: object) -> bool:
+    """Whether `value`, as `decode` gives it, is None, bool, int, float, str, or a list, tuple or dict of these: of
+    exactly these types, so that nothing of it can run."""
+    if type(value) in (list, tuple):
+        return all(map(is_plain, value))  # type: ignore[call-overload]
+    if type(value) is dict:
+        return all(is_plain(key) and is_plain(item) for key, item in value.items())
+    return value is None or type(value) in (bool, int, float, str)
+
+
 def _sized(tag: bytes, payload: bytes) -> bytes:
     return tag + _LENGTH.pack(len(payload)) + payload
 

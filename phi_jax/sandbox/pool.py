@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from phi_jax.errors import UserError
 
@@ -192,12 +193,12 @@ class _Schedule:
 class _Answer:
     """What the server said of one run."""
 
-    def __init__(self, answer: tuple[str, str, float], limits: Limits) -> None:
-        kind, text, cpu = answer
+    def __init__(self, answer: tuple[str, str, Any, float], limits: Limits) -> None:
+        kind, text, value, cpu = answer
         # Less than most of the CPU time that it could have had: it slept, or the machine was busy.
         self.starved = kind == server.WALL and cpu < 0.8 * min(limits.wall_seconds, limits.cpu_seconds)
         if kind == server.PASSED:
-            self.verdict = Verdict(True, "passed")
+            self.verdict = Verdict(True, "passed", value)
         elif kind in (server.CPU, server.WALL):
             self.verdict = Verdict(False, "timed out")
         else:
@@ -233,7 +234,7 @@ class _Worker:
         # A server that just died is noticed when the answer is read.
         with contextlib.suppress(ChannelClosed, BlockingIOError):
             link = self.link.fileno()
-            send_file(link, (program.tests, program.trusted, program.entry_point), server.MESSAGE_BYTES)
+            send_file(link, (program.tests, program.trusted, program.entry_point, program.report), server.MESSAGE_BYTES)
             server.send(link, (program.candidate, program.setup))
 
     def finish(self) -> _Answer | None:

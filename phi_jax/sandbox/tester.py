@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from .candidate import REQUEST_BYTES, free_names
 from .channel import Channel, ChannelClosed, RemoteRaised, text_of, write_frame
-from .codec import CodecError, Side, encode
+from .codec import CodecError, Side, encode, is_plain
 from .handles import Handle, JudgeSide, apply, as_exception
 
 PASSED, FAILED, GONE = "passed", "failed", "gone"
@@ -22,6 +22,7 @@ PASSED, FAILED, GONE = "passed", "failed", "gone"
 
 
 RESULT_CHARACTERS = 500  # the longest Verdict.result
+FRAME_BYTES = 1 << 12  # of a report: everything but its value
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
 
@@ -33,16 +34,18 @@ def clean(text: str) -> str:
     return text if len(text) <= RESULT_CHARACTERS - 10 else text[: RESULT_CHARACTERS - 13] + "..."
 
 
-def run(fd: int, report_fd: int, request: tuple[str, str, str | None, str], output_bytes: int) -> NoReturn:
-    """Runs one program's tests against the candidate on `fd`, reports on `report_fd` and ends the process.
+Request = tuple[str, str, str | None, str | None, str]
+"""tests, trusted, entry_point, report, setup (as in Program)."""
 
-    request: tests, trusted, entry_point, setup (as in Program).
-    """
 
-    def finish(kind: str, text: str = "") -> NoReturn:
+def run(fd: int, report_fd: int, request: Request, output_bytes: int, report_bytes: int) -> NoReturn:
+    """Runs one program's tests against the candidate on `fd`, writes (kind, text, value) to `report_fd` and ends the
+    process. report_bytes: the most that `value`, encoded, may take."""
+
+    def finish(kind: str, text: str = "", value: object = None) -> NoReturn:
         # Ends the process at once: no handler, finally or except of the tests runs any more, so that a broken
         # channel cannot be caught by a test's bare `except:` and turned into a pass.
-        write_frame(report_fd, encode((kind, clean(text)), Side(), 1 << 20))
+        write_frame(report_fd, encode((kind, clean(text), value), Side(), report_bytes + FRAME_BYTES))
         os._exit(0)
 
     def ask(body: object) -> Any:
@@ -71,13 +74,30 @@ def run(fd: int, report_fd: int, request: tuple[str, str, str | None, str], outp
 
         random.seed()
     channel = Channel(fd, side, serve, read_limit=output_bytes, write_limit=REQUEST_BYTES)
+    tests, trusted, entry_point, report, setup = request
+    value = None
     try:
-        run_tests(ask, channel, *request)
+        run_tests(ask, channel, tests, trusted, entry_point, setup)
+        if report is not None:
+            value = _reported(ask, report, report_bytes)
     except (ChannelClosed, CodecError) as error:
         finish(GONE if isinstance(error, ChannelClosed) else FAILED, str(error))
     except BaseException as error:
         finish(FAILED, _reason(error))
-    finish(PASSED)
+    finish(PASSED, value=value)
+
+
+def _reported(ask: Callable[[Any], Any], name: str, limit: int) -> Any:
+    """The plain data that the candidate's function `name` returns. Raises TypeError, CodecError, or what it raised."""
+    found = apply(ask, "names", name)
+    function = found.get(name) if type(found) is dict else None
+    if type(function) is not Handle:  # a builtin class or a function of the tests would be called in this process
+        raise TypeError(f"the candidate defines no function {name!r} to report with")
+    value = function()
+    if not is_plain(value):
+        raise TypeError("the report is not plain data (None, bool, int, float, str, list, tuple, dict)")
+    encode(value, Side(), limit)
+    return value
 
 
 def run_tests(

@@ -69,7 +69,7 @@ HOSTILE = {
     ),
     "forges a reference to an object": (FORGE + "def report(): forge(b'C\\0\\0\\0\\0')", NOT_PLAIN),
     "forges a reference to a function of the tests": (
-        FORGE + "def report(): forge(b'J\\0\\0\\0\\0')",
+        FORGE + "def report(): forge(b'G\\0\\0\\0\\0')",
         "failed: a reference to nothing",
     ),
     "forges a class": (FORGE + "def report(): forge(b'n\\0\\0\\0\\4type')", NOT_PLAIN),

@@ -11,7 +11,7 @@ from typing import Any
 from . import candidate, tester
 from .channel import Channel, write_frame
 from .codec import Side, encode
-from .handles import JudgeSide
+from .handles import TesterSide
 
 _TIMES = 12  # the interpreter's own thresholds are at 8
 _TRUSTED = '''
@@ -40,11 +40,19 @@ check(entry)
 """
 
 
-def rehearse(output_bytes: int) -> None:
-    """Runs the candidate's part and the judge's, each against a recording of what the other one sends."""
+def run(output_bytes: int) -> None:
+    """Runs the candidate's part and the tester's, each against a recording of what the other one sends."""
+    entry = object()
+    calls = [[entry, [1, 2, 3]], [entry, [[1], (2.5, "three", None, True)]]]
+    asked: list[Any] = [("names", ["other", "missing"], {}), *(("call", call, {}) for call in calls)]
+    answered: list[Any] = [None, {"entry": entry}, ([True, {"a": 1}], {}), (6.0, {0: [[1, 2], [3]]})]
     for _ in range(_TIMES):
-        _candidate(output_bytes)
-        _judge(output_bytes)
+        ours, theirs = _play("ask", asked, output_bytes)
+        candidate.run(theirs.fileno(), _SOURCE, "", output_bytes)
+        ours.close()
+        ours, theirs = _play("answer", answered, output_bytes)
+        _tester(theirs.fileno(), output_bytes)
+        ours.close()
     del sys.modules["candidate"]
 
 
@@ -64,22 +72,8 @@ def _play(kind: str, bodies: list[Any], output_bytes: int) -> tuple[_socket.sock
     return ours, theirs
 
 
-def _candidate(output_bytes: int) -> None:
-    entry = object()
-    calls = [[entry, [1, 2, 3]], [entry, [[1], (2.5, "three", None, True)]]]
-    asked: list[Any] = [("names", ["other", "missing"], {}), *(("call", call, {}) for call in calls)]
-    ours, theirs = _play("ask", asked, output_bytes)
-    candidate.run(theirs.fileno(), _SOURCE, "", output_bytes)
-    ours.close()
-    theirs.close()
-
-
-def _judge(output_bytes: int) -> None:
-    results = [([True, {"a": 1}], {}), (6.0, {0: [[1, 2], [3]]})]
-    ours, theirs = _play("answer", [None, {"entry": object()}, *results], output_bytes)
-    side = JudgeSide(lambda body: channel.ask(body))
-    channel = Channel(theirs.fileno(), side, repr, read_limit=output_bytes, write_limit=output_bytes)
-    tester.run_tests(channel.ask, channel, _TESTS, _TRUSTED, "entry", "")
-    write_frame(theirs.fileno(), encode((tester.PASSED, tester.clean("")), Side(), output_bytes))
-    ours.close()
-    theirs.close()
+def _tester(fd: int, output_bytes: int) -> None:
+    side = TesterSide(lambda body: channel.ask(body))
+    channel = Channel(fd, side, repr, read_limit=output_bytes, write_limit=output_bytes)
+    tester.run_tests(channel.ask, channel.await_answer, _TESTS, _TRUSTED, "entry", "")
+    write_frame(fd, encode((tester.PASSED, tester.clean(""), None), Side(), output_bytes))

@@ -27,7 +27,7 @@ from phi_jax.training.metrics import Meter, Metrics
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from phi_jax.training.profile import Trace
 from phi_jax.training.step import init_state, make_eval_step, make_train_step, state_shardings
-from phi_jax.training.validation import LOSS, PASS_AT_1, PassAt1, Validation, is_due
+from phi_jax.training.validation import LOSS, Validation, is_due
 from phi_jax.weights.checkpoints import Checkpoints, state_digest
 
 
@@ -55,7 +55,7 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3), or those of
     config.training.initial_checkpoint.
 
-    inputs: {"tokens": a token artifact}, perhaps "validation" (see PassAt1), and where "textbooks" is one too,
+    inputs: {"tokens": a token artifact}, and where "textbooks" is one too,
     config.mixture.textbooks says its share of the records, and config.mixture.min_real how much of the tokens people
     must have written. Outputs as in `_train`.
     Raises UserError where they have written less.
@@ -75,7 +75,7 @@ def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
 def finetune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `finetune`: training goes on from another run's weights, on other tokens (paper, section 2.3).
 
-    inputs: {"checkpoint": a training artifact, "tokens": a token artifact of the same tokenizer}, perhaps "validation".
+    inputs: {"checkpoint": a training artifact, "tokens": a token artifact of the same tokenizer}.
     Fields that config.finetune lacks are those of config.training; the optimizer starts afresh. Outputs as in `_train`.
     """
     rules = config.finetune.over(config.training)
@@ -178,8 +178,7 @@ def _train(
 
         # --- Steps ------------------------------------------------------------------------------------------
         votes = Votes(mesh)
-        pass_at_1 = PassAt1(rules, shape, mesh, data.tokenizer, inputs) if rules.pass_every else None
-        validation = Validation(eval_step, data, rules, votes, watch, pass_at_1)
+        validation = Validation(eval_step, data, rules, votes, watch)
         stop = False
         stream = data.train.iterate(step, rules.steps)
         with Metrics(
@@ -208,7 +207,7 @@ def _train(
                             _write(pending, metrics, data, rules)
                         checkpoints.save(
                             step, state, {**record, "step": step, "pending": unfinished and pending},
-                            metrics={name: pending[name] for name in (LOSS, PASS_AT_1) if name in pending},
+                            metrics={name: pending[name] for name in (LOSS,) if name in pending},
                         )  # fmt: skip
                         pending = None
                 if stop or step == rules.steps:

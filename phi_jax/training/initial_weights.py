@@ -10,7 +10,7 @@ import numpy as np
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import Artifact
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.models import load_model, open_training
+from phi_jax.weights.models import load_model, open_training, read_artifact
 
 PyTree = Any
 
@@ -22,7 +22,7 @@ def initial_params(start: str, abstract_params: PyTree, tokens: Artifact) -> tup
     UserError where it is none of these, a parameter's shape differs, or an artifact's tokenizer is not that of the
     tokens.
     """
-    if Artifact.read(start) is None:
+    if read_artifact(start) is None:
         params, _, _ = load_model(start)
         return jax.tree_util.tree_map_with_path(_laid_out, params, abstract_params), start
     training, step = open_training(start)

@@ -16,7 +16,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.chips import chip_of
-from phi_jax.parallel.host_memory import keep_freed_memory
+from phi_jax.parallel.processes import keep_freed_memory
 from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.step import init_state, make_train_step, state_shardings
@@ -54,10 +54,9 @@ def _figures(case: Case, config: PhiConfig) -> dict[str, Any]:
     devices = jax.devices()
     mesh = make_mesh(case.mesh or (len(devices), 1, 1))
     check_batch(mesh, case.batch_size, case.microbatches)
-    optimizer = make_optimizer(Config(OPTIMIZER))
-    step: Any = make_train_step(
-        config, optimizer, mesh, microbatches=case.microbatches, loss_chunk=case.loss_chunk, seed=0
-    )  # fmt: skip
+    rules = Config({**OPTIMIZER, "microbatches": case.microbatches, "loss_chunk": case.loss_chunk, "skip_spike": 0.0})
+    optimizer = make_optimizer(rules)
+    step: Any = make_train_step(config, optimizer, mesh, rules, seed=0)
     shardings = state_shardings(config, optimizer, mesh)
     state = jax.jit(lambda: init_state(config, optimizer, 0), out_shardings=shardings)()
     batches = random_batches(case)

@@ -12,7 +12,7 @@ from phi_jax.bench.child import serve
 from phi_jax.bench.surroundings import surroundings, usable_cores
 from phi_jax.bench.timing import rates, time_steps
 from phi_jax.errors import UserError
-from phi_jax.parallel.host_memory import keep_freed_memory
+from phi_jax.parallel.processes import keep_freed_memory
 
 LEARNING_RATE = 1e-5  # constant: a schedule would only cost the peer time
 

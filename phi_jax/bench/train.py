@@ -104,7 +104,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _case_of_config(config_arguments: Sequence[str], steps: int) -> Case:
     from phi_jax import config
-    from phi_jax.training.loop import model_config
+    from phi_jax.training.rules import model_config
 
     chosen = config.load(config_arguments)
     training = chosen.training

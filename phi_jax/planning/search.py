@@ -15,7 +15,7 @@ from phi_jax.parallel.mesh import batch_ways, check_batch, make_mesh
 from phi_jax.planning.compiled import CompiledStep, DoesNotFit, compile_step
 from phi_jax.planning.hardware import Hardware
 from phi_jax.planning.memory import estimate_memory, rows_per_device
-from phi_jax.training.loop import model_config
+from phi_jax.training.rules import model_config
 
 GPU_SHARE = 0.9  # of a GPU's memory that XLA gets: XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 (its own default is 0.75)
 _REMAT = ("none", "dots", "full")  # what they keep falls, what they compute twice rises

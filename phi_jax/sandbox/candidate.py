@@ -23,7 +23,6 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     bytes: bytes.__bytes__, bytearray: bytearray, tuple: tuple, list: list, dict: dict, set: set,
     frozenset: frozenset,
 }  # fmt: skip
-_MUTABLE = (list, dict, set, bytearray)
 REQUEST_BYTES = 256 << 20  # the tests' arguments are trusted: a bound on accidents only
 
 
@@ -162,21 +161,12 @@ def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
 def _call(side: Side, limit: int, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
     """(result, positions of arguments that were changed in place with their new content)."""
     values: dict[int | str, Any] = dict(enumerate(arguments)) | keywords
-    before = {key: encode(value, side, REQUEST_BYTES) for key, value in values.items() if _has_mutable(value)}
+    before = {key: encode(value, side, REQUEST_BYTES) for key, value in values.items()}
     result = function(*arguments, **keywords)
-    changed: dict[int | str, Any] = {}
-    for key, data in before.items():
-        value = values[key]
-        # A NaN or a big list costs an encoding; comparing bytes is exact where == can lie.
-        if encode(value, side, limit + len(data)) != data:
-            changed[key] = value
-    return result, changed
-
-
-def _has_mutable(value: Any) -> bool:
-    if type(value) in _MUTABLE or type(value).__module__ == "collections":
-        return True
-    return type(value) is tuple and any(map(_has_mutable, value))
+    # A NaN or a big list costs an encoding; comparing bytes is exact where == can lie.
+    return result, {
+        key: values[key] for key, old in before.items() if encode(values[key], side, limit + len(old)) != old
+    }
 
 
 _PRELOADED = (

@@ -39,8 +39,6 @@ def check(config: Config, model_name: str) -> None:
     def refuse(problem: str) -> NoReturn:
         raise UserError(f"config.{plan.rules}, the rules of config.models.{model_name}: {problem}")
 
-    if any(share <= 0 for _, share in plan.mixture):
-        raise UserError(f"config.models.{model_name}.mixture={plan.mixture}: each share must be above 0")
     mesh, profile = tuple(rules.mesh), tuple(rules.profile_steps)
     if len(mesh) != 3 or mesh.count(-1) > 1 or any(size < 1 and size != -1 for size in mesh):
         refuse(f"mesh={mesh} must be the devices along (data, fsdp, tensor); one entry may be -1, for what remains")
@@ -54,6 +52,8 @@ def check(config: Config, model_name: str) -> None:
         refuse(f"steps={rules.steps} exceeds schedule_steps={rules.schedule_steps}, where the learning rate reaches 0")
     if profile and not (len(profile) == 2 and 0 <= profile[0] <= profile[1]):
         refuse(f"profile_steps={profile} must be (first, last) with 0 <= first <= last, or () for no profile")
+    if rules.peer_timeout < 5:
+        refuse(f"peer_timeout={rules.peer_timeout} must be at least 5 seconds, or a busy process is taken for lost")
     if plan.select != "latest" and len(_candidates(rules, plan.select)) < 2:
         refuse(
             f"select={plan.select!r} finds only one save to choose; raise keep_checkpoints or keep_every, and make "

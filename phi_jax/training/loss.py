@@ -30,10 +30,7 @@ def batch_loss(
     """
     inputs_BxT = tokens_BxT1[:, :-1]
     segments_BxT = None if document_end is None else segments_of(inputs_BxT, document_end)
-    attend, layout = None, phi.Layout()
-    if cut is not None:
-        attend = sharded_attention(config, cut.mesh, batch_axes=cut.axes)
-        layout = phi.Layout(looked_up=cut.looked_up, rows=cut.rows)
+    attend = None if cut is None else sharded_attention(config, cut.mesh, batch_axes=cut.axes)
     hidden_BxTxD = phi.hidden_states(
         params,
         inputs_BxT,
@@ -41,7 +38,7 @@ def batch_loss(
         segments_BxT=segments_BxT,
         attend=attend,
         dropout_keys_B=dropout_keys_B,
-        layout=layout,
+        layout=cut or phi.Layout(),
     )
     return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk, cut)
 

@@ -12,27 +12,26 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import HELD_OUT, load_problems
 from phi_jax.progress import say
 from phi_jax.store.artifact import Artifact, Draft, write_atomic, write_json
-from phi_jax.training.loop import VALIDATION_LOSS
+from phi_jax.training.rules import PASS_AT_1, VALIDATION_LOSS, candidates, rules_of
 from phi_jax.weights.checkpoints import Checkpoints
-
-PASS_AT_1 = "pass_at_1"
 
 
 def select(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Chooses among the saves of inputs["training"] by config.models.<draft.name>.select: "validation_loss", which was
-    saved with them, or greedy "pass_at_1" on config.select.problems. Of equal saves the earliest is chosen.
+    """Chooses among the saves of inputs["training"] (see rules.candidates) by config.models.<draft.name>.select:
+    "validation_loss", which was saved with them, or greedy "pass_at_1" on config.select.problems. The earliest of
+    equals is chosen, and never one whose value is not finite.
 
     inputs: "problems" too, where config.select.problems names what the grammar holds out. Output: "choice", a JSON file
-    {"step", "by", "identity" of the save's parameters, "candidates": [{"step", "value"}]}.
-    Raises UserError where no save has a finite value.
+    {"step", "by", "identity" of the save's parameters, "candidates": [{"step", "value", null where not finite}]}.
+    Raises UserError where no value is finite.
     """
     by = getattr(config.models, draft.name).select
-    training = inputs["training"]
+    training, steps = inputs["training"], candidates(rules_of(config, draft.name), by)
     with Checkpoints(training.path("checkpoint"), read_only=True) as checkpoints:
         if by == VALIDATION_LOSS:
-            values = _validation_losses(checkpoints)
+            values = {step: _finite(checkpoints.metrics(step).get(VALIDATION_LOSS)) for step in steps}
         else:
-            values = _pass_at_1(config, inputs, draft, checkpoints.steps())
+            values = _pass_at_1(config, inputs, draft, steps)
         step = _best(values, higher=by == PASS_AT_1, label=training.label, by=by)
         identity = checkpoints.identity(step)
     choice = {
@@ -45,12 +44,6 @@ def select(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
     draft.add_output("choice", "choice.json")
     draft.add_facts(**choice)
     say(f"{draft.label}: step {step} of {', '.join(map(str, values))} is the best by {by}")
-
-
-def _validation_losses(checkpoints: Checkpoints) -> dict[int, float | None]:
-    """Step -> validation loss of each save that has one; None where it was not finite."""
-    metrics = {step: checkpoints.metrics(step) for step in checkpoints.steps()}
-    return {step: _finite(found[VALIDATION_LOSS]) for step, found in metrics.items() if VALIDATION_LOSS in found}
 
 
 def _pass_at_1(

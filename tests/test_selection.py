@@ -30,7 +30,9 @@ def selected(tmp_path, by, saves, **options):
         identities = {step: checkpoints.identity(step) for step in saves}
     training.commit()
     found = artifact.find(tmp_path, "pretrain", "base")
-    chosen = config.Config({"models": {"base": {"select": by}}, "select": options})
+    kept = {"steps": max(saves), "checkpoint_every": 1, "evaluate_every": 1, "keep_every": 1}
+    plan = {"select": by, "rules": "training"}
+    chosen = config.Config({"models": {"base": plan}, "training": kept, "select": options})
     draft = artifact.open_draft(tmp_path, "select", "base", {}, {"training": found})
     selection.select(chosen, {"training": found}, draft)
     choice = json.loads((draft.commit().path("choice")).read_text())
@@ -44,12 +46,18 @@ NAN = float("nan")
 
 @pytest.mark.parametrize(
     ("losses", "step"),
-    [([2, 1, NAN, 3], 2), ([NAN, 2, 1, 3], 3), ([2, 1, 1, 3], 2), ([2, None, 3, None], 1), ([float("inf"), 9, NAN, 9], 2)],
+    [
+        ([2, 1, NAN, 3], 2),
+        ([NAN, 2, 1, 3], 3),
+        ([2, 1, 1, 3], 2),
+        ([2, None, 3, None], 1),
+        ([float("inf"), 9, NAN, 9], 2),
+    ],
 )
 def test_the_least_finite_loss_is_chosen_and_the_earliest_of_equals(tmp_path, losses, step):
     found, candidates = selected(tmp_path, "validation_loss", dict(enumerate(losses, 1)))
     assert found == step
-    assert list(candidates) == [i for i, loss in enumerate(losses, 1) if loss is not None]
+    assert list(candidates) == list(range(1, 5))
     assert all(value is None or np.isfinite(value) for value in candidates.values())
 
 
@@ -76,6 +84,13 @@ def test_the_most_solved_is_chosen_and_a_measured_save_is_not_measured_again(tmp
         selected(tmp_path, "pass_at_1", dict.fromkeys((1, 2, 3)), **options)
     assert selected(tmp_path, "pass_at_1", dict.fromkeys((1, 2, 3)), **options) == (2, {1: 0.1, 2: 0.4, 3: 0.4})
     assert asked == [1, 2, 3, 3]
+
+
+def test_a_save_that_an_interruption_made_is_no_candidate():
+    kept = config.Config({"steps": 24, "checkpoint_every": 4, "evaluate_every": 8, "keep_every": 8})
+    assert rules.candidates(kept, "pass_at_1") == [8, 16, 24]
+    kept = config.Config({"steps": 24, "checkpoint_every": 4, "evaluate_every": 16, "keep_every": 8})
+    assert rules.candidates(kept, "validation_loss") == [16, 24]
 
 
 # --- Validation ----------------------------------------------------------------------------------------------
@@ -153,8 +168,11 @@ def test_sets_of_two_tokenizers_are_refused(tmp_path):
         ({"training.mesh": (-1, -1, 1)}, "mesh=(-1, -1, 1) must be"),
         ({"training.profile_steps": (6, 5)}, "profile_steps=(6, 5) must be (first, last)"),
         ({"training.peer_timeout": 2.0}, "peer_timeout=2.0"),
-        ({"models.raw.select": "validation_loss", "training.checkpoint_every": 7}, "finds only one save to choose"),
-        ({"models.raw.select": "pass_at_1", "training.keep_checkpoints": 1}, "finds only one save to choose"),
+        ({"models.raw.select": "pass_at_1"}, "finds only the last save"),
+        (
+            {"models.raw.select": "validation_loss", "training.checkpoint_every": 7, "training.keep_every": 7},
+            "finds only the last save",
+        ),
         ({"model.rotary_dim": 7}, "config.model.rotary_dim=7"),
     ],
 )

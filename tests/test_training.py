@@ -4,7 +4,6 @@ import asyncio
 import copy
 import dataclasses
 import gc
-import json
 import os
 import re
 import shutil

@@ -183,5 +183,6 @@ def attend_splash(
     q_BxHxTxK, k_BxHxTxK, v_BxHxTxK = (x.swapaxes(1, 2) for x in (q_BxTxHxK * head_dim**-0.5, k_BxTxHxK, v_BxTxHxK))
     return jax.vmap(kernel)(q_BxHxTxK, k_BxHxTxK, v_BxHxTxK, segment_ids).swapaxes(1, 2)
 
+
 FUSED: dict[str, Attend] = {"cudnn": attend_cudnn, "splash": attend_splash}
 KERNELS = ("xla", *FUSED)

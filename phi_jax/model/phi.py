@@ -134,6 +134,9 @@ class Layout:
         return x_BxTxD
 
 
+NOWHERE_CUT = Layout()
+
+
 def init_params(config: PhiConfig, key: jax.Array) -> Params:
     """Fresh float32 parameters, a function of the key alone."""
     return nnx.to_pure_dict(nnx.state(Phi(config, rngs=nnx.Rngs(params=key)), nnx.Param))
@@ -179,7 +182,7 @@ def hidden_states(
     segments_BxT: jax.Array | None = None,
     attend: Attend | None = None,
     dropout_keys_B: jax.Array | None = None,
-    layout: Layout = Layout(),
+    layout: Layout = NOWHERE_CUT,
 ) -> jax.Array:
     """Output of the final LayerNorm, [B, T, D] in the compute dtype.
 

@@ -68,11 +68,11 @@ ONE_DEVICE = Devices()
 
 
 class SlotPlan(NamedTuple):
-    """How many completions a device decodes at once. Only `count` and `samples_per_prompt` shape the programs, and so
+    """How many completions a device decodes at once. Only `total` and `samples_per_prompt` shape the programs, and so
     may change last bits.
     """
 
-    count: int  # slots of each device
+    total: int  # slots of each device
     live: int | None = None  # so many of these are used; all if None
     samples_per_prompt: int = 1  # requests of a prompt that come together, about: decides how many slots share it
 
@@ -97,7 +97,8 @@ class Sampler:
     """Completes prompts with one model, in the slots of each device.
 
     params: as abstract_params(config) describes them. max_new_tokens: length of a completion at most; the
-    end-of-text token is not counted. slots: a plan, or the number of slots of each device. Raises UserError for sizes that leave nothing to do.
+    end-of-text token is not counted. slots: a plan, or the number of slots of each device. Raises UserError for sizes
+    that leave nothing to do.
     """
 
     def __init__(
@@ -113,11 +114,11 @@ class Sampler:
     ) -> None:
         if isinstance(slots, int):
             slots = SlotPlan(slots)
-        self._live_slots = slots.count if slots.live is None else slots.live
-        if slots.count < 1:
-            raise UserError(f"slots={slots.count}: must be at least 1")
-        if not 0 < self._live_slots <= slots.count:
-            raise UserError(f"live slots={slots.live}: must be from 1 to slots={slots.count}")
+        self._live_slots = slots.total if slots.live is None else slots.live
+        if slots.total < 1:
+            raise UserError(f"slots={slots.total}: must be at least 1")
+        if not 0 < self._live_slots <= slots.total:
+            raise UserError(f"live slots={slots.live}: must be from 1 to slots={slots.total}")
         if not 0 < max_new_tokens < config.max_seq_len:
             raise UserError(
                 f"max_new_tokens={max_new_tokens}: must be from 1 to {config.max_seq_len - 1}, so that a prompt fits "
@@ -125,8 +126,8 @@ class Sampler:
             )
         self._config, self._end_of_text_id, self._max_new_tokens = config, end_of_text_id, max_new_tokens
         self._decodings, self._devices = tuple(decodings), devices
-        self._shared = slots_of_a_prompt(slots.count, slots.samples_per_prompt)
-        self._groups = slots.count // self._shared
+        self._shared = slots_of_a_prompt(slots.total, slots.samples_per_prompt)
+        self._groups = slots.total // self._shared
         method = max((d.method for d in self._decodings), key=METHODS.index)
         self.programs = programs(config, method, devices)
         self.load(params)

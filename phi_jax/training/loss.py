@@ -38,7 +38,7 @@ def batch_loss(
         segments_BxT=segments_BxT,
         attend=attend,
         dropout_keys_B=dropout_keys_B,
-        layout=cut or phi.Layout(),
+        layout=cut or phi.NOWHERE_CUT,
     )
     return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk, cut)
 

@@ -69,15 +69,7 @@ def _chunked_loss(
     chunk: int,
     cut: BatchCut | None,
 ) -> jax.Array:
-    head = _compute_head(head, config, cut)
-
-    def add_chunk(total: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        hidden_WxRxSxD, targets_WxRxS = inputs
-        return total + _chunk_loss(phi.logits({"head": head}, hidden_WxRxSxD, config), targets_WxRxS)[0], None
-
-    chunks = _chunks(hidden_BxTxD, targets_BxT, chunk, cut)
-    total_W, _ = jax.lax.scan(add_chunk, jnp.zeros(chunks[0].shape[1], jnp.float32), chunks)
-    return total_W.sum() / targets_BxT.size
+    return _chunked_loss_forward(head, hidden_BxTxD, targets_BxT, config, chunk, cut)[0]
 
 
 def _chunked_loss_forward(

@@ -14,7 +14,7 @@ from phi_jax.evaluation.execution import Sample, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.stops import cut, is_complete
 from phi_jax.model.phi import Params, PhiConfig
-from phi_jax.model.sampler import Completion, Devices, Request, Sampler
+from phi_jax.model.sampler import Completion, Devices, Request, Sampler, SlotPlan
 from phi_jax.model.sampling import Decoding
 from phi_jax.progress import Progress, say
 from phi_jax.store.artifact import write_atomic
@@ -172,7 +172,7 @@ def make_sampler(params: Params, config: PhiConfig, tokenizer: Tokenizer, plan: 
     return Sampler(
         params, config,
         end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=plan.max_new_tokens, decodings=plan.decodings,
-        slots=plan.slots, live_slots=plan.live_slots, samples_per_prompt=1 + plan.samples_per_problem,
+        slots=SlotPlan(plan.slots, plan.live_slots, 1 + plan.samples_per_problem),
         devices=devices,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from phi_jax.errors import UserError
+from phi_jax.model.phi import Layout
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -87,7 +88,7 @@ def batch_ways(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchCut:
+class BatchCut(Layout):
     """How a batch, or a part of one, lies over a mesh: its rows are cut along `axes`."""
 
     mesh: Mesh

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from phi_jax.errors import UserError
 from phi_jax.model import decode, phi
+from phi_jax.model.sampler import Devices
 from phi_jax.parallel import mesh as meshes
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshDevices:
+class MeshDevices(Devices):
     """What model.sampler.Sampler takes as `devices`. Each part of the mesh along (data, fsdp) has slots of its own.
 
     It computes what one device alone would, so that where the tensor axis is 1 the devices' number changes no bit. The
@@ -25,7 +26,7 @@ class MeshDevices:
     mesh: Mesh
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]
         return meshes.batch_ways(self.mesh)
 
     def weights(self, params: phi.Params, config: phi.PhiConfig) -> decode.Weights:
@@ -41,7 +42,7 @@ class MeshDevices:
         return jax.jit(decode.weights_of, static_argnums=1, out_shardings=shardings)(params, config)
 
     def empty(self, make: Callable[[int], decode.State]) -> decode.State:
-        return jax.jit(lambda: make(self.count), out_shardings=self._rows)()
+        return jax.jit(lambda: make(self.count), out_shardings=meshes.batch_sharding(self.mesh))()
 
     def program(self, function: Callable[..., Any]) -> Callable[..., Any]:
         rows, whole = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
@@ -54,10 +55,6 @@ class MeshDevices:
             check_vma=False,
         )
         return jax.jit(apart, donate_argnums=1)
-
-    @property
-    def _rows(self) -> NamedSharding:
-        return meshes.batch_sharding(self.mesh)
 
 
 def all_devices() -> MeshDevices:

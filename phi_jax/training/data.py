@@ -63,9 +63,7 @@ class Data:
         padding = np.full((1, self.train.seq_len + 1), -1, np.int32)
         for begin in range(0, len(self._validated), self.batch_size):
             positions = self._validated[begin : begin + self.batch_size]
-            rows = [
-                self._held_out.batch(positions[row])[0] if row < len(positions) else padding for row in self._rows
-            ]
+            rows = [self._held_out.batch(positions[row])[0] if row < len(positions) else padding for row in self._rows]
             losses.append(eval_step(state, self.place(np.concatenate(rows))))
             if len(losses) > 1:
                 losses[-2].block_until_ready()  # no more than two batches ahead of the devices

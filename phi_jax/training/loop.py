@@ -23,12 +23,10 @@ from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.metrics import Metrics
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.profile import Profile
-from phi_jax.training.rules import model_config, rules_of
-from phi_jax.training.step import State, abstract_state, init_state, make_eval_step, make_train_step
+from phi_jax.training.rules import VALIDATION_LOSS, model_config, rules_of
+from phi_jax.training.step import State, abstract_state, fresh_state, make_eval_step, make_train_step
 from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.models import open_training
-
-VALIDATION_LOSS = "validation_loss"  # as metrics.jsonl and the checkpoints' metrics call it
 
 
 def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -59,9 +57,7 @@ def finetune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         _train(config, rules, shape, data, draft, watch, str(start))
 
 
-def _train(
-    config: Config, rules: Config, shape: PhiConfig, data: Data, draft: Draft, watch: Watch, start: str
-) -> None:
+def _train(config: Config, rules: Config, shape: PhiConfig, data: Data, draft: Draft, watch: Watch, start: str) -> None:
     """The run itself, from fresh weights (`start` empty) or those of the model at `start`.
 
     Outputs: "checkpoint" (parameters and optimizer state of the steps kept), "model" (the shape, JSON), "tokenizer",
@@ -75,7 +71,12 @@ def _train(
     abstract = abstract_state(shape, optimizer, data.mesh)
     banner = _banner(shape, rules, data, abstract)
     processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
-    record = {"config": config.to_dict(), "model": dataclasses.asdict(shape), "tokens": data.identities, "banner": banner}
+    record = {
+        "config": config.to_dict(),
+        "model": dataclasses.asdict(shape),
+        "tokens": data.identities,
+        "banner": banner,
+    }
 
     with contextlib.ExitStack() as opened:
         checkpoints = opened.enter_context(
@@ -87,8 +88,7 @@ def _train(
             step, state, _ = found
             processes.say(f"{draft.label}: resumed from the checkpoint of step {step}")
         else:
-            step, shardings = 0, jax.tree.map(lambda x: x.sharding, abstract)
-            state = jax.jit(lambda: init_state(shape, optimizer, config.seed), out_shardings=shardings)()
+            step, state = 0, fresh_state(shape, optimizer, data.mesh, config.seed)
             if start:
                 state["params"], where = initial_params(start, abstract["params"], data.tokens)
                 processes.say(f"{draft.label}: starts from the weights of {where}")
@@ -135,13 +135,8 @@ def _train(
         if stopping or not processes.all_agree(not watch.asked_to_stop):
             raise Preempted(f"{draft.label}: asked to stop; step {step} is saved")
         identity = checkpoints.identity(step)
-    _leave_outputs(draft, shape, data, step, identity)
-    draft.add_facts(
-        **banner,
-        steps=rules.steps,
-        tokens=rules.steps * data.batch_size * shape.max_seq_len,
-        epochs=round(rules.steps * data.batch_size / data.train.num_records, 3),
-    )
+    _leave_outputs(draft, shape, data, rules, identity)
+    draft.add_facts(**banner)
 
 
 def _settle(figures: Mapping[str, jax.Array], watch: Watch) -> None:
@@ -152,17 +147,22 @@ def _settle(figures: Mapping[str, jax.Array], watch: Watch) -> None:
     gc.freeze()  # later collections, which stall a step, pass by what exists now
 
 
-def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, step: int, identity: str) -> None:
+def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, rules: Config, identity: str) -> None:
     if processes.is_leader():
         write_json(draft.directory / "model.json", dataclasses.asdict(shape))
         shutil.copytree(data.tokenizer, draft.directory / "tokenizer", dirs_exist_ok=True)
-    draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=identity, step=step)
+    draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=identity, step=rules.steps)
     draft.add_output("model", "model.json")
     draft.add_output("tokenizer", "tokenizer")
     draft.add_output("metrics", "metrics.jsonl", kind="log")
     draft.add_output("tensorboard", "tensorboard", kind="log")
     if (draft.directory / "profile").exists():
         draft.add_output("profile", "profile", kind="log")
+    draft.add_facts(
+        steps=rules.steps,
+        tokens=rules.steps * data.batch_size * shape.max_seq_len,
+        epochs=round(rules.steps * data.batch_size / data.train.num_records, 3),
+    )
 
 
 def _banner(shape: PhiConfig, rules: Config, data: Data, abstract: State) -> dict[str, Any]:

@@ -30,10 +30,7 @@ def batch_loss(
     """
     inputs_BxT = tokens_BxT1[:, :-1]
     segments_BxT = None if document_end is None else segments_of(inputs_BxT, document_end)
-    attend, layout = None, phi.Layout()
-    if cut is not None:
-        attend = sharded_attention(config, cut.mesh, batch_axes=cut.axes)
-        layout = phi.Layout(looked_up=cut.looked_up, rows=cut.rows)
+    attend = None if cut is None else sharded_attention(config, cut.mesh, batch_axes=cut.axes)
     hidden_BxTxD = phi.hidden_states(
         params,
         inputs_BxT,
@@ -41,7 +38,7 @@ def batch_loss(
         segments_BxT=segments_BxT,
         attend=attend,
         dropout_keys_B=dropout_keys_B,
-        layout=layout,
+        layout=cut or phi.NOWHERE_CUT,
     )
     return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk, cut)
 
@@ -72,15 +69,7 @@ def _chunked_loss(
     chunk: int,
     cut: BatchCut | None,
 ) -> jax.Array:
-    head = _compute_head(head, config, cut)
-
-    def add_chunk(total: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        hidden_WxRxSxD, targets_WxRxS = inputs
-        return total + _chunk_loss(phi.logits({"head": head}, hidden_WxRxSxD, config), targets_WxRxS)[0], None
-
-    chunks = _chunks(hidden_BxTxD, targets_BxT, chunk, cut)
-    total_W, _ = jax.lax.scan(add_chunk, jnp.zeros(chunks[0].shape[1], jnp.float32), chunks)
-    return total_W.sum() / targets_BxT.size
+    return _chunked_loss_forward(head, hidden_BxTxD, targets_BxT, config, chunk, cut)[0]
 
 
 def _chunked_loss_forward(

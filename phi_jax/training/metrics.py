@@ -105,9 +105,7 @@ class Metrics(contextlib.ExitStack):
         self._file = self.enter_context(path.open("a"))
         self._board = self.enter_context(ScalarEvents(draft.directory / "tensorboard", first_step))
         tokens = self.meter.step_tokens
-        self._bar = self.enter_context(
-            Progress(draft.label, rules.steps * tokens, "tokens", start=first_step * tokens)
-        )
+        self._bar = self.enter_context(Progress(draft.label, rules.steps * tokens, "tokens", start=first_step * tokens))
 
     def note(self, step: int, figures: Mapping[str, Any]) -> None:
         """Takes the figures of a step that was dispatched, and writes those of the step before."""

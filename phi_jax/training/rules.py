@@ -11,6 +11,7 @@ from phi_jax.errors import UserError
 if TYPE_CHECKING:
     from phi_jax.model.phi import PhiConfig
 
+LATEST, VALIDATION_LOSS, PASS_AT_1 = "latest", "validation_loss", "pass_at_1"  # values of config.models.*.select
 _OF_TOKENS = ("vocab_size", "max_seq_len")  # fields of PhiConfig that the tokens decide
 _FIXED = ("layer_norm_eps", "rope_theta", "initializer_range")  # ... and that are phi-1's own
 
@@ -39,8 +40,6 @@ def check(config: Config, model_name: str) -> None:
     def refuse(problem: str) -> NoReturn:
         raise UserError(f"config.{plan.rules}, the rules of config.models.{model_name}: {problem}")
 
-    if any(share <= 0 for _, share in plan.mixture):
-        raise UserError(f"config.models.{model_name}.mixture={plan.mixture}: each share must be above 0")
     mesh, profile = tuple(rules.mesh), tuple(rules.profile_steps)
     if len(mesh) != 3 or mesh.count(-1) > 1 or any(size < 1 and size != -1 for size in mesh):
         refuse(f"mesh={mesh} must be the devices along (data, fsdp, tensor); one entry may be -1, for what remains")
@@ -54,18 +53,22 @@ def check(config: Config, model_name: str) -> None:
         refuse(f"steps={rules.steps} exceeds schedule_steps={rules.schedule_steps}, where the learning rate reaches 0")
     if profile and not (len(profile) == 2 and 0 <= profile[0] <= profile[1]):
         refuse(f"profile_steps={profile} must be (first, last) with 0 <= first <= last, or () for no profile")
-    if plan.select != "latest" and len(_candidates(rules, plan.select)) < 2:
+    if rules.peer_timeout < 5:
+        refuse(f"peer_timeout={rules.peer_timeout} must be at least 5 seconds, or a busy process is taken for lost")
+    if plan.select != LATEST and len(candidates(rules, plan.select)) < 2:
         refuse(
-            f"select={plan.select!r} finds only one save to choose; raise keep_checkpoints or keep_every, and make "
-            "checkpoint_every a multiple of evaluate_every"
+            f"select={plan.select!r} finds only the last save; set keep_every to a multiple of checkpoint_every and "
+            "evaluate_every that is below steps"
         )
     model_config(config.model, vocab_size=1, seq_len=config.tokenize.seq_len)
 
 
-def _candidates(rules: Config, select: str) -> set[int]:
-    """The saves that are there after training, and for "validation_loss" have one."""
-    saves = sorted({*range(rules.checkpoint_every, rules.steps, rules.checkpoint_every), rules.steps})
-    kept = {*saves[-rules.keep_checkpoints :], *(s for s in saves if rules.keep_every and s % rules.keep_every == 0)}
-    if select == "validation_loss":
-        kept = {step for step in kept if step == rules.steps or step % rules.evaluate_every == 0}
-    return kept
+def candidates(rules: Config, select: str) -> list[int]:
+    """The steps whose saves are chosen among: the last one, and those that `keep_every` keeps; with select
+    "validation_loss" those that have one. A save that an interruption made is none of them.
+    """
+    every = rules.keep_every or rules.steps
+    steps = {step for step in range(every, rules.steps, every) if step % rules.checkpoint_every == 0}
+    if select == VALIDATION_LOSS:
+        steps = {step for step in steps if step % rules.evaluate_every == 0}
+    return sorted({*steps, rules.steps})

@@ -57,6 +57,12 @@ def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformati
     }
 
 
+def fresh_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> State:
+    """`init_state`, made where it lies."""
+    shardings = state_shardings(config, optimizer, mesh)
+    return jax.jit(lambda: init_state(config, optimizer, seed), out_shardings=shardings)()
+
+
 def abstract_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
     """The state as jax.ShapeDtypeStruct with shardings; allocates nothing."""
     return jax.tree.map(

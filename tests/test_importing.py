@@ -10,9 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import Artifact
-from phi_jax.weights.export import export_checkpoint, load_model
+from phi_jax.weights.export import export_checkpoint
 from phi_jax.weights.importing import import_directory
 from phi_jax.weights.lint import lint
+from phi_jax.weights.models import load_model
 
 PUBLISHED = {"phi": (PHI, phi_shapes(PHI)), "codegen": (CODEGEN, codegen_shapes(CODEGEN))}
 
@@ -175,10 +176,10 @@ def test_what_stands_at_the_target_stays(tmp_path):
     source = published(tmp_path / "source")
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "precious").write_text("x")
-    with pytest.raises(UserError, match="there: exists already"):
+    with pytest.raises(UserError, match="there: exists; name a new directory"):
         import_directory(str(source), str(tmp_path / "there"))
     import_directory(str(source), str(tmp_path / "imported"))
-    with pytest.raises(UserError, match="there: exists already"):
+    with pytest.raises(UserError, match="there: exists; name a new directory"):
         export(tmp_path / "imported", tmp_path / "there")
     assert [p.name for p in (tmp_path / "there").iterdir()] == ["precious"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["imported", "source", "there"]
@@ -204,6 +205,6 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
         export(tmp_path / "nowhere", tmp_path / "m")
     import_directory(str(published(tmp_path / "source")), str(tmp_path / "imported"))
     (tmp_path / "imported" / "model.json").write_text("{}")
-    with pytest.raises(UserError, match=r"model.json: checksum differs"):
+    with pytest.raises(UserError, match=r"model.json: not what manifest.json says"):
         export(tmp_path / "imported", tmp_path / "m")
     assert not (tmp_path / "m").exists()

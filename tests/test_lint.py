@@ -1,7 +1,6 @@
 """`phi-jax lint`: silent on a good directory; every defect planted in one is named, in one line, with its remedy."""
 
 import contextlib
-import functools
 import json
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 from phi_jax.errors import UserError
 from phi_jax.model import phi
 from phi_jax.tokens import tokenizer
-from phi_jax.weights.architecture import leaf_at
 from phi_jax.weights.huggingface import export_model
 from phi_jax.weights.lint import lint
 from phi_jax.weights.lint.config import lint_config, read_shape
@@ -45,7 +43,7 @@ def export(trained, directory, shape=SHAPE, dtype="float32"):
     params = tree.unflatten([rng.standard_normal(x.shape).astype(np.float32) for x in leaves])
     source, end = trained
     export_model(
-        functools.partial(leaf_at, params), shape, directory,
+        params, shape, directory,
         tokenizer_directory=source, end_of_text_id=end, dtype=dtype,
     )  # fmt: skip
     return directory

@@ -14,7 +14,7 @@ from phi_jax.parallel.mesh import make_mesh
 from phi_jax.planning.search import with_fields
 from phi_jax.store.artifact import Artifact
 from phi_jax.training.validation import PassAt1
-from phi_jax.weights.export import load_model
+from phi_jax.weights.models import load_model
 
 
 class Unasked:

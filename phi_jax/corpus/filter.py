@@ -58,7 +58,9 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     document), "examples" (kept and dropped files side by side, JSON), "embeddings" (NumPy parts [files, D] float32).
     Raises UserError for a field out of its range, for grades of one label only, and where nothing is kept.
     """
-    from phi_jax.weights.export import load_model
+    import jax
+
+    from phi_jax.weights.models import load_model
 
     rules = config.filter
     _check(rules)
@@ -66,7 +68,7 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     grader = inputs["grades"].facts["grader"]
     params, shape, tokenizer = load_model(inputs["model"].directory)
     embed = make_embed(
-        params, shape, tokenizer,
+        jax.device_put(params), shape, tokenizer,
         tokens=rules.embed_tokens, pooling=rules.pooling, batch_size=rules.batch_size,
     )  # fmt: skip
 

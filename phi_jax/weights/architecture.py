@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
 from phi_jax.errors import UserError
-from phi_jax.model.phi import Params, PhiConfig
+from phi_jax.model.phi import PhiConfig
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -99,40 +100,13 @@ def from_torch(path: str, tensor: np.ndarray, shape: Shape) -> np.ndarray:
     return (tensor.T if path.endswith("kernel") else tensor).reshape(shape)
 
 
-# --- A tree of parameters by path, e.g. "layers/mlp/fc1/kernel" ------------------------------------------------
-
-
-def leaves_of(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of every leaf, in the tree's order."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves_of(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def leaf_at(tree: Params, path: str) -> Any:
-    """The leaf at a path."""
-    for name in path.split("/"):
-        tree = tree[name]
-    return tree
-
-
-def put_leaf(tree: Params, path: str, value: Any) -> None:
-    """Sets the leaf at a path, making the nodes above it."""
-    *parents, last = path.split("/")
-    for name in parents:
-        tree = tree.setdefault(name, {})
-    tree[last] = value
-
-
 # --- config.json -----------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: epath.PathLike) -> dict[str, Any]:
     """A JSON object. Raises UserError where the file holds none."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(epath.Path(path).read_text())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); get a good copy") from None
     if not isinstance(content, dict):

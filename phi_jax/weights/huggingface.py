@@ -18,11 +18,10 @@ from phi_jax.model.phi import Params, PhiConfig, abstract_params
 from phi_jax.store.artifact import write_json
 from phi_jax.weights.architecture import DTYPES, Architecture, Shape, Tensor, from_torch, read_json, to_torch
 from phi_jax.weights.codegen_names import CODEGEN
-from phi_jax.weights.early import MIXFORMER, PHI_MSFT
 from phi_jax.weights.phi_names import PHI
 from phi_jax.weights.tensor_files import open_tensors, write_tensors
 
-ARCHITECTURES = {a.model_type: a for a in (PHI, CODEGEN, PHI_MSFT, MIXFORMER)}
+ARCHITECTURES = {a.model_type: a for a in (PHI, CODEGEN)}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -54,8 +53,6 @@ def export_model(
     """
     if dtype not in DTYPES:
         raise UserError(f"config.export.dtype={dtype!r}: unknown; use one of {', '.join(DTYPES)}")
-    if architecture.write_config is None:
-        raise ValueError(f"{architecture.model_type}: such models are only read")
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", architecture.write_config(config, end_of_text_id, dtype))
     ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
@@ -98,7 +95,7 @@ def tensor_places(config: PhiConfig, architecture: Architecture = PHI) -> dict[s
         for tensor in architecture.tensors:
             if tensor.in_layers == (layer is not None):
                 shapes = [leaves[path].shape[tensor.in_layers :] for path in tensor.paths]
-                places[tensor.named(layer or 0, config)] = (tensor, layer, tensor.shape(shapes, config))
+                places[tensor.name.format(layer=layer)] = (tensor, layer, tensor.shape(shapes, config))
     return places
 
 

@@ -58,7 +58,7 @@ def import_directory(source: str, target: str) -> Artifact:
         draft.add_output("tokenizer", "tokenizer")
         draft.add_facts(
             source=directory.resolve().name,
-            architecture=architecture.model_type if architecture.write_config else "phi",
+            architecture=architecture.model_type,
             dtype=published.get("dtype") or published.get("torch_dtype") or "float32",
             parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         )

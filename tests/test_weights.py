@@ -269,6 +269,22 @@ def test_another_model_is_refused(exported, changes, complaint):
     assert complaint in refused(exported)
 
 
+@pytest.mark.parametrize(
+    ("other", "ours"),
+    [
+        ("rotary_dim", "partial_rotary_factor"),
+        ("rotary_pct", "partial_rotary_factor"),
+        ("rotary_emb_base", "rope_theta"),
+    ],
+)
+def test_a_rotation_by_another_familys_name_is_refused(exported, other, ours):
+    """transformers would pass it over, and take its default."""
+    change_config(exported, **{other: 4, "rope_parameters": None})
+    load_directory(exported)
+    change_config(exported, **{ours: None})
+    assert f"has {other}, which no reader of phi knows, and no {ours}" in refused(exported)
+
+
 @pytest.mark.parametrize("name", sorted(TENSORS))
 def test_every_missing_tensor_is_named(exported, name):
     change_tensors(exported, lambda t: t.pop(name))
@@ -294,6 +310,15 @@ def test_every_misshapen_tensor_is_named(exported, name):
 def test_a_wrong_tensor_is_named(exported, name, value, complaint):
     change_tensors(exported, lambda t: t.update({name: value}))
     assert complaint in refused(exported)
+
+
+def test_fused_tensors_are_named(exported):
+    def fuse(tensors):
+        parts = [tensors.pop(f"model.layers.0.self_attn.{n}_proj.weight") for n in "qkv"]
+        tensors["model.layers.0.self_attn.query_key_value.weight"] = np.concatenate(parts)
+
+    change_tensors(exported, fuse)
+    assert "query_key_value.weight holds q, k and v in one" in refused(exported)
 
 
 def test_damaged_files_are_named(exported):

@@ -6,6 +6,7 @@ Both ways go by the name map of an architecture (phi_names.py, codegen_names.py)
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 MODEL_CARD = "README.md"
+_FUSED = re.compile(r"query_key_value|Wqkv")
 
 
 def export_model(
@@ -161,6 +163,8 @@ def _take(
 ) -> np.ndarray:
     """Removes a tensor from those that are left to read, and reads it, checked, as float32."""
     if name not in tensors:
+        if fused := [other for other in tensors if _FUSED.search(other)]:
+            raise UserError(f"{directory}: tensor {fused[0]} holds q, k and v in one, which is not read here: split it")
         raise UserError(f"{directory}: tensor {name} is missing; get the whole model directory")
     tensor = tensors.pop(name)()
     if tensor.shape != shape:

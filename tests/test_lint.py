@@ -409,10 +409,12 @@ def test_the_command(model):
     assert lines[-1] == f"{model}: errors: 1, warnings: 1"
 
 
-def test_lint_needs_no_framework():
+def test_lint_needs_no_framework(trained, tmp_path):
+    """Nor a framework's bfloat16."""
     code = (
-        "import sys, phi_jax.weights.lint\n"
+        "import sys, phi_jax.weights.lint as l; print(l.lint(sys.argv[1]))\n"
         "print([m for m in ('jax', 'torch', 'transformers', 'flax') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout == "[]\n"
+    directory = export(trained, tmp_path / "m", dtype="bfloat16")
+    done = subprocess.run([sys.executable, "-c", code, directory], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n[]\n"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes  # noqa: F401 - by which numpy knows bfloat16
 import numpy as np
 
 from phi_jax.errors import UserError
@@ -145,8 +146,8 @@ class _Model:
         """Name -> tensor, of the files that transformers reads; one tensor is in memory at a time."""
         from safetensors import SafetensorError, safe_open
 
-        index = self._json(INDEX)
-        listed = (index or {}).get("weight_map") or {}
+        self.index = self._json(INDEX)
+        listed = (self.index or {}).get("weight_map") or {}
         if not isinstance(listed, dict):
             self.wrong("index", INDEX, "its weight_map is no map: every client fails")
             listed = {}
@@ -307,6 +308,8 @@ _RULES = [
         ("warning", "two-models", SINGLE, _WEIGHTS, lambda m: m.single and m.listed,
          "lies beside an index of shards: transformers reads this file, vLLM the shards, MLX both, TGI fails",
          "remove what is not the model"),
+        ("warning", "index", INDEX, ("index",), lambda m: not m.index.get("metadata"),
+         "has no metadata: transformers fails", 'write "metadata": {{"total_size": ...}}'),
         ("warning", "index-tensor", INDEX, _WEIGHTS, _misplaced,
          "{0} is not listed in the shard that holds it: transformers may take random numbers instead",
          "write the index again"),

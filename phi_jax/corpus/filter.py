@@ -56,12 +56,14 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     grade, held_out of every document), "examples" (kept and dropped files side by side, JSON), "embeddings".
     Raises UserError for grades of one label only, and where nothing is kept.
     """
-    from phi_jax.weights.export import load_model
+    import jax
+
+    from phi_jax.weights.models import load_model
 
     rules, source = config.filter, inputs["documents"].path("documents")
     params, shape, tokenizer = load_model(inputs["model"].directory)
     embed = make_embed(
-        params, shape, tokenizer,
+        jax.device_put(params), shape, tokenizer,
         tokens=rules.embed_tokens, pooling=rules.pooling, batch_size=rules.batch_size,
     )  # fmt: skip
     documents.map_parts(

@@ -34,7 +34,7 @@ def server():
 def config_of(base_url, **synthesize):
     rules = {
         "teacher": "writer", "seed": 0, "textbook_requests": REQUESTS["textbooks"] * 100,
-        "exercise_requests": REQUESTS["exercises"] * 100, "share": 0.01, "steered": 0.0, "max_tokens": 2048,
+        "exercise_requests": REQUESTS["exercises"] * 100, "share": 0.01, "max_tokens": 2048,
         "temperature": 1.0, "near_copy_threshold": 0.8, "files": (), "license": "other", "sandbox": "full",
         "sandbox_workers": 2,
     }  # fmt: skip
@@ -80,7 +80,7 @@ def test_kept_and_set_aside_add_up(built):
     for kind in KINDS:
         facts, kept, aside = made.facts[kind], rows_of(made, kind), set_aside(made, kind)
         assert facts["requested"] == REQUESTS[kind]
-        assert facts["kept"] == facts["kept_at_first"] + facts["kept_at_second"] == len(kept) > 0
+        assert facts["kept"] == len(kept) > 0
         assert facts["set_aside"] == sum(facts["reasons"].values()) == len(aside) > 0
         assert facts["written"] == facts["requested"] + facts["second_tries"] == len(kept) + len(aside)
         # Each lesson once or, where its first try failed, twice.
@@ -91,7 +91,7 @@ def test_kept_and_set_aside_add_up(built):
         assert facts["diversity"]["texts"] == len(kept)
         tries += facts["written"]
     assert len(ledger) == tries
-    assert made.facts["exercises"]["kept_at_second"] > 0
+    assert any(row["path"].endswith("/1") for row in rows_of(made, "exercises"))
 
 
 def test_a_document_leads_back_to_its_lesson(built):
@@ -173,34 +173,6 @@ def test_a_pilot_pays_what_the_run_does_not_pay_again(server, tmp_path):
     assert server.ledger() == before
 
 
-def test_lessons_held_back_go_where_least_passed(tmp_path):
-    """Every topic once, then the lessons held back: they reach topics of which nothing had passed. Killed among these,
-    it goes on to the same."""
-    rules = {"textbook_requests": 100, "exercise_requests": 60_000, "steered": 1 / 3}
-    with serving(hard=0.3) as failing:
-        made = build(config_of(failing.base_url, **rules), tmp_path)
-        ledger = charged(failing.ledger())
-        again = tmp_path / "again"
-        shutil.copytree(tmp_path / "teacher", again / "teacher")
-        killed_at("exercises/turn-3-failed", failing.base_url, again, **rules)
-        assert build(config_of(failing.base_url, **rules), again).identity == made.identity
-        assert charged(failing.ledger()) == ledger
-    facts = made.facts["exercises"]
-    assert (facts["requested"], facts["steered"]) == (600, 200)
-    assert (made.facts["textbooks"]["requested"], made.facts["textbooks"]["steered"]) == (1, 0)
-    rows = rows_of(made, "exercises")
-    lessons = [json.loads(row["lesson"]) for row in rows]
-    written = {(row["path"], row["reason"]) for row in set_aside(made, "exercises")}
-    numbers = {int(path.split("/")[1]) for path, _ in written} | {lesson["number"] for lesson in lessons}
-    assert numbers == set(range(600))
-    assert len(ledger) == sum(made.facts[kind]["written"] for kind in KINDS)
-    evenly = Counter(lesson["topic"] for lesson in lessons if lesson["number"] < 400)
-    later = [lesson["topic"] for lesson in lessons if lesson["number"] >= 400]
-    assert max(evenly.values()) == 1
-    assert len(evenly) < 340
-    assert len({*evenly, *later}) > len(evenly) + 20
-
-
 def test_two_teachers_share_the_lessons(server, tmp_path):
     config = config_of(server.base_url, teacher="writer:0.5,ours:0.5", share=0.005)
     made = build(config, tmp_path)
@@ -216,7 +188,7 @@ def test_two_teachers_share_the_lessons(server, tmp_path):
     ("field", "value"),
     [
         ("share", 0.0), ("share", 1.5), ("textbook_requests", 0), ("exercise_requests", -1), ("max_tokens", 0),
-        ("steered", 0.6), ("steered", -0.1), ("temperature", -0.1), ("near_copy_threshold", 0.0),
+        ("temperature", -0.1), ("near_copy_threshold", 0.0),
     ],
 )  # fmt: skip
 def test_a_field_without_sense_is_named_before_anything_is_asked(tmp_path, field, value):

@@ -152,7 +152,6 @@ def test_copies_go_and_all_adds_up(tmp_path):
     second = [exercise(), exercise(OTHER, tests=None, name=None)]
     facts, built = reviewed(draft_in(tmp_path / "w"), first, second)
     assert (facts["written"], facts["kept"], facts["set_aside"]) == (6, 3, 3)
-    assert facts["kept_by_turn"] == [2, 1]
     assert facts["reasons"] == {"an example is wrong": 1, "identical text": 1, "near copy": 1}
     names = [*documents.SCHEMA.names, "lesson", "teacher", "generation", "tests"]
     kept = list(documents.read(built.path("exercises"), names))

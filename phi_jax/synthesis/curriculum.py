@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import heapq
 import json
 import math
 import os
@@ -83,30 +82,6 @@ class Curriculum:
                 order = self._round(kind, seed, turn)
             yield self._lesson(kind, number, order[place], walks[order[place]].choice(turn))
 
-    def steered(
-        self, kind: str, asked: int, kept: Mapping[tuple[str, str], int], count: int, seed: int
-    ) -> Iterator[Lesson]:
-        """See the function `steered`."""
-        self._check_count(kind, asked + count)
-        rounds, rest = divmod(asked, len(self.topics))
-        begun = set(self._round(kind, seed, rounds)[:rest])
-        turns = [rounds + (topic in begun) for topic in range(len(self.topics))]
-        walks = self._walks(kind, seed)
-        share = -(-count // len(self.topics))
-        most = [min(self.choices(kind), 2 * max(turn, share) + 1) for turn in turns]
-        # Laplace's estimate of the share that passes: no topic is given up for good, nor is the first lesson certain.
-        passes = [(kept.get(name, 0) + 1) / (turn + 2) for name, turn in zip(self.topics, turns, strict=True)]
-        order = self._round(kind, seed, -1)
-        expected = [(float(kept.get(self.topics[topic], 0)), place) for place, topic in enumerate(order)]
-        heapq.heapify(expected)
-        for number in range(asked, asked + count):
-            texts, place = heapq.heappop(expected)
-            topic = order[place]
-            yield self._lesson(kind, number, topic, walks[topic].choice(turns[topic]))
-            turns[topic] += 1
-            if turns[topic] < most[topic]:
-                heapq.heappush(expected, (texts + passes[topic], place))
-
     def _check_count(self, kind: str, count: int) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r}: there are {', '.join(KINDS)}")
@@ -164,17 +139,6 @@ def lessons(kind: str, count: int, seed: int) -> Iterator[Lesson]:
     equally often, the others nearly so. Raises UserError where there are fewer lessons than `count`.
     """
     return load().lessons(kind, count, seed)
-
-
-def steered(kind: str, asked: int, kept: Mapping[tuple[str, str], int], count: int, seed: int) -> Iterator[Lesson]:
-    """`count` lessons more, for the topics of which least is there, once the first `asked` of `lessons` are done.
-
-    kept: texts that passed, by (area, topic). Each lesson goes to the topic that is expected to have the fewest, a
-    topic's lessons passing as often as they have so far; a topic whose texts mostly fail is asked for at most twice as
-    often as evenly, so that it does not take what others need. A function of its arguments; none of the lessons is one
-    of the first. Raises UserError where the curriculum has too few.
-    """
-    return load().steered(kind, asked, kept, count, seed)
 
 
 def topics() -> tuple[tuple[str, str], ...]:

@@ -48,7 +48,6 @@ def given(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         desk = Desk(draft, kind, rules)
         desk.review(_of_kind(kind, files), counts[kind], lambda item: _submission(item, rules.license))
         facts[kind] = desk.publish()
-        del facts[kind]["kept_by_turn"]
     draft.add_output("set_aside", "set_aside", rows=sum(facts[kind]["set_aside"] for kind in KINDS))
     draft.add_facts(teacher=TEACHER, files=[file.name for file in files], **facts)
     clear(draft)

@@ -35,18 +35,14 @@ def taught(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
     (path, reason, text).
 
     Lessons are asked for first. Then the replies are checked in the lessons' order, and a lesson whose reply fails is
-    asked for once more. A share of the lessons, config.synthesize.steered, is kept back until then, and given to the
-    topics of which least has passed. So what is written is a function of the replies in the journal. Raises UserError
+    asked for once more.  So what is written is a function of the replies in the journal. Raises UserError
     for fields without sense, and as Teachers.ask.
     """
     rules = config.synthesize
     counts = _counts(rules)
-    steered = {kind: round(count * rules.steered) for kind, count in counts.items()}
-    evenly = {kind: counts[kind] - steered[kind] for kind in KINDS}
     with Teachers.of(config, draft.workdir) as faculty:
         desks = {kind: Desk(draft, kind, rules) for kind in KINDS}
         course = _Course(rules, faculty.shares(rules.teacher))
-        second_tries: Counter[str] = Counter()
 
         def turn(what: str, tries: Callable[[str], Iterator[_Asked]], totals: Mapping[str, int]) -> None:
             """Asks, then checks."""
@@ -56,38 +52,26 @@ def taught(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
                     tries(kind), totals[kind], lambda a: _submission(a, faculty.reply(a.request.key), rules.license)
                 )
 
-        def both_tries(what: str, lessons: Callable[[str], Iterator[Lesson]], totals: Mapping[str, int]) -> None:
-            turn(what, lambda kind: (course.ask(lesson, 0) for lesson in lessons(kind)), totals)
-            first = {kind: desk.turns for kind, desk in desks.items()}
+        turn(
+            "asking",
+            lambda kind: (course.ask(lesson, 0) for lesson in curriculum.lessons(kind, counts[kind], rules.seed)),
+            counts,
+        )
 
-            def again(kind: str) -> Iterator[_Asked]:
-                for row in desks[kind].failed(first[kind]):
-                    if group(row["reason"]) != NO_ANSWER:  # that one is left to --retry-poisoned
-                        yield course.ask(Lesson(**json.loads(row["lesson"])), 1)
+        def again(kind: str) -> Iterator[_Asked]:
+            for row in desks[kind].failed(1):
+                if group(row["reason"]) != NO_ANSWER:  # that one is left to --retry-poisoned
+                    yield course.ask(Lesson(**json.loads(row["lesson"])), 1)
 
-            second = {kind: sum(1 for _ in again(kind)) for kind in KINDS}
-            second_tries.update(second)
-            turn(f"{what}, second tries", again, second)
-
-        both_tries("asking", lambda kind: curriculum.lessons(kind, evenly[kind], rules.seed), evenly)
-        if any(steered.values()):
-            kept = {kind: desk.taught() for kind, desk in desks.items()}
-            both_tries(
-                "asking where least is there",
-                lambda kind: curriculum.steered(kind, evenly[kind], kept[kind], steered[kind], rules.seed),
-                steered,
-            )
+        second_tries = {kind: sum(1 for _ in again(kind)) for kind in KINDS}
+        turn("asking, second tries", again, second_tries)
 
         facts: dict[str, Any] = {}
         for kind, desk in desks.items():
             facts[kind] = desk.publish()
-            by_turn = facts[kind].pop("kept_by_turn")
             facts[kind] |= {
                 "requested": counts[kind],
-                "steered": steered[kind],
-                "kept_at_first": sum(by_turn[::2]),
                 "second_tries": second_tries[kind],
-                "kept_at_second": sum(by_turn[1::2]),
             }
         note = faculty.note()
     draft.add_output("set_aside", "set_aside", rows=sum(facts[kind]["set_aside"] for kind in KINDS))
@@ -197,11 +181,6 @@ def _counts(rules: Config) -> dict[str, int]:
         if (asked := getattr(rules, field)) < 1:
             raise UserError(f"config.synthesize.{field}={asked}: use 1 or more")
         counts[kind] = max(1, round(asked * rules.share))
-    if not 0 <= rules.steered <= 0.5:
-        raise UserError(
-            f"config.synthesize.steered={rules.steered}: a part of the requests that waits for what the others bring; "
-            "use one in [0, 0.5]"
-        )
     if rules.max_tokens < 1:
         raise UserError(f"config.synthesize.max_tokens={rules.max_tokens}: tokens of one reply; use 1 or more")
     if rules.temperature < 0:

@@ -179,12 +179,6 @@ class Desk:
         """The rows that were set aside in a turn (the first is 1), in their order."""
         return documents.read(self._directory(turn, "failed"), _CHECKED.names)
 
-    def taught(self) -> Counter[tuple[str, str]]:
-        """The texts that have passed so far, by (area, topic) of their lessons; copies are not found yet."""
-        passed = (self._directory(turn, "passed") for turn in range(1, self.turns + 1))
-        lessons = (json.loads(row["lesson"]) for directory in passed for row in documents.read(directory, ("lesson",)))
-        return Counter((lesson["area"], lesson["topic"]) for lesson in lessons)
-
     def publish(self) -> dict[str, Any]:
         """Leaves out copies, writes the outputs, and declares the documents. Returns the facts: of the texts `written`,
         those `kept` and those `set_aside`, by group of `reasons`.
@@ -198,11 +192,9 @@ class Desk:
         aside = _Parts(self._draft.directory / "set_aside" / self.kind, _SET_ASIDE)
         facts: Counter[str] = Counter(boilerplate_removed=0, bytes=0)
         reasons: Counter[str] = Counter()
-        by_turn: Counter[int] = Counter()
-        for turn, row in self._final(passed, gone):
+        for row in self._final(passed, gone):
             facts["boilerplate_removed"] += row["boilerplate"]
             if row["reason"] is None:
-                by_turn[turn] += 1
                 facts["bytes"] += len(row["text"].encode())
                 kept.add(row)
             else:
@@ -216,7 +208,6 @@ class Desk:
         return {
             "written": kept.rows + aside.rows,
             "kept": kept.rows,
-            "kept_by_turn": [by_turn[turn] for turn in turns],
             "set_aside": aside.rows,
             "reasons": dict(sorted(reasons.items())),
             **facts,
@@ -226,10 +217,10 @@ class Desk:
     def _directory(self, turn: int, name: str) -> Any:
         return self._checked / f"turn-{turn}-{name}"
 
-    def _final(self, passed: Sequence[Any], gone: dict[str, str]) -> Iterator[tuple[int, Row]]:
-        """(turn, row) of all texts; those that are copies with the reason."""
+    def _final(self, passed: Sequence[Any], gone: dict[str, str]) -> Iterator[Row]:
+        """All texts; those that are copies with the reason."""
         seen: set[bytes] = set()
-        for turn, directory in enumerate(passed, 1):
+        for directory in passed:
             for row in documents.read(directory, _CHECKED.names):
                 identifier = bytes.fromhex(row["id"])
                 if row["id"] in gone:
@@ -237,10 +228,9 @@ class Desk:
                 elif identifier in seen:
                     row["reason"] = IDENTICAL
                 seen.add(identifier)
-                yield turn, row
+                yield row
         for turn in range(1, len(passed) + 1):
-            for row in self.failed(turn):
-                yield turn, row
+            yield from self.failed(turn)
 
     def _diversity(self) -> dict[str, Any]:
         directory = self._draft.directory / self.kind

@@ -86,7 +86,6 @@ def test_the_same_checks_decide_and_all_adds_up(built):
     assert textbooks["reasons"] == {"prints something else": 1}
     assert textbooks["boilerplate_removed"] == 1
     assert built.facts["teacher"] == "files"
-    assert "coverage" not in exercises["diversity"]
     reasons = {
         row["path"]: row["reason"]
         for kind in ("exercises", "textbooks")

@@ -211,7 +211,7 @@ class Desk:
             "set_aside": aside.rows,
             "reasons": dict(sorted(reasons.items())),
             **facts,
-            "diversity": self._diversity(),
+            "diversity": diversity.measure(row["text"] for row in documents.read(kept.directory, ("text",))),
         }
 
     def _directory(self, turn: int, name: str) -> Any:
@@ -231,14 +231,6 @@ class Desk:
                 yield row
         for turn in range(1, len(passed) + 1):
             yield from self.failed(turn)
-
-    def _diversity(self) -> dict[str, Any]:
-        directory = self._draft.directory / self.kind
-        lessons = (row["lesson"] for row in documents.read(directory, ("lesson",)))
-        return diversity.measure(
-            (row["text"] for row in documents.read(directory, ("text",))),
-            (None if lesson is None else Lesson(**json.loads(lesson)) for lesson in lessons),
-        )
 
 
 def clear(draft: Draft) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -99,7 +98,7 @@ def _write(draft: Draft, kind: str, texts: Sequence[Text], rules: Config) -> dic
         "set_aside": reasons.total(),
         "reasons": dict(sorted(reasons.items())),
         "bytes": total_bytes,
-        "diversity": measure(texts_kept, itertools.repeat(None, kept)),
+        "diversity": measure(texts_kept),
     }
 
 

@@ -33,7 +33,7 @@ TESTS = [
 ]
 SECTION = "# Sums\n\nA plus is enough.\n\n```python\nprint(1 + 2)\n```\n\n```output\n3\n```\n"
 ROWS = (
-    {"code": RISING, "tests": TESTS, "teacher": "gpt-5", "generation": 1, "license": "MIT"},
+    {"code": RISING, "tests": TESTS, "teacher": "gpt-5", "license": "MIT"},
     {"kind": "exercises", "text": FALLING},
     {"kind": "textbooks", "text": f"Sure! Here is a section on sums:\n\n{SECTION}"},
     {"kind": "textbooks", "text": SECTION.replace("\n3\n", "\n4\n"), "source": "notes", "path": "sums.md"},
@@ -64,7 +64,7 @@ def build(workdir, *files):
     return draft.commit()
 
 
-def rows_of(built, name, columns=(*documents.SCHEMA.names, "lesson", "teacher", "generation", "tests")):
+def rows_of(built, name, columns=(*documents.SCHEMA.names, "lesson", "teacher", "tests")):
     return list(documents.read(built.path(name), columns))
 
 
@@ -85,7 +85,7 @@ def test_the_same_checks_decide_and_all_adds_up(built):
     assert (textbooks["written"], textbooks["kept"]) == (2, 1)
     assert textbooks["reasons"] == {"prints something else": 1}
     assert textbooks["boilerplate_removed"] == 1
-    assert built.facts["teacher"] == "files"
+    assert built.facts["written_by"] == "files"
     reasons = {
         row["path"]: row["reason"]
         for kind in ("exercises", "textbooks")
@@ -105,7 +105,7 @@ def test_the_same_checks_decide_and_all_adds_up(built):
 def test_what_a_row_says_of_itself_is_taken_over(built):
     rising, falling = rows_of(built, "exercises")
     assert (rising["text"], rising["source"], rising["path"]) == (RISING, "again.parquet", "again.parquet:1")
-    assert (rising["license"], rising["teacher"], rising["generation"]) == ("CC-BY-4.0", None, None)
+    assert (rising["license"], rising["teacher"]) == ("CC-BY-4.0", None)
     assert json.loads(rising["tests"]) == TESTS
     assert (falling["text"], falling["tests"], falling["lesson"]) == (FALLING, None, None)
     (section,) = rows_of(built, "textbooks")
@@ -170,7 +170,7 @@ json_values = st.recursive(
     lambda v: st.lists(v) | st.dictionaries(st.text(), v),
     max_leaves=4,
 )
-FIELDS = ("kind", "text", "code", "tests", "source", "path", "license", "language", "teacher", "generation")
+FIELDS = ("kind", "text", "code", "tests", "source", "path", "license", "language", "teacher")
 fields = st.sampled_from(FIELDS)
 likely = st.sampled_from(
     ["textbooks", "exercises", "python", "markdown", "assert f(1) == 2\nassert f(2) == 3", '["x"]']

@@ -40,9 +40,9 @@ def config_of(base_url, **synthesize):
     }  # fmt: skip
     writer = {
         "model": "gpt-3.5-turbo", "base_url": base_url, "key_variable": "", "price_as": "", "mode": "live",
-        "window": 16, "batch_requests": 100, "timeout": 60.0, "attempts": 3, "generation": 1,
+        "window": 16, "batch_requests": 100, "timeout": 60.0, "attempts": 3,
     }  # fmt: skip
-    teachers = {"writer": writer, "ours": {**writer, "model": "ours", "price_as": "local", "generation": 2}}
+    teachers = {"writer": writer, "ours": {**writer, "model": "ours", "price_as": "local"}}
     budget = {"max_dollars": 5.0, "prices": "", "journal": ""}
     return Config({"synthesize": rules | synthesize, "teachers": teachers, "budget": budget})
 
@@ -67,7 +67,7 @@ def built(server, tmp_path_factory):
 
 
 def rows_of(built, name):
-    return list(documents.read(built.path(name), [*documents.SCHEMA.names, "lesson", "teacher", "generation", "tests"]))
+    return list(documents.read(built.path(name), [*documents.SCHEMA.names, "lesson", "teacher", "tests"]))
 
 
 def set_aside(built, kind):
@@ -102,7 +102,7 @@ def test_a_document_leads_back_to_its_lesson(built):
             lesson = Lesson(**json.loads(row["lesson"]))
             assert lessons[lesson.number] == lesson
             assert row["path"].startswith(f"{kind}/{lesson.number}/")
-            assert (row["source"], row["license"], row["generation"]) == ("writer", "other", 1)
+            assert (row["source"], row["license"]) == ("writer", "other")
             assert row["teacher"].startswith("gpt-3.5-turbo")
             assert row["language"] == ("python" if kind == "exercises" else "markdown")
             if kind == "exercises":
@@ -113,7 +113,7 @@ def test_a_document_leads_back_to_its_lesson(built):
 def test_facts_name_teacher_prompts_and_money(built):
     made, ledger, _ = built
     facts = made.facts
-    assert facts["teacher"] == "writer"
+    assert facts["written_by"] == "writer"
     assert facts["prompts"]["exercises"]["version"] == "exercise.v1"
     (writer,) = facts["teachers"].values()
     assert writer["requests"] == len(ledger)
@@ -178,8 +178,6 @@ def test_two_teachers_share_the_lessons(server, tmp_path):
     made = build(config, tmp_path)
     sources = Counter(row["source"] for kind in KINDS for row in rows_of(made, kind))
     assert set(sources) == {"writer", "ours"}
-    by_teacher = {(row["source"], row["generation"]) for kind in KINDS for row in rows_of(made, kind)}
-    assert by_teacher == {("writer", 1), ("ours", 2)}
     assert made.facts["teachers"]["ours"]["dollars"] == 0
     assert made.facts["teachers"]["writer"]["dollars"] == made.facts["dollars"] > 0
 

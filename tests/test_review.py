@@ -144,7 +144,7 @@ def test_copies_go_and_all_adds_up(tmp_path):
     long = "\n".join(f"    # step {n}: look at what the loop has done so far" for n in range(30))
     commented = GOOD.replace("    total = 0\n", f"{long}\n    total = 0\n")
     first = [
-        exercise(lesson=lesson, teacher="m-1", generation=1),
+        exercise(lesson=lesson, teacher="m-1"),
         exercise(commented),
         exercise(commented.replace("step 7", "step seven")),
         exercise(GOOD.replace("    3\n", "    5\n")),
@@ -153,14 +153,14 @@ def test_copies_go_and_all_adds_up(tmp_path):
     facts, built = reviewed(draft_in(tmp_path / "w"), first, second)
     assert (facts["written"], facts["kept"], facts["set_aside"]) == (6, 3, 3)
     assert facts["reasons"] == {"an example is wrong": 1, "identical text": 1, "near copy": 1}
-    names = [*documents.SCHEMA.names, "lesson", "teacher", "generation", "tests"]
+    names = [*documents.SCHEMA.names, "lesson", "teacher", "tests"]
     kept = list(documents.read(built.path("exercises"), names))
     assert [row["id"] for row in kept] == [documents.document_id(row["text"]) for row in kept]
     assert sum(len(row["text"].encode()) for row in kept) == facts["bytes"]
     assert json.loads(kept[0]["lesson"])["number"] == 0
-    assert (kept[0]["teacher"], kept[0]["generation"], kept[0]["language"]) == ("m-1", 1, "python")
+    assert (kept[0]["teacher"], kept[0]["language"]) == ("m-1", "python")
     assert json.loads(kept[0]["tests"]) == list(TESTS)
-    assert kept[-1]["lesson"] is kept[-1]["teacher"] is kept[-1]["generation"] is kept[-1]["tests"] is None
+    assert kept[-1]["lesson"] is kept[-1]["teacher"] is kept[-1]["tests"] is None
     aside = list(documents.read(built.directory / "set_aside" / "exercises", ("path", "reason", "text")))
     assert len(aside) == 3
     assert sorted(p.name for p in built.directory.iterdir()) == ["exercises", "manifest.json", "set_aside"]

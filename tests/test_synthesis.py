@@ -131,7 +131,7 @@ def test_no_held_out_behaviour_is_written_about(micro_run):
     directory = micro_run / "synthesize" / "grammar"
     held_out = {json.loads(line)["behaviour"] for line in (directory / "problems.jsonl").read_text().splitlines()}
     facts = json.loads((directory / "manifest.json").read_text())["facts"]
-    assert facts["teacher"] == "grammar"
+    assert facts["written_by"] == "grammar"
     assert facts["held_out"] == len(held_out)
     for kind in ("textbooks", "exercises"):
         rows = list(documents.read(directory / kind, ("behaviour", "source", "path", "text")))

@@ -3,7 +3,7 @@
 Read are JSON lines (.jsonl) and Parquet (.parquet), by row {"kind": "textbooks" or "exercises", "text": ...}, for an
 exercise also {"code": ..., "tests": ...}: a list of assert statements, or one text of them. A document set of ours is
 such a file too: where there is no kind, the language says it. An exercise without tests is run, and its examples hold.
-Taken over where a row has them: source, path, license, teacher, generation.
+Taken over where a row has them: source, path, license, teacher.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from phi_jax.synthesis.review import Desk, Submission, clear
 
 TEACHER = "files"  # the value of config.synthesize.teacher; stands in the facts
 _ENDINGS = (".jsonl", ".parquet")
-_FIELDS = ("kind", "text", "code", "tests", "source", "path", "license", "language", "teacher", "generation")
+_FIELDS = ("kind", "text", "code", "tests", "source", "path", "license", "language", "teacher")
 _KIND_OF = {"markdown": "textbooks", "python": "exercises"}  # by language, where a row has no kind
 
 
@@ -49,7 +49,7 @@ def given(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         desk.review(_of_kind(kind, files), counts[kind], lambda item: _submission(item, rules.license))
         facts[kind] = desk.publish()
     draft.add_output("set_aside", "set_aside", rows=sum(facts[kind]["set_aside"] for kind in KINDS))
-    draft.add_facts(teacher=TEACHER, files=[file.name for file in files], **facts)
+    draft.add_facts(written_by=TEACHER, files=[file.name for file in files], **facts)
     clear(draft)
 
 
@@ -160,7 +160,6 @@ def _of_kind(kind: str, files: Sequence[epath.Path]) -> Iterator[_Item]:
 
 def _submission(item: _Item, license: str) -> Submission:
     row, text = item.row, _text(item.row)
-    generation = row.get("generation")
     own = {name: value for name in ("source", "path", "license", "teacher") if isinstance(value := row.get(name), str)}
     return Submission(
         path=own.get("path") or item.place,
@@ -169,7 +168,6 @@ def _submission(item: _Item, license: str) -> Submission:
         license=own.get("license") or license,
         tests=None if _desk_of(item) == "textbooks" else _tests(row.get("tests")),
         teacher=own.get("teacher"),
-        generation=generation if type(generation) is int and 0 <= generation < 128 else None,
         problem=item.problem,
     )
 

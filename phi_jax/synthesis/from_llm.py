@@ -76,7 +76,7 @@ def taught(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
         note = faculty.note()
     draft.add_output("set_aside", "set_aside", rows=sum(facts[kind]["set_aside"] for kind in KINDS))
     draft.add_facts(
-        teacher=rules.teacher,
+        written_by=rules.teacher,
         **note,
         prompts={kind: {"version": prompts.VERSIONS[kind], "sha256": prompts.digests()[kind]} for kind in KINDS},
         curriculum=curriculum.load().digest,
@@ -208,6 +208,5 @@ def _submission(asked: _Asked, reply: Reply, license: str) -> Submission:
         name=asked.lesson.name or None,
         lesson=asked.lesson,
         teacher=reply.model,
-        generation=asked.teacher.generation,
         problem=problem,
     )

@@ -36,7 +36,6 @@ SCHEMA = pa.schema(
         *documents.SCHEMA,
         pa.field("lesson", pa.string()),  # JSON of the Lesson; null where there was none
         pa.field("teacher", pa.string()),  # model that wrote it, as its server calls it; null = unknown
-        documents.GENERATION,
         pa.field("tests", pa.string()),  # exercises: JSON list of tests; null where there are none
     ]
 )
@@ -85,7 +84,6 @@ class Submission:
     name: str | None = None  # that its function must have; None = any
     lesson: Lesson | None = None
     teacher: str | None = None
-    generation: int | None = None
     problem: str = ""  # why it is set aside without being looked at
 
 
@@ -137,7 +135,6 @@ def _row(kind: str, submission: Submission) -> Row:
         "language": _LANGUAGES[kind],
         "lesson": None if submission.lesson is None else json.dumps(dataclasses.asdict(submission.lesson)),
         "teacher": submission.teacher,
-        "generation": submission.generation,
         "tests": None if submission.tests is None else json.dumps(submission.tests),
         "boilerplate": kind == "textbooks" and text.strip() != given.strip(),
         "reason": problem or None,

@@ -18,7 +18,7 @@ from phi_jax.synthesis.diversity import measure
 from phi_jax.synthesis.grammar import Text
 from phi_jax.synthesis.verify import run_texts
 
-SCHEMA = documents.SCHEMA.append(pa.field("behaviour", pa.string(), nullable=False)).append(documents.GENERATION)
+SCHEMA = documents.SCHEMA.append(pa.field("behaviour", pa.string(), nullable=False))
 _SET_ASIDE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("text", pa.large_string())])
 _TEXTS_PER_PART = 4000
 VALIDATION_ONE_IN = 5  # of the held-out behaviours, the last ones choose among checkpoints and are not reported on
@@ -59,7 +59,7 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     draft.add_output("validation", "validation.jsonl", rows=len(validation))
     families = Counter(k.behaviour.family for k in known)
     draft.add_facts(
-        teacher=grammar.NAME,
+        written_by=grammar.NAME,
         behaviours=len(known),
         families=len(families),
         largest_family_share=round(max(families.values()) / len(known), 4),
@@ -126,7 +126,6 @@ def _sorted_out(
                 "license": _LICENSE,
                 "language": "python",
                 "behaviour": text.known.digest,
-                "generation": 1,
             }
         )
     return rows, aside

@@ -55,7 +55,7 @@ def test_lessons_that_differ_have_prompts_that_differ():
 def test_a_format_reaches_the_teacher_in_full(kind):
     lesson = next(lessons(kind, 1, 0))
     told = set()
-    for name, text in prompts.curriculum.load().formats[kind]:
+    for name, text in prompts.curriculum.load().formats[kind].items():
         told.add(messages(dataclasses.replace(lesson, format=name))[1][1])
         assert text in messages(dataclasses.replace(lesson, format=name))[1][1]
     assert len(told) == len(prompts.curriculum.load().formats[kind])

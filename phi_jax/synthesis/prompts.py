@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import string
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -68,5 +69,5 @@ def _template(name: str) -> tuple[str, string.Template]:
 
 
 @functools.cache
-def _told(kind: str) -> dict[str, str]:
-    return dict(curriculum.load().formats[kind])
+def _told(kind: str) -> Mapping[str, str]:
+    return curriculum.load().formats[kind]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phi_jax.errors import UserError
-from phi_jax.synthesis import curriculum
-from phi_jax.synthesis.curriculum import KINDS, Lesson, lessons
+from phi_jax.synthesis.llm import curriculum
+from phi_jax.synthesis.llm.curriculum import KINDS, Lesson, lessons
 
 kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 2**63)

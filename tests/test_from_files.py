@@ -46,21 +46,23 @@ ROWS = (
 def config_of(*files):
     return Config(
         {
-            "synthesize": {
-                "files": files, "license": "CC-BY-4.0", "near_copy_threshold": 0.8, "sandbox": "full",
-                "sandbox_workers": 2,
+            "texts": {
+                "mine": {
+                    "files": files, "license": "CC-BY-4.0", "near_copy_threshold": 0.8, "sandbox": "full",
+                    "sandbox_workers": 2,
+                }
             }
         }
     )  # fmt: skip
 
 
 def open_draft(workdir):
-    return artifact.open_draft(workdir, "synthesize", "files", {}, {})
+    return artifact.open_draft(workdir, "synthesize", "mine", {}, {})
 
 
 def build(workdir, *files):
     draft = open_draft(workdir)
-    stage.given(config_of(*map(str, files)), {}, draft)
+    stage.synthesize(config_of(*map(str, files)), {}, draft)
     return draft.commit()
 
 
@@ -80,11 +82,10 @@ def built(tmp_path_factory):
 
 def test_the_same_checks_decide_and_all_adds_up(built):
     exercises, textbooks = built.facts["exercises"], built.facts["textbooks"]
-    assert (exercises["written"], exercises["kept"]) == (8, 2)
-    assert exercises["reasons"] == {"identical text": 1, "no text": 5}
-    assert (textbooks["written"], textbooks["kept"]) == (2, 1)
-    assert textbooks["reasons"] == {"prints something else": 1}
-    assert textbooks["boilerplate_removed"] == 1
+    assert (exercises["written"], exercises["kept"]) == (7, 2)
+    assert exercises["reasons"] == {"identical": 1, "no_text": 4}
+    assert (textbooks["written"], textbooks["kept"]) == (3, 1)
+    assert textbooks["reasons"] == {"no_text": 1, "wrong_output": 1}
     assert built.facts["written_by"] == "files"
     reasons = {
         row["path"]: row["reason"]
@@ -92,13 +93,13 @@ def test_the_same_checks_decide_and_all_adds_up(built):
         for row in documents.read(built.path("set_aside") / kind, ("path", "reason"))
     }
     assert reasons == {
-        "mine.jsonl:1": "identical text",  # again.parquet has it too, and comes first
+        "mine.jsonl:1": "the same text stands above",  # again.parquet has it too, and comes first
         "sums.md": "block 1 prints '3', not '4'",
-        "mine.jsonl:5": "no text: kind is 'poems', not one of textbooks, exercises",
-        "mine.jsonl:6": "no text: it has no field 'text' of text",
-        "mine.jsonl:7": "no text: it has no kind",
-        "mine.jsonl:8": "no JSON object",
-        "mine.jsonl:9": "no JSON object",
+        "mine.jsonl:5": "its kind is 'poems', not one of textbooks, exercises",
+        "mine.jsonl:6": "it has no field 'text' or 'code' that holds a text",
+        "mine.jsonl:7": "its kind is '', not one of textbooks, exercises",
+        "mine.jsonl:8": "its kind is 'no JSON object', not one of textbooks, exercises",
+        "mine.jsonl:9": "its kind is 'no JSON object', not one of textbooks, exercises",
     }
 
 
@@ -121,30 +122,10 @@ def test_our_own_documents_are_texts_too(built, tmp_path):
         assert again.facts[kind]["set_aside"] == 0
 
 
-def test_a_file_that_changed_starts_the_stage_over(tmp_path, monkeypatch):
-    """What a killed run left of other texts is not mixed in."""
-    monkeypatch.setattr(review, "_TEXTS_PER_PART", 1)
-    file = tmp_path / "mine.jsonl"
-    file.write_text(json.dumps({"code": RISING}) + "\n" + json.dumps({"code": FALLING}) + "\n")
-
-    def killed(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(review.Desk, "publish", killed)
-        with pytest.raises(KeyboardInterrupt):
-            build(tmp_path / "w", file)
-    left = list(open_draft(tmp_path / "w").directory.glob("checked/*/*/part-*.parquet"))
-    assert left
-    file.write_text(json.dumps({"code": FALLING}) + "\n")
-    built = build(tmp_path / "w", file)
-    assert [row["text"] for row in rows_of(built, "exercises")] == [FALLING]
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: (), "config.synthesize.files is empty; name the texts"),
+        (lambda root: (), "config.texts.mine.files is empty; name the texts"),
         (lambda root: (root / "missing.jsonl",), "missing.jsonl: no such file or directory"),
         (lambda root: (root / "empty",), "empty: neither .jsonl nor .parquet"),
         (lambda root: (root / "a.txt",), "a.txt: neither .jsonl nor .parquet"),
@@ -187,9 +168,9 @@ def test_any_row_goes_somewhere(tmp_path_factory, rows):
     assert len(items) == len(rows)
     for item in items:
         submission = stage._submission(item, "other")
-        row = review._row(stage._desk_of(item), submission)
-        pa.Table.from_pylist([row], schema=review._CHECKED)
-        assert submission.problem or submission.text in (item.row.get("code"), item.row.get("text"))
+        kind = "textbooks" if stage._kind(item.row) == "textbooks" else "exercises"
+        pa.Table.from_pylist([review._row(kind, submission)], schema=review._CHECKED)
+        assert submission.fault or submission.text in (item.row.get("code"), item.row.get("text"))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from phi_jax.report.page import gather, page
 from phi_jax.report.writing import written
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, open_draft
-from phi_jax.synthesis.from_files import given
+from phi_jax.synthesis import from_files
 
 
 def text_of(html):
@@ -190,7 +190,7 @@ def test_what_the_stage_leaves_of_files_is_what_the_section_reads(tmp_path):
         "sandbox_workers": 1,
     }
     draft = open_draft(tmp_path, "synthesize", "files", {}, {})
-    given(Config({"synthesize": rules}), {}, draft)
+    from_files.synthesize(Config({"texts": {draft.name: rules}}), {}, draft)
     lines = lines_of(written(draft.commit().facts))
     assert {"texts checked", "kept", "set aside: prints something else", "1 of 1", "distinct words"} <= lines
 

@@ -1,8 +1,8 @@
-"""What runs in the sandbox's candidate process for ONE text that an LLM wrote: its blocks, or its tests and mutants.
+"""What runs in the sandbox's candidate process for ONE text: its blocks, or its tests and mutants.
 
-verify.confined_program sends this file's source ahead of the text, so it imports only what the fork server has loaded.
-Nothing here is safe from the text, which shares the process and may patch every line; what it can gain is its own
-verdict, because no other text is in this process.
+run_checks.py sends this file's source ahead of the text, so it imports only what the fork server has loaded. A check
+returns None, or (code, reason) as outputs.Fault has them. Nothing here is safe from the text, which shares the process
+and may patch every line; it can gain only its own verdict, because no other text is in this process.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ Example = tuple[str, str, str | None, bool, bool]
 anything, whether any white space counts as one space (doctest's ELLIPSIS and NORMALIZE_WHITESPACE)."""
 Block = tuple[str, Sequence[Sequence[Example]], str | None]
 """Code ("" for a session), the examples of the session or of each docstring, what it says it prints or None."""
+Fault = tuple[str, str]
 
 _BLOCK_SECONDS = 2.0  # CPU, for a block of a section
 _TEST_SECONDS = 1.0  # CPU, for one test or example of an exercise
@@ -42,14 +43,11 @@ def _on_alarm(*_: object) -> None:
         raise _Late("it takes too long")
 
 
-def _listen() -> None:
-    for number in (signal.SIGPROF, signal.SIGALRM):
-        signal.signal(number, _on_alarm)
-
-
 def _attempt(action: Callable[[], object], seconds: float) -> BaseException | None:
     """What `action` raises, if anything; _Late after so many CPU seconds, or when it does nothing for long."""
     global _armed
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, _on_alarm)
     try:
         _armed = True
         # Again and again: the text may swallow the first one.
@@ -67,20 +65,24 @@ def _attempt(action: Callable[[], object], seconds: float) -> BaseException | No
     return None
 
 
+def _run(source: str, namespace: dict[str, Any], seconds: float, mode: str = "exec") -> BaseException | None:
+    return _attempt(lambda: exec(compile(source, "<text>", mode, dont_inherit=True), namespace), seconds)
+
+
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def _named(error: BaseException) -> str:
+def _fault(where: str, error: BaseException, code: str = "does_not_run") -> Fault:
     """The exception in one line, as the end of a traceback has it."""
     if type(error) is _Late:
-        return str(error)
+        return "too_slow", f"{where}: {error}"
     try:
         text = _short(str(error))
     except BaseException:
         text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return code, f"{where}: {type(error).__name__}" + (text and f": {text}")
 
 
 def _module(name: str) -> dict[str, Any]:
@@ -90,15 +92,14 @@ def _module(name: str) -> dict[str, Any]:
 
 
 class _Output(io.TextIOWrapper):
-    """What is printed, kept."""
+    """Standard output that is kept."""
 
     def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding="utf-8", newline="", write_through=True)
+        self.kept = io.BytesIO()
+        super().__init__(self.kept, encoding="utf-8", newline="", write_through=True)
 
     def text(self) -> str:
-        kept = self.buffer
-        assert isinstance(kept, io.BytesIO)
-        return kept.getvalue().decode("utf-8", "replace")
+        return self.kept.getvalue().decode("utf-8", "replace")
 
 
 class _NoInput(io.StringIO):
@@ -123,60 +124,46 @@ def _same(got: str, wanted: str, *, anything: bool = False, spaces: bool = False
     return got == wanted
 
 
-def _wrong_examples(examples: Sequence[Example], namespace: dict[str, Any], seconds: float) -> str:
-    """The first of the examples that does not hold, and how; "" if all do. In a copy of `namespace`, as in doctest."""
+def _wrong_example(examples: Sequence[Example], namespace: dict[str, Any], seconds: float) -> Fault | None:
+    """The first of the examples that does not hold, and how. They run in a copy of `namespace`, as in doctest."""
     own = dict(namespace)
     for source, wanted, raises, anything, spaces in examples:
-        output = _Output()
-        with contextlib.redirect_stdout(output):
-            error = _attempt(functools.partial(_run, source, "single", own), seconds)
+        same = functools.partial(_same, anything=anything, spaces=spaces)
         shown = f"the example {_short(source)!r}"
-        if type(error) is _Late:
-            return f"{shown}: {error}"
+        with contextlib.redirect_stdout(_Output()) as output:
+            error = _run(source, own, seconds, "single")
         if error is not None:
             # "module.Error: text" is stated as "Error: text" or whole.
-            stated = raises is not None and re.sub(r"^[\w.]*\.(?=\w+(:|$))", "", raises.strip())
+            stated = re.sub(r"^[\w.]*\.(?=\w+(:|$))", "", (raises or "").strip())
             whole = f"{type(error).__name__}: {error}".strip().removesuffix(":")
-            if raises is None or not _same(whole, str(stated), anything=anything, spaces=spaces):
-                return f"{shown} raises {_named(error)}"
+            if type(error) is _Late or raises is None or not same(whole, stated):
+                return _fault(f"{shown} fails", error, "wrong_example")
         elif raises is not None:
-            return f"{shown} does not raise {_short(raises)}"
+            return "wrong_example", f"{shown} does not raise {_short(raises)}"
         else:
             wanted = re.sub(r"(?m)^<BLANKLINE>[ \t]*$", "", wanted)
-            if not _same(output.text(), wanted, anything=anything, spaces=spaces):
-                return f"{shown} gives {_short(output.text())!r}, not {_short(wanted)!r}"
-    return ""
+            if not same(output.text(), wanted):
+                return "wrong_example", f"{shown} gives {_short(output.text())!r}, not {_short(wanted)!r}"
+    return None
 
 
-def _run(source: str, mode: str, namespace: dict[str, Any]) -> None:
-    exec(compile(source, "<text>", mode, dont_inherit=True), namespace)
-
-
-# --- A textbook section ----------------------------------------------------------------------------------------
-
-
-def textbook(blocks: Sequence[Block]) -> str:
-    """Why the section is wrong; "" if its blocks run in order in one namespace and print what they say they print."""
-    _listen()
+def textbook(blocks: Sequence[Block]) -> Fault | None:
+    """The fault of a section; None if its blocks run in order in one namespace and print what they say they print."""
     sys.stdin = nobody = _NoInput()
     namespace = _module("__main__")  # its blocks are read as a script
     for number, (code, examples, stated) in enumerate(blocks, 1):
-        output = _Output()
-        with contextlib.redirect_stdout(output):
-            error = _attempt(functools.partial(_run, code, "exec", namespace), _BLOCK_SECONDS)
+        with contextlib.redirect_stdout(_Output()) as output:
+            error = _run(code, namespace, _BLOCK_SECONDS)
         if nobody.was_read:
-            return f"block {number} reads input"
+            return "reads_input", f"block {number} reads input"
         if error is not None:
-            return f"block {number} fails: {_named(error)}"
+            return _fault(f"block {number} fails", error)
         if stated is not None and not _same(output.text(), stated):
-            return f"block {number} prints {_short(output.text())!r}, not {_short(stated)!r}"
+            return "wrong_output", f"block {number} prints {_short(output.text())!r}, not {_short(stated)!r}"
         for session in examples:
-            if wrong := _wrong_examples(session, namespace, _BLOCK_SECONDS):
-                return f"block {number}: {wrong}"
-    return ""
-
-
-# --- An exercise -----------------------------------------------------------------------------------------------
+            if wrong := _wrong_example(session, namespace, _BLOCK_SECONDS):
+                return wrong[0], f"block {number}: {wrong[1]}"
+    return None
 
 
 def exercise(
@@ -186,58 +173,52 @@ def exercise(
     tests: Sequence[str],
     trivial: Sequence[str],
     mutants: Sequence[str],
-) -> str:
-    """Why the exercise is wrong; else "noticed " and one letter for each trivial body, then for each mutant.
+) -> Fault | list[bool | None]:
+    """The fault of an exercise; else whether the tests notice each trivial body, then each mutant; None = no program.
 
-    "1": the tests fail on it, as they should; "0": they pass; "-": it is no program. trivial: definitions of `name`
-    that take the place of the solution's and may use `_results`, its different results in the tests.
+    trivial: definitions of `name` that take the place of the solution's and may use `_results`, its different results
+    in the tests.
     """
-    _listen()
     sys.stdin = _NoInput()
-
-    def suite(*programs: types.CodeType, results: Sequence[object] = ()) -> None:
-        namespace = _module("exercise")
-        namespace["_results"] = results
-        for part in (*programs, *checks):
-            exec(part, namespace)
-
     random.seed(0)
     start = time.process_time()
     namespace = _module("exercise")
-    if error := _attempt(functools.partial(_run, code, "exec", namespace), _TEST_SECONDS):
-        return f"the code does not run: {_named(error)}"
+    if error := _run(code, namespace, _TEST_SECONDS):
+        return _fault("the code does not run", error)
     for session in examples:
-        if wrong := _wrong_examples(session, namespace, _TEST_SECONDS):
+        if wrong := _wrong_example(session, namespace, _TEST_SECONDS):
             return wrong
     for number, test in enumerate(tests, 1):
-        if error := _attempt(functools.partial(_run, test, "exec", namespace), _TEST_SECONDS):
-            return f"test {number} {_short(test)!r} fails: {_named(error)}"
-    taken = time.process_time() - start
-
-    limit = _MUTANT_SECONDS + 3 * taken
+        if error := _run(test, namespace, _TEST_SECONDS):
+            return _fault(f"test {number} {_short(test)!r} fails", error, "test_fails")
+    limit = _MUTANT_SECONDS + 3 * (time.process_time() - start)
 
     random.seed(1)  # and a fresh namespace: what depends on luck or on an earlier call shows
-    solution, checks = _compiled(code), [_compiled(test) for test in tests]
-    if error := _attempt(lambda: suite(solution), limit):
-        return f"the tests pass once and not again: {_named(error)}"
+    solution, *checks = (compile(source, "<text>", "exec", dont_inherit=True) for source in (code, *tests))
 
+    def suite(*programs: types.CodeType, results: Sequence[object] = ()) -> BaseException | None:
+        namespace = _module("exercise")
+        namespace["_results"] = results
+
+        def run() -> None:
+            for part in (*programs, *checks):
+                exec(part, namespace)
+
+        return _attempt(run, limit)
+
+    if error := suite(solution):
+        return _fault("the tests pass once and not again", error, "varies")
     results = _results(name, solution, checks, limit)
-    letters = []
-    for source in trivial:
-        noticed = _attempt(functools.partial(suite, solution, _compiled(source), results=results), limit)
-        letters.append("0" if noticed is None else "1")
-    for source in mutants:
+    noticed: list[bool | None] = []
+    for number, source in enumerate((*trivial, *mutants)):
         try:
-            mutant = _compiled(source)
+            program = compile(source, "<text>", "exec", dont_inherit=True)
         except (SyntaxError, ValueError):
-            letters.append("-")
+            noticed.append(None)
             continue
-        letters.append("0" if _attempt(functools.partial(suite, mutant), limit) is None else "1")
-    return f"noticed {''.join(letters)}"
-
-
-def _compiled(source: str) -> types.CodeType:
-    return compile(source, "<text>", "exec", dont_inherit=True)
+        before = (solution,) if number < len(trivial) else ()
+        noticed.append(suite(*before, program, results=results) is not None)
+    return noticed
 
 
 def _results(name: str, solution: types.CodeType, checks: Sequence[types.CodeType], limit: float) -> list[object]:

@@ -128,8 +128,8 @@ def test_facts_name_teacher_prompts_and_money(built):
 
 # Rename of a finished file -> what a run that is killed there leaves.
 KILLS = (
-    "textbooks/batch-1-passed",  # replies in the journal, nothing checked
-    "exercises/batch-2-failed",  # second tries checked, those that failed not written down
+    "textbooks/batch-1/passed",  # replies in the journal, nothing checked
+    "exercises/batch-2/failed",  # second tries checked, those that failed not written down
     "partial/exercises/part",  # all checked, nothing published
     "manifest",  # all but the manifest
 )

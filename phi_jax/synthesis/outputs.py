@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -44,6 +45,11 @@ class Fault(NamedTuple):
     reason: str
 
 
+def judged(row: Row, fault: Fault | None) -> Row:
+    """The row with the columns `code` and `reason`: null where there is no fault."""
+    return row | {"code": fault and fault.code, "reason": fault and fault.reason}
+
+
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """At least one, which may be empty: a set without texts has a part too."""
     iterator = iter(items)
@@ -52,30 +58,50 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def write_parts(directory: epath.Path, rows: Iterable[Row], schema: pa.Schema, size: int) -> None:
-    """Writes the parts of a document set that are missing. The rows must be the same in every run."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for index, chunk in enumerate(chunks(rows, size)):
-        if not documents.part_path(directory, index).exists():
-            documents.write_part(directory, index, chunk, schema)
+@dataclasses.dataclass(frozen=True)
+class Sorted:
+    """Two document sets with the same number of parts: the rows that passed, and those with a fault."""
+
+    passed: epath.Path
+    failed: epath.Path
+    schema: pa.Schema  # of what passed
+    failed_schema: pa.Schema = SET_ASIDE
+
+    def write(self, items: Iterable[T], check: Callable[[int, list[T]], Iterable[Row]], size: int) -> None:
+        """Checks items, `size` at a time, and writes the rows, which have gone through `judged`. check: is given the
+        number of items before these; it is not called for parts that an earlier run has written.
+        """
+        for directory in (self.passed, self.failed):
+            directory.mkdir(parents=True, exist_ok=True)
+        for index, chunk in enumerate(chunks(items, size)):
+            if documents.part_path(self.failed, index).exists():  # written after the part of what passed
+                continue
+            rows = list(check(index * size, chunk))
+            documents.write_part(self.passed, index, [row for row in rows if row["code"] is None], self.schema)
+            documents.write_part(self.failed, index, [row for row in rows if row["code"]], self.failed_schema)
+
+
+def outputs_of(draft: Draft, kind: str, schema: pa.Schema) -> Sorted:
+    """Where the texts of a kind go."""
+    return Sorted(draft.directory / kind, draft.directory / "set_aside" / kind, schema)
 
 
 def declare(draft: Draft, **facts: Any) -> None:
     """Declares the outputs "textbooks", "exercises" and "set_aside", whose parts are written. For each kind, the facts
     say how many texts were `written`, `kept` and `set_aside`, for which `reasons`; `facts` adds to them."""
+    set_aside = 0
     for kind in LANGUAGES:
         kept = documents.add_output(draft, kind)
         reasons = Counter(row["code"] for row in documents.read(draft.directory / "set_aside" / kind, ("code",)))
-        texts = (row["text"] for row in documents.read(draft.directory / kind, ("text",)))
-        counted: Mapping[str, Any] = facts.get(kind, {})
+        set_aside += reasons.total()
         facts[kind] = {
             "written": kept.rows + reasons.total(),
             "kept": kept.rows,
             "set_aside": reasons.total(),
             "reasons": dict(sorted(reasons.items())),
             "bytes": kept.bytes,
-            "diversity": measure(texts),
-            **counted,
+            "diversity": measure(row["text"] for row in documents.read(draft.directory / kind, ("text",))),
+            **facts.get(kind, {}),
         }
-    draft.add_output("set_aside", "set_aside", rows=sum(facts[kind]["set_aside"] for kind in LANGUAGES))
+    draft.add_output("set_aside", "set_aside", rows=set_aside)
     draft.add_facts(**facts)

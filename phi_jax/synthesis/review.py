@@ -9,9 +9,10 @@ What is written is a function of the texts: not of time, nor of where a run was 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ from phi_jax.synthesis.boilerplate import without_boilerplate
 from phi_jax.synthesis.llm.exercises import check_exercises
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.llm.textbooks import check_textbooks
-from phi_jax.synthesis.outputs import LANGUAGES, SET_ASIDE, Fault, chunks, write_parts
+from phi_jax.synthesis.outputs import LANGUAGES, Fault, Sorted, judged, outputs_of
 
 SCHEMA = pa.schema(
     [
@@ -73,12 +74,8 @@ def check(kind: str, submissions: Sequence[Submission], label: str, rules: Confi
     faults = check_exercises(exercises, [submissions[i].name for i in tested], label, **box) if tested else []
     faults += check_textbooks(sections, label, **box) if run else []
     for place, fault in zip((*tested, *run), faults, strict=True):
-        rows[place] |= _told(fault)
+        rows[place] = judged(rows[place], fault)
     return rows
-
-
-def _told(fault: Fault | None) -> Row:
-    return {"code": fault and fault.code, "reason": fault and fault.reason}
 
 
 def _as_section(code: str) -> str:
@@ -89,23 +86,19 @@ def _as_section(code: str) -> str:
 
 def _row(kind: str, submission: Submission) -> Row:
     text = submission.text.removeprefix("\ufeff").replace("\r\n", "\n")
-    row: Row = {
+    own: Row = {
+        **vars(submission),
         "text": without_boilerplate(text) if kind == "textbooks" else text.strip("\n") + "\n",
-        "source": submission.source,
-        "path": submission.path,
-        "license": submission.license,
-        "language": LANGUAGES[kind],
-        "lesson": submission.lesson,
-        "teacher": submission.teacher,
         "tests": None if submission.tests is None else json.dumps(submission.tests),
     }
     fault = submission.fault
-    for name, value in row.items():
+    row: Row = {"language": LANGUAGES[kind]}
+    for name in [name for name in SCHEMA.names if name in own]:
         # Half a surrogate pair cannot be written.
-        row[name] = value and value.encode(errors="replace").decode()
-        if row[name] != value:
+        row[name] = own[name] and own[name].encode(errors="replace").decode()
+        if row[name] != own[name]:
             fault = fault or Fault("no_text", f"its {name} holds half a surrogate pair")
-    return row | {"id": documents.document_id(row["text"])} | _told(fault)
+    return judged(row | {"id": documents.document_id(row["text"])}, fault)
 
 
 class Reviewer:
@@ -114,59 +107,46 @@ class Reviewer:
     def __init__(self, draft: Draft, kind: str, rules: Config) -> None:
         """rules: the text entry's; `near_copy_threshold` is read, and what `check` reads."""
         self.kind, self._draft, self._rules = kind, draft, rules
-        self.batches = 0
+        self.batches: list[Sorted] = []
 
     def review(self, items: Iterable[T], total: int, submission: Callable[[T], Submission]) -> None:
         """Checks one more batch of texts, `total` for the progress, and writes what came of them. submission: makes the
         text of an item; it is not called for the items of a part that an earlier run has written.
         """
-        self.batches += 1
-        passed, failed = self._directory(self.batches, "passed"), self._directory(self.batches, "failed")
-        for directory in (passed, failed):
-            directory.mkdir(parents=True, exist_ok=True)
-        for index, chunk in enumerate(chunks(items, _TEXTS_PER_PART)):
-            if documents.part_path(failed, index).exists():  # written after the part of those that passed
-                continue
-            label = f"{self._draft.label} {self.kind} from {index * _TEXTS_PER_PART:,} of {total:,}"
-            rows = check(self.kind, list(map(submission, chunk)), label, self._rules)
-            documents.write_part(passed, index, [row for row in rows if row["code"] is None], _CHECKED)
-            documents.write_part(failed, index, [row for row in rows if row["code"] is not None], _CHECKED)
+        directory = self._draft.directory / _CHECKED_DIRECTORY / self.kind / f"batch-{len(self.batches) + 1}"
+        self.batches.append(Sorted(directory / "passed", directory / "failed", _CHECKED, _CHECKED))
+
+        def checked(first: int, chunk: list[T]) -> list[Row]:
+            label = f"{self._draft.label} {self.kind} from {first:,} of {total:,}"
+            return check(self.kind, list(map(submission, chunk)), label, self._rules)
+
+        self.batches[-1].write(items, checked, _TEXTS_PER_PART)
 
     def failed(self, batch: int) -> Iterator[Row]:
-        """The rows that were set aside in a batch (the first is 1), in their order."""
-        return documents.read(self._directory(batch, "failed"), _CHECKED.names)
+        """The rows that were set aside in a batch, in their order."""
+        return documents.read(self.batches[batch].failed, _CHECKED.names)
 
     def publish(self) -> None:
         """Leaves out copies, and writes the parts of the outputs."""
-        batches = range(1, self.batches + 1)
-        passed = [self._directory(batch, "passed") for batch in batches]
-        gone: dict[str, str] = {}
+        passed = [batch.passed for batch in self.batches]
+        gone: dict[str, tuple[str, float]] = {}
         if any(documents.totals(directory).rows for directory in passed):
             label = f"{self._draft.label} {self.kind}: near copies"
-            dropped = decide(find_pairs(passed, Rules(self._rules.near_copy_threshold), label=label)).dropped
-            gone = {identifier: kept for identifier, (kept, _) in dropped.items()}
-        kept = (row for row in _without_copies(passed, gone) if row["code"] is None)
-        write_parts(self._draft.directory / self.kind, kept, SCHEMA, _TEXTS_PER_PART)
-        copies = (row for row in _without_copies(passed, gone) if row["code"] is not None)
-        failed = (row for batch in batches for row in self.failed(batch))
-        aside = (row for rows in (copies, failed) for row in rows)
-        write_parts(self._draft.directory / "set_aside" / self.kind, aside, SET_ASIDE, _TEXTS_PER_PART)
-
-    def _directory(self, batch: int, name: str) -> epath.Path:
-        return self._draft.directory / _CHECKED_DIRECTORY / self.kind / f"batch-{batch}-{name}"
+            gone = decide(find_pairs(passed, Rules(self._rules.near_copy_threshold), label=label)).dropped
+        rows = itertools.chain(_without_copies(passed, gone), *map(self.failed, range(len(passed))))
+        outputs_of(self._draft, self.kind, SCHEMA).write(rows, lambda _, chunk: chunk, _TEXTS_PER_PART)
 
 
-def _without_copies(passed: Sequence[epath.Path], gone: dict[str, str]) -> Iterator[Row]:
+def _without_copies(passed: Sequence[epath.Path], gone: Mapping[str, tuple[str, float]]) -> Iterator[Row]:
     """All rows; those that are copies with the reason."""
     seen: set[str] = set()
-    for directory in passed:
-        for row in documents.read(directory, _CHECKED.names):
-            if row["id"] in gone:
-                row |= _told(Fault("near_copy", f"near copy of {gone[row['id']]}"))
-            elif row["id"] in seen:
-                row |= _told(Fault("identical", "the same text stands above"))
-            seen.add(row["id"])
-            yield row
+    for row in itertools.chain(*(documents.read(directory, _CHECKED.names) for directory in passed)):
+        if row["id"] in gone:
+            row = judged(row, Fault("near_copy", f"near copy of {gone[row['id']][0]}"))
+        elif row["id"] in seen:
+            row = judged(row, Fault("identical", "the same text stands above"))
+        seen.add(row["id"])
+        yield row
 
 
 def clear(draft: Draft) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from phi_jax.store.documents import uniform
-from phi_jax.synthesis.grammar.families import INTEGER, NUMBERS, TABLE, TEXT, WORDS, Behaviour, all_behaviours
+from phi_jax.synthesis.grammar.families import Behaviour, all_behaviours
 
 FIXED_INPUTS = 20
+INTEGER, TEXT, NUMBERS, WORDS, TABLE = "int", "str", "list[int]", "list[str]", "dict[str,int]"
 
 _VOCABULARY = (
     "apple", "river", "oak", "tea", "orange", "moon", "umbrella", "stone", "ice", "violin", "cat", "harbor", "echo",

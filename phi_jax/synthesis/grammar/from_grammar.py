@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from phi_jax.store.documents import Row
 from phi_jax.synthesis.grammar.catalogue import behaviours, held_out
 from phi_jax.synthesis.grammar.grammar_texts import Text, exercise, problem, textbook_section
 from phi_jax.synthesis.grammar.run_texts import run_texts
-from phi_jax.synthesis.outputs import SET_ASIDE, Fault, chunks, declare
+from phi_jax.synthesis.outputs import declare, judged, outputs_of
 
 NAME = "grammar"  # stands wherever a text of this teacher does, so that nobody takes it for an LLM's
 SCHEMA = documents.SCHEMA.append(pa.field("behaviour", pa.string(), nullable=False))
@@ -63,36 +63,24 @@ def _write_problems(draft: Draft, name: str, problems: Sequence[dict[str, Any]])
 
 
 def _write(draft: Draft, kind: str, texts: Sequence[Text], rules: Config) -> None:
-    """Runs and writes the texts of one kind, part by part; a part that is there is not made again."""
-    kept_directory, aside_directory = draft.directory / kind, draft.directory / "set_aside" / kind
-    for directory in (kept_directory, aside_directory):
-        directory.mkdir(exist_ok=True, parents=True)
-    first: dict[str, int] = {}  # code -> number of the first text with it
-    for index, chunk in enumerate(chunks(enumerate(texts), _TEXTS_PER_PART)):
-        new = [text for number, text in chunk if first.setdefault(text.code, number) == number]
-        if documents.part_path(aside_directory, index).exists():  # written after the part of texts
-            continue
-        found = iter(run_texts(new, f"{draft.label} {kind}", sandbox=rules.sandbox, workers=rules.sandbox_workers))
-        kept: list[Row] = []
-        aside: list[Row] = []
-        for number, text in chunk:
-            path = f"{kind}/{text.known.label}/{number}"
-            fault = next(found) if first[text.code] == number else Fault("identical", "the same text stands above")
-            if fault is None:
-                kept.append(_row(text, path))
-            else:
-                aside.append({"path": path, "code": fault.code, "reason": fault.reason, "text": text.code})
-        documents.write_part(kept_directory, index, kept, SCHEMA)
-        documents.write_part(aside_directory, index, aside, SET_ASIDE)
+    """Runs and writes the texts of one kind, part by part. A text that was written before is left out."""
 
+    def checked(_: int, chunk: list[tuple[int, Text]]) -> Iterator[Row]:
+        label = f"{draft.label} {kind}"
+        faults = run_texts([t for _, t in chunk], label, sandbox=rules.sandbox, workers=rules.sandbox_workers)
+        for (number, text), fault in zip(chunk, faults, strict=True):
+            row = {
+                "id": documents.document_id(text.code),
+                "text": text.code,
+                "source": NAME,
+                "path": f"{kind}/{text.known.label}/{number}",
+                "license": _LICENSE,
+                "language": "python",
+                "behaviour": text.known.digest,
+            }
+            yield judged(row, fault)
 
-def _row(text: Text, path: str) -> Row:
-    return {
-        "id": documents.document_id(text.code),
-        "text": text.code,
-        "source": NAME,
-        "path": path,
-        "license": _LICENSE,
-        "language": "python",
-        "behaviour": text.known.digest,
-    }
+    first: dict[str, tuple[int, Text]] = {}
+    for number, text in enumerate(texts):
+        first.setdefault(text.code, (number, text))
+    outputs_of(draft, kind, SCHEMA).write(first.values(), checked, _TEXTS_PER_PART)

@@ -7,10 +7,18 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from phi_jax.synthesis.grammar.catalogue import Known, fixed_inputs, random_value
-from phi_jax.synthesis.grammar.families import INTEGER, NUMBERS, TABLE, TEXT, WORDS
+from phi_jax.synthesis.grammar.catalogue import (
+    INTEGER,
+    NUMBERS,
+    TABLE,
+    TEXT,
+    WORDS,
+    Known,
+    fixed_inputs,
+    random_value,
+)
+from phi_jax.synthesis.grammar.families import filled, indented
 
-_INDENT = "    "
 _TRIES = 20  # at an example that is not empty and not too long
 _LONGEST_RESULT = 60  # characters
 _NAMES = {
@@ -43,31 +51,25 @@ class _Words:
     """What one text calls things: parameters, function, verb."""
 
     def __init__(self, known: Known, rng: random.Random) -> None:
-        signature = known.behaviour.signature
-        self.parameters = [rng.choice(_NAMES[signature[0]])]
-        self.parameters += [rng.choice(_SECOND_NAMES[kind]) for kind in signature[1:]]
-        self.verb = rng.choice(_VERBS)
+        first, *others = known.behaviour.signature
+        self._parameters = (rng.choice(_NAMES[first]), *(rng.choice(_SECOND_NAMES[kind]) for kind in others))
         self.function = known.behaviour.slug
-        self.sentence = self.fill(known.behaviour.sentence)
-        self.head = f"def {self.function}({', '.join(self.parameters)}):\n"
+        self.told = f"{rng.choice(_VERBS)} {self.fill(known.behaviour.sentence)}."  # the docstring's first line
+        self.head = f"def {self.function}({', '.join(self._parameters)}):\n"
 
     def fill(self, template: str) -> str:
-        for number, name in enumerate(self.parameters):
-            template = template.replace(f"${number}", name)
-        return template
+        return filled(template, self._parameters)
 
     def call(self, arguments: Sequence[Any]) -> str:
         return f"{self.function}({', '.join(map(quoted, arguments))})"
 
     def documented_head(self, examples: Sequence[Example]) -> str:
         """Signature and docstring with examples."""
-        lines = [f'"""{self.verb} {self.sentence}.', ""]
-        for arguments, result in examples:
-            lines += [f">>> {self.call(arguments)}", result]
-        return self.head + "".join(f"{_INDENT}{line}\n" if line else "\n" for line in [*lines, '"""'])
+        shown = "".join(f"    >>> {self.call(arguments)}\n    {result}\n" for arguments, result in examples)
+        return f'{self.head}    """{self.told}\n\n{shown}    """\n'
 
-    def indented(self, code: str) -> str:
-        return "".join(f"{_INDENT}{line}\n" for line in self.fill(code).splitlines())
+    def body(self, code: str) -> str:
+        return indented(self.fill(code))
 
 
 def quoted(value: Any) -> str:
@@ -112,7 +114,7 @@ def exercise(known: Known, number: int) -> Text:
     rng = random.Random(f"exercise {known.digest} {number}")
     words = _Words(known, rng)
     examples = _examples(known, rng, rng.choice((1, 1, 1, 2)))
-    code = words.documented_head(examples) + words.indented(known.behaviour.body)
+    code = words.documented_head(examples) + words.body(known.behaviour.body)
     return Text(known, code, words.function, examples, None)
 
 
@@ -125,8 +127,8 @@ def textbook_section(known: Known, number: int) -> Text:
     prose = [
         f"{behaviour.family.capitalize()}.",
         "",
-        f"{rng.choice(_OPENINGS)} {words.sentence}.",
-        f"In the code, {words.fill('; '.join(behaviour.explained))}.",
+        f"{rng.choice(_OPENINGS)} {words.fill(behaviour.sentence)}.",
+        f"In the code, {words.fill(behaviour.explained)}.",
         "Here a loop gathers the results." if looped else "This is how Python says it.",
     ]
     # Both ways to write a docstring: who has only seen closing quotes behind a sentence takes those that stand alone,
@@ -134,8 +136,8 @@ def textbook_section(known: Known, number: int) -> Text:
     if rng.random() < 0.5:
         head = words.documented_head(examples[:1])
     else:
-        head = f'{words.head}{_INDENT}"""{words.verb} {words.sentence}."""\n'
-    function = head + words.indented(behaviour.loop if looped else behaviour.body)
+        head = f'{words.head}    """{words.told}"""\n'
+    function = head + words.body(behaviour.loop if looped else behaviour.body)
     printed = [str(behaviour.function(*arguments)) for arguments, _ in examples]
     calls = [f"print({words.call(arguments)})  # {p}\n" for (arguments, _), p in zip(examples, printed, strict=True)]
     code = '"""' + "\n".join(prose) + f'\n"""\n\n{function}\n{"".join(calls)}'
@@ -157,9 +159,9 @@ def problem(known: Known) -> dict[str, Any]:
         "task_id": f"nano/{known.digest}",
         "prompt": words.documented_head(_examples(known, rng, 2)),
         "entry_point": words.function,
-        "canonical_solution": words.indented(known.behaviour.body),
+        "canonical_solution": words.body(known.behaviour.body),
         "test": f"def check(candidate):\n{cases}",
         "family": known.behaviour.family,
         "behaviour": known.digest,
-        "renderings": [words.head + words.indented(loop)] if loop else [],
+        "renderings": [words.head + words.body(loop)] if loop else [],
     }

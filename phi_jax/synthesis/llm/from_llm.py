@@ -69,7 +69,7 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
             return (_try(lesson, 0, rules, shares) for lesson in lessons(kind, counts[kind], rules.seed))
 
         def second(kind: str) -> Iterator[_Try]:
-            for row in reviewers[kind].failed(1):
+            for row in reviewers[kind].failed(0):
                 if row["code"] not in _NOT_ASKED_AGAIN:
                     yield _try(Lesson(**json.loads(row["lesson"])), 1, rules, shares)
 

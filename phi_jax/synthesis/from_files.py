@@ -62,8 +62,8 @@ def _files(names: Sequence[str], field: str) -> list[epath.Path]:
     for path in map(epath.Path, names):
         if not path.exists():
             raise UserError(f"{field}: {path}: no such file or directory; mend the path")
-        inside = sorted(p for ending in _ENDINGS for p in path.glob(f"*{ending}")) if path.is_dir() else [path]
-        if not inside or not all(p.name.endswith(_ENDINGS) for p in inside):
+        inside = sorted(p for p in path.iterdir() if p.name.endswith(_ENDINGS)) if path.is_dir() else [path]
+        if not inside or not path.is_dir() and not path.name.endswith(_ENDINGS):
             raise UserError(f"{field}: {path}: neither {' nor '.join(_ENDINGS)}, nor a directory of such")
         found += inside
     return found
@@ -123,14 +123,11 @@ def _submission(item: _Item, license: str) -> Submission:
         fault = Fault("no_text", f"its kind is {kind[:40]!r}, not one of {', '.join(LANGUAGES)}")
     elif not isinstance(text, str):
         fault = Fault("no_text", "it has no field 'text' or 'code' that holds a text")
-    own = {name: value for name in ("source", "path", "license", "teacher") if isinstance(value := row.get(name), str)}
+    own = {"path": item.place, "source": item.place.rpartition(":")[0], "license": license, "teacher": None}
     return Submission(
-        path=own.get("path") or item.place,
+        **{name: value if isinstance(value := row.get(name), str) else own[name] for name in own},
         text=text if isinstance(text, str) else json.dumps(row, ensure_ascii=False, default=str),
-        source=own.get("source") or item.place.rpartition(":")[0],
-        license=own.get("license") or license,
         tests=None if kind == "textbooks" else _tests(row.get("tests")),
-        teacher=own.get("teacher"),
         fault=fault,
     )
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -24,8 +23,7 @@ from phi_jax.store.artifact import Draft
 from phi_jax.store.documents import Row
 from phi_jax.store.near_copies import Rules, decide, find_pairs
 from phi_jax.synthesis.boilerplate import without_boilerplate
-from phi_jax.synthesis.llm.exercises import check_exercises
-from phi_jax.synthesis.llm.prompts import Exercise
+from phi_jax.synthesis.llm.exercises import Written, check_exercises
 from phi_jax.synthesis.llm.textbooks import check_textbooks
 from phi_jax.synthesis.outputs import LANGUAGES, Fault, Sorted, judged, outputs_of
 
@@ -66,22 +64,15 @@ def check(kind: str, submissions: Sequence[Submission], label: str, rules: Confi
     """
     rows = [_row(kind, submission) for submission in submissions]
     places = [place for place, row in enumerate(rows) if row["code"] is None]
-    tested = [i for i in places if kind == "exercises" and submissions[i].tests is not None]
-    run = [i for i in places if i not in set(tested)]
-    exercises = [Exercise(code=rows[i]["text"], tests=list(submissions[i].tests or ())) for i in tested]
-    sections = [rows[i]["text"] if kind == "textbooks" else _as_section(rows[i]["text"]) for i in run]
     box = {"sandbox": rules.sandbox, "workers": rules.sandbox_workers}
-    faults = check_exercises(exercises, [submissions[i].name for i in tested], label, **box) if tested else []
-    faults += check_textbooks(sections, label, **box) if run else []
-    for place, fault in zip((*tested, *run), faults, strict=True):
+    if kind == "textbooks":
+        faults = check_textbooks([rows[i]["text"] for i in places], label, **box)
+    else:
+        exercises = [Written(rows[i]["text"], submissions[i].tests) for i in places]
+        faults = check_exercises(exercises, [submissions[i].name for i in places], label, **box)
+    for place, fault in zip(places, faults, strict=True):
         rows[place] = judged(rows[place], fault)
     return rows
-
-
-def _as_section(code: str) -> str:
-    """An exercise without tests is run as a section of one block: it runs, and its examples hold."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
-    return f"{fence}python\n{code}\n{fence}\n"
 
 
 def _row(kind: str, submission: Submission) -> Row:

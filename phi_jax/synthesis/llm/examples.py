@@ -8,8 +8,6 @@ import warnings
 
 from phi_jax.synthesis.llm.sandbox_checks import Example
 
-_PARSER = doctest.DocTestParser()
-
 
 def parsed(code: str, what: str = "the code") -> ast.Module:
     """The tree of the code. Raises ValueError with a reason that names `what`."""
@@ -27,33 +25,22 @@ def parsed(code: str, what: str = "the code") -> ast.Module:
 def examples_of(text: str, what: str) -> list[Example]:
     """The examples behind ">>>" in a docstring or session. Raises ValueError with a reason that names `what`."""
     try:
-        found = _PARSER.get_examples(text)
+        return [(e.source, e.want, e.exc_msg) for e in doctest.DocTestParser().get_examples(text)]
     except ValueError as error:
         raise ValueError(f"{what}: an example cannot be read: {error}") from None
-    return [
-        (
-            e.source,
-            e.want,
-            e.exc_msg,
-            *(e.options.get(o, False) for o in (doctest.ELLIPSIS, doctest.NORMALIZE_WHITESPACE)),
-        )
-        for e in found
-        if not e.options.get(doctest.SKIP)
-    ]
 
 
 def docstring_examples(tree: ast.Module, what: str) -> list[list[Example]]:
     """The examples of each docstring that has some. Raises ValueError with a reason that names `what`."""
-    definitions = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    documented = (node for node in ast.walk(tree) if isinstance(node, definitions))
-    found = (examples_of(ast.get_docstring(node, clean=False) or "", what) for node in documented)
-    return [examples for examples in found if examples]
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = (ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented))
+    return [found for docstring in docstrings if (found := examples_of(docstring or "", what))]
 
 
 def uses_sets(*trees: ast.AST) -> bool:
     """Whether the code may hold a set, so that what it gives may depend on the order of one."""
-    nodes = (node for tree in trees for node in ast.walk(tree))
     return any(
         isinstance(node, ast.Set | ast.SetComp) or (isinstance(node, ast.Name) and node.id in ("set", "frozenset"))
-        for node in nodes
+        for tree in trees
+        for node in ast.walk(tree)
     )

@@ -11,13 +11,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from phi_jax.sandbox import Limits, Sandbox, Verdict
 from phi_jax.synthesis.llm.examples import docstring_examples, parsed, uses_sets
 from phi_jax.synthesis.llm.mutations import mutants, trivial_bodies
 from phi_jax.synthesis.llm.prompts import Exercise
-from phi_jax.synthesis.llm.run_checks import TAMPERS, Check, check, program, said
+from phi_jax.synthesis.llm.run_checks import TAMPERS, Check, check, no_fault, program, said
 from phi_jax.synthesis.outputs import Fault
 
 FEWEST_TESTS = 3
@@ -36,6 +36,13 @@ _DEFINITIONS = (
 )
 
 
+class Written(NamedTuple):
+    """An exercise as somebody wrote it."""
+
+    code: str
+    tests: Sequence[str] | None  # None = it has none and is only run
+
+
 @dataclasses.dataclass(frozen=True)
 class _Exercise(Check):
     """An exercise that reads well. arguments: of sandbox_checks.exercise, all but the mutants."""
@@ -45,17 +52,20 @@ class _Exercise(Check):
 
 
 def check_exercises(
-    exercises: Sequence[Exercise], names: Sequence[str | None], label: str, *, sandbox: str, workers: int
+    exercises: Sequence[Written | Exercise], names: Sequence[str | None], label: str, *, sandbox: str, workers: int
 ) -> list[Fault | None]:
     """For each exercise None, or why it is set aside.
 
-    names: what the function must be called; None = the function that the tests call. sandbox: "full" or "none".
+    One without tests is run, and its examples hold. names: what the function must be called; None = the function that
+    the tests call. sandbox: "full" or "none".
     """
     asked = list(zip(exercises, names, strict=True))
     return check(asked, _read, _judged, label, limits=_LIMITS, confinement=sandbox, workers=workers)
 
 
-def _judged(exercise: _Exercise, verdict: Verdict, confinement: str) -> Fault | None:
+def _judged(exercise: Check, verdict: Verdict, confinement: str) -> Fault | None:
+    if not isinstance(exercise, _Exercise):
+        return no_fault(exercise, verdict, confinement)
     noticed = said(verdict) if verdict.passed else _one_by_one(exercise, confinement)
     if isinstance(noticed, Fault):
         return noticed
@@ -86,12 +96,15 @@ def _call(arguments: tuple[Any, ...], changed: Sequence[str]) -> str:
     return f"exercise(*{arguments!r}, {changed!r})"
 
 
-def _read(asked: tuple[Exercise, str | None]) -> Check | Fault:
+def _read(asked: tuple[Written | Exercise, str | None]) -> Check | Fault:
     """The check of an exercise, or the fault that shows without running it. Raises ValueError for no Python."""
     (code, tests), name = (asked[0].code, asked[0].tests), asked[1]
-    if len(code) + sum(map(len, tests)) > _LONGEST:
+    if len(code) + sum(map(len, tests or ())) > _LONGEST:
         return Fault("wrong_form", f"it is longer than {_LONGEST:,} characters")
     tree = parsed(code)
+    if tests is None:
+        call = f"textbook({[(code, docstring_examples(tree, 'the code'), None)]!r})"
+        return Check(call, call, uses_sets(tree))
     trees = [parsed(test, f"test {number}") for number, test in enumerate(tests, 1)]
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     if name is None:  # the last function that a test calls

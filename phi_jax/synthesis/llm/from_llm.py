@@ -5,23 +5,24 @@ checked. See review.py for the checks, teacher/teachers.py for who is asked and 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.artifact import Artifact, Draft, open_draft
 from phi_jax.synthesis.llm import curriculum, prompts
 from phi_jax.synthesis.llm.curriculum import KINDS, Lesson, lessons
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.outputs import Fault, declare
-from phi_jax.synthesis.review import Reviewer, Submission, check, clear
+from phi_jax.synthesis.review import Reviewer, Submission, clear
+from phi_jax.teacher.asking import Tally
 from phi_jax.teacher.pilot import Sample
-from phi_jax.teacher.request import Reply, Request, Status
-from phi_jax.teacher.teachers import Shares, Teachers
+from phi_jax.teacher.request import Endpoint, Reply, Request, Status
+from phi_jax.teacher.teachers import Teachers
 
 _CODES = {
     Status.POISONED: "no_answer",
@@ -39,8 +40,59 @@ class _Try:
 
     lesson: Lesson
     request: Request
-    teacher: str  # its section's name
+    teacher: Endpoint
     number: int  # 0 or 1
+
+
+class _Lessons:
+    """The lessons of one text entry: asked for, checked, and those that failed asked for once more."""
+
+    def __init__(self, draft: Draft, rules: Config, counts: dict[str, int], teachers: Teachers) -> None:
+        """counts: lessons by kind."""
+        self.reviewers = {kind: Reviewer(draft, kind, rules) for kind in KINDS}
+        self.counts, self.again = counts, dict.fromkeys(KINDS, 0)
+        self._label, self._rules, self._teachers = draft.label, rules, teachers
+        self._shares = teachers.shares(rules.writer)
+
+    def first(self, kind: str) -> Iterator[_Try]:
+        for lesson in lessons(kind, self.counts[kind], self._rules.seed):
+            yield self._try(lesson, 0)
+
+    def second(self, kind: str) -> Iterator[_Try]:
+        for row in self.reviewers[kind].failed(0):
+            if row["code"] not in _NOT_ASKED_AGAIN:
+                yield self._try(Lesson(**json.loads(row["lesson"])), 1)
+
+    def ask(self) -> tuple[Tally, Tally]:
+        """Asks and checks, twice; what came of the first and the second tries."""
+        first = self._ask("asking", self.first, self.counts)
+        self.again = {kind: sum(1 for _ in self.second(kind)) for kind in KINDS}
+        return first, self._ask("asking, second tries", self.second, self.again)
+
+    def _ask(self, what: str, tries: Callable[[str], Iterator[_Try]], totals: Mapping[str, int]) -> Tally:
+        def requests() -> Iterator[Request]:
+            return (t.request for kind in KINDS for t in tries(kind))
+
+        def submission(t: _Try) -> Submission:
+            return _submission(t, self._teachers.reply(t.request.key), self._rules.license)
+
+        tally = self._teachers.ask(requests, f"{self._label} {what}", sum(totals.values()))
+        for kind, reviewer in self.reviewers.items():
+            reviewer.review(tries(kind), totals[kind], submission)
+        return tally
+
+    def _try(self, lesson: Lesson, number: int) -> _Try:
+        teacher = self._shares.endpoint(lesson.number)
+        request = Request(
+            model=teacher.model,
+            messages=prompts.messages(lesson),
+            max_tokens=self._rules.max_tokens,
+            temperature=self._rules.temperature,
+            seed=number,
+            schema=prompts.SCHEMAS[lesson.kind],
+            label=f"{lesson.kind}/{lesson.number}",
+        )
+        return _Try(lesson, request, teacher, number)
 
 
 def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -52,31 +104,10 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     UserError where the curriculum has fewer lessons.
     """
     rules = getattr(config.texts, draft.name)
-    counts = _counts(rules)
     with Teachers.of(config, draft.workdir) as teachers:
-        reviewers = {kind: Reviewer(draft, kind, rules) for kind in KINDS}
-        shares = teachers.shares(rules.writer)
-
-        def batch(what: str, tries: Callable[[str], Iterator[_Try]], totals: Mapping[str, int]) -> None:
-            """Asks, then checks."""
-            teachers.ask(functools.partial(_requests, tries), f"{draft.label} {what}", sum(totals.values()))
-            for kind, reviewer in reviewers.items():
-                reviewer.review(
-                    tries(kind), totals[kind], lambda t: _submission(t, teachers.reply(t.request.key), rules.license)
-                )
-
-        def first(kind: str) -> Iterator[_Try]:
-            return (_try(lesson, 0, rules, shares) for lesson in lessons(kind, counts[kind], rules.seed))
-
-        def second(kind: str) -> Iterator[_Try]:
-            for row in reviewers[kind].failed(0):
-                if row["code"] not in _NOT_ASKED_AGAIN:
-                    yield _try(Lesson(**json.loads(row["lesson"])), 1, rules, shares)
-
-        batch("asking", first, counts)
-        again = {kind: sum(1 for _ in second(kind)) for kind in KINDS}
-        batch("asking, second tries", second, again)
-        for reviewer in reviewers.values():
+        asked = _Lessons(draft, rules, _counts(rules), teachers)
+        asked.ask()
+        for reviewer in asked.reviewers.values():
             reviewer.publish()
         note = teachers.note()
     declare(
@@ -85,7 +116,7 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
         **note,
         prompts={kind: prompts.template(kind).note() for kind in KINDS},
         curriculum=curriculum.load().digest,
-        **{kind: {"requested": counts[kind], "second_tries": again[kind]} for kind in KINDS},
+        **{kind: {"requested": asked.counts[kind], "second_tries": asked.again[kind]} for kind in KINDS},
     )
     clear(draft)
 
@@ -99,61 +130,27 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     rules = getattr(config.texts, name)
     counts = _counts(rules)
     total = sum(counts.values())
-    requests = min(requests, total)
-    textbooks = round(requests * counts["textbooks"] / total)
-    first = {"textbooks": textbooks, "exercises": requests - textbooks}
-    costs: Counter[str] = Counter()
-    rejected: Counter[str] = Counter()
-    asked, seconds = 0, 0.0
-    with Teachers.of(config, workdir, live=True) as teachers:
-        shares = teachers.shares(rules.writer)
-        tries = {
-            kind: [_try(lesson, 0, rules, shares) for lesson in lessons(kind, first[kind], rules.seed)]
-            for kind in KINDS
-        }
-        for number, label in enumerate(("pilot", "pilot, second tries")):
-            size = sum(map(len, tries.values()))
-            tally = teachers.ask(functools.partial(_requests, tries.__getitem__), label, size)
-            asked += 0 if number else size - tally.found
-            seconds += tally.seconds
-            again: dict[str, list[_Try]] = {kind: [] for kind in KINDS}
-            for kind, tried in tries.items():
-                replies = [teachers.reply(t.request.key) for t in tried]
-                texts = [_submission(t, reply, rules.license) for t, reply in zip(tried, replies, strict=True)]
-                rows = check(kind, texts, label, rules)
-                for t, reply, row in zip(tried, replies, rows, strict=True):
-                    costs[t.request.label] += teachers.planned_cost(t.request, reply)
-                    if number or row["code"] in _NOT_ASKED_AGAIN:
-                        rejected.update(filter(None, [row["code"]]))
-                    elif row["code"]:
-                        again[kind].append(_try(t.lesson, 1, rules, shares))
-            tries = again
-    batch = any(endpoint.mode == "batch" for endpoint in shares.endpoints)
-    return Sample(total, list(costs.values()), rejected, asked, seconds, batch)
+    textbooks = round(min(requests, total) * counts["textbooks"] / total)
+    chosen = {"textbooks": textbooks, "exercises": min(requests, total) - textbooks}
+    with tempfile.TemporaryDirectory() as scratch, Teachers.of(config, workdir, live=True) as teachers:
+        pilot = _Lessons(open_draft(scratch, "pilot", name, {}, {}), rules, chosen, teachers)
+        first, second = pilot.ask()
+        costs: Counter[str] = Counter()
+        rejected: Counter[str] = Counter()
+        for kind, reviewer in pilot.reviewers.items():
+            for t in (*pilot.first(kind), *pilot.second(kind)):
+                costs[t.request.label] += teachers.planned_cost(t.request, teachers.reply(t.request.key))
+            rejected.update(row["code"] for row in reviewer.failed(0) if row["code"] in _NOT_ASKED_AGAIN)
+            rejected.update(row["code"] for row in reviewer.failed(1))
+        batch = any(endpoint.mode == "batch" for endpoint in teachers.shares(rules.writer).endpoints)
+    asked = sum(chosen.values()) - first.found
+    return Sample(total, list(costs.values()), rejected, asked, first.seconds + second.seconds, batch)
 
 
 def _counts(rules: Config) -> dict[str, int]:
     """Lessons of each kind that are asked for."""
     asked = {"textbooks": rules.textbook_requests, "exercises": rules.exercise_requests}
     return {kind: max(1, round(count * rules.share)) if count else 0 for kind, count in asked.items()}
-
-
-def _try(lesson: Lesson, number: int, rules: Config, shares: Shares) -> _Try:
-    teacher = shares.endpoint(lesson.number)
-    request = Request(
-        model=teacher.model,
-        messages=prompts.messages(lesson),
-        max_tokens=rules.max_tokens,
-        temperature=rules.temperature,
-        seed=number,
-        schema=prompts.SCHEMAS[lesson.kind],
-        label=f"{lesson.kind}/{lesson.number}",
-    )
-    return _Try(lesson, request, teacher.name, number)
-
-
-def _requests(tries: Callable[[str], Iterable[_Try]]) -> Iterator[Request]:
-    return (t.request for kind in KINDS for t in tries(kind))
 
 
 def _submission(tried: _Try, reply: Reply, license: str) -> Submission:
@@ -166,7 +163,7 @@ def _submission(tried: _Try, reply: Reply, license: str) -> Submission:
     return Submission(
         path=f"{tried.request.label}/{tried.number}",
         text=text,
-        source=tried.teacher,
+        source=tried.teacher.name,
         license=license,
         tests=tests,
         name=tried.lesson.name or None,

@@ -18,6 +18,7 @@ test data selection"). Some are equivalent to the solution, so not all can be as
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -35,18 +36,27 @@ _TRIVIAL = (
     ("always returns the same result (the third)", "_results[2]"),
     ("always returns the empty value of its type", "type(_results[0])()"),
 )
-_BOUNDARIES = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
-_EQUALITIES = {
-    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
-}  # fmt: skip
-_COMPARISONS: dict[Any, Any] = {**_BOUNDARIES, **_EQUALITIES}
-_ARITHMETIC: dict[Any, Any] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
-    ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitAnd,
-    ast.LShift: ast.RShift, ast.RShift: ast.LShift,
-}  # fmt: skip
-_PAIRS = (("min", "max"), ("any", "all"), ("sorted", "list"), ("upper", "lower"), ("startswith", "endswith"))
-_CALLS = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """What stands there -> what takes its place, of "this that, these those"."""
+    return dict(pair.split() for pair in text.split(", "))
+
+
+_OPERATORS = {
+    "boundary": _pairs("Lt LtE, LtE Lt, Gt GtE, GtE Gt"),
+    "equality": _pairs("Eq NotEq, NotEq Eq, In NotIn, NotIn In, Is IsNot, IsNot Is"),
+    "connective": _pairs("And Or, Or And"),
+    "arithmetic": _pairs(
+        "Add Sub, Sub Add, Mult Add, Div Mult, FloorDiv Mult, Mod Mult, Pow Mult, BitAnd BitOr, BitOr BitAnd, "
+        "BitXor BitAnd, LShift RShift, RShift LShift"
+    ),
+}
+_OTHER = {one: (kind, other) for kind, pairs in _OPERATORS.items() for one, other in pairs.items()}
+_CALLS = _pairs(
+    "min max, max min, any all, all any, sorted list, list sorted, upper lower, lower upper, startswith endswith, "
+    "endswith startswith"
+)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _OPERATIONS = (ast.Compare, ast.BinOp, ast.BoolOp, ast.UnaryOp)  # in brackets they stay one operand
 
@@ -98,36 +108,37 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Any, ast.AST]]:
 
 def _changes_of(node: ast.AST) -> Iterator[tuple[str, Any, ast.AST]]:
     """Those of this node itself, not of what is in it."""
-    conditions: list[ast.expr] = []
     match node:
-        case ast.Compare():
-            for place, op in enumerate(node.ops):
-                kind = "boundary" if type(op) in _BOUNDARIES else "equality"
-                ops = [*node.ops[:place], _COMPARISONS[type(op)](), *node.ops[place + 1 :]]
-                yield kind, node, ast.Compare(node.left, ops, node.comparators)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-            yield "arithmetic", node, ast.BinOp(left, _ARITHMETIC[type(op)](), right)
-        case ast.BoolOp(op=op):
-            yield "connective", node, ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), node.values)
-        case ast.Constant(value=bool(value)):
-            yield "constant", node, ast.Constant(not value)
-        case ast.Constant(value=int(value) | float(value)):
-            yield "constant", node, ast.Constant(value + 1)
+        case ast.Compare(ops=ops):
+            for place, op in enumerate(ops):
+                kind, other = _other(op)
+                yield kind, node, _with(node, ops=[*ops[:place], other, *ops[place + 1 :]])
+        case ast.BinOp(op=op) | ast.BoolOp(op=op) | ast.AugAssign(op=op) if type(op).__name__ in _OTHER:
+            kind, other = _other(op)
+            yield kind, node, _with(node, op=other)
+        case ast.Constant(value=bool() | int() | float() as value):
+            yield "constant", node, ast.Constant(not value if isinstance(value, bool) else value + 1)
         case ast.Name(id=name, ctx=ast.Load()) if name in _CALLS:
-            yield "call", node, ast.Name(_CALLS[name])
+            yield "call", node, _with(node, id=_CALLS[name])
         case ast.Attribute(attr=name, ctx=ast.Load()) if name in _CALLS:
-            yield "call", node, ast.Attribute(node.value, _CALLS[name])
-        case ast.AugAssign(target=target, op=op):
-            if type(op) in _ARITHMETIC:
-                yield "arithmetic", node, ast.AugAssign(target, _ARITHMETIC[type(op)](), node.value)
-            yield "statement", node, ast.Pass()
-        case ast.Break() | ast.Continue() | ast.Expr(value=ast.Call()):
-            yield "statement", node, ast.Pass()
-        case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):
-            conditions = [test]
-        case ast.comprehension():
-            conditions = node.ifs
-    for test in conditions:
-        # Of an equality, "equality" is the negation already.
-        if not (isinstance(test, ast.Compare) and type(test.ops[0]) in _EQUALITIES):
-            yield "negation", test, ast.UnaryOp(ast.Not(), test)
+            yield "call", node, _with(node, attr=_CALLS[name])
+        case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test) | ast.comprehension(ifs=[test, *_]):
+            # Of an equality, "equality" is the negation already.
+            if not (isinstance(test, ast.Compare) and _other(test.ops[0])[0] == "equality"):
+                yield "negation", test, ast.UnaryOp(ast.Not(), test)
+    if isinstance(node, ast.AugAssign | ast.Break | ast.Continue) or (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ):
+        yield "statement", node, ast.Pass()
+
+
+def _other(op: ast.AST) -> tuple[str, ast.AST]:
+    """(kind, the operator that takes this one's place)"""
+    kind, name = _OTHER[type(op).__name__]
+    return kind, getattr(ast, name)()
+
+
+def _with(node: ast.AST, **fields: Any) -> ast.AST:
+    changed = copy.copy(node)
+    vars(changed).update(fields)
+    return changed

@@ -98,6 +98,12 @@ def said(verdict: Verdict) -> Any:
     return verdict.value
 
 
+def no_fault(check: Check, verdict: Verdict, confinement: str) -> Fault | None:
+    """The fault that a check says there is, where it says no more."""
+    found = said(verdict)
+    return found if found is None or isinstance(found, Fault) else TAMPERS
+
+
 def _line(text: str) -> str:
     """One line, without addresses, and printable in any encoding."""
     text = re.sub("0x[0-9a-fA-F]{4,}", "0x...", " ".join(text.split()))

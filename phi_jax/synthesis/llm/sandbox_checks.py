@@ -17,9 +17,8 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Example = tuple[str, str, str | None, bool, bool]
-"""Of a docstring or a session: source, what it prints, "Error: text" that it raises or None, whether "..." stands for
-anything, whether any white space counts as one space (doctest's ELLIPSIS and NORMALIZE_WHITESPACE)."""
+Example = tuple[str, str, str | None]
+"""Of a docstring or a session: source, what it prints, "Error: text" that it raises or None."""
 Block = tuple[str, Sequence[Sequence[Example]], str | None]
 """Code ("" for a session), the examples of the session or of each docstring, what it says it prints or None."""
 Fault = tuple[str, str]
@@ -114,21 +113,22 @@ class _NoInput(io.StringIO):
     read = readline = readlines = __next__ = _refuse
 
 
-def _same(got: str, wanted: str, *, anything: bool = False, spaces: bool = False) -> bool:
+def _same(got: str, wanted: str) -> bool:
     """Whether what was printed is what the text states, trailing white space aside."""
-    if spaces:
-        got, wanted = " ".join(got.split()), " ".join(wanted.split())
-    got, wanted = ("\n".join(line.rstrip() for line in s.splitlines()).rstrip() for s in (got, wanted))
-    if anything and "..." in wanted:
-        return re.fullmatch(".*".join(map(re.escape, wanted.split("..."))), got, re.DOTALL) is not None
+    got, wanted = ("\n".join(map(str.rstrip, text.splitlines())).rstrip() for text in (got, wanted))
     return got == wanted
+
+
+def _alike(got: str, wanted: str) -> bool:
+    """For an example: "..." stands for anything, and any white space is one space."""
+    got, wanted = (" ".join(text.replace("<BLANKLINE>", "").split()) for text in (got, wanted))
+    return re.fullmatch(".*".join(map(re.escape, wanted.split("..."))), got) is not None
 
 
 def _wrong_example(examples: Sequence[Example], namespace: dict[str, Any], seconds: float) -> Fault | None:
     """The first of the examples that does not hold, and how. They run in a copy of `namespace`, as in doctest."""
     own = dict(namespace)
-    for source, wanted, raises, anything, spaces in examples:
-        same = functools.partial(_same, anything=anything, spaces=spaces)
+    for source, wanted, raises in examples:
         shown = f"the example {_short(source)!r}"
         with contextlib.redirect_stdout(_Output()) as output:
             error = _run(source, own, seconds, "single")
@@ -136,14 +136,12 @@ def _wrong_example(examples: Sequence[Example], namespace: dict[str, Any], secon
             # "module.Error: text" is stated as "Error: text" or whole.
             stated = re.sub(r"^[\w.]*\.(?=\w+(:|$))", "", (raises or "").strip())
             whole = f"{type(error).__name__}: {error}".strip().removesuffix(":")
-            if type(error) is _Late or raises is None or not same(whole, stated):
+            if type(error) is _Late or raises is None or not _alike(whole, stated):
                 return _fault(f"{shown} fails", error, "wrong_example")
         elif raises is not None:
             return "wrong_example", f"{shown} does not raise {_short(raises)}"
-        else:
-            wanted = re.sub(r"(?m)^<BLANKLINE>[ \t]*$", "", wanted)
-            if not same(output.text(), wanted):
-                return "wrong_example", f"{shown} gives {_short(output.text())!r}, not {_short(wanted)!r}"
+        elif not _alike(output.text(), wanted):
+            return "wrong_example", f"{shown} gives {_short(output.text())!r}, not {_short(wanted)!r}"
     return None
 
 

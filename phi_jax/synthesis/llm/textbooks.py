@@ -13,11 +13,11 @@ import ast
 import dataclasses
 from collections.abc import Sequence
 
-from phi_jax.sandbox import Limits, Verdict
+from phi_jax.sandbox import Limits
 from phi_jax.store.markdown import Fence, fences
 from phi_jax.synthesis.llm import sandbox_checks
 from phi_jax.synthesis.llm.examples import docstring_examples, examples_of, parsed, uses_sets
-from phi_jax.synthesis.llm.run_checks import TAMPERS, Check, check, said
+from phi_jax.synthesis.llm.run_checks import Check, check, no_fault
 from phi_jax.synthesis.outputs import Fault
 
 _PYTHON = ("python", "py", "python3", "py3", "ipython", "ipython3", "pycon", "doctest")
@@ -89,12 +89,7 @@ def _is_output(fence: Fence, between: str) -> bool:
 
 def check_textbooks(texts: Sequence[str], label: str, *, sandbox: str, workers: int) -> list[Fault | None]:
     """For each section None, or why it is set aside, with the block's number. sandbox: "full" or "none"."""
-    return check(texts, _read, _judged, label, limits=_LIMITS, confinement=sandbox, workers=workers)
-
-
-def _judged(section: Check, verdict: Verdict, confinement: str) -> Fault | None:
-    found = said(verdict)
-    return found if found is None or isinstance(found, Fault) else TAMPERS
+    return check(texts, _read, no_fault, label, limits=_LIMITS, confinement=sandbox, workers=workers)
 
 
 def _read(text: str) -> Check | Fault:

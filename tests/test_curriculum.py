@@ -15,6 +15,8 @@ from phi_jax.errors import UserError
 from phi_jax.synthesis.llm import curriculum
 from phi_jax.synthesis.llm.curriculum import KINDS, Lesson, lessons
 
+AUDIENCES = curriculum.load().lists["textbooks"]["audience"]
+VERBS, TAKES, NOUNS = (curriculum.load().lists["exercises"][name] for name in ("verb", "takes", "noun"))
 kinds = st.sampled_from(KINDS)
 seeds = st.integers(0, 2**63)
 
@@ -31,23 +33,22 @@ def test_what_the_file_holds():
     assert [len(topics) for topics in data["areas"].values()] == [10] * 40
     assert set(plan.formats) == set(KINDS)
     assert min(map(len, plan.formats.values())) >= 10
-    assert min(len(plan.audiences), len(plan.takes)) >= 20
-    assert len({verb for verb, _ in plan.verbs}) >= 150
-    assert len(plan.nouns) >= 300
+    assert min(len(AUDIENCES), len(TAKES)) >= 20
+    assert len({verb for verb, _ in VERBS}) >= 150
+    assert len(NOUNS) >= 300
     told = [text for formats in plan.formats.values() for text in formats.values()]
-    for entries in ([t for _, t in plan.topics], plan.audiences, plan.nouns, plan.takes, plan.verbs, told):
+    for entries in ([t for _, t in plan.topics], AUDIENCES, NOUNS, TAKES, VERBS, told):
         assert len(set(entries)) == len(entries)
         words = [word for entry in entries for word in ([entry] if isinstance(entry, str) else entry)]
         assert all(word == word.strip() != "" for word in words)
-    for word in (*(verb for verb, _ in plan.verbs), *plan.nouns):
+    for word in (*(verb for verb, _ in VERBS), *NOUNS):
         assert word.isidentifier()
         assert word.islower()
-    assert not any("_" in noun for noun in plan.nouns)  # so that no two pairs of verb and noun make the same name
+    assert not any("_" in noun for noun in NOUNS)  # so that no two pairs of verb and noun make the same name
 
 
 def test_types_are_python_annotations():
-    plan = curriculum.load()
-    for types in (*plan.takes, *(gives for _, gives in plan.verbs)):
+    for types in (*TAKES, *(gives for _, gives in VERBS)):
         compile(f"_: ({types.replace('*values: ', '')},)", "takes", "exec")
 
 
@@ -66,15 +67,15 @@ def test_a_lesson_is_a_function_of_kind_seed_and_number(kind, seed, count, more)
         assert (lesson.area, lesson.topic) in plan.topics
         assert lesson.format in plan.formats[kind]
         if kind == "textbooks":
-            assert lesson.audience in plan.audiences
-            assert lesson.setting in plan.nouns
+            assert lesson.audience in AUDIENCES
+            assert lesson.setting in NOUNS
             assert lesson.name == lesson.takes == lesson.gives == ""
         else:
             verb, noun = lesson.name.rsplit("_", 1)
             assert not keyword.iskeyword(lesson.name)
-            assert (verb, lesson.gives) in plan.verbs
-            assert noun in plan.nouns
-            assert lesson.takes in plan.takes
+            assert (verb, lesson.gives) in VERBS
+            assert noun in NOUNS
+            assert lesson.takes in TAKES
             assert lesson.audience == lesson.setting == ""
 
 
@@ -82,11 +83,9 @@ def test_a_lesson_is_a_function_of_kind_seed_and_number(kind, seed, count, more)
 def test_every_choice_of_a_topic_is_reached_before_one_returns(kind):
     """The walk is a permutation of all choices: shown on a curriculum that is small enough to walk to its end."""
     plan = curriculum.load()
-    formats = {kind: dict(itertools.islice(plan.formats[kind].items(), 4)) for kind in KINDS}
-    small = curriculum.Curriculum(
-        plan.topics[:2], plan.audiences[:3], formats, plan.verbs[:5], plan.nouns[:7], plan.takes[:3], ""
-    )
-    count = len(small.topics) * small.choices(kind)
+    lists = {kind: {name: entries[:4] for name, entries in plan.lists[kind].items()} for kind in KINDS}
+    small = dataclasses.replace(plan, topics=plan.topics[:2], lists=lists)
+    count = 2 * 4 ** len(lists[kind])
     made = list(small.lessons(kind, count, seed=3))
     assert len({constraints(lesson) for lesson in made}) == count
     assert len(set(Counter(lesson.format for lesson in made).values())) == 1
@@ -104,7 +103,7 @@ def test_a_rehearsal_sees_all_formats_names_and_types_evenly():
     formats = Counter(lesson.format for lesson in made)
     assert max(formats.values()) < 1.3 * min(formats.values())
     assert len({lesson.name for lesson in made}) > 7000
-    assert {lesson.takes for lesson in made} == set(curriculum.load().takes)
+    assert {lesson.takes for lesson in made} == set(TAKES)
 
 
 def test_lessons_are_not_kept():

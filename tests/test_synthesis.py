@@ -110,7 +110,7 @@ def test_what_is_wrong_is_set_aside_and_its_neighbours_are_not(split):
     ]
     faults = run_texts([*good, *wrong, section], "texts", sandbox="full", workers=2)
     codes = [fault and fault.code for fault in faults]
-    assert codes == [None] * 5 + ["wrong_example", "does_not_run", "wrong_example", "wrong_output", None]
+    assert codes == [None] * 5 + ["wrong_output", "does_not_run", "wrong_output", "wrong_output", None]
 
 
 def test_references_pass_their_hidden_tests_and_nothing_passes_all(split):

@@ -28,7 +28,8 @@ from phi_jax.synthesis.review import Reviewer, Submission, clear
 
 NAME = "files"  # stands in the facts
 _ENDINGS = (".jsonl", ".parquet")
-_FIELDS = ("kind", "text", "code", "tests", "source", "path", "license", "language", "teacher")
+_OWN = ("source", "path", "license", "teacher")  # what is taken over
+_FIELDS = (*_OWN, "kind", "text", "code", "tests", "language")
 _KIND_OF = {language: kind for kind, language in LANGUAGES.items()}  # where a row has no kind
 
 
@@ -63,7 +64,7 @@ def _files(names: Sequence[str], field: str) -> list[epath.Path]:
         if not path.exists():
             raise UserError(f"{field}: {path}: no such file or directory; mend the path")
         inside = sorted(p for p in path.iterdir() if p.name.endswith(_ENDINGS)) if path.is_dir() else [path]
-        if not inside or not path.is_dir() and not path.name.endswith(_ENDINGS):
+        if not inside or not all(p.name.endswith(_ENDINGS) for p in inside):
             raise UserError(f"{field}: {path}: neither {' nor '.join(_ENDINGS)}, nor a directory of such")
         found += inside
     return found
@@ -123,9 +124,10 @@ def _submission(item: _Item, license: str) -> Submission:
         fault = Fault("no_text", f"its kind is {kind[:40]!r}, not one of {', '.join(LANGUAGES)}")
     elif not isinstance(text, str):
         fault = Fault("no_text", "it has no field 'text' or 'code' that holds a text")
-    own = {"path": item.place, "source": item.place.rpartition(":")[0], "license": license, "teacher": None}
+    own = {name: value for name in _OWN if isinstance(value := row.get(name), str)}
+    source = item.place.rpartition(":")[0]
     return Submission(
-        **{name: value if isinstance(value := row.get(name), str) else own[name] for name in own},
+        **{"path": item.place, "source": source, "license": license, **own},
         text=text if isinstance(text, str) else json.dumps(row, ensure_ascii=False, default=str),
         tests=None if kind == "textbooks" else _tests(row.get("tests")),
         fault=fault,

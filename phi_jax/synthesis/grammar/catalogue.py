@@ -10,18 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from phi_jax.store.documents import uniform
-from phi_jax.synthesis.grammar.families import Behaviour, all_behaviours
+from phi_jax.synthesis.grammar.families import Behaviour, all_behaviours, grammar
 
 FIXED_INPUTS = 20
 INTEGER, TEXT, NUMBERS, WORDS, TABLE = "int", "str", "list[int]", "list[str]", "dict[str,int]"
-
-_VOCABULARY = (
-    "apple", "river", "oak", "tea", "orange", "moon", "umbrella", "stone", "ice", "violin", "cat", "harbor", "echo",
-    "pen", "table", "egg", "summer", "ox", "garden", "island", "zebra", "note", "area", "window", "key", "train",
-)  # fmt: skip
-_EDGES: dict[str, tuple[Any, Any]] = {  # the empty value, and a single one
-    INTEGER: (0, 7), TEXT: ("", "a"), NUMBERS: ([], [6]), WORDS: ([], ["egg"]), TABLE: ({}, {"oak": 9}),
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +32,24 @@ class Known:
 def fixed_inputs(signature: Sequence[str]) -> list[tuple[Any, ...]]:
     """The 20 inputs of a signature, on which behaviours are told apart and problems are tested."""
     rng = random.Random(f"fixed inputs {list(signature)}")
-    edges = [tuple(_EDGES[kind][i] for kind in signature) for i in range(2)]
+    edges = [tuple(grammar()["edges"][kind][i] for kind in signature) for i in range(2)]
     return edges + [tuple(random_value(kind, rng) for kind in signature) for _ in range(FIXED_INPUTS - len(edges))]
 
 
 def random_value(kind: str, rng: random.Random, longest: int = 8) -> Any:
     """A value of a type, with at most `longest` items."""
+    words = grammar()["words"]["values"]
     if kind == INTEGER:
         return rng.randint(-20, 60) if rng.random() < 0.8 else rng.randint(100, 999)
     if kind == NUMBERS:
         return [rng.randint(-12, 24) for _ in range(rng.randint(2, longest))]
     if kind == WORDS:
-        return [rng.choice(_VOCABULARY) for _ in range(rng.randint(2, longest))]
+        return [rng.choice(words) for _ in range(rng.randint(2, longest))]
     if kind == TABLE:
-        return {word: rng.randint(-12, 24) for word in rng.sample(_VOCABULARY, rng.randint(2, longest))}
+        return {word: rng.randint(-12, 24) for word in rng.sample(words, rng.randint(2, longest))}
     assert kind == TEXT
-    words = [rng.choice(_VOCABULARY) for _ in range(rng.randint(2, max(2, longest // 2)))]
-    styled = [rng.choice((w, w, w.capitalize(), w.upper())) for w in words]
+    chosen = [rng.choice(words) for _ in range(rng.randint(2, max(2, longest // 2)))]
+    styled = [rng.choice((w, w, w.capitalize(), w.upper())) for w in chosen]
     return " ".join(w if rng.random() < 0.8 else f"{w}{rng.randint(0, 99)}" for w in styled)
 
 

@@ -14,7 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-_FILE = Path(__file__).with_name("grammar.toml")
+
+@functools.cache
+def grammar() -> dict[str, Any]:
+    """What grammar.toml holds."""
+    return tomllib.loads(Path(__file__).with_name("grammar.toml").read_text(encoding="utf-8"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +79,11 @@ class _Part:
 
 def all_behaviours() -> Iterator[Behaviour]:
     """Every combination of every family, some of them the same as others in what they do."""
-    data = tomllib.loads(_FILE.read_text(encoding="utf-8"))
     tables = {
         name: [_Part(slug, *map(_Code, texts)) for slug, texts in table.items()]
-        for name, table in data["parts"].items()
+        for name, table in grammar()["parts"].items()
     }
-    for family in data["families"]:
+    for family in grammar()["families"]:
         choices = [_chosen(tables, *spec.split()) for spec in family["choices"].values()]
         for chosen in itertools.product(*choices):
             if len(set(chosen)) == len(chosen):

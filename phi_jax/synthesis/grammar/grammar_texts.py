@@ -7,30 +7,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from phi_jax.synthesis.grammar.catalogue import (
-    INTEGER,
-    NUMBERS,
-    TABLE,
-    TEXT,
-    WORDS,
-    Known,
-    fixed_inputs,
-    random_value,
-)
-from phi_jax.synthesis.grammar.families import filled, indented
+from phi_jax.synthesis.grammar.catalogue import INTEGER, NUMBERS, Known, fixed_inputs, random_value
+from phi_jax.synthesis.grammar.families import filled, grammar, indented
 
 _TRIES = 20  # at an example that is not empty and not too long
 _LONGEST_RESULT = 60  # characters
-_NAMES = {
-    INTEGER: ("n", "number", "value"),
-    TEXT: ("text", "s", "line"),
-    NUMBERS: ("numbers", "values", "items"),
-    WORDS: ("words", "names", "strings"),
-    TABLE: ("scores", "table", "prices"),
-}
-_SECOND_NAMES = {INTEGER: ("limit", "k", "other"), NUMBERS: ("others", "more", "seconds")}
-_VERBS = ("Return", "Return", "Return", "Compute", "Give")
-_OPENINGS = ("Suppose we want", "We often need", "Let us write a function that gives", "The next function gives")
 
 Example = tuple[tuple[Any, ...], str]
 """Arguments, and the repr of the result."""
@@ -52,9 +33,13 @@ class _Words:
 
     def __init__(self, known: Known, rng: random.Random) -> None:
         first, *others = known.behaviour.signature
-        self._parameters = (rng.choice(_NAMES[first]), *(rng.choice(_SECOND_NAMES[kind]) for kind in others))
+        self._parameters = (
+            rng.choice(grammar()["names"][first]),
+            *(rng.choice(grammar()["second_names"][kind]) for kind in others),
+        )
         self.function = known.behaviour.slug
-        self.told = f"{rng.choice(_VERBS)} {self.fill(known.behaviour.sentence)}."  # the docstring's first line
+        verb = rng.choice(grammar()["words"]["verbs"])
+        self.told = f"{verb} {self.fill(known.behaviour.sentence)}."  # the docstring's first line
         self.head = f"def {self.function}({', '.join(self._parameters)}):\n"
 
     def fill(self, template: str) -> str:
@@ -127,7 +112,7 @@ def textbook_section(known: Known, number: int) -> Text:
     prose = [
         f"{behaviour.family.capitalize()}.",
         "",
-        f"{rng.choice(_OPENINGS)} {words.fill(behaviour.sentence)}.",
+        f"{rng.choice(grammar()['words']['openings'])} {words.fill(behaviour.sentence)}.",
         f"In the code, {words.fill(behaviour.explained)}.",
         "Here a loop gathers the results." if looped else "This is how Python says it.",
     ]

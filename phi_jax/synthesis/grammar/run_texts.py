@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from phi_jax.progress import Progress
-from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
+from phi_jax.sandbox import Limits, Sandbox
 from phi_jax.synthesis.grammar.catalogue import fixed_inputs
-from phi_jax.synthesis.grammar.grammar_texts import Example, Text
+from phi_jax.synthesis.grammar.grammar_texts import Text
+from phi_jax.synthesis.llm.run_checks import as_fault, program, said
+from phi_jax.synthesis.llm.sandbox_checks import Block
 from phi_jax.synthesis.outputs import Fault, chunks
 
-_BATCH = 40  # texts in one program: each start of a process costs more than running a text
-_LIMITS = Limits(wall_seconds=10.0, cpu_seconds=5.0, report_bytes=1 << 20)
-
-# Each text is executed in a namespace of its own. It is ours, so it may say itself what it showed.
-_CANDIDATE = """\
-import contextlib, io
-
-def _run(code, name, calls):
-    namespace, out = {"__name__": "text"}, io.StringIO()
-    try:
-        with contextlib.redirect_stdout(out):
-            exec(code, namespace)
-        return out.getvalue(), [repr(namespace[name](*arguments)) for arguments in calls]
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
-def report():
-    return [_run(*text) for text in TEXTS]
-
-"""
+_BATCH = 40  # texts in one program: they are ours, and a start of a process costs more than running a text
+_LIMITS = Limits(wall_seconds=10.0, cpu_seconds=5.0)
 
 
 def run_texts(texts: Sequence[Text], label: str, *, sandbox: str, workers: int) -> list[Fault | None]:
@@ -45,34 +28,18 @@ def run_texts(texts: Sequence[Text], label: str, *, sandbox: str, workers: int) 
         Sandbox(limits=_LIMITS, workers=workers, confinement=sandbox) as box,
         Progress(label, len(texts), "texts") as bar,
     ):
-        for batch, verdict in zip(batches, box.run(map(_program, batches)), strict=True):
-            faults += map(_fault, batch, verdict.value) if verdict.passed else _of_all(batch, verdict)
+        calls = (f"[textbook(blocks) for blocks in {list(map(_blocks, batch))!r}]" for batch in batches)
+        for batch, verdict in zip(batches, box.run(map(program, calls)), strict=True):
+            found = said(verdict)
+            faults += [found] * len(batch) if isinstance(found, Fault) else map(as_fault, found)
             bar.advance(len(batch))
     return faults
 
 
-def _program(texts: Sequence[Text]) -> Program:
-    runs = [(text.code, text.entry_point, [arguments for arguments, _ in _cases(text)]) for text in texts]
-    return Program(candidate=f"{_CANDIDATE}TEXTS = {runs!r}\n", tests="", entry_point=None, report="report")
-
-
-def _cases(text: Text) -> list[Example]:
-    """The calls of a text with their results: the fixed inputs, and its examples."""
+def _blocks(text: Text) -> list[Block]:
+    """The text as a section: the program with what it prints, and a block that prints the results of all calls."""
     inputs = fixed_inputs(text.known.behaviour.signature)
-    return [*zip(inputs, text.known.outputs, strict=True), *text.examples]
-
-
-def _fault(text: Text, shown: Any) -> Fault | None:
-    if isinstance(shown, str):
-        return Fault("does_not_run", shown)
-    printed, results = shown
-    if results != [result for _, result in _cases(text)]:
-        return Fault("wrong_example", f"{text.entry_point} does not give what its text states")
-    if text.printed not in (None, printed):
-        return Fault("wrong_output", f"{text.entry_point} prints something else")
-    return None
-
-
-def _of_all(texts: Sequence[Text], verdict: Verdict) -> list[Fault | None]:
-    code = "too_slow" if verdict.result == "timed out" else "does_not_run"
-    return [Fault(code, verdict.result)] * len(texts)
+    calls = [*inputs, *(arguments for arguments, _ in text.examples)]
+    results = [*text.known.outputs, *(result for _, result in text.examples)]
+    check = f"for arguments in {calls!r}:\n    print(repr({text.entry_point}(*arguments)))"
+    return [(text.code, [], text.printed), (check, [], "\n".join(results))]

@@ -92,10 +92,15 @@ def said(verdict: Verdict) -> Any:
     if not verdict.passed:
         code = "too_slow" if verdict.result == "timed out" else "does_not_run"
         return Fault(code, verdict.result.removeprefix("failed: "))
-    match verdict.value:
+    return as_fault(verdict.value)
+
+
+def as_fault(value: Any) -> Any:
+    """(code, reason) as a Fault; anything else as it is."""
+    match value:
         case (str(code), str(reason)):
             return Fault(code, _line(reason)) if code in _CODES else TAMPERS
-    return verdict.value
+    return value
 
 
 def no_fault(check: Check, verdict: Verdict, confinement: str) -> Fault | None:

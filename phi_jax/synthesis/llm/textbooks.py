@@ -10,8 +10,8 @@ label that parse as Python and do more than name a value. The ```output block be
 from __future__ import annotations
 
 import ast
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from phi_jax.sandbox import Limits
 from phi_jax.store.markdown import Fence, fences
@@ -25,17 +25,11 @@ _LIMITS = Limits(wall_seconds=20.0, cpu_seconds=4.0)
 _LONGEST = 200_000  # characters of a section
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """A Python block of a section and what the section says that it prints (None: it does not say)."""
 
     code: str
     output: str | None
-
-    @property
-    def is_session(self) -> bool:
-        """Whether it is typed at Python's prompt, results and all."""
-        return _is_session(self.code)
 
 
 def blocks(text: str) -> list[Block]:
@@ -51,7 +45,7 @@ def blocks(text: str) -> list[Block]:
             before = fence
             continue
         if before is not None and _is_output(fence, "".join(lines[before.last + 1 : fence.first])):
-            found[-1] = dataclasses.replace(found[-1], output=fence.content)
+            found[-1] = Block(found[-1].code, fence.content)
         before = None
     return found
 
@@ -104,7 +98,7 @@ def _read(text: str) -> Check | Fault:
         name = f"block {number}"
         if not block.code.strip():
             return Fault("wrong_form", f"{name} is empty")
-        if block.is_session:
+        if _is_session(block.code):
             examples = examples_of(block.code, name)
             read.append(("", [examples], None))  # it states its results itself
             sources = [source for source, *_ in examples]

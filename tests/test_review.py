@@ -130,7 +130,7 @@ def reviewed(draft, *batches):
     for kind, given in (("exercises", batches), ("textbooks", [[]])):
         reviewer = Reviewer(draft, kind, RULES)
         for batch in given:
-            reviewer.review(batch, len(batch), lambda submission: submission)
+            reviewer.review(batch)
         reviewer.publish()
     declare(draft, written_by="teacher")
     review.clear(draft)

@@ -9,7 +9,6 @@ Taken over where a row has them: source, path, license, teacher.
 from __future__ import annotations
 
 import ast
-import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -47,9 +46,9 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     rules = getattr(config.texts, draft.name)
     files = _files(rules.files, f"config.texts.{draft.name}.files")
     for kind in LANGUAGES:
-        of_kind = functools.partial(_of_kind, kind, files)
         reviewer = Reviewer(draft, kind, rules)
-        reviewer.review(of_kind(), sum(1 for _ in of_kind()), lambda item: _submission(item, rules.license))
+        of_kind = (item for item in _items(files) if (_kind(item.row) == "textbooks") == (kind == "textbooks"))
+        reviewer.review(_submission(item, rules.license) for item in of_kind)
         reviewer.publish()
     declare(draft, written_by=NAME, files=[file.name for file in files])
     clear(draft)
@@ -107,10 +106,6 @@ def _kind(row: Row) -> str:
     if row.get("kind") is not None:
         return str(row["kind"])
     return "exercises" if row.get("code") is not None else _KIND_OF.get(str(row.get("language")), "")
-
-
-def _of_kind(kind: str, files: Sequence[epath.Path]) -> Iterator[_Item]:
-    return (item for item in _items(files) if (_kind(item.row) == "textbooks") == (kind == "textbooks"))
 
 
 def _submission(item: _Item, license: str) -> Submission:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 from etils import epath
@@ -38,8 +37,6 @@ SCHEMA = pa.schema(
 _CHECKED = SCHEMA.append(pa.field("code", pa.string())).append(pa.field("reason", pa.string()))  # null: passed
 _TEXTS_PER_PART = 1000
 _CHECKED_DIRECTORY = "checked"  # of a draft
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,18 +97,15 @@ class Reviewer:
         self.kind, self._draft, self._rules = kind, draft, rules
         self.batches: list[Sorted] = []
 
-    def review(self, items: Iterable[T], total: int, submission: Callable[[T], Submission]) -> None:
-        """Checks one more batch of texts, `total` for the progress, and writes what came of them. submission: makes the
-        text of an item; it is not called for the items of a part that an earlier run has written.
-        """
+    def review(self, submissions: Iterable[Submission]) -> None:
+        """Checks one more batch of texts, and writes what came of them; parts that are there are not made again."""
         directory = self._draft.directory / _CHECKED_DIRECTORY / self.kind / f"batch-{len(self.batches) + 1}"
         self.batches.append(Sorted(directory / "passed", directory / "failed", _CHECKED, _CHECKED))
 
-        def checked(first: int, chunk: list[T]) -> list[Row]:
-            label = f"{self._draft.label} {self.kind} from {first:,} of {total:,}"
-            return check(self.kind, list(map(submission, chunk)), label, self._rules)
+        def checked(first: int, chunk: list[Submission]) -> list[Row]:
+            return check(self.kind, chunk, f"{self._draft.label} {self.kind} from {first:,}", self._rules)
 
-        self.batches[-1].write(items, checked, _TEXTS_PER_PART)
+        self.batches[-1].write(submissions, checked, _TEXTS_PER_PART)
 
     def failed(self, batch: int) -> Iterator[Row]:
         """The rows that were set aside in a batch, in their order."""

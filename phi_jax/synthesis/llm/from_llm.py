@@ -73,12 +73,10 @@ class _Lessons:
         def requests() -> Iterator[Request]:
             return (t.request for kind in KINDS for t in tries(kind))
 
-        def submission(t: _Try) -> Submission:
-            return _submission(t, self._teachers.reply(t.request.key), self._rules.license)
-
         tally = self._teachers.ask(requests, f"{self._label} {what}", sum(totals.values()))
         for kind, reviewer in self.reviewers.items():
-            reviewer.review(tries(kind), totals[kind], submission)
+            replies = ((t, self._teachers.reply(t.request.key)) for t in tries(kind))
+            reviewer.review(_submission(t, reply, self._rules.license) for t, reply in replies)
         return tally
 
     def _try(self, lesson: Lesson, number: int) -> _Try:

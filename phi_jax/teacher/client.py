@@ -1,402 +1,225 @@
-"""One endpoint, asked live: POST /chat/completions until a request is answered or given up.
-
-The openai client carries the requests; its retries are off, so that each attempt is in the journal before it is sent
-and each refusal is seen by the rates.
-"""
+"""One endpoint, asked live: POST /chat/completions until a request is answered or given up."""
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
+import contextlib
 import json
-import os
-import random
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
-from phi_jax import progress
 from phi_jax.errors import UserError
-from phi_jax.teacher import structured
-from phi_jax.teacher.budget import Purse, Stop
-from phi_jax.teacher.completion import Completion, one_line, read_completion
-from phi_jax.teacher.failures import Doubts, Failure, Kind, read_failure, without_key
-from phi_jax.teacher.journal import NOTHING_USED
+from phi_jax.progress import say
+from phi_jax.teacher.budget import Budget
+from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Price
-from phi_jax.teacher.rates import LONGEST_WAIT, Rates, retry_after
-from phi_jax.teacher.request import Endpoint, Reply, Request, Status, Usage
-from phi_jax.teacher.structured import Misfit, Rung
+from phi_jax.teacher.request import Endpoint, Messages, Reply, Request, Status, Usage
+from phi_jax.teacher.server.answers import Completion, Failure, read_completion, usable
+from phi_jax.teacher.server.connection import Connection, pause
+from phi_jax.teacher.server.dialect import Dialect
 
-if TYPE_CHECKING:
-    import httpx2
-
-_CONNECT_SECONDS = 20.0
-_BACKOFF = (0.5, 30.0)  # seconds: full jitter below 0.5, 1, 2, ..., 30
+_LOOK_AGAIN = 0.02  # seconds until a request that waits for its turn looks again
 _LONG_WAIT = 30.0  # seconds; the user is told
-_PROBES = 3  # tries at one rung before the next: one bad reply shows nothing
+_DOUBTS = 48  # attempts of requests given up one after the other, after which it is not the requests but the server
 
 
-def api_key(endpoint: Endpoint) -> str:
-    """From the environment; "" where the endpoint wants none. Raises UserError where the variable is not set."""
-    if not endpoint.key_variable:
-        return ""
-    key = os.environ.get(endpoint.key_variable, "").strip()
-    if not key:
-        raise UserError(
-            f"teacher {endpoint.name} ({endpoint.base_url}): the environment variable {endpoint.key_variable} is not "
-            f"set; put the API key there, or set config.teachers.{endpoint.name}.key_variable"
+class GivenUp:
+    """Requests that were given up, held back until another is answered, which shows that they are to blame.
+
+    Where none is answered, the server is to blame: an error ends the run, and they are asked again in the next.
+    """
+
+    def __init__(self, endpoint: Endpoint, journal: Journal) -> None:
+        self._endpoint, self._journal = endpoint, journal
+        self._held: list[tuple[str, Failure]] = []
+        self._answered = False
+
+    def add(self, key: str, failure: Failure) -> None:
+        """A request was given up. Raises UserError where it is one too many."""
+        if failure.kind == "unfit":  # the server has answered
+            self._record(key, failure)
+            return
+        self._held.append((key, failure))
+        if len(self._held) * self._endpoint.attempts >= _DOUBTS:
+            raise self._down(failure)
+
+    def answered(self) -> None:
+        """A request was answered: those held back are recorded as poisoned."""
+        self._answered = True
+        for key, failure in self._held:
+            self._record(key, failure)
+        self._held = []
+
+    def finish(self) -> None:
+        """No request is left. Raises UserError where the last ones failed because of the server.
+
+        Requests that it refused are to blame where it ever answered others.
+        """
+        for _, failure in self._held:
+            refused = failure.kind == "refused" and self._journal.has_answers(self._endpoint.model)
+            if failure.kind == "unreached" or not (self._answered or refused):
+                raise self._down(failure)
+        self.answered()
+
+    def _record(self, key: str, failure: Failure) -> None:
+        self._journal.conclude(key, Status.POISONED, "", failure.reason, self._endpoint.model)
+
+    def _down(self, failure: Failure) -> UserError:
+        name = self._endpoint.name
+        where = f"teacher {name} ({self._endpoint.base_url})"
+        if failure.kind == "unreached":
+            return UserError(
+                f"{where}: cannot be reached ({failure.reason}); check config.teachers.{name}.base_url and that the "
+                "server runs, then start again"
+            )
+        return UserError(
+            f"{where}: the server answers no request, the last of {len(self._held)} given up with: {failure.reason}; "
+            "what was answered is kept, so put that right and start again"
         )
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(
-            f"teacher {endpoint.name} ({endpoint.base_url}): the environment variable {endpoint.key_variable} holds "
-            "characters that no API key has; set it anew"
-        )
-    return key
+
+
+class Pace:
+    """How many requests may be in flight, and until when none may be sent.
+
+    A rate limit that says retry-after holds all requests back for that long. One that does not halves the number in
+    flight, at most once for those sent together; each answer adds a little, one more for a round of answers.
+    """
+
+    def __init__(self, budget: Budget, most: int) -> None:
+        self._budget, self._most = budget, most
+        self.limit = float(most)
+        self._in_flight = 0
+        self._resume = self._halved = 0.0
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[float]:
+        """The block is entered when a request may be sent. Gives that moment. Raises Stopped."""
+        while (delay := self._resume - time.monotonic()) > 0 or self._in_flight >= max(1, int(self.limit)):
+            await self._budget.sleep(min(delay, 1.0) if delay > 0 else _LOOK_AGAIN)
+        self._in_flight += 1
+        try:
+            yield time.monotonic()
+        finally:
+            self._in_flight -= 1
+
+    def answered(self) -> None:
+        """No limit turned a request away."""
+        self.limit = min(self._most, self.limit + 1 / self.limit)
+
+    def refused(self, wait: float | None, sent: float) -> None:
+        """A limit turned a request away. wait: its retry-after, seconds. sent: what `turn` gave."""
+        now = time.monotonic()
+        if wait is not None:
+            self._resume = max(self._resume, now + wait)
+        elif sent >= self._halved:
+            self.limit, self._halved = max(1.0, self.limit / 2), now
 
 
 class Client:
     """Asks `endpoint`. An async context manager; `reply_to` may be called by any number of tasks of one event loop."""
 
-    def __init__(self, endpoint: Endpoint, price: Price, purse: Purse, stop: Stop) -> None:
+    def __init__(self, endpoint: Endpoint, price: Price, budget: Budget) -> None:
         """Raises UserError where the endpoint's API key is not in the environment."""
-        self._endpoint, self._price, self._purse, self._stop = endpoint, price, purse, stop
-        self._key = api_key(endpoint)
-        self._rates = Rates()
-        self._gate = asyncio.Lock()  # those who wait for the rates go in turn
-        self._doubts = Doubts(endpoint)
-        self._rung: Rung | None = None
-        self._probing = asyncio.Lock()
-        self._limit_as = "max_tokens"
-        self._said_unmetered = False
+        self._endpoint, self._price, self._budget = endpoint, price, budget
+        self._connection = Connection(endpoint)
+        self._dialect = Dialect(endpoint)
+        self._pace = Pace(budget, endpoint.window)
+        self.given_up = GivenUp(endpoint, budget.journal)
         self._say_again_at = 0.0
-        self._random = random.Random()
+        self._said_unmetered = False
 
     async def __aenter__(self) -> Client:
-        import aiohttp
-        import httpx2
-        import openai
-
-        window = self._endpoint.window
-        limits = httpx2.Limits(max_connections=window, max_keepalive_connections=window)
-        http = openai.DefaultAioHttpClient(timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS), limits=limits)
-        try:
-            self._sdk = openai.AsyncOpenAI(
-                api_key=self._key or "none", base_url=self._endpoint.base_url, max_retries=0, http_client=http
-            )
-        except (httpx2.InvalidURL, ValueError) as error:
-            raise UserError(
-                f"teacher {self._endpoint.name}: {self._endpoint.base_url!r} is no address ({error}); set "
-                f"config.teachers.{self._endpoint.name}.base_url"
-            ) from None
-        self._raw = httpx2.Response
-        self._status_error = openai.APIStatusError
-        self._transport_errors = (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError)
-        # Raised before a connection stands, so before anything is sent.
-        self._unreached = (
-            aiohttp.ClientConnectorError,
-            aiohttp.ConnectionTimeoutError,
-            aiohttp.InvalidURL,
-            httpx2.InvalidURL,
-            httpx2.UnsupportedProtocol,
-        )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._sdk.close()
+    async def __aexit__(self, *error: object) -> None:
+        await self._connection.__aexit__()
 
-    async def reply_to(self, request: Request) -> Reply:
+    async def reply_to(self, request: Request) -> Status:
         """Asks until there is a final outcome, and brings it into the journal.
 
-        An outcome POISONED goes there with the next answer that another request gets, or with `finish`. Raises
-        UserError where the server answers nobody or the budget is used up, Stopped where the run is to stop.
+        POISONED goes there with the next answer that another request gets, or with `given_up.finish`. Raises UserError
+        where the server answers nobody or the budget is used up, Stopped where the run is to stop.
         """
-        rung = Rung.PROMPT if request.schema is None else await self.rung()
-        asked = dataclasses.replace(request, messages=structured.messages_on(rung, request))
-
-        def read(completion: Completion) -> str:
-            return completion.text if request.schema is None else structured.fit(completion.text, request.schema)
-
-        outcome = await self._ask(request, asked, rung, read, keep=True)
-        if isinstance(outcome, Reply):
-            return outcome
-        reply = self._final(request, Status.POISONED, "", outcome.reason)
-        if outcome.kind is Kind.UNFIT:  # the server has answered
-            await self._record([reply])
-        else:
-            self._doubts.add(reply, outcome)
-        return reply
-
-    async def finish(self) -> None:
-        """No request is left. Raises UserError where the last ones failed because the server is down."""
-        await self._record(self._doubts.end())
-
-    async def rung(self) -> Rung:
-        """How JSON is asked for here: what the journal remembers, else what a probe finds, which is then printed."""
-        async with self._probing:
-            if self._rung is None:
-                place = (self._purse.journal, self._endpoint.base_url, self._endpoint.model)
-                rung = await structured.remembered(*place)
-                if rung is None:
-                    rung = await self._probe()
-                    await structured.remember(*place, rung)
-                progress.say(f"teacher {self._endpoint.name}: {self._endpoint.model} is asked for JSON by {rung.value}")
-                self._rung = rung
-            return self._rung
-
-    # --- Probing ---------------------------------------------------------------------------------------------
-
-    async def _probe(self) -> Rung:
-        """The first rung that holds. On the first the schema is not in the prompt, so that a server which takes
-        response_format and ignores it answers with prose and is found out.
-        """
-        from pydantic import BaseModel, ConfigDict
-
-        class Probe(BaseModel):
-            model_config = ConfigDict(extra="forbid")
-            is_a_probe: bool
-            even_number: bool
-
-        reached = False
-        for rung, wanted in ((Rung.JSON_SCHEMA, Probe), (Rung.JSON_OBJECT, None), (Rung.PROMPT, None)):
-            if rung is Rung.PROMPT and reached:
-                break
-            text = "Say hello to the class in one sentence." if wanted else "Is 7 an even number? Is this a probe?"
-            for seed in range(_PROBES):
-                probe = Request(
-                    self._endpoint.model, (("user", text),), 1000, 0.0, seed, Probe, f"probe of {rung.value}"
-                )
-                asked = dataclasses.replace(probe, messages=structured.messages_on(rung, probe))
-                outcome = await self._ask(probe, asked, rung, lambda completion: completion.text, keep=False)
-                if isinstance(outcome, Failure):
-                    if outcome.kind is Kind.UNREACHED or rung is Rung.PROMPT:
-                        raise self._doubts.down(outcome)
-                    break
-                reached = True
-                if rung is Rung.PROMPT or structured.fits_untouched(outcome.text, wanted):
-                    return rung
-        return Rung.PROMPT
-
-    # --- Attempts --------------------------------------------------------------------------------------------
-
-    async def _ask(
-        self, request: Request, asked: Request, rung: Rung, read: Callable[[Completion], str], *, keep: bool
-    ) -> Reply | Failure:
-        """Attempts at `request`, sent as `asked`, until there is a final reply or they are used up.
-
-        keep: whether the reply goes into the journal.
-        """
-        counted = turned_away = 0
-        messages = asked.messages
+        counted = times = 0
+        correction: Messages = ()
         while True:
-            outcome = await self._attempt(request, asked, rung, read, keep=keep)
+            outcome = await self._attempt(request, correction)
             if isinstance(outcome, Reply):
-                await self._record(self._doubts.clear())
-                return outcome
-            if isinstance(outcome, _Unfit):
-                await self._record(self._doubts.clear())
-                counted += 1
-                asked = dataclasses.replace(
-                    asked, messages=messages + structured.correction(outcome.text, outcome.misfit)
-                )
-                failure = Failure(Kind.UNFIT, f"the reply does not fit the schema: {outcome.misfit}")
-            else:
-                failure = outcome
-                if failure.kind is Kind.REFUSED:
-                    return failure
-                counted += failure.kind in (Kind.FAILED, Kind.UNREACHED)
-                turned_away += failure.kind is Kind.LIMITED
-            if counted >= self._endpoint.attempts:
-                return failure
-            if failure.kind not in (Kind.RENAMED, Kind.UNFIT):
-                await self._wait(self._pause(failure, counted + turned_away), failure)
+                self.given_up.answered()
+                return outcome.status
+            if outcome.kind == "fatal":
+                raise UserError(outcome.reason)
+            if outcome.kind == "unfit":
+                self.given_up.answered()
+                correction = outcome.correction
+            times += 1
+            counted += outcome.kind not in ("limited", "changed")
+            if outcome.kind == "refused" or counted >= self._endpoint.attempts:
+                self.given_up.add(request.key, outcome)
+                return Status.POISONED
+            if outcome.kind not in ("changed", "unfit"):
+                await self._wait(pause(outcome, times), outcome.reason)
 
-    def _pause(self, failure: Failure, times: int) -> float:
-        """Seconds: full jitter, doubling; where the server asks to wait, that long and a little jitter."""
-        first, most = _BACKOFF
-        jitter = self._random.uniform(0.0, min(most, first * 2.0 ** min(times - 1, 20)))
-        if failure.wait is None:
-            return jitter
-        return min(failure.wait, LONGEST_WAIT) + min(jitter, max(0.2, 0.1 * failure.wait))
-
-    async def _wait(self, seconds: float, failure: Failure) -> None:
+    async def _wait(self, seconds: float, reason: str) -> None:
         """Says so where it is long, but not for each request."""
         now = time.monotonic()
         if seconds >= _LONG_WAIT and now >= self._say_again_at:
             self._say_again_at = now + seconds
-            progress.say(f"teacher {self._endpoint.name}: waits {seconds:.0f} s ({failure.reason})")
-        await self._stop.sleep(seconds)
+            say(f"teacher {self._endpoint.name}: waits {seconds:.0f} s ({reason})")
+        await self._budget.sleep(seconds)
 
-    async def _attempt(
-        self, request: Request, asked: Request, rung: Rung, read: Callable[[Completion], str], *, keep: bool
-    ) -> Reply | Failure | _Unfit:
+    async def _attempt(self, request: Request, correction: Messages) -> Reply | Failure:
         """One attempt: reserved before it is sent, settled or lost when this returns or raises."""
-        reservation = self._price.reservation(asked, batch=False)
-        tokens = asked.max_tokens + sum(len(content) for _, content in asked.messages) // 4
-        await self._turn(tokens)
-        try:
-            attempt = await self._purse.begin(request, reservation)
-            limit_as = self._limit_as
-            response = await self._exchange(attempt, structured.request_body(asked, rung, limit_as=limit_as))
-        finally:
-            self._rates.done(tokens)
-        if isinstance(response, Failure):
-            return response
-        if response.status_code >= 300:
-            return await self._failed(attempt, response, limit_as)
-        self._rates.answered(_headers(response))
-        try:
-            completion = read_completion(json.loads(response.content))
-        except (ValueError, RecursionError) as error:
-            reason = one_line(str(error)) if str(error).startswith("the reply is") else "the reply is no JSON"
-            await self._purse.lose(attempt, reason)
-            return Failure(Kind.FAILED, reason)
-        return await self._paid(attempt, request, completion, reservation, read, keep=keep)
-
-    async def _turn(self, tokens: int) -> None:
-        async with self._gate:
-            while (delay := self._rates.delay(tokens)) > 0:
-                await self._stop.sleep(min(delay, 1.0))
-            self._rates.take(tokens)
-
-    async def _exchange(self, attempt: int, body: dict[str, Any]) -> httpx2.Response | Failure:
-        """The server's whole answer, of whatever status. Where there is none, the attempt is ended here."""
-        seconds = self._endpoint.timeout
-        try:
-            async with self._stop.within(seconds):
-                return await self._sdk.post("/chat/completions", cast_to=self._raw, body=body)
-        except self._status_error as error:
-            return error.response
-        except TimeoutError:
-            reason = "stopped by a signal" if self._stop.urgent else f"no whole reply within {seconds:g} s"
-            failure = Failure(Kind.FAILED, reason)
-        except self._transport_errors as error:
-            failure = self._broken(error)
-        except BaseException:
-            await asyncio.shield(self._purse.lose(attempt, "cancelled"))
-            raise
-        if failure.kind is Kind.UNREACHED:
-            await self._purse.settle(attempt, cost=0, reason=failure.reason)
-        else:
-            await self._purse.lose(attempt, failure.reason)
-        return failure
-
-    def _broken(self, error: BaseException) -> Failure:
-        """Of a connection that was not made, or that broke."""
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, self._unreached):
-                return Failure(Kind.UNREACHED, one_line(without_key(str(cause), self._key)))
-            last, cause = cause, cause.__cause__
-        said = str(last)
-        reason = f"the connection broke: {type(last).__name__}{f': {said}' if said else ''}"
-        return Failure(Kind.FAILED, one_line(without_key(reason, self._key)))
-
-    async def _failed(self, attempt: int, response: httpx2.Response, limit_as: str) -> Failure:
-        """An HTTP error: it cost nothing. Raises UserError for one that all requests would meet."""
-        reason = f"HTTP {response.status_code}"
-        try:
-            failure = read_failure(self._endpoint, response.status_code, response.content, self._key)
-            reason = failure.reason
-        finally:
-            await self._purse.settle(attempt, cost=0, reason=reason)
-        headers = _headers(response)
-        wait = retry_after(headers, time.time())
-        if failure.kind is Kind.LIMITED:
-            self._rates.refused(headers, wait)
-        else:
-            self._rates.answered(headers)
-        if limit_as == "max_tokens" and "max_completion_tokens" in reason:
-            self._limit_as = "max_completion_tokens"
-            return dataclasses.replace(failure, kind=Kind.RENAMED)
-        return dataclasses.replace(failure, wait=wait)
-
-    async def _paid(
-        self,
-        attempt: int,
-        request: Request,
-        completion: Completion,
-        reservation: int,
-        read: Callable[[Completion], str],
-        *,
-        keep: bool,
-    ) -> Reply | _Unfit:
-        """A chat completion arrived: it is paid for, whatever it holds."""
-        completion = dataclasses.replace(
-            completion, text=self._blotted(completion.text), reason=self._blotted(completion.reason)
-        )
-        usage = completion.usage
-        if usage is None:
-            cost, usage = reservation, Usage()
-            self._say_unmetered()
-        else:
-            cost = self._price.cost(usage, batch=False)
-        text = completion.text
-        if completion.status is Status.ANSWERED:
+        reservation = self._price.reservation(request, correction, batch=False)
+        async with self._pace.turn() as sent:
+            attempt = await self._budget.begin(request, reservation)
+            refused = self._dialect.refused
             try:
-                text = read(completion)
-            except Misfit as misfit:
-                await self._purse.settle(attempt, cost=cost, usage=usage, reason=f"does not fit the schema: {misfit}")
-                return _Unfit(completion.text, misfit)
-        model = self._blotted(completion.model)
-        reply = self._final(
-            request, completion.status, text, completion.reason, model, cost=cost, usage=usage, attempts=1
-        )
-        await self._purse.settle(
-            attempt, cost=cost, usage=usage, reason=completion.reason, reply=reply if keep else None
-        )
-        return reply
+                answer = await self._send(self._dialect.body(request, correction))
+            except BaseException:
+                self._budget.end(attempt, cost=None, reason="stopped before the reply came")
+                raise
+        if isinstance(answer, Completion):
+            self._pace.answered()
+            return self._book(attempt, request, answer, reservation)
+        self._budget.end(attempt, cost=None if answer.lost else 0, reason=answer.reason)
+        if answer.kind == "limited":
+            self._pace.refused(answer.wait, sent)
+        if answer.kind == "refused" and self._dialect.learn(answer.reason, refused):
+            return Failure("changed", answer.reason)
+        return answer
 
-    def _final(
-        self,
-        request: Request,
-        status: Status,
-        text: str,
-        reason: str,
-        model: str = "",
-        *,
-        cost: int = 0,
-        usage: Usage = NOTHING_USED,
-        attempts: int = 0,
-    ) -> Reply:
-        """The outcome, with what earlier attempts cost added to what this one did."""
-        before, used, paid = self._purse.journal.history(request.key)
-        total = Usage(
-            used.prompt + usage.prompt,
-            used.completion + usage.completion,
-            used.cached + usage.cached,
-            used.reasoning + usage.reasoning,
+    async def _send(self, body: dict[str, Any]) -> Completion | Failure:
+        import httpx2
+
+        answer = await self._connection.call(
+            lambda sdk: sdk.post("/chat/completions", cast_to=httpx2.Response, body=body), self._endpoint.timeout
         )
-        return Reply(
-            request.key, status, text, reason, model or self._endpoint.model, total, paid + cost, before + attempts
-        )
+        if isinstance(answer, Failure):
+            return answer
+        try:
+            content = json.loads(answer.content)
+        except (ValueError, RecursionError):
+            return Failure("failed", "the reply is no JSON", lost=True)
+        return read_completion(content, self._connection.key)
 
-    async def _record(self, poisoned: list[Reply]) -> None:
-        for reply in poisoned:
-            await self._purse.journal.poison(reply)
-
-    def _blotted(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
-
-    def _say_unmetered(self) -> None:
-        if not self._said_unmetered:
+    def _book(self, attempt: int, request: Request, completion: Completion, reservation: int) -> Reply | Failure:
+        """A chat completion arrived: it is paid for, whatever it holds."""
+        cost, usage = reservation, completion.usage or Usage()
+        if completion.usage is not None:
+            cost = self._price.cost(usage, batch=False)
+        elif not self._said_unmetered:
             self._said_unmetered = True
-            progress.say(
+            say(
                 f"teacher {self._endpoint.name}: the server reports no token usage; each reply is booked at its full "
                 "reservation"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Unfit:
-    """A reply that was paid for and does not fit the schema."""
-
-    text: str
-    misfit: Misfit
-
-
-def _headers(response: httpx2.Response) -> dict[str, str]:
-    """By names in lower case. A look-up in httpx2's own mapping goes through all of them."""
-    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers.raw}
+        text = usable(request, completion)
+        self._dialect.note_fit(request, Status.POISONED if isinstance(text, Failure) else completion.status)
+        with self._budget.journal.transaction():
+            if isinstance(text, Failure):
+                self._budget.end(attempt, cost=cost, usage=usage, reason=text.reason)
+                return text
+            self._budget.end(attempt, cost=cost, usage=usage, reason=completion.reason)
+            model = completion.model or self._endpoint.model
+            return self._budget.journal.conclude(request.key, completion.status, text, completion.reason, model)

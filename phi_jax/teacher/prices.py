@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_jax.errors import UserError
-from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Usage
-from phi_jax.teacher.structured import strict_schema
+from phi_jax.teacher.request import PICODOLLARS, Endpoint, Messages, Request, Usage
+from phi_jax.teacher.server.json_mode import strict_schema
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -24,7 +24,7 @@ _UNIT, _TOKENS = "dollars per million tokens", 10**6
 
 # Tokens that a chat template puts around what is sent, at most. Around a message: ChatML, Llama 3 and Harmony take 3 to
 # 6 and the role's name. Around all: a start and the opening of the answer (under 10), the sentence that asks for JSON
-# (structured.py, 80 bytes), and the default system prompt that some templates add where there is none (Qwen 20 tokens,
+# (json_mode.wish, 80 bytes), and the default system prompt that some templates add where there is none (Qwen 20 tokens,
 # Llama 3 and gpt-oss under 100, Mistral Small, the longest we know, about 700). Orders, from the templates' texts.
 _MESSAGE_OVERHEAD = 16
 _REQUEST_OVERHEAD = 1024
@@ -46,13 +46,13 @@ class Price:
         full = fresh * self.input + usage.cached * self.cached_input + usage.completion * self.output
         return self._discounted(full, batch)
 
-    def reservation(self, request: Request, *, batch: bool) -> int:
-        """The most that one attempt at `request`, with these very messages, can cost.
+    def reservation(self, request: Request, correction: Messages = (), *, batch: bool) -> int:
+        """The most that one attempt at `request` can cost. correction: messages that are sent behind its own.
 
         It holds for tokenizers none of whose tokens stands for less than a byte of the prompt, and servers that keep
         to max_tokens.
         """
-        prompt = most_prompt_tokens(request) * max(self.input, self.cached_input)
+        prompt = most_prompt_tokens(request, correction) * max(self.input, self.cached_input)
         return self._discounted(prompt + request.max_tokens * self.output, batch)
 
     def _discounted(self, full: int, batch: bool) -> int:
@@ -88,9 +88,10 @@ def load_prices(path: str = "") -> PriceTable:
     return PriceTable(prices, path or f"the package's {_PACKAGED.name}")
 
 
-def most_prompt_tokens(request: Request) -> int:
+def most_prompt_tokens(request: Request, correction: Messages = ()) -> int:
     """Upper bound of the tokens that a server counts as the prompt."""
-    said = sum(_bytes(role) + _bytes(content) + _MESSAGE_OVERHEAD for role, content in request.messages)
+    messages = request.messages + correction
+    said = sum(_bytes(role) + _bytes(content) + _MESSAGE_OVERHEAD for role, content in messages)
     return said + _REQUEST_OVERHEAD + (0 if request.schema is None else _schema_bytes(request.schema))
 
 

@@ -12,18 +12,17 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any
 
 from phi_jax.errors import Preempted
 from phi_jax.progress import Progress
-from phi_jax.teacher import batch
-from phi_jax.teacher.budget import Budget, Stopped, dollars
-from phi_jax.teacher.client import Client
+from phi_jax.teacher.budget import Budget, dollars
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Price, PriceTable
-from phi_jax.teacher.request import Endpoint, Reply, Request, Status
+from phi_jax.teacher.request import Endpoint, Request, Status
+from phi_jax.teacher.server.batch import Batches, refuse_open
+from phi_jax.teacher.server.live import Live
 
 
 @dataclasses.dataclass
@@ -32,7 +31,6 @@ class Tally:
 
     counts: Counter[Status] = dataclasses.field(default_factory=Counter)  # of those that were asked
     found: int = 0  # were in the journal already, or were given twice
-    spent: int = 0  # picodollars, by this call
     seconds: float = 0.0
 
 
@@ -55,14 +53,13 @@ def ask(
     is in flight has arrived; a second signal does not wait for it. What arrived is kept, whatever is raised.
     """
     run = _Run(Budget(journal, cap), label, total)
-    begin, before = time.monotonic(), journal.spent
+    begin = time.monotonic()
     with asyncio.Runner() as runner, _signals(run, runner.get_loop()), contextlib.suppress(asyncio.CancelledError):
-        runner.run(run.all({endpoint: (prices.of(endpoint), requests) for endpoint, requests in jobs.items()}))
+        runner.run(run.all([(endpoint, prices.of(endpoint), requests) for endpoint, requests in jobs.items()]))
     if run.signal == signal.SIGTERM:
         raise Preempted(f"{label}: asked to stop; the replies that arrived are kept")
     if run.signal is not None:
         raise KeyboardInterrupt
-    run.tally.spent = journal.spent - before
     run.tally.seconds = time.monotonic() - begin
     return run.tally
 
@@ -93,19 +90,14 @@ class _Run:
         self.signal: int | None = None
         self._budget, self._label, self._total = budget, label, total
         self._busy: set[str] = set()  # keys drawn and not yet answered, of all endpoints
-        self._errors: list[Exception] = []
 
-    async def all(self, jobs: Mapping[Endpoint, tuple[Price, Iterable[Request]]]) -> None:
+    async def all(self, jobs: Iterable[tuple[Endpoint, Price, Iterable[Request]]]) -> None:
         """Raises the first error that a worker met, once none has anything in flight."""
         self._task = asyncio.current_task()
         with Progress(self._label, self._total, "replies") as self._progress:
-            tasks = [
-                self._guarded((self._batch if endpoint.mode == "batch" else self._live)(endpoint, price, requests))
-                for endpoint, (price, requests) in jobs.items()
-            ]
-            await asyncio.gather(*tasks)
-            if self._errors and self.signal is None:
-                raise self._errors[0]
+            await asyncio.gather(*(self._budget.guard(self._ask(*job)) for job in jobs))
+            if self._budget.errors and self.signal is None:
+                raise self._budget.errors[0]
 
     def interrupt(self, number: int) -> None:
         """A signal came. After the first, what is in flight is awaited; after the second, it is booked as lost."""
@@ -114,40 +106,19 @@ class _Run:
             self._task.cancel()
         self.signal = self.signal or number
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """An error of one worker stops the others, who still await what they have in flight."""
-        try:
-            await work
-        except Stopped:
-            pass
-        except Exception as error:
-            self._errors.append(error)
-            self._budget.stopping.set()
-
-    async def _live(self, endpoint: Endpoint, price: Price, requests: Iterable[Request]) -> None:
-        batch.refuse_open(endpoint, self._budget.journal)
-        async with Client(endpoint, price, self._budget) as client:
-            source = self._new(requests)
-            workers = [self._guarded(self._worker(client, source)) for _ in range(endpoint.window)]
-            await asyncio.gather(*workers)
-            if not self._budget.stopping.is_set():
-                client.given_up.finish()
-
-    async def _worker(self, client: Client, source: Iterator[Request]) -> None:
-        for request in source:
-            self._budget.check()
-            reply = batch.claim(self._budget.journal, request)
-            status = reply.status if isinstance(reply, Reply) else await client.reply_to(request)
-            self._count(request.key, status)
-
-    async def _batch(self, endpoint: Endpoint, price: Price, requests: Iterable[Request]) -> None:
-        async with batch.Batches(endpoint, price, self._budget) as batches:
-            await batches.ask(self._new(requests), self._count)
+    async def _ask(self, endpoint: Endpoint, price: Price, requests: Iterable[Request]) -> None:
+        asker: Live | Batches
+        if endpoint.mode == "batch":
+            asker = Batches(endpoint, price, self._budget)
+        else:
+            refuse_open(endpoint, self._budget.journal)
+            asker = Live(endpoint, price, self._budget)
+        await asker.ask(self._new(requests), self._count)
 
     def _new(self, requests: Iterable[Request]) -> Iterator[Request]:
         """Those of the requests that the journal does not have and that are not under way."""
         for request in requests:
-            if request.key in self._busy or self._budget.journal.has([request.key]):
+            if request.key in self._busy or self._budget.journal.has(request.key):
                 self.tally.found += 1
                 self._progress.skip(1)
             else:

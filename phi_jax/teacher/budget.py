@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
+from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.teacher.journal import NOTHING_USED, Journal
-from phi_jax.teacher.request import PICODOLLARS, Request, Usage
+from phi_jax.teacher.journal import Journal
+from phi_jax.teacher.request import PICODOLLARS, Request
 
 _LOOK_AGAIN = 0.05  # seconds until a request that found no room looks for it again
 
@@ -26,6 +28,7 @@ class Budget:
         self.journal, self.cap = journal, cap
         self.under_way = 0
         self.stopping = asyncio.Event()
+        self.errors: list[Exception] = []
 
     async def begin(self, request: Request, reservation: int) -> int:
         """Opens a live attempt and returns its id; it is on disk then. Waits while the cap leaves no room.
@@ -40,10 +43,15 @@ class Budget:
                 return attempt
             await self.wait_for_room(f"may cost {dollars(reservation)}")
 
-    def end(self, attempt: int, *, cost: int | None, usage: Usage = NOTHING_USED, reason: str = "") -> None:
-        """Ends a live attempt: see Journal.end."""
-        self.under_way -= 1
-        self.journal.end(attempt, cost=cost, usage=usage, reason=reason)
+    async def guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs the work of one worker. An error of it stops the others, who still await what they have in flight."""
+        try:
+            await work
+        except Stopped:
+            pass
+        except Exception as error:
+            self.errors.append(error)
+            self.stopping.set()
 
     async def wait_for_room(self, why: str) -> None:
         """Waits a moment. Raises UserError where nothing is under way; why: what of the next request."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import sqlite3
 import time
@@ -220,10 +219,9 @@ class Journal:
         rows = self.read(f"SELECT {_REPLY} FROM replies WHERE key = ?", key)
         return _reply(rows[0]) if rows else None
 
-    def has(self, keys: Sequence[str]) -> set[str]:
-        """Those of `keys` that `find` finds."""
-        sql = "SELECT key FROM replies WHERE key IN (SELECT value FROM json_each(?))"
-        return {key for (key,) in self.read(sql, json.dumps(list(keys)))}
+    def has(self, key: str) -> bool:
+        """Whether `find` finds it."""
+        return bool(self.read("SELECT 1 FROM replies WHERE key = ?", key))
 
     def has_answers(self, model: str) -> bool:
         """Whether `model` ever answered a request."""

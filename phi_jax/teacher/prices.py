@@ -120,22 +120,16 @@ def _read(path: Path) -> dict[str, Price]:
 
 
 def _price(path: str, name: str, entry: Any, as_of: Any) -> Price:
-    if not isinstance(entry, dict):
-        raise UserError(f"{path}: models.{name}: not a price; write input, cached_input, output and batch_percent")
-
-    def amount(field: str, default: Any = None) -> int:
-        value = entry.get(field, default)
-        if type(value) not in (int, Decimal) or not 0 <= value < _TOKENS:
-            raise UserError(f"{path}: models.{name}.{field}: {value} is no price in {_UNIT}; write a number from 0 up")
-        return math.ceil(Decimal(value) * PICODOLLARS / _TOKENS)
-
-    percent = entry.get("batch_percent", 100)
-    if type(percent) is not int or not 0 <= percent <= 100:
-        raise UserError(f"{path}: models.{name}.batch_percent: {percent!r} is no whole number from 0 to 100; write one")
-    return Price(
-        input=amount("input"),
-        cached_input=amount("cached_input", entry.get("input")),
-        output=amount("output"),
-        batch_percent=percent,
-        as_of=str(entry.get("as_of", as_of or "")),
-    )
+    try:
+        amounts = [entry["input"], entry.get("cached_input", entry["input"]), entry["output"]]
+        percent = entry.get("batch_percent", 100)
+        wrong = any(type(a) not in (int, Decimal) or not 0 <= a < _TOKENS for a in amounts)
+        if wrong or type(percent) is not int or not 0 <= percent <= 100:
+            raise ValueError
+    except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError):
+        raise UserError(
+            f"{path}: models.{name}: no price; write input, cached_input and output, numbers from 0 up in {_UNIT}, and "
+            "batch_percent, a whole number from 0 to 100"
+        ) from None
+    fresh, cached, output = (math.ceil(Decimal(amount) * PICODOLLARS / _TOKENS) for amount in amounts)
+    return Price(fresh, cached, output, percent, str(entry.get("as_of", as_of or "")))

@@ -18,14 +18,13 @@ from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.store.artifact import is_object_store
 from phi_jax.teacher import asking
-from phi_jax.teacher.batch import Batches
 from phi_jax.teacher.budget import Budget
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import PriceTable, load_prices
 from phi_jax.teacher.request import PICODOLLARS, Endpoint, Reply, Request, Status
 from phi_jax.teacher.server import json_mode
+from phi_jax.teacher.server.batch import Batches
 
 Requests = Callable[[], Iterable[Request]]
 MODES = ("live", "batch")
@@ -90,11 +89,6 @@ class Teachers:
         if not 0 <= budget.max_dollars < float("inf"):
             raise UserError(f"config.budget.max_dollars={budget.max_dollars}: must be 0 or more")
         directory = budget.journal or os.path.join(os.fspath(workdir), "teacher")
-        if is_object_store(directory):
-            raise UserError(
-                f"the teacher's journal cannot lie in {directory}: an object store cannot append; name a directory on "
-                "a local disk with --config.budget.journal=DIR"
-            )
         endpoints, prices = _known(config)
         return cls(endpoints, Journal(Path(directory)), prices, round(budget.max_dollars * PICODOLLARS), live=live)
 
@@ -131,11 +125,12 @@ class Teachers:
 
     def cancel_batches(self) -> int:
         """Cancels what the Batch API still works on, of all teachers; keeps what it has done. Returns how many."""
-        return sum(asyncio.run(self._cancel(e)) for e in self._known.values() if e.mode == "batch")
-
-    async def _cancel(self, endpoint: Endpoint) -> int:
-        async with Batches(endpoint, self.prices.of(endpoint), Budget(self.journal, self.cap)) as batches:
-            return await batches.cancel()
+        budget = Budget(self.journal, self.cap)
+        return sum(
+            asyncio.run(Batches(endpoint, self.prices.of(endpoint), budget).cancel())
+            for endpoint in self._known.values()
+            if endpoint.mode == "batch"
+        )
 
     def _as_asked(self, endpoint: Endpoint) -> Endpoint:
         return dataclasses.replace(endpoint, mode="live") if self._live else endpoint
@@ -174,20 +169,17 @@ class Teachers:
                         "picodollars": reply.cost,
                     }
                 )
-        return {
-            "teachers": {
-                endpoint.name: {
-                    "model": endpoint.model,
-                    "mode": endpoint.mode,
-                    "prices_as_of": self.prices.of(endpoint).as_of,
-                    **{s.value: counts[endpoint.model][s.value] for s in Status},
-                    **{n: counts[endpoint.model][n] for n in ("requests", "prompt_tokens", "completion_tokens")},
-                    "dollars": counts[endpoint.model]["picodollars"] / PICODOLLARS,
-                }
-                for endpoint in self._chosen.values()
-            },
-            "dollars": sum(c["picodollars"] for c in counts.values()) / PICODOLLARS,
-        }
+        teachers = {}
+        for model, endpoint in self._chosen.items():
+            found = counts[model]
+            teachers[endpoint.name] = {
+                "model": model,
+                "mode": endpoint.mode,
+                "prices_as_of": self.prices.of(endpoint).as_of,
+                **{name: found[name] for name in (*map(str, Status), "requests", "prompt_tokens", "completion_tokens")},
+                "dollars": found["picodollars"] / PICODOLLARS,
+            }
+        return {"teachers": teachers, "dollars": sum(c["picodollars"] for c in counts.values()) / PICODOLLARS}
 
 
 def check(config: Config) -> None:

@@ -11,24 +11,22 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import io
-import itertools
 import json
 import operator
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.teacher.budget import Budget
-from phi_jax.teacher.client import GivenUp
-from phi_jax.teacher.journal import NOTHING_USED, Journal
+from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Price
-from phi_jax.teacher.request import Endpoint, Messages, Reply, Request, Status
-from phi_jax.teacher.server.answers import Completion, Failure, one_line, read_line, usable
+from phi_jax.teacher.request import Endpoint, Reply, Request, Status
+from phi_jax.teacher.server.answers import Completion, Failure, one_line, read_line
 from phi_jax.teacher.server.connection import Connection, Declined
 from phi_jax.teacher.server.dialect import Dialect
+from phi_jax.teacher.server.outcomes import Asked, Outcomes
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -38,7 +36,6 @@ T = TypeVar("T")
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of a batch, as OpenAI has it
 _OPEN = 8  # batches at once: their requests are held in memory
-_PART = 200  # lines that are booked at once
 _POLL = (0.2, 60.0)  # seconds between two looks at the open batches: from, to
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _PLAN = "phi_jax_plan"  # in a batch's metadata
@@ -55,63 +52,23 @@ def refuse_open(endpoint: Endpoint, journal: Journal) -> None:
         )
 
 
-def claim(journal: Journal, request: Request) -> Reply | Failure | None:
-    """Makes a paid batch reply that no request has claimed yet the reply of this request; None where there is none.
-
-    A Failure where it does not fit the request; the batch reply is gone then.
-    """
-    rows = journal.read("SELECT completion FROM arrived WHERE key = ?", request.key)
-    if not rows:
-        return None
-    fields = json.loads(rows[0][0])
-    found = Completion(**{**fields, "status": Status(fields["status"]), "usage": None})
-    text = usable(request, found)
-    with journal.transaction():
-        journal.write("DELETE FROM arrived WHERE key = ?", request.key)
-        if isinstance(text, Failure):
-            return text
-        return journal.conclude(request.key, found.status, text, found.reason, found.model or request.model)
-
-
-@dataclasses.dataclass
-class _Pending:
-    """A request that is drawn and has no outcome yet."""
-
-    request: Request
-    tries: int = 0  # that came to nothing, in this run
-    correction: Messages = ()  # messages that show what was wrong with the last reply
-
-
 class Batches:
-    """The batches of one endpoint. An async context manager.
+    """The batches of one endpoint.
 
     Raises UserError where the server is not reached, or refuses the key, the model, the quota, the Batch API or every
     request.
     """
 
     def __init__(self, endpoint: Endpoint, price: Price, budget: Budget) -> None:
-        self._endpoint, self._price, self._budget, self._journal = endpoint, price, budget, budget.journal
+        self._endpoint, self._budget, self._journal = endpoint, budget, budget.journal
         self._connection = Connection(endpoint)
-        self._given_up = GivenUp(endpoint, budget.journal)
-        self._dialect = Dialect(endpoint)
+        self._outcomes = Outcomes(endpoint, price, budget.journal, batch=True)
         self._size = min(endpoint.batch_requests, MOST_REQUESTS)
         self._most_open = _OPEN
         self._declined = 0  # batches in a row
-        self._fresh: collections.deque[_Pending] = collections.deque()  # to be planned
+        self._fresh: collections.deque[Asked] = collections.deque()  # to be planned
         self._open: dict[str, str] = {}  # plan -> batch
-        self._members: dict[str, dict[str, _Pending]] = {}  # of the open plans, as far as drawn: key -> request
-
-    async def __aenter__(self) -> Batches:
-        return self
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._budget.under_way -= len(self._open)
-        await self._connection.__aexit__()
-        if isinstance(error, Declined):
-            raise UserError(
-                f"teacher {self._endpoint.name} ({self._endpoint.base_url}): the Batch API declines ({error}); put "
-                f"that right, or set config.teachers.{self._endpoint.name}.mode to live where the server has none"
-            ) from None
+        self._members: dict[str, list[Asked]] = {}  # plan -> its requests, as far as drawn
 
     async def ask(self, requests: Iterable[Request], on_outcome: Callable[[str, Status], None]) -> None:
         """Returns when each request has a reply in the journal; on_outcome is told of each (key, status).
@@ -120,39 +77,51 @@ class Batches:
         run is to stop: open batches stay open then.
         """
         self._source, self._on_outcome = iter(requests), on_outcome
-        await self._recover()
-        delay, most = _POLL
-        while True:
-            room = True
-            while room and len(self._open) < self._most_open and self._draw():
-                room = await self._submit()
-            ended = False
-            for plan, batch in list(self._open.items()):
-                ended |= await self._look(plan, batch)
-            if self._open:
-                delay = _POLL[0] if ended else min(most, delay * 1.5)
-                await self._budget.sleep(delay)
-            elif not room:
-                await self._budget.wait_for_room("does not fit")
-            elif not self._draw():
-                break
-        self._given_up.finish()
+        async with self._session():
+            delay = _POLL[0]
+            while True:
+                room = True
+                while room and len(self._open) < self._most_open and self._draw():
+                    room = await self._submit()
+                ended = await self._look()
+                if self._open:
+                    delay = _POLL[0] if ended else min(_POLL[1], delay * 1.5)
+                    await self._budget.sleep(delay)
+                elif not room and not ended:
+                    await self._budget.wait_for_room("does not fit")
+                elif not ended:
+                    break
+        self._outcomes.finish()
 
     async def cancel(self) -> int:
         """Cancels the open batches and returns how many there were.
 
         What they have done is booked and kept for the next run; what they have not done costs nothing.
         """
-        await self._recover()
-        count = len(self._open)
-        for batch in self._open.values():
-            if (await self._call("batches.retrieve", batch)).status not in (*_ENDED, "cancelling"):
-                await self._call("batches.cancel", batch)
-        while self._open:
-            for plan, batch in list(self._open.items()):
-                await self._look(plan, batch)
-            await self._budget.sleep(_POLL[0])
+        async with self._session():
+            count = len(self._open)
+            for batch in self._open.values():
+                if (await self._call("batches.retrieve", batch)).status not in (*_ENDED, "cancelling"):
+                    await self._call("batches.cancel", batch)
+            while self._open:
+                await self._look()
+                await self._budget.sleep(_POLL[0])
         return count
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[None]:
+        """Connects, and finds what an earlier run left open."""
+        try:
+            async with self._connection:
+                await self._recover()
+                yield
+        except Declined as error:
+            raise UserError(
+                f"teacher {self._endpoint.name} ({self._endpoint.base_url}): the Batch API declines ({error}); put "
+                f"that right, or set config.teachers.{self._endpoint.name}.mode to live where the server has none"
+            ) from None
+        finally:
+            self._budget.under_way -= len(self._open)
 
     # --- Plans -----------------------------------------------------------------------------------------------
 
@@ -163,9 +132,9 @@ class Batches:
             self._endpoint.base_url, self._endpoint.model,
         )  # fmt: skip
         for plan, *_, ended, refused in rows:
-            self._dialect = Dialect(self._endpoint, refused)
+            self._outcomes.dialect = Dialect(self._endpoint, refused)
             if not ended:
-                self._track(plan, {})
+                self._track(plan, [])
         for plan, file, batch, ended, _ in rows:
             if not ended:
                 # Without a file no batch was asked for.
@@ -191,13 +160,12 @@ class Batches:
         """Draws requests for one more batch, and says whether there are any."""
         self._budget.check()
         while len(self._fresh) < self._size and (request := next(self._source, None)) is not None:
-            pending, key = _Pending(request), request.key
-            via = self._journal.read("SELECT via FROM attempts WHERE key = ? AND cost IS NULL", key)
-            plan = via[0][0].removeprefix("batch/") if via else ""
+            rows = self._journal.read("SELECT via FROM attempts WHERE key = ? AND cost IS NULL", request.key)
+            plan = rows[0][0].removeprefix("batch/") if rows else ""
             if plan in self._open:
-                self._members[plan][key] = pending
-            elif not self._claim(pending):
-                self._fresh.append(pending)
+                self._members[plan].append(Asked(request))
+            else:
+                self._conclude(Asked(request), None)
         return bool(self._fresh)
 
     async def _submit(self) -> bool:
@@ -217,30 +185,31 @@ class Batches:
     def _plan(self, plan: str) -> list[bytes]:
         """Notes the plan and reserves what its requests cost, as far as cap and sizes allow. Returns its lines."""
         lines: list[bytes] = []
-        members: dict[str, _Pending] = {}
-        room = MOST_BYTES
+        members: list[Asked] = []
+        room, dialect = MOST_BYTES, self._outcomes.dialect
         with self._journal.transaction():
             while self._fresh and len(lines) < self._size:
-                request, correction = self._fresh[0].request, self._fresh[0].correction
-                body = self._dialect.body(request, correction)
-                line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+                asked = self._fresh[0]
+                body = dialect.body(asked.request, asked.correction)
+                line = {"custom_id": asked.request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
                 data = json.dumps(line).encode() + b"\n"
                 room -= len(data)
-                most = self._price.reservation(request, correction, batch=True)
-                fits = not lines or room >= 0
-                if not fits or self._journal.begin(request, most, cap=self._budget.cap, via=f"batch/{plan}") is None:
+                if lines and room < 0:
+                    break
+                most = self._outcomes.reservation(asked)
+                if self._journal.begin(asked.request, most, cap=self._budget.cap, via=f"batch/{plan}") is None:
                     break
                 lines.append(data)
-                members[request.key] = self._fresh.popleft()
+                members.append(self._fresh.popleft())
             if lines:
                 self._journal.write(
                     "INSERT INTO batches (plan, base_url, model, limit_as) VALUES (?, ?, ?, ?)",
-                    plan, self._endpoint.base_url, self._endpoint.model, self._dialect.refused,
+                    plan, self._endpoint.base_url, self._endpoint.model, dialect.refused,
                 )  # fmt: skip
                 self._track(plan, members)
         return lines
 
-    def _track(self, plan: str, members: dict[str, _Pending]) -> None:
+    def _track(self, plan: str, members: list[Asked]) -> None:
         self._open[plan], self._members[plan] = "", members
         self._budget.under_way += 1
 
@@ -251,7 +220,7 @@ class Batches:
     def _record(self, plan: str, column: str, value: str) -> None:
         self._journal.write(f"UPDATE batches SET {column} = ? WHERE plan = ?", value, plan)
 
-    def _close(self, plan: str, *, lost: bool, reason: str) -> dict[str, _Pending]:
+    def _close(self, plan: str, *, lost: bool, reason: str) -> list[Asked]:
         """Ends the plan and what is open of it. Returns its requests, as far as drawn."""
         with self._journal.transaction():
             self._journal.end_all(f"batch/{plan}", lost=lost, reason=reason)
@@ -291,101 +260,79 @@ class Batches:
 
     # --- What a batch brings ---------------------------------------------------------------------------------
 
-    async def _look(self, plan: str, name: str) -> bool:
-        """Whether the batch has ended. What it brought is booked then, and the rest is to be planned again."""
-        batch: Batch | None = None
-        failures: dict[str, Failure] = {}
-        lost = True
-        try:
-            batch = await self._call("batches.retrieve", name)
-            if batch.status not in _ENDED:
-                return False
-            lost, failures = await self._collect(plan, batch)
-            reason = f"the batch ended as {batch.status}"
-        except Declined as error:  # batch or file are no longer there
-            reason = f"the batch cannot be read: {error}"
-        ((sent,),) = self._journal.read("SELECT limit_as FROM batches WHERE plan = ?", plan)
-        members = self._close(plan, lost=lost, reason=reason)
-        left = [pending for pending in members.values() if not self._claim(pending)]
-        if left:
-            say(f"teacher {self._endpoint.name}: batch {name}: {reason}; {len(left):,} requests have no reply yet")
-        unnamed = Failure("failed" if lost else "limited", reason)
-        for pending in left:
-            self._again(pending, failures.get(pending.request.key, unnamed), sent)
-        if batch is not None and batch.status == "failed":
-            await self._failed(batch)
-        else:
-            self._declined = 0
-            self._most_open = min(_OPEN, self._most_open + 1)
-        return True
+    async def _look(self) -> bool:
+        """Whether a batch has ended. What it brought is booked then, and the rest is to be planned again."""
+        ended = False
+        for plan, name in list(self._open.items()):
+            batch: Batch | None = None
+            failures: dict[str, Failure] = {}
+            lost = True
+            try:
+                batch = await self._call("batches.retrieve", name)
+                if batch.status not in _ENDED:
+                    continue
+                lost, failures = await self._collect(plan, batch)
+                reason = f"the batch ended as {batch.status}"
+            except Declined as error:  # batch or file are no longer there
+                reason = f"the batch cannot be read: {error}"
+            ended = True
+            ((sent,),) = self._journal.read("SELECT limit_as FROM batches WHERE plan = ?", plan)
+            members = self._close(plan, lost=lost, reason=reason)
+            unnamed = Failure("failed" if lost else "limited", reason)
+            before = len(self._fresh)
+            # The answered ones first: they show whether the server or the other requests are to blame.
+            for asked in sorted(members, key=lambda asked: asked.request.key in failures):
+                self._conclude(asked, failures.get(asked.request.key, unnamed), sent)
+            if again := len(self._fresh) - before:
+                say(f"teacher {self._endpoint.name}: batch {name}: {reason}; {again:,} requests are sent again")
+            await self._adapt(batch)
+        return ended
 
     async def _collect(self, plan: str, batch: Batch) -> tuple[bool, dict[str, Failure]]:
         """Books each line. Returns whether what is left may have been charged for, and why requests failed."""
         paid: set[str] = set()
         failures: dict[str, Failure] = {}
-        damaged = 0
         for name in filter(None, (batch.output_file_id, batch.error_file_id)):
-            content = await self._call("files.content", name)
-            texts = filter(bytes.strip, io.BytesIO(content.content))
-            while part := list(itertools.islice(texts, _PART)):
-                lines = [line for text in part if (line := read_line(text, self._endpoint, self._connection.key))]
-                damaged += len(part) - len(lines)
-                self._book(plan, lines)
-                failures |= {key: answer for key, answer in lines if isinstance(answer, Failure)}
-                paid |= {key for key, answer in lines if isinstance(answer, Completion) or answer.lost}
-        for failure in failures.values():
-            if failure.kind == "fatal":
-                raise UserError(failure.reason)
-        if damaged:
-            say(f"teacher {self._endpoint.name}: batch {batch.id}: {damaged:,} lines cannot be read")
-        completed = batch.request_counts.completed if batch.request_counts else 0
-        return damaged > 0 or len(paid) < completed, failures
+            texts = (await self._call("files.content", name)).content.splitlines()
+            lines = [line for text in texts if (line := read_line(text, self._endpoint, self._connection.key))]
+            self._book(plan, lines)
+            failures |= {key: answer for key, answer in lines if isinstance(answer, Failure)}
+            paid |= {key for key, answer in lines if isinstance(answer, Completion) or answer.lost}
+        completed = batch.request_counts.completed if batch.request_counts else MOST_REQUESTS
+        return len(paid) < completed, failures
 
     def _book(self, plan: str, lines: list[tuple[str, Completion | Failure]]) -> None:
         """Ends the attempts that these lines are about, and keeps the completions until they are claimed."""
         sql = "SELECT id, reservation FROM attempts WHERE via = ? AND key = ? AND cost IS NULL"
         with self._journal.transaction():
             for key, answer in lines:
-                rows = self._journal.read(sql, f"batch/{plan}", key)
-                if not rows:  # a duplicate, or booked before a kill
-                    continue
-                ((attempt, reservation),) = rows
-                if isinstance(answer, Failure):
-                    self._journal.end(attempt, cost=None if answer.lost else 0, reason=answer.reason)
-                    continue
-                cost = reservation if answer.usage is None else self._price.cost(answer.usage, batch=True)
-                self._journal.end(attempt, cost=cost, usage=answer.usage or NOTHING_USED, reason=answer.reason)
-                completion = json.dumps(dataclasses.asdict(answer))
-                self._journal.write("INSERT OR REPLACE INTO arrived VALUES (?, ?)", key, completion)
+                for attempt, reservation in self._journal.read(sql, f"batch/{plan}", key):
+                    self._outcomes.end(attempt, reservation, answer)
+                    if isinstance(answer, Completion):
+                        completion = json.dumps(dataclasses.asdict(answer))
+                        self._journal.write("INSERT OR REPLACE INTO arrived VALUES (?, ?)", key, completion)
 
-    def _claim(self, pending: _Pending) -> bool:
-        """Whether there is a batch reply for the request. It is the outcome then, or leads to another try."""
-        request = pending.request
-        reply = claim(self._journal, request)
-        if reply is None:
-            return False
-        self._given_up.answered()
-        if isinstance(reply, Failure):
-            self._dialect.note_fit(request, Status.POISONED)
-            self._again(pending, reply, self._dialect.refused)
+    def _conclude(self, asked: Asked, failure: Failure | None, sent: str = "") -> None:
+        """Takes the batch reply to the request; where there is none, it is planned again or given up.
+
+        failure: why there is none; None = it was not asked. sent: Dialect.refused when it was planned.
+        """
+        key, outcome = asked.request.key, self._outcomes.claim(asked.request)
+        if isinstance(outcome, Reply):
+            self._on_outcome(key, outcome.status)
+            return
+        failure = outcome or failure
+        if failure is None or self._outcomes.again(asked, failure, sent):
+            self._fresh.append(asked)
         else:
-            self._dialect.note_fit(request, reply.status)
-            self._on_outcome(request.key, reply.status)
-        return True
-
-    def _again(self, pending: _Pending, failure: Failure, sent: str) -> None:
-        """Puts the request back to be planned again, or gives it up. sent: Dialect.refused when it was planned."""
-        key = pending.request.key
-        changed = failure.kind == "refused" and self._dialect.learn(failure.reason, sent)
-        tries = pending.tries + (failure.kind != "limited" and not changed)
-        if (failure.kind == "refused" and not changed) or tries >= self._endpoint.attempts:
-            self._given_up.add(key, failure)
             self._on_outcome(key, Status.POISONED)
-        else:
-            self._fresh.append(_Pending(pending.request, tries, failure.correction))
 
-    async def _failed(self, batch: Batch) -> None:
-        """The server declined the batch, for its form or because too much is in its queue already."""
+    async def _adapt(self, batch: Batch | None) -> None:
+        """A batch that the server declines, for its form or because too much is in its queue, asks for less."""
+        if batch is None or batch.status != "failed":
+            self._declined = 0
+            self._most_open = min(_OPEN, self._most_open + 1)
+            return
         name = self._endpoint.name
         problems = batch.errors.data if batch.errors and batch.errors.data else []
         said = "; ".join(problem.message or problem.code or "" for problem in problems[:2])

@@ -248,7 +248,7 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
 
     Their replies stay in the journal; nothing else is written. Raises UserError for a stage that asks nobody.
     """
-    from phi_jax.planning.pilot import Sample, lines
+    from phi_jax.teacher.pilot import Sample, lines
 
     if requests < 2:
         raise UserError(f"--pilot {requests}: too few requests to tell anything; use 200")
@@ -271,7 +271,7 @@ def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int
         reasons = Counter(reply.reason for _, reply in faculty.journal.poisoned())
         for reason, count in reasons.most_common():
             say(f"{stage.label}: {count:,} given up before: {reason}")
-        return faculty.journal.forgive()
+        return faculty.journal.retry_given_up()
 
 
 def cancel_batches(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
@@ -284,12 +284,7 @@ def cancel_batches(config: Config, workdir: epath.PathLike, stage: Stage) -> int
 
 def _check_teaching(stage: Stage, config: Config) -> None:
     """Raises UserError for what a stage with an LLM's texts lacks, before the stages ahead of it have run for hours."""
-    from phi_jax.teacher.installed import require
-
-    if stage.label == f"synthesize/{FILES}":
-        require()
     if _asks_teachers(stage):
-        require()
         from phi_jax.teacher.teachers import check
 
         check(stage.config_of(config))

@@ -17,11 +17,11 @@ import traceback
 
 from pydantic import BaseModel
 
-from phi_jax.teacher.server.batch import Batches
 from phi_jax.teacher.budget import Budget, Stopped
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Price
 from phi_jax.teacher.request import Endpoint, Request
+from phi_jax.teacher.server.batch import Batches
 
 PRICE = Price(input=3, cached_input=1, output=7, batch_percent=50, as_of="2026-01-01")
 PLENTY = 10**12

@@ -182,7 +182,7 @@ def test_killed_at_each_phase(tmp_path):
 
 
 def test_the_cap_is_never_passed(tmp_path):
-    asked = list(requests(40))
+    asked = list(requests(16))
     with serving(seed=1, batch_expire=0.3, batch_errors=0.1, batch_seconds=0.02) as server:
         with Journal(tmp_path) as journal:
             cap = PRICE.reservation(asked[0], batch=True) * 3 // 2
@@ -191,10 +191,10 @@ def test_the_cap_is_never_passed(tmp_path):
             assert charged(server.ledger()) == journal.spent <= cap
             assert journal.reserved == 0
             before = sum(journal.has(r.key) for r in asked)
-            assert 1 <= before < 40
+            assert 1 <= before < 16
         with Journal(tmp_path) as journal:
             rest = [r for r in asked if journal.find(r.key) is None]
-            assert len(ask(journal, endpoint(server.base_url), iter(rest))) == 40 - before
+            assert len(ask(journal, endpoint(server.base_url), iter(rest))) == 16 - before
             assert charged(server.ledger()) == journal.spent
 
 
@@ -281,7 +281,7 @@ def test_batches_declined_again_and_again(tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "_FAILURES", 3)
     with serving(batch_fail=1.0, batch_seconds=0.02) as server, Journal(tmp_path) as journal:
         with pytest.raises(UserError, match=r"declines batch after batch: Enqueued token limit .*mode to live"):
-            ask(journal, endpoint(server.base_url), requests(40))
+            ask(journal, endpoint(server.base_url), requests(16))
         assert {b["status"] for b in batches_of(server)} == {"failed"}
         assert (journal.spent, journal.reserved) == (0, 0)
 

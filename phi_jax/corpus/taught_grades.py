@@ -25,9 +25,9 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store import documents
 from phi_jax.store.artifact import file_digest
-from phi_jax.teacher.fence import fence
 from phi_jax.teacher.request import Request, Status
 from phi_jax.teacher.teachers import Shares, Teachers
+from phi_jax.teacher.templates import fence
 
 PROMPT = "grade.v1"
 TOP = 10  # of the votes; a file's grade is their mean divided by it

@@ -105,7 +105,7 @@ def pilot(
     config: Config, inputs: Mapping[str, Artifact], workdir: os.PathLike[str] | str, requests: int
 ) -> dict[str, Any]:
     """Asks for the first `requests` lessons, of both kinds in proportion, and checks what comes; writes nothing but the
-    journal. What the fields returned mean: planning/pilot.py. A lesson is one request there: its cost, and its share of
+    journal. What the fields returned mean: teacher/pilot.py. A lesson is one request there: its cost, and its share of
     the seconds, are those of both its tries.
     """
     rules = config.synthesize

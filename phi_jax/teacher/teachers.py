@@ -13,7 +13,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from phi_jax.config import Config
@@ -90,7 +89,7 @@ class Teachers:
             raise UserError(f"config.budget.max_dollars={budget.max_dollars}: must be 0 or more")
         directory = budget.journal or os.path.join(os.fspath(workdir), "teacher")
         endpoints, prices = _known(config)
-        return cls(endpoints, Journal(Path(directory)), prices, round(budget.max_dollars * PICODOLLARS), live=live)
+        return cls(endpoints, Journal(directory), prices, round(budget.max_dollars * PICODOLLARS), live=live)
 
     def __enter__(self) -> Teachers:
         return self

@@ -35,16 +35,16 @@ def parse_shares(spec: str) -> dict[str, float]:
     Raises UserError for a text of another form.
     """
     shares: dict[str, float] = {}
-    for part in spec.split(","):
+    parts = spec.split(",")
+    for part in parts:
         name, _, weight = part.strip().partition(":")
         with contextlib.suppress(ValueError):
             shares[name] = float(weight or 1)
-        if not name or not shares.get(name, 0) > 0 or shares[name] == float("inf"):
+        if not name or not 0 < shares.get(name, 0) < float("inf"):
             raise UserError(f"teacher {spec!r}: must read like 'writer' or 'writer:0.8,ours:0.2', with weights above 0")
-    if len(shares) < len(spec.split(",")):
+    if len(shares) < len(parts):
         raise UserError(f"teacher {spec!r}: names one teacher twice; give each once")
-    total = sum(shares.values())
-    return {name: weight / total for name, weight in shares.items()}
+    return {name: weight / sum(shares.values()) for name, weight in shares.items()}
 
 
 @dataclasses.dataclass(frozen=True)

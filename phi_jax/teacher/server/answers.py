@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import email.utils
 import json
-import math
 import re
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -65,35 +62,33 @@ class Failure:
 
 def read_completion(body: Any, key: str) -> Completion | Failure:
     """body: the reply's JSON, decoded. key: the API key, which is blotted out."""
-    choices = body.get("choices") if isinstance(body, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        said = f": {_error(body)[1]}" if isinstance(body, dict) and body.get("error") else ""
-        return Failure("failed", one_line(f"the reply is no chat completion{said}", key), lost=True)
-    text = clean(_text(message.get("content")), key)
-    status, reason = _status(choice.get("finish_reason"), message.get("refusal"), text)
-    model = body.get("model")
-    model = clean(model, key) if isinstance(model, str) else ""
+    try:
+        choice = body["choices"][0]
+        message = choice["message"]
+        content, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
+    except (LookupError, TypeError, AttributeError):
+        said = f"the reply is no chat completion: {_message(body)}"
+        return Failure("failed", one_line(said, key), lost=True)
+    text = clean(_text(content), key)
+    status, reason = _status(finish, refusal, text)
+    model = clean(str(body.get("model") or ""), key)
     return Completion(status, text, one_line(reason, key), read_usage(body.get("usage")), model)
 
 
 def read_usage(usage: Any) -> Usage | None:
     """Tokens of a `usage` object; None unless prompt and completion are there and all counts make sense."""
-    if not isinstance(usage, dict):
+    try:
+        counts = (
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+            (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0,
+        )
+    except (LookupError, TypeError, AttributeError):
         return None
-
-    def detail(of: str, name: str) -> Any:
-        details = usage.get(f"{of}_tokens_details")
-        return (details.get(name) if isinstance(details, dict) else None) or 0
-
-    counts = (
-        usage.get("prompt_tokens"), usage.get("completion_tokens"),
-        detail("prompt", "cached_tokens"), detail("completion", "reasoning_tokens"),
-    )  # fmt: skip
     if not all(type(count) is int and 0 <= count < _MAX_TOKENS for count in counts):
         return None
-    found = Usage(*counts)  # type: ignore[arg-type]
+    found = Usage(*counts)
     return found if found.cached <= found.prompt and found.reasoning <= found.completion else None
 
 
@@ -136,44 +131,42 @@ def _text(content: Any) -> str:
 
 def read_failure(endpoint: Endpoint, status: int, body: bytes, key: str, wait: float | None = None) -> Failure:
     """Of an HTTP error, which cost nothing."""
-    code, message = _error(body)
-    where = f"teacher {endpoint.name} ({endpoint.base_url})"
-    said = one_line(message, key)
+    text = body.decode(errors="replace")
+    try:
+        said = one_line(_message(json.loads(text)), key)
+    except (ValueError, RecursionError):
+        said = one_line(text, key)
     reason = f"HTTP {status}: {said}" if said else f"HTTP {status}"
-    kind: Kind = "refused"
+    section = f"config.teachers.{endpoint.name}"
+    check_key = f"check the API key in the environment variable {endpoint.key_variable}"
+    if not endpoint.key_variable:
+        check_key = f"name the environment variable with the API key in {section}.key_variable"
+    fatal = ""
     if status == 401:
-        kind, reason = "fatal", f"{where}: the server does not accept the API key ({reason}); {_remedy(endpoint)}"
-    elif status == 402 or code in _NO_MONEY:
-        kind = "fatal"
-        reason = f"{where}: the account has no credit or quota left ({reason}); put that right and start again"
-    elif code == "model_not_found" or (status == 404 and "model" in message.lower()):
-        kind = "fatal"
-        remedy = f"set config.teachers.{endpoint.name}.model"
-        reason = f"{where}: the server has no model {endpoint.model!r} ({reason}); {remedy}"
-    elif status == 403:
-        reason += f"; {_remedy(endpoint)}"
-    elif status == 429:
-        kind = "limited"
-    elif status in _AGAIN or status >= 500:
-        kind = "failed"
-    return Failure(kind, reason, wait=wait)
+        fatal = f"the server does not accept the API key ({reason}); {check_key}"
+    elif status == 402 or any(f'"{code}"' in text for code in _NO_MONEY):
+        fatal = f"the account has no credit or quota left ({reason}); put that right and start again"
+    elif '"model_not_found"' in text or (status == 404 and "model" in text.lower()):
+        fatal = f"the server has no model {endpoint.model!r} ({reason}); set {section}.model"
+    if fatal:
+        return Failure("fatal", f"teacher {endpoint.name} ({endpoint.base_url}): {fatal}")
+    if status == 429:
+        return Failure("limited", reason, wait=wait)
+    if status in _AGAIN or status >= 500:
+        return Failure("failed", reason, wait=wait)
+    return Failure("refused", f"{reason}; {check_key}" if status == 403 else reason)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the reply asks to wait: retry-after-ms, or retry-after in seconds or as an HTTP date.
+    """Seconds that the reply asks to wait, by retry-after-ms or retry-after.
 
-    None where it asks nothing that can be read.
+    None where it asks nothing that can be read; an HTTP date is not read.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        text = headers.get(name, "").strip()
-        seconds = math.nan
         with contextlib.suppress(ValueError):
-            seconds = float(text) * unit
-        if name == "retry-after" and math.isnan(seconds):
-            with contextlib.suppress(ValueError, OverflowError):
-                seconds = max(email.utils.parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-        if seconds >= 0:
-            return min(seconds, LONGEST_WAIT)
+            seconds = float(headers.get(name, "")) * unit
+            if seconds >= 0:
+                return min(seconds, LONGEST_WAIT)
     return None
 
 
@@ -189,29 +182,11 @@ def one_line(text: str, key: str) -> str:
     return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 3] + "..."
 
 
-def _remedy(endpoint: Endpoint) -> str:
-    if endpoint.key_variable:
-        return f"check the API key in the environment variable {endpoint.key_variable}"
-    return f"name the environment variable with the API key in config.teachers.{endpoint.name}.key_variable"
-
-
-def _error(body: Any) -> tuple[str, str]:
-    """(code, message) of an error body: {"error": {...}} as OpenAI's, {"message"} or {"detail"} as others', or text."""
-    found = body
-    if isinstance(body, bytes):
-        try:
-            found = json.loads(body)
-        except (ValueError, RecursionError):
-            return "", body[:2000].decode(errors="replace")
-    if isinstance(found, dict) and "error" in found:
-        found = found["error"]
-    if not isinstance(found, dict):
-        return "", found if isinstance(found, str) else json.dumps(found)[:2000]
-    codes = [code for code in (found.get("code"), found.get("type")) if code in (*_NO_MONEY, "model_not_found")]
-    message = next((found[name] for name in ("message", "detail") if isinstance(found.get(name), str)), None)
-    message = json.dumps(found)[:2000] if message is None else message
-    parameter = f" ('{found['param']}')" if isinstance(found.get("param"), str) else ""
-    return (codes[0] if codes else ""), message + parameter
+def _message(body: Any) -> str:
+    """What an error body says: {"error": {"message": ...}} as OpenAI's, {"message": ...} or another as others'."""
+    found = body.get("error", body) if isinstance(body, dict) else body
+    message = found.get("message") if isinstance(found, dict) else found
+    return message if isinstance(message, str) else json.dumps(found)
 
 
 # --- The lines of a batch ----------------------------------------------------------------------------------------
@@ -224,12 +199,9 @@ def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Completio
     """
     try:
         record = json.loads(text)
-        name, response = record["custom_id"], record.get("response")
-        body = response["body"] if response else None
-        status = int(response["status_code"]) if response else 0
+        name, response = clean(str(record["custom_id"]), key), record.get("response")
+        status, body = (int(response["status_code"]), response["body"]) if response else (0, None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
-        return None
-    if not isinstance(name, str):
         return None
     if not response:  # the batch ended before the request's turn
         return name, Failure("limited", one_line(json.dumps(record.get("error")), key))

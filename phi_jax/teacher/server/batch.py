@@ -39,7 +39,6 @@ _OPEN = 8  # batches at once: their requests are held in memory
 _POLL = (0.2, 60.0)  # seconds between two looks at the open batches: from, to
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _PLAN = "phi_jax_plan"  # in a batch's metadata
-_FAILURES = 6  # batches in a row that the server declines before it does a thing
 
 
 def refuse_open(endpoint: Endpoint, journal: Journal) -> None:
@@ -65,7 +64,6 @@ class Batches:
         self._outcomes = Outcomes(endpoint, price, budget.journal, batch=True)
         self._size = min(endpoint.batch_requests, MOST_REQUESTS)
         self._most_open = _OPEN
-        self._declined = 0  # batches in a row
         self._fresh: collections.deque[Asked] = collections.deque()  # to be planned
         self._open: dict[str, str] = {}  # plan -> batch
         self._members: dict[str, list[Asked]] = {}  # plan -> its requests, as far as drawn
@@ -285,7 +283,7 @@ class Batches:
                 self._conclude(asked, failures.get(asked.request.key, unnamed), sent)
             if again := len(self._fresh) - before:
                 say(f"teacher {self._endpoint.name}: batch {name}: {reason}; {again:,} requests are sent again")
-            await self._adapt(batch)
+            self._adapt(batch)
         return ended
 
     async def _collect(self, plan: str, batch: Batch) -> tuple[bool, dict[str, Failure]]:
@@ -327,28 +325,24 @@ class Batches:
         else:
             self._on_outcome(key, Status.POISONED)
 
-    async def _adapt(self, batch: Batch | None) -> None:
-        """A batch that the server declines, for its form or because too much is in its queue, asks for less."""
-        if batch is None or batch.status != "failed":
-            self._declined = 0
-            self._most_open = min(_OPEN, self._most_open + 1)
-            return
-        name = self._endpoint.name
-        problems = batch.errors.data if batch.errors and batch.errors.data else []
-        said = "; ".join(problem.message or problem.code or "" for problem in problems[:2])
-        reason = one_line(said, self._connection.key) or "no reason"
-        say(f"teacher {name}: batch {batch.id} is declined: {reason}")
-        if self._open:
-            self._most_open = len(self._open)
-            return
-        self._declined += 1
-        if self._declined >= _FAILURES:
-            raise UserError(
-                f"teacher {name} ({self._endpoint.base_url}): the server declines batch after batch: {reason}; put "
-                f"that right, or set config.teachers.{name}.mode to live"
+    def _adapt(self, batch: Batch | None) -> None:
+        """A batch that the server declines, say because too much is in its queue, waits until others have ended.
+
+        Raises UserError where none is open that could end.
+        """
+        self._most_open = min(_OPEN, self._most_open + 1)
+        if batch is not None and batch.status == "failed":
+            problems = batch.errors.data if batch.errors and batch.errors.data else []
+            said = "; ".join(problem.message or problem.code or "" for problem in problems[:2])
+            place = f"config.teachers.{self._endpoint.name}"
+            declined = (
+                f"teacher {self._endpoint.name} ({self._endpoint.base_url}): the server declines batch {batch.id}: "
+                f"{one_line(said, self._connection.key) or 'no reason'}"
             )
-        self._size = max(1, self._size // 2)
-        await self._budget.sleep(2.0 ** (self._declined - 2))
+            if not self._open:
+                raise UserError(f"{declined}; put that right, lower {place}.batch_requests, or set {place}.mode=live")
+            say(declined)
+            self._most_open = len(self._open)
 
 
 async def _find(sdk: AsyncOpenAI, plan: str) -> str | None:

@@ -88,12 +88,10 @@ def fit(text: str, schema: type[BaseModel]) -> str:
 
 
 def _told(error: Any) -> str:
-    """The first three complaints of a ValidationError, without the values, which may be long."""
-    told = [
-        f"{'.'.join(map(str, e['loc'])) or 'object'}: {e['msg']}"
-        for e in error.errors(include_url=False, include_context=False, include_input=False)[:3]
-    ]
-    return " ".join("; ".join(told).encode(errors="replace").decode().split())[:300]
+    """The first complaint of a ValidationError, without the value, which may be long."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    told = f"{'.'.join(map(str, first['loc'])) or 'object'}: {first['msg']}"
+    return " ".join(told.encode(errors="replace").decode().split())[:300]
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

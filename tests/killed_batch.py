@@ -27,7 +27,7 @@ PRICE = Price(input=3, cached_input=1, output=7, batch_percent=50, as_of="2026-0
 PLENTY = 10**12
 
 
-class Exercise(BaseModel):
+class Exercise(BaseModel, extra="forbid"):
     code: str
     tests: list[str]
 

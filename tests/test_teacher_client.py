@@ -24,7 +24,7 @@ CAP = 10 * PICODOLLARS
 PRICES = load_prices()
 
 
-class Answer(BaseModel):
+class Answer(BaseModel, extra="forbid"):
     answer: str
 
 
@@ -247,14 +247,13 @@ def test_requests_that_are_all_refused_are_an_error_however_few(journal):
 
 
 @pytest.mark.parametrize("form", ["seconds", "none"])
-def test_the_pace_finds_a_rate_limit(form, journal):
+def test_the_pace_finds_a_rate_limit(form, journal, capfd):
     with serving(requests_per_second=50, limit_headers=form) as server:
         teacher = endpoint(server, window=60, attempts=1)
-        began = time.monotonic()
         assert bring({teacher: questions(200)}, journal).counts == {Status.ANSWERED: 200}
-        assert time.monotonic() - began < 20
         turned_away = sum(entry["completion"] == 0 for entry in server.ledger())
     assert 0 < turned_away < 400
+    assert "waits" not in capfd.readouterr().err  # short waits are nobody's concern
 
 
 def test_replies_that_never_fit_are_paid_and_poisoned_with_the_reason(journal):
@@ -272,7 +271,7 @@ def test_replies_that_never_fit_are_paid_and_poisoned_with_the_reason(journal):
         assert reply.cost > 0 < reply.usage.prompt
 
 
-class Exercise(BaseModel):
+class Exercise(BaseModel, extra="forbid"):
     code: str
     tests: list[str]
 

@@ -19,16 +19,16 @@ from phi_jax.teacher.server.dialect import Dialect
 from phi_jax.teacher.server.json_mode import MODES
 
 
-class Grade(BaseModel):
+class Grade(BaseModel, extra="forbid"):
     reason: str
     grade: int
 
 
-class Nested(BaseModel):
+class Nested(BaseModel, extra="forbid"):
     """One with definitions of its own and characters beyond ASCII: ∀."""
 
     grades: list[Grade]
-    ünïcode: str = "default"
+    ünïcode: str
 
 
 ENDPOINT = Endpoint(

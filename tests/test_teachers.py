@@ -148,6 +148,11 @@ def test_what_a_batch_brought_is_not_paid_again_live(tmp_path):
             teachers.shares("writer")
             with pytest.raises(UserError, match="batches of an earlier run are still open; go on with"):
                 teachers.ask(lambda: map(request, range(60)), "test", 60)
+        moved = config(writer={"base_url": server.base_url + "/", "mode": "batch"})
+        with Teachers.of(moved, tmp_path) as teachers:
+            teachers.shares("writer")
+            with pytest.raises(UserError, match="batches of an earlier run are still open; go on with"):
+                teachers.ask(lambda: map(request, range(60)), "test", 60)
         with Teachers.of(batches, tmp_path) as teachers:
             teachers.shares("writer")
             assert teachers.cancel_batches() == 1

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from phi_jax.errors import UserError
 from phi_jax.teacher.request import PICODOLLARS, Endpoint, Messages, Request, Usage
-from phi_jax.teacher.server.json_mode import strict_schema
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -91,18 +90,14 @@ def load_prices(path: str = "") -> PriceTable:
 def most_prompt_tokens(request: Request, correction: Messages = ()) -> int:
     """Upper bound of the tokens that a server counts as the prompt."""
     messages = request.messages + correction
-    said = sum(_bytes(role) + _bytes(content) + _MESSAGE_OVERHEAD for role, content in messages)
+    said = sum(len(f"{role}{content}".encode(errors="surrogatepass")) + _MESSAGE_OVERHEAD for role, content in messages)
     return said + _REQUEST_OVERHEAD + (0 if request.schema is None else _schema_bytes(request.schema))
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 @functools.cache
 def _schema_bytes(schema: type[BaseModel]) -> int:
     """In the longest form in which a server, or we, may show the schema to the model: indented, ASCII."""
-    return len(json.dumps(strict_schema(schema), indent=4))
+    return len(json.dumps(schema.model_json_schema(), indent=4))
 
 
 def _read(path: Path) -> dict[str, Price]:

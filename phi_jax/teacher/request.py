@@ -47,7 +47,8 @@ class Request:
     max_tokens: int  # of the completion, reasoning included; what may be paid at most follows from it
     temperature: float
     seed: int = 0  # tells apart several replies to the same prompt; sent as `seed`
-    schema: type[BaseModel] | None = None  # the JSON object that is wanted; None = free text
+    # The JSON object that is wanted; None = free text. Strict modes want that it forbids extra fields and has no default.
+    schema: type[BaseModel] | None = None
     label: str = ""  # what it is for, for people: "exercises/123"
 
     @functools.cached_property

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import operator
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from phi_jax.errors import UserError
@@ -41,13 +41,16 @@ _ENDED = ("completed", "failed", "expired", "cancelled")
 _PLAN = "phi_jax_plan"  # in a batch's metadata
 
 
-def refuse_open(endpoint: Endpoint, journal: Journal) -> None:
-    """Raises UserError where batches are open whose requests would be asked, and paid for, a second time."""
-    sql = "SELECT 1 FROM attempts WHERE cost IS NULL AND via LIKE 'batch/%' AND model = ? LIMIT 1"
-    if journal.read(sql, endpoint.model):
+def refuse_open(endpoint: Endpoint, journal: Journal, own: Collection[str] = ()) -> None:
+    """Raises UserError where batches are open whose requests would be asked, and paid for, a second time.
+
+    own: plans that the caller goes on with.
+    """
+    sql = "SELECT DISTINCT via FROM attempts WHERE cost IS NULL AND via LIKE 'batch/%' AND model = ?"
+    if {via.removeprefix("batch/") for (via,) in journal.read(sql, endpoint.model)} - set(own):
         raise UserError(
             f"teacher {endpoint.name}: batches of an earlier run are still open; go on with "
-            f"config.teachers.{endpoint.name}.mode=batch, or end them first with --cancel-batches"
+            f"config.teachers.{endpoint.name}.mode=batch and their base_url, or end them first with --cancel-batches"
         )
 
 
@@ -76,6 +79,7 @@ class Batches:
         """
         self._source, self._on_outcome = iter(requests), on_outcome
         async with self._session():
+            refuse_open(self._endpoint, self._journal, self._open)
             delay = _POLL[0]
             while True:
                 room = True

@@ -5,7 +5,6 @@ Whatever a server promises, each reply is held against the schema here.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ def response_format(schema: type[BaseModel], mode: str) -> dict[str, Any]:
     """The request's field of that name, for a mode other than "text"."""
     if mode == "object":
         return {"type": "json_object"}
-    wanted = {"name": schema.__name__, "strict": True, "schema": strict_schema(schema)}
+    wanted = {"name": schema.__name__, "strict": True, "schema": schema.model_json_schema()}
     return {"type": "json_schema", "json_schema": wanted}
 
 
@@ -35,7 +34,7 @@ def wish(schema: type[BaseModel]) -> str:
     """What the prompt says of the schema."""
     return (
         "Answer with one JSON object that fits this JSON Schema, and with nothing else:\n"
-        f"{json.dumps(strict_schema(schema))}"
+        f"{json.dumps(schema.model_json_schema())}"
     )
 
 
@@ -43,29 +42,6 @@ def correction(text: str, why: str) -> Messages:
     """The messages behind the request's own that ask once more and show what was wrong with the reply `text`."""
     again = f"This does not fit: {why}. Answer again, with nothing but one JSON object that fits the schema."
     return (("assistant", text[:4000]), ("user", again))
-
-
-@functools.cache
-def strict_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON Schema as strict modes want it: each object closed, each property required, no defaults."""
-    return _strict(schema.model_json_schema())
-
-
-def _strict(part: Any) -> Any:
-    if isinstance(part, list):
-        return [_strict(item) for item in part]
-    if not isinstance(part, dict):
-        return part
-    strict: dict[str, Any] = {}
-    for key, inner in part.items():
-        if key in ("properties", "$defs"):  # their keys are names, no keywords
-            strict[key] = {name: _strict(value) for name, value in inner.items()}
-        elif key != "default":
-            strict[key] = inner if key in ("enum", "const") else _strict(inner)
-    if strict.get("type") == "object" and "properties" in strict:
-        strict["additionalProperties"] = False
-        strict["required"] = list(strict["properties"])
-    return strict
 
 
 def fit(text: str, schema: type[BaseModel]) -> str:

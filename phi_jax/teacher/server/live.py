@@ -116,6 +116,6 @@ class Live:
             if began >= self._halved:
                 self.limit, self._halved = max(1.0, self.limit / 2), now
             return
-        if now + failure.wait > self._resume + _LONG_WAIT:
+        if failure.wait >= _LONG_WAIT and now >= self._resume:
             say(f"teacher {self._endpoint.name}: waits {failure.wait:.0f} s ({failure.reason})")
         self._resume = max(self._resume, now + failure.wait)

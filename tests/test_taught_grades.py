@@ -29,10 +29,9 @@ from phi_jax.corpus.taught_grades import (
 )
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
-from phi_jax.teacher import fence as fences
-from phi_jax.teacher.fence import fence
+from phi_jax.teacher import templates
 from phi_jax.teacher.teachers import Teachers
-from phi_jax.teacher.templates import read_template
+from phi_jax.teacher.templates import fence, read_template
 
 PLENTY = 1_000_000
 
@@ -100,7 +99,7 @@ def test_no_file_can_end_itself(text):
 
 
 def test_a_mark_that_a_file_holds_is_not_used(monkeypatch):
-    monkeypatch.setattr(fences, "DIGITS", 1)
+    monkeypatch.setattr(templates, "FENCE_DIGITS", 1)
     assert {fence("0123456789abcdef".replace(digit, "")) for digit in "0123456789abcdef"} == set("0123456789abcdef")
 
 

@@ -234,7 +234,7 @@ def _lint(options: Options, _: list[str]) -> None:
 
 
 def _sample(options: Options, _: list[str]) -> None:
-    from phi_jax.evaluation.completion import complete_text
+    from phi_jax.evaluation.backends.jax_sampler import complete_text
     from phi_jax.model.sampling import Decoding
 
     print(

@@ -132,10 +132,8 @@ def compile_step(shape: PhiConfig, rules: Config, seed: int, mesh: Mesh) -> tupl
     """
     optimizer = make_optimizer(rules)
     step = make_train_step(
-        shape, optimizer, mesh,
-        microbatches=rules.microbatches, loss_chunk=rules.loss_chunk, seed=seed,
+        shape, optimizer, mesh, rules, seed=seed,
         document_end=0 if rules.document_masks else None,  # any token: the program is the same
-        skip_spike=rules.skip_spike,
     )  # fmt: skip
     state = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

@@ -172,7 +172,7 @@ def _rename(trees: Iterable[ast.AST], new: Mapping[str, str], function: str = ""
             for keyword in node.keywords:
                 if keyword.arg in new and (not function or (callee in local and callee != function)):
                     return False
-                if keyword.arg in new and callee == function:
+                if keyword.arg is not None and keyword.arg in new and callee == function:
                     keyword.arg = new[keyword.arg]
         elif isinstance(node, ast.alias):
             if (node.asname or node.name) in new:

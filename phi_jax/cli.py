@@ -87,7 +87,7 @@ def _take_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _run(options: Options, config_arguments: list[str]) -> None:
     from phi_jax import config, pipeline
-    from phi_jax.parallel.host_memory import keep_freed_memory
+    from phi_jax.parallel.processes import keep_freed_memory
 
     keep_freed_memory()
     again = ("collect",) if options.refresh else ()
@@ -97,7 +97,7 @@ def _run(options: Options, config_arguments: list[str]) -> None:
 
 def _stage(options: Options, config_arguments: list[str]) -> None:
     from phi_jax import config, graph, pipeline
-    from phi_jax.parallel.host_memory import keep_freed_memory
+    from phi_jax.parallel.processes import keep_freed_memory
 
     keep_freed_memory()
     if not options.workdir:
@@ -234,7 +234,7 @@ def _lint(options: Options, _: list[str]) -> None:
 
 
 def _sample(options: Options, _: list[str]) -> None:
-    from phi_jax.evaluation.completion import complete_text
+    from phi_jax.evaluation.backends.jax_sampler import complete_text
     from phi_jax.model.sampling import Decoding
 
     print(

@@ -295,7 +295,7 @@ def models_of(config: Config) -> list[str]:
     return [stage.name for stage in stages(config) if stage.stage in DISTRIBUTED]
 
 
-_DEDUP = "phi_jax.store.near_copies:dedup"
+_DEDUP = "phi_jax.corpus.dedup:dedup"
 _DECONTAMINATE = "phi_jax.contamination.decontaminate:decontaminate"
 _TOKENIZER = "phi_jax.tokens.shards:make_tokenizer"
 _TOKENIZE = "phi_jax.tokens.shards:tokenize"

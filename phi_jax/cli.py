@@ -211,7 +211,7 @@ def _plan(options: Options, config_arguments: list[str]) -> None:
         config.load(config_arguments), topology=options.topology, devices=options.devices, mfu=options.mfu
     )
     print("\n".join(plan.lines(planned)))
-    if not planned.fit.fits:
+    if not planned.fits:
         sys.exit(1)
 
 

@@ -15,7 +15,8 @@ import re
 import llm_judge
 
 from phi_jax.corpus import rubric
-from phi_jax.synthesis import families, grammar
+from phi_jax.synthesis import grammar
+from phi_jax.synthesis.grammar import families
 
 # Of the exercises, sections and grades asked for; the rest is good.
 SHARES = {

@@ -1,6 +1,5 @@
 """`phi-jax evaluate --model`: killed it goes on, and it goes on with nothing else."""
 
-import functools
 import inspect
 import json
 import os
@@ -21,7 +20,6 @@ from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.completion import Plan
 from phi_jax.model import phi
 from phi_jax.tokens import tokenizer
-from phi_jax.weights.architecture import leaf_at
 from phi_jax.weights.huggingface import export_model
 
 CONFIG = phi.PhiConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, head_dim=16,
@@ -39,7 +37,7 @@ def model(tmp_path_factory):
     trained = tokenizer.train(["def f(x):\n    return x\n"], 300)
     trained.save(place / "tokenizer", max_length=CONFIG.max_seq_len)
     export_model(
-        functools.partial(leaf_at, params), CONFIG, place / "model", tokenizer_directory=place / "tokenizer",
+        params, CONFIG, place / "model", tokenizer_directory=place / "tokenizer",
         end_of_text_id=trained.end_of_text_id, dtype="float32",
     )  # fmt: skip
     return place / "model"

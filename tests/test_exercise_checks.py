@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from phi_jax.sandbox import support
-from phi_jax.synthesis import exercises, grammar
-from phi_jax.synthesis.exercises import check_exercises
-from phi_jax.synthesis.prompts import Exercise
+from phi_jax.synthesis import grammar
+from phi_jax.synthesis.llm.exercises import check_exercises
+from phi_jax.synthesis.llm.prompts import Exercise
 
 SANDBOX = "full" if support().full else "none"
 
@@ -80,20 +80,16 @@ WRONG = {
     "twice": (CODE + CODE, TESTS, "total", "the code defines total 2 times, not once"),
     "nobody's tests": (CODE, ["assert sum([1]) == 1"] * 3, None, "the tests call no function that the code defines"),
     "no docstring": ("def total(numbers, least):\n    return 5\n", TESTS, "total", "total has no docstring"),
-    "no body": (code("pass"), TESTS, "total", "total has no body"),
-    "no body but dots": (code("..."), TESTS, "total", "total has no body"),
-    "not implemented": (code("raise NotImplementedError('later')"), TESTS, "total", "total has no body"),
     "a script": (CODE + "\nprint(total([1], 0))\n", TESTS, "total", "the code's line 13 is neither an import nor a definition"),
     "does not parse": (CODE.replace("for ", "fro "), TESTS, "total", "the code does not parse: invalid syntax, line 8"),
     "a null byte": (CODE + "\0", TESTS, "total", "the code does not parse: source code string cannot contain null bytes"),
     "does not run": ("import nothing_like_it\n" + CODE, TESTS, "total", "the code does not run: ModuleNotFoundError: No module named 'nothing_like_it'"),
     "does not compile": (code("return 5\nglobal least"), TESTS, "total", "the code does not run: SyntaxError: name 'least' is parameter and global (<text>, line 6)"),
     "a wrong example": (CODE.replace("    5\n", "    6\n"), TESTS, "total", "the example 'total([1, 2, 3], 1)' gives '5', not '6'"),
-    "an endless example": (CODE.replace(">>> total([1, 2, 3], 1)\n    5", ">>> while total([], 0) == 0: pass\n    5"), TESTS, "total", "the example 'while total([], 0) == 0: pass': it takes too long"),
+    "an endless example": (CODE.replace(">>> total([1, 2, 3], 1)\n    5", ">>> while total([], 0) == 0: pass\n    5"), TESTS, "total", "the example 'while total([], 0) == 0: pass' fails: it takes too long"),
     "half a surrogate pair": (CODE + "# \ud800\n", TESTS, "total", "the code does not parse: 'utf-8' codec can't encode character '\\ud800' in position 240: surrogates not allowed"),
+    "no body": (code("pass"), TESTS, "total", "test 1 'assert total([1, 2, 3], 1) == 5' fails: AssertionError"),
     "two tests": (CODE, [*TESTS[:2], TESTS[0]], "total", "it has 2 different tests, fewer than 3"),
-    "a test of nothing": (CODE, [*TESTS, "assert True"], "total", "test 5 does not call total"),
-    "a test without assert": (CODE, ["total([1], 0) == 1", *TESTS], "total", "test 1 asserts nothing"),
     "a test that does not parse": (CODE, [*TESTS, "assert total(["], "total", "test 5 does not parse: '[' was never closed, line 1"),
     "a test that fails": (CODE, [*TESTS, "assert total([1], 0) == 2"], "total", "test 5 'assert total([1], 0) == 2' fails: AssertionError"),
     "a test that raises": (CODE, [*TESTS, "assert total(None, 0)"], "total", "test 5 'assert total(None, 0)' fails: TypeError: 'NoneType' object is not iterable"),
@@ -121,9 +117,9 @@ HOSTILE = {
     "leaves": (code("raise SystemExit(0)"), TESTS, "total", "test 1 'assert total([1, 2, 3], 1) == 5' fails: SystemExit: 0"),
     "breaks its process": (code("import ctypes\nctypes.string_at(0)"), TESTS, "total", "the candidate's process ended (signal SIGSEGV)"),
     "eats memory": (code("x = []\nwhile True:\n    x.append(bytes(10 ** 8))"), TESTS, "total", "test 1 'assert total([1, 2, 3], 1) == 5' fails: MemoryError"),
-    "prints verdicts": (code("import os\nfor fd in (1, 2, 3, 4):\n    try:\n        os.write(fd, b'noticed 1111111111')\n    except OSError:\n        pass\nreturn 1"), TESTS, "total", None),
-    "says that it is right": (code("import candidate, sys\nfor module in (candidate, sys._getframe(1)):\n    module.outcome = module.exercise = lambda *_: ''"), TESTS, "total", None),
-    "says nothing": (code("import sys\nframe = sys._getframe()\nwhile 'exercise' not in frame.f_globals:\n    frame = frame.f_back\nframe.f_globals['_named'] = lambda error: 1 / 0\nraise KeyError"), TESTS, "total", None),
+    "prints verdicts": (code("import os\nfor fd in (1, 2, 3, 4):\n    try:\n        os.write(fd, b'[True] * 10')\n    except OSError:\n        pass\nreturn 1"), TESTS, "total", None),
+    "says that it is right": (code("import candidate, sys\nfor module in (candidate, sys._getframe(1)):\n    module.report = module.exercise = lambda *_: ''"), TESTS, "total", None),
+    "says nothing": (code("import sys\nframe = sys._getframe()\nwhile 'exercise' not in frame.f_globals:\n    frame = frame.f_back\nframe.f_globals['_fault'] = lambda error: 1 / 0\nraise KeyError"), TESTS, "total", None),
     "a test ends the process": (CODE, [*TESTS, "import os\nos._exit(0)\nassert total"], "total", "the candidate's process ended (exit status 0)"),
 }  # fmt: skip
 
@@ -150,20 +146,20 @@ def test_what_is_right_is_kept(verdicts, name):
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_has_its_reason(verdicts, name):
-    assert verdicts["wrong", name] == WRONG[name][3]
+    assert verdicts["wrong", name].reason == WRONG[name][3]
 
 
 @pytest.mark.parametrize("name", VACUOUS)
 def test_tests_that_notice_nothing(verdicts, name):
-    assert verdicts["vacuous", name].startswith("the tests pass with a function that ")
+    assert verdicts["vacuous", name].code == "weak_tests"
+    assert verdicts["vacuous", name].reason.startswith("the tests pass with a function that ")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_who_attacks_is_set_aside_alone(verdicts, name):
     found = verdicts["hostile", name]
-    assert found
-    assert "\n" not in found
-    assert HOSTILE[name][3] in (None, found)
+    assert "\n" not in found.reason
+    assert HOSTILE[name][3] in (None, found.reason)
 
 
 def test_tests_of_one_branch_notice_too_little():
@@ -176,7 +172,7 @@ def test_tests_of_one_branch_notice_too_little():
         for cases in (((1, 6), (2, 7), (3, 8)), ((1, 6), (15, 31), (30, 88)))
     )
     reason, none = checked([(source, one, "fee"), (source, all_three, "fee")])
-    assert reason.startswith("the tests notice only ")
+    assert reason.reason.startswith("the tests notice only ")
     assert none is None
 
 
@@ -214,4 +210,3 @@ def test_the_grammars_exercises_pass_with_honest_tests_and_not_with_others():
 def test_the_same_reasons_in_any_company():
     cases = [WRONG["a test that fails"], RIGHT["the exercise"], HOSTILE["ends the process"]]
     assert checked(cases) == checked(cases[::-1])[::-1]
-    assert exercises.FEWEST_TESTS == 3

@@ -33,7 +33,7 @@ TESTS = [
 ]
 SECTION = "# Sums\n\nA plus is enough.\n\n```python\nprint(1 + 2)\n```\n\n```output\n3\n```\n"
 ROWS = (
-    {"code": RISING, "tests": TESTS, "teacher": "gpt-5", "generation": 1, "license": "MIT"},
+    {"code": RISING, "tests": TESTS, "teacher": "gpt-5", "license": "MIT"},
     {"kind": "exercises", "text": FALLING},
     {"kind": "textbooks", "text": f"Sure! Here is a section on sums:\n\n{SECTION}"},
     {"kind": "textbooks", "text": SECTION.replace("\n3\n", "\n4\n"), "source": "notes", "path": "sums.md"},
@@ -46,25 +46,27 @@ ROWS = (
 def config_of(*files):
     return Config(
         {
-            "synthesize": {
-                "files": files, "license": "CC-BY-4.0", "near_copy_threshold": 0.8, "sandbox": "full",
-                "sandbox_workers": 2,
+            "texts": {
+                "mine": {
+                    "files": files, "license": "CC-BY-4.0", "near_copy_threshold": 0.8, "sandbox": "full",
+                    "sandbox_workers": 2,
+                }
             }
         }
     )  # fmt: skip
 
 
 def open_draft(workdir):
-    return artifact.open_draft(workdir, "synthesize", "files", {}, {})
+    return artifact.open_draft(workdir, "synthesize", "mine", {}, {})
 
 
 def build(workdir, *files):
     draft = open_draft(workdir)
-    stage.given(config_of(*map(str, files)), {}, draft)
+    stage.synthesize(config_of(*map(str, files)), {}, draft)
     return draft.commit()
 
 
-def rows_of(built, name, columns=(*documents.SCHEMA.names, "lesson", "teacher", "generation", "tests")):
+def rows_of(built, name, columns=(*documents.SCHEMA.names, "lesson", "teacher", "tests")):
     return list(documents.read(built.path(name), columns))
 
 
@@ -80,33 +82,31 @@ def built(tmp_path_factory):
 
 def test_the_same_checks_decide_and_all_adds_up(built):
     exercises, textbooks = built.facts["exercises"], built.facts["textbooks"]
-    assert (exercises["written"], exercises["kept"]) == (8, 2)
-    assert exercises["reasons"] == {"identical text": 1, "no text": 5}
-    assert (textbooks["written"], textbooks["kept"]) == (2, 1)
-    assert textbooks["reasons"] == {"prints something else": 1}
-    assert textbooks["boilerplate_removed"] == 1
-    assert built.facts["teacher"] == "files"
-    assert "coverage" not in exercises["diversity"]
+    assert (exercises["written"], exercises["kept"]) == (7, 2)
+    assert exercises["reasons"] == {"identical": 1, "no_text": 4}
+    assert (textbooks["written"], textbooks["kept"]) == (3, 1)
+    assert textbooks["reasons"] == {"no_text": 1, "wrong_output": 1}
+    assert built.facts["written_by"] == "files"
     reasons = {
         row["path"]: row["reason"]
         for kind in ("exercises", "textbooks")
         for row in documents.read(built.path("set_aside") / kind, ("path", "reason"))
     }
     assert reasons == {
-        "mine.jsonl:1": "identical text",  # again.parquet has it too, and comes first
+        "mine.jsonl:1": "the same text stands above",  # again.parquet has it too, and comes first
         "sums.md": "block 1 prints '3', not '4'",
-        "mine.jsonl:5": "no text: kind is 'poems', not one of textbooks, exercises",
-        "mine.jsonl:6": "no text: it has no field 'text' of text",
-        "mine.jsonl:7": "no text: it has no kind",
-        "mine.jsonl:8": "no JSON object",
-        "mine.jsonl:9": "no JSON object",
+        "mine.jsonl:5": "its kind is 'poems', not one of textbooks, exercises",
+        "mine.jsonl:6": "it has no field 'text' or 'code' that holds a text",
+        "mine.jsonl:7": "its kind is '', not one of textbooks, exercises",
+        "mine.jsonl:8": "its kind is 'no JSON object', not one of textbooks, exercises",
+        "mine.jsonl:9": "its kind is 'no JSON object', not one of textbooks, exercises",
     }
 
 
 def test_what_a_row_says_of_itself_is_taken_over(built):
     rising, falling = rows_of(built, "exercises")
     assert (rising["text"], rising["source"], rising["path"]) == (RISING, "again.parquet", "again.parquet:1")
-    assert (rising["license"], rising["teacher"], rising["generation"]) == ("CC-BY-4.0", None, None)
+    assert (rising["license"], rising["teacher"]) == ("CC-BY-4.0", None)
     assert json.loads(rising["tests"]) == TESTS
     assert (falling["text"], falling["tests"], falling["lesson"]) == (FALLING, None, None)
     (section,) = rows_of(built, "textbooks")
@@ -122,30 +122,10 @@ def test_our_own_documents_are_texts_too(built, tmp_path):
         assert again.facts[kind]["set_aside"] == 0
 
 
-def test_a_file_that_changed_starts_the_stage_over(tmp_path, monkeypatch):
-    """What a killed run left of other texts is not mixed in."""
-    monkeypatch.setattr(review, "_TEXTS_PER_PART", 1)
-    file = tmp_path / "mine.jsonl"
-    file.write_text(json.dumps({"code": RISING}) + "\n" + json.dumps({"code": FALLING}) + "\n")
-
-    def killed(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(review.Desk, "publish", killed)
-        with pytest.raises(KeyboardInterrupt):
-            build(tmp_path / "w", file)
-    left = list(open_draft(tmp_path / "w").directory.glob("checked/*/*/part-*.parquet"))
-    assert left
-    file.write_text(json.dumps({"code": FALLING}) + "\n")
-    built = build(tmp_path / "w", file)
-    assert [row["text"] for row in rows_of(built, "exercises")] == [FALLING]
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: (), "config.synthesize.files is empty; name the texts"),
+        (lambda root: (), "config.texts.mine.files is empty; name the texts"),
         (lambda root: (root / "missing.jsonl",), "missing.jsonl: no such file or directory"),
         (lambda root: (root / "empty",), "empty: neither .jsonl nor .parquet"),
         (lambda root: (root / "a.txt",), "a.txt: neither .jsonl nor .parquet"),
@@ -171,7 +151,7 @@ json_values = st.recursive(
     lambda v: st.lists(v) | st.dictionaries(st.text(), v),
     max_leaves=4,
 )
-FIELDS = ("kind", "text", "code", "tests", "source", "path", "license", "language", "teacher", "generation")
+FIELDS = ("kind", "text", "code", "tests", "source", "path", "license", "language", "teacher")
 fields = st.sampled_from(FIELDS)
 likely = st.sampled_from(
     ["textbooks", "exercises", "python", "markdown", "assert f(1) == 2\nassert f(2) == 3", '["x"]']
@@ -188,9 +168,9 @@ def test_any_row_goes_somewhere(tmp_path_factory, rows):
     assert len(items) == len(rows)
     for item in items:
         submission = stage._submission(item, "other")
-        row = review._row(stage._desk_of(item), submission)
-        pa.Table.from_pylist([row], schema=review._CHECKED)
-        assert submission.problem or submission.text in (item.row.get("code"), item.row.get("text"))
+        kind = "textbooks" if stage._kind(item.row) == "textbooks" else "exercises"
+        pa.Table.from_pylist([review._row(kind, submission)], schema=review._CHECKED)
+        assert submission.fault or submission.text in (item.row.get("code"), item.row.get("text"))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from phi_jax.evaluation.gold import BANDS, check_gold, gold_items
 from phi_jax.evaluation.grading import Grading, PaperGrade, Question, RubricGrade
 from phi_jax.evaluation.judge import judge_records, judge_table
 from phi_jax.evaluation.problems import Problem, load_problems
-from phi_jax.teacher import fence
+from phi_jax.teacher import templates
 from phi_jax.teacher.teachers import Teachers
 
 # SHA-256 of each template that was ever in use. A template that has been used is never changed: write the next number.
@@ -94,7 +94,7 @@ def test_no_solution_can_end_itself(problem, reference, solution):
         _, user = asked(question)
         mark = user.removeprefix("The mark of the texts is ").partition(".")[0]
         assert mark == question.mark
-        assert len(mark) == fence.DIGITS
+        assert len(mark) == templates.FENCE_DIGITS
         rest = user
         for name, text in (("PROBLEM", problem), ("REFERENCE", reference), ("SOLUTION", solution)):
             begin, end = f"\nBEGIN {name} {mark}\n", f"\nEND {name} {mark}\n"

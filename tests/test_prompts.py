@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from phi_jax.synthesis import prompts
-from phi_jax.synthesis.curriculum import KINDS, lessons
-from phi_jax.synthesis.prompts import Exercise, messages
+from phi_jax.synthesis.llm import prompts
+from phi_jax.synthesis.llm.curriculum import KINDS, lessons
+from phi_jax.synthesis.llm.prompts import Exercise, messages
 
 # SHA-256 of each template that was ever in use. A template that has been used is never changed: write the next number.
 GIVEN_OUT = {
@@ -26,7 +26,8 @@ def test_a_template_never_changes_without_its_number():
     for name, digest in GIVEN_OUT.items():
         path = Path(prompts.__file__).with_name("prompts") / f"{name}.md"
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, f"{name} changed: give it the next number"
-    assert prompts.digests() == {kind: GIVEN_OUT[name] for kind, name in prompts.VERSIONS.items()}
+    for kind, name in prompts.VERSIONS.items():
+        assert prompts.template(kind).note() == {"version": name, "sha256": GIVEN_OUT[name]}
 
 
 @settings(max_examples=30, deadline=None)
@@ -55,7 +56,7 @@ def test_lessons_that_differ_have_prompts_that_differ():
 def test_a_format_reaches_the_teacher_in_full(kind):
     lesson = next(lessons(kind, 1, 0))
     told = set()
-    for name, text in prompts.curriculum.load().formats[kind]:
+    for name, text in prompts.curriculum.load().formats[kind].items():
         told.add(messages(dataclasses.replace(lesson, format=name))[1][1])
         assert text in messages(dataclasses.replace(lesson, format=name))[1][1]
     assert len(told) == len(prompts.curriculum.load().formats[kind])
@@ -70,8 +71,7 @@ def test_a_prompt_is_paid_for_a_million_times():
 
 
 def test_an_exercise_is_what_the_schema_says():
-    assert prompts.schema_of("exercises") is Exercise
-    assert prompts.schema_of("textbooks") is None
+    assert {"textbooks": None, "exercises": Exercise} == prompts.SCHEMAS
     schema = Exercise.model_json_schema()
     # What OpenAI's strict mode asks of every object.
     assert schema["additionalProperties"] is False

@@ -1,15 +1,14 @@
-"""What becomes of a text: each way to fail has its reason and group, copies go, and what is written adds up."""
+"""What becomes of a text: each way to fail has its code and reason, copies go, and what is written adds up."""
 
 import json
 
 import pytest
 
 from phi_jax.config import Config
-from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
 from phi_jax.synthesis import review
-from phi_jax.synthesis.curriculum import lessons
-from phi_jax.synthesis.review import Desk, Submission, group, judge
+from phi_jax.synthesis.outputs import Fault, declare
+from phi_jax.synthesis.review import Reviewer, Submission, check
 
 RULES = Config({"near_copy_threshold": 0.8, "sandbox": "full", "sandbox_workers": 2})
 GOOD = '''def add_up_boats(values: list[int]) -> int:
@@ -67,61 +66,59 @@ EXERCISES = {
     "none": exercise(),
     "none, any name": exercise(name=None),
     "none, without tests": exercise(tests=None),
-    "refused": exercise(problem="refused: I cannot help with that"),
-    "cut off": exercise(problem="cut off: max_tokens"),
-    "filtered": exercise(problem="filtered: content filter"),
-    "no answer": exercise(problem="no answer: 500 six times"),
-    "another form": exercise(GOOD + "\nprint(add_up_boats([1]))\n"),
-    "another form, name": exercise(name="add_up_ships"),
-    "another form, docstring": exercise("def add_up_boats(values):\n    return sum(values)\n"),
-    "cannot be read": exercise("def add_up_boats(values:\n"),
-    "cannot be read, test": exercise(tests=(*TESTS, "assert add_up_boats([1]) = 1")),
-    "cannot be read, no tests": exercise("def add_up_boats(values:\n", tests=None),
-    "an example is wrong": exercise(GOOD.replace("    3\n", "    4\n")),
-    "an example is wrong, no tests": exercise(GOOD.replace("    3\n", "    4\n"), tests=None),
-    "does not run": exercise("import no_such_module\n" + GOOD),
-    "a test fails": exercise(tests=(*TESTS, "assert add_up_boats([1]) == 2")),
-    "no tests to speak of": exercise(tests=()),
-    "no tests to speak of, few": exercise(tests=TESTS[:2]),
-    "tests notice too little": exercise(tests=tuple(f"assert isinstance(add_up_boats([{n}]), int)" for n in range(5))),
-    "no text": exercise(GOOD.replace("Return", "Return \ud83d")),
+    "refused": exercise(fault=Fault("refused", "I cannot help with that")),
+    "cut_off": exercise(fault=Fault("cut_off", "max_tokens")),
+    "filtered": exercise(fault=Fault("filtered", "content filter")),
+    "no_answer": exercise(fault=Fault("no_answer", "500 six times")),
+    "wrong_form": exercise(GOOD + "\nprint(add_up_boats([1]))\n"),
+    "wrong_form, name": exercise(name="add_up_ships"),
+    "wrong_form, docstring": exercise("def add_up_boats(values):\n    return sum(values)\n"),
+    "unreadable": exercise("def add_up_boats(values:\n"),
+    "unreadable, test": exercise(tests=(*TESTS, "assert add_up_boats([1]) = 1")),
+    "unreadable, no tests": exercise("def add_up_boats(values:\n", tests=None),
+    "wrong_example": exercise(GOOD.replace("    3\n", "    4\n")),
+    "wrong_example, no tests": exercise(GOOD.replace("    3\n", "    4\n"), tests=None),
+    "does_not_run": exercise("import no_such_module\n" + GOOD),
+    "test_fails": exercise(tests=(*TESTS, "assert add_up_boats([1]) == 2")),
+    "few_tests": exercise(tests=()),
+    "few_tests, few": exercise(tests=TESTS[:2]),
+    "weak_tests": exercise(tests=tuple(f"assert isinstance(add_up_boats([{n}]), int)" for n in range(5))),
+    "no_text": exercise(GOOD.replace("Return", "Return \ud83d")),
 }
 SECTIONS = {
     "none": section(),
     "none, tidied": section(f"Sure! Here is a section of a textbook on sums:\n\n{SECTION}\nI hope this helps!\n"),
-    "another form": section("# Sums\n\nA sum is what comes of adding.\n"),
-    "another form, fence": section(SECTION.rstrip("`\n") + "\n"),
-    "cannot be read": section(SECTION.replace("total = 0", "total = (")),
-    "prints something else": section(SECTION.replace("\n6\n", "\n7\n")),
-    "does not run": section(SECTION.replace("print(total)", "print(totals)")),
-    "an example is wrong": section(SECTION + '\n```python\ndef one():\n    """\n    >>> one()\n    1\n    """\n```\n'),
+    "wrong_form": section("# Sums\n\nA sum is what comes of adding.\n"),
+    "unreadable, fence": section(SECTION.rstrip("`\n") + "\n"),
+    "unreadable": section(SECTION.replace("total = 0", "total = (")),
+    "wrong_output": section(SECTION.replace("\n6\n", "\n7\n")),
+    "does_not_run": section(SECTION.replace("print(total)", "print(totals)")),
+    "wrong_example": section(SECTION + '\n```python\ndef one():\n    """\n    >>> one()\n    1\n    """\n```\n'),
 }
 
 
 @pytest.mark.parametrize(("kind", "texts"), [("exercises", EXERCISES), ("textbooks", SECTIONS)])
-def test_every_way_to_fail_has_its_group(kind, texts):
-    rows = judge(kind, list(texts.values()), "test", RULES)
-    found = {name: group(row["reason"]) if row["reason"] else "none" for name, row in zip(texts, rows, strict=True)}
+def test_every_way_to_fail_has_its_code(kind, texts):
+    rows = check(kind, list(texts.values()), "test", RULES)
+    found = {name: row["code"] or "none" for name, row in zip(texts, rows, strict=True)}
     assert found == {name: name.partition(",")[0] for name in texts}
     for row in rows:
-        row["text"].encode()
-        assert row["reason"] is None or "\n" not in row["reason"]
+        assert (row["reason"] is None) == (row["code"] is None)
+        assert "\n" not in (row["reason"] or "")
+        assert all(value is None or value.encode() for value in row.values())
 
 
-def test_an_unknown_reason_is_counted_too():
-    assert group("something that nobody thought of") == "another reason"
-
-
-def test_boilerplate_goes_and_is_noted():
-    plain, tidied = judge("textbooks", [SECTIONS["none"], SECTIONS["none, tidied"]], "test", RULES)
+def test_texts_are_tidied():
+    plain, tidied = check("textbooks", [SECTIONS["none"], SECTIONS["none, tidied"]], "test", RULES)
     assert tidied["text"].strip() == plain["text"].strip() == SECTION.strip()
-    assert (plain["boilerplate"], tidied["boilerplate"]) == (False, True)
+    (windows,) = check("exercises", [exercise("\ufeff" + GOOD.replace("\n", "\r\n"))], "test", RULES)
+    assert (windows["text"], windows["code"]) == (GOOD, None)
 
 
 def test_a_fence_inside_code_without_tests_does_no_harm():
     code = GOOD.replace("Return the sum", "```\n    four ````\n    ```\n    Return the sum")
-    (row,) = judge("exercises", [exercise(code, tests=None)], "test", RULES)
-    assert row["reason"] is None
+    (row,) = check("exercises", [exercise(code, tests=None)], "test", RULES)
+    assert row["code"] is None
 
 
 def draft_in(path):
@@ -129,22 +126,23 @@ def draft_in(path):
     return artifact.open_draft(path, "synthesize", "teacher", {}, {})
 
 
-def reviewed(draft, *turns):
-    desk = Desk(draft, "exercises", RULES)
-    for turn in turns:
-        desk.review(turn, len(turn), lambda submission: submission)
-    facts = desk.publish()
+def reviewed(draft, *batches):
+    for kind, given in (("exercises", batches), ("textbooks", [[]])):
+        reviewer = Reviewer(draft, kind, RULES)
+        for batch in given:
+            reviewer.review(batch)
+        reviewer.publish()
+    declare(draft, written_by="teacher")
     review.clear(draft)
-    draft.add_output("set_aside", "set_aside", rows=facts["set_aside"])
-    return facts, draft.commit()
+    built = draft.commit()
+    return built.facts["exercises"], built
 
 
 def test_copies_go_and_all_adds_up(tmp_path):
-    (lesson,) = lessons("exercises", 1, 0)
     long = "\n".join(f"    # step {n}: look at what the loop has done so far" for n in range(30))
     commented = GOOD.replace("    total = 0\n", f"{long}\n    total = 0\n")
     first = [
-        exercise(lesson=lesson, teacher="m-1", generation=1),
+        exercise(lesson='{"number": 0}', teacher="m-1"),
         exercise(commented),
         exercise(commented.replace("step 7", "step seven")),
         exercise(GOOD.replace("    3\n", "    5\n")),
@@ -152,23 +150,22 @@ def test_copies_go_and_all_adds_up(tmp_path):
     second = [exercise(), exercise(OTHER, tests=None, name=None)]
     facts, built = reviewed(draft_in(tmp_path / "w"), first, second)
     assert (facts["written"], facts["kept"], facts["set_aside"]) == (6, 3, 3)
-    assert facts["kept_by_turn"] == [2, 1]
-    assert facts["reasons"] == {"an example is wrong": 1, "identical text": 1, "near copy": 1}
-    names = [*documents.SCHEMA.names, "lesson", "teacher", "generation", "tests"]
+    assert facts["reasons"] == {"identical": 1, "near_copy": 1, "wrong_example": 1}
+    names = [*documents.SCHEMA.names, "lesson", "teacher", "tests"]
     kept = list(documents.read(built.path("exercises"), names))
     assert [row["id"] for row in kept] == [documents.document_id(row["text"]) for row in kept]
     assert sum(len(row["text"].encode()) for row in kept) == facts["bytes"]
     assert json.loads(kept[0]["lesson"])["number"] == 0
-    assert (kept[0]["teacher"], kept[0]["generation"], kept[0]["language"]) == ("m-1", 1, "python")
+    assert (kept[0]["teacher"], kept[0]["language"]) == ("m-1", "python")
     assert json.loads(kept[0]["tests"]) == list(TESTS)
-    assert kept[-1]["lesson"] is kept[-1]["teacher"] is kept[-1]["generation"] is kept[-1]["tests"] is None
-    aside = list(documents.read(built.directory / "set_aside" / "exercises", ("path", "reason", "text")))
-    assert len(aside) == 3
-    assert sorted(p.name for p in built.directory.iterdir()) == ["exercises", "manifest.json", "set_aside"]
+    assert kept[-1]["lesson"] is kept[-1]["teacher"] is kept[-1]["tests"] is None
+    aside = list(documents.read(built.directory / "set_aside" / "exercises", ("path", "code", "reason", "text")))
+    assert sorted(row["code"] for row in aside) == sorted(facts["reasons"])
+    assert sorted(p.name for p in built.directory.iterdir()) == ["exercises", "manifest.json", "set_aside", "textbooks"]
 
 
 def test_nothing_kept_is_a_document_set_too(tmp_path):
-    facts, built = reviewed(draft_in(tmp_path / "w"), [], [exercise(problem="refused: no")])
+    facts, built = reviewed(draft_in(tmp_path / "w"), [], [exercise(fault=Fault("refused", "no"))])
     assert (facts["written"], facts["kept"], facts["set_aside"]) == (1, 0, 1)
     assert list(documents.read(built.path("exercises"))) == []
 
@@ -178,27 +175,18 @@ def test_parts_that_are_there_are_not_judged_again(tmp_path, monkeypatch):
     monkeypatch.setattr(review, "_TEXTS_PER_PART", 2)
     texts = [exercise(GOOD.replace("the sum", f"the {word} sum"), tests=None) for word in ("first", "second", "third")]
 
-    def cut_short():
-        yield from texts[:2]
-        raise KeyboardInterrupt
+    class CutShort(list):
+        def __iter__(self):
+            yield from texts[:2]
+            raise KeyboardInterrupt
 
     _, whole = reviewed(draft_in(tmp_path / "whole"), texts)
-    desk = Desk(draft_in(tmp_path / "cut"), "exercises", RULES)
     with pytest.raises(KeyboardInterrupt):
-        desk.review(cut_short(), 3, lambda submission: submission)
+        reviewed(draft_in(tmp_path / "cut"), CutShort())
 
-    made = []
+    checked = []
+    monkeypatch.setattr(review, "check", lambda kind, texts, *more: checked.extend(texts) or check(kind, texts, *more))
     draft = draft_in(tmp_path / "cut")
     assert draft.resumed
-    desk = Desk(draft, "exercises", RULES)
-    desk.review(texts, 3, lambda submission: made.append(submission) or submission)
-    desk.publish()
-    review.clear(draft)
-    draft.add_output("set_aside", "set_aside", rows=0)
-    assert made == texts[2:]
-    assert draft.commit().identity == whole.identity
-
-
-def test_a_threshold_out_of_range_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"config\.synthesize\.near_copy_threshold=1\.5"):
-        Desk(draft_in(tmp_path / "w"), "exercises", Config({"near_copy_threshold": 1.5}))
+    assert reviewed(draft, texts)[1].identity == whole.identity
+    assert checked == texts[2:]

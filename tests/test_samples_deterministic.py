@@ -19,7 +19,7 @@ from phi_jax.evaluation.problems import load_problems
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.sampler_mesh import all_devices
 from phi_jax.tokens import tokenizer
-from phi_jax.weights.export import load_model
+from phi_jax.weights.models import load_model
 
 CONFIG = PhiConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, head_dim=16,
                    rotary_dim=8, max_seq_len=128)  # fmt: skip

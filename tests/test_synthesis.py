@@ -1,17 +1,24 @@
 """The grammar: behaviours told apart by running them, held out before a word is written, every text executed."""
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 
 import pytest
-from running import MICRO
 
-from phi_jax import config
+from phi_jax.config import Config
 from phi_jax.sandbox import Program, Sandbox
-from phi_jax.store import documents
-from phi_jax.synthesis import diversity, grammar, verify
-from phi_jax.synthesis.families import all_behaviours
+from phi_jax.store import artifact, documents
+from phi_jax.synthesis import diversity, grammar
+from phi_jax.synthesis.grammar import from_grammar
+from phi_jax.synthesis.grammar.families import all_behaviours
+from phi_jax.synthesis.grammar.run_texts import run_texts
+
+RULES = {
+    "family_cap": 6, "held_out_one_in": 10, "sections_per_behaviour": 1, "exercises_per_behaviour": 4,
+    "sandbox": "full", "sandbox_workers": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +38,29 @@ def test_two_thousand_behaviours_and_no_family_above_a_tenth(known):
     assert {kind for k in known for kind in k.behaviour.signature} == {
         "int", "str", "list[int]", "list[str]", "dict[str,int]",
     }  # fmt: skip
+    sentences = Counter((b.family, b.sentence) for b in all_behaviours())
+    assert sentences.most_common(1)[0][1] == 1
+
+
+def test_behaviours_are_what_they_were():
+    """What every behaviour says and gives, as it was when each had a function beside its code that said the same."""
+    told = "".join(
+        k.digest + b.family + b.slug + b.sentence + b.body + b.loop + repr(k.outputs)
+        for k in grammar.behaviours(10**9)
+        for b in [k.behaviour]
+    )
+    assert hashlib.sha256(told.encode()).hexdigest() == (
+        "a3bab0921499848d985e9f79fc2d1ea288576d91d172a27f565afc1118bb0b9d"
+    )
+
+
+def test_texts_are_what_they_were(split):
+    """A change of the grammar's texts is a change of nano's results."""
+    texts = [write(k, 1).code for write in (grammar.textbook_section, grammar.exercise) for k in split[0][::10]]
+    texts += [grammar.problem(k)["prompt"] for k in split[1]]
+    assert hashlib.sha256("".join(texts).encode()).hexdigest() == (
+        "c03aead6702cf4762948a28d72a1369f17fed5a88caa499f3f9393b01d5712ed"
+    )
 
 
 def test_no_two_behaviours_give_the_same_on_the_fixed_inputs(known):
@@ -58,12 +88,6 @@ def test_one_in_ten_is_held_out_of_every_family(known, split):
         assert number == -(-counts[family] // 10)
 
 
-def test_the_same_on_every_call(known):
-    again = grammar.behaviours(120)
-    assert [k.digest for k in again] == [k.digest for k in known]
-    assert [grammar.exercise(k, 3).code for k in again[:50]] == [grammar.exercise(k, 3).code for k in known[:50]]
-
-
 def test_every_family_writes_texts_that_run(split):
     """Each combination of every family once, in both forms of its code: the sandbox finds nothing wrong."""
     by_family = {}
@@ -72,7 +96,7 @@ def test_every_family_writes_texts_that_run(split):
     chosen = [k for ks in by_family.values() for k in ks[:12]]
     texts = [grammar.exercise(k, 0) for k in chosen] + [grammar.textbook_section(k, n) for k in chosen for n in (0, 1)]
     assert any("for " in t.code and "append" in t.code for t in texts)
-    assert verify.run_texts(texts, "texts", sandbox="full", workers=2) == [None] * len(texts)
+    assert run_texts(texts, "texts", sandbox="full", workers=2) == [None] * len(texts)
 
 
 def test_what_is_wrong_is_set_aside_and_its_neighbours_are_not(split):
@@ -84,10 +108,9 @@ def test_what_is_wrong_is_set_aside_and_its_neighbours_are_not(split):
         dataclasses.replace(good[0], examples=((good[0].examples[0][0], "'no'"),)),  # an example that is not so
         dataclasses.replace(section, printed="something else\n"),
     ]
-    verdicts = verify.run_texts([*good, *wrong, section], "texts", sandbox="full", workers=2)
-    assert verdicts[:5] == [None] * 5
-    assert verdicts[-1] is None
-    assert all(v and v.startswith("failed: ") for v in verdicts[5:9]), verdicts
+    faults = run_texts([*good, *wrong, section], "texts", sandbox="full", workers=2)
+    codes = [fault and fault.code for fault in faults]
+    assert codes == [None] * 5 + ["wrong_output", "does_not_run", "wrong_output", "wrong_output", None]
 
 
 def test_references_pass_their_hidden_tests_and_nothing_passes_all(split):
@@ -118,34 +141,62 @@ def test_examples_are_none_of_the_hidden_tests(split):
         problem = grammar.problem(k)
         examples = [line for line in problem["prompt"].splitlines() if ">>>" in line]
         assert len(examples) == 2
-        calls = {f"{problem['entry_point']}({', '.join(map(grammar.quoted, case))})" for case in problem["inputs"]}
+        cases = grammar.fixed_inputs(k.behaviour.signature)
+        calls = {f"{problem['entry_point']}({', '.join(map(grammar.quoted, case))})" for case in cases}
         assert not {line.strip().removeprefix(">>> ") for line in examples} & calls
 
 
-def test_pieces_are_written_once():
-    sentences = Counter((b.family, b.sentence) for b in all_behaviours())
-    assert sentences.most_common(1)[0][1] == 1
+def build(workdir, **rules):
+    draft = artifact.open_draft(workdir, "synthesize", "grammar", {}, {})
+    from_grammar.synthesize(Config({"texts": {"grammar": RULES | rules}}), {}, draft)
+    return draft.commit()
 
 
-def test_no_held_out_behaviour_is_written_about(micro_run):
-    directory = micro_run / "synthesize" / "grammar"
-    held_out = {json.loads(line)["behaviour"] for line in (directory / "problems.jsonl").read_text().splitlines()}
-    facts = json.loads((directory / "manifest.json").read_text())["facts"]
-    assert facts["teacher"] == "grammar"
-    assert facts["held_out"] == len(held_out)
+def rows_of(built, kind):
+    return list(documents.read(built.path(kind), from_grammar.SCHEMA.names))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("grammar"))
+
+
+def test_no_held_out_behaviour_is_written_about_and_all_adds_up(built):
+    problems, validation = (
+        [json.loads(line) for line in built.path(name).read_text().splitlines()] for name in ("problems", "validation")
+    )
+    assert validation == problems[-(len(problems) // 5) :]
+    held_out = {problem["behaviour"] for problem in problems}
+    assert built.facts["written_by"] == "grammar"
+    assert built.facts["held_out"] == len(held_out)
     for kind in ("textbooks", "exercises"):
-        rows = list(documents.read(directory / kind, ("behaviour", "source", "path", "text")))
-        assert len(rows) == facts[kind]["kept"]
+        rows, facts = rows_of(built, kind), built.facts[kind]
+        assert (facts["kept"], facts["bytes"]) == (len(rows), sum(len(r["text"].encode()) for r in rows))
         assert not {r["behaviour"] for r in rows} & held_out
         assert {r["source"] for r in rows} == {"grammar"}
-        assert facts[kind]["diversity"] == diversity.measure([r["text"] for r in rows], [None] * len(rows))
-        assert sum(facts[kind]["reasons"].values()) == facts[kind]["set_aside"]
-        assert facts[kind]["written"] == facts[kind]["kept"] + facts[kind]["set_aside"]
+        assert facts["diversity"] == diversity.measure(r["text"] for r in rows)
+        aside = list(documents.read(built.path("set_aside") / kind, ("path", "code", "reason", "text")))
+        assert facts["reasons"] == dict(Counter(row["code"] for row in aside))
+        assert facts["written"] == facts["kept"] + facts["set_aside"] == len(rows) + len(aside)
 
 
-def test_an_unknown_teacher_is_named(tmp_path):
-    from phi_jax.errors import UserError
-    from phi_jax.synthesis.synthesize import synthesize
+def test_copies_of_a_text_go_and_a_killed_stage_goes_on(built, tmp_path, monkeypatch):
+    """Cut into small parts, and killed between two: the same texts; those written twice stay once."""
+    monkeypatch.setattr(from_grammar, "_TEXTS_PER_PART", 300)
+    ran = []
 
-    with pytest.raises(UserError, match=r"config\.synthesize\.teacher='gpt'"):
-        synthesize(config.load([*MICRO, "--config.synthesize.teacher=gpt"]), {}, None)
+    def run_once(texts, *arguments, **options):
+        if len(ran) == 2:
+            ran.append(0)
+            raise KeyboardInterrupt
+        ran.append(len(texts))
+        return run_texts(texts, *arguments, **options)
+
+    monkeypatch.setattr(from_grammar, "run_texts", run_once)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path)
+    again = build(tmp_path)
+    assert all(rows_of(again, kind) == rows_of(built, kind) for kind in ("textbooks", "exercises"))
+    exercises = rows_of(built, "exercises")
+    assert sum(ran) == len(exercises) + len(rows_of(built, "textbooks"))
+    assert len({row["text"] for row in exercises}) == len(exercises)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from phi_jax.sandbox import support
 from phi_jax.store.markdown import fences
 from phi_jax.synthesis import grammar
-from phi_jax.synthesis.textbooks import Block, blocks, check_textbooks
+from phi_jax.synthesis.llm.textbooks import Block, blocks, check_textbooks
 
 SANDBOX = "full" if support().full else "none"
 
@@ -41,6 +41,8 @@ RIGHT = {
     "docstring": python('def f(x):\n    """Next.\n\n    >>> f(1)\n    2\n    """\n    return x + 1'),
     "main guard": python("if __name__ == '__main__':\n    print('main')", "main"),
     "dataclass": python("from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\nprint(A(1))", "A(x=1)"),
+    "output without a label is prose": python("print(1)") + "".join(f"```\n{output}\n```\n" for output in ("2", "apple", "[1, 2]", "two words", "x: 3", "")),
+    "a label that is none of ours": python("x = 1") + python("1 / 0", language="plain"),
     "sets print alike": python("print({'b', 'a', 'c'} == {'a', 'b', 'c'})", "True"),
 }  # fmt: skip
 WRONG = {
@@ -59,10 +61,13 @@ WRONG = {
     "input in passing": (python("try:\n    input()\nexcept EOFError:\n    pass"), "block 1 reads input"),
     "standard input": (python("import sys\nfor line in sys.stdin:\n    pass"), "block 1 reads input"),
     "a session": (python(">>> 1 + 1\n3"), "block 1: the example '1 + 1' gives '2', not '3'"),
-    "a session that raises": (python(">>> 1 / 0\n0"), "block 1: the example '1 / 0' raises ZeroDivisionError: division by zero"),
+    "a session that raises": (python(">>> 1 / 0\n0"), "block 1: the example '1 / 0' fails: ZeroDivisionError: division by zero"),
     "a session that does not": (python(">>> 1\nTraceback (most recent call last):\nValueError"), "block 1: the example '1' does not raise ValueError"),
     "docstring": (python('def f(x):\n    """\n    >>> f(1)\n    3\n    """\n    return x + 1'), "block 1: the example 'f(1)' gives '2', not '3'"),
     "the order of a set": (python("print(list({'pear', 'fig', 'plum', 'kiwi'}))", "['pear', 'kiwi', 'plum', 'fig']"), "with sets in another order: block 1 prints \"['fig', 'plum', 'pear', 'kiwi']\", not \"['pear', 'kiwi', 'plum', 'fig']\""),
+    **{f"labelled {label}": (python("x = 1 / 0", language=label), "block 1 fails: ZeroDivisionError: division by zero") for label in ("py3", "python3", "ipython", "pycon", "")},
+    **{f"a session labelled {label}": (python(">>> 1 + 1\n3", language=label), "block 1: the example '1 + 1' gives '2', not '3'") for label in ("console", "text", "doctest", "")},
+    "an unlabelled call": (python("print(y)", language=""), "block 1 fails: NameError: name 'y' is not defined"),
     "too long": (python("x = 1") + "word " * 50_000, "it is longer than 200,000 characters"),
 }  # fmt: skip
 HOSTILE = {
@@ -74,7 +79,7 @@ HOSTILE = {
     "kills itself": (python("import ctypes\nctypes.string_at(0)"), "the candidate's process ended (signal SIGSEGV)"),
     "eats memory": (python("x = []\nwhile True:\n    x.append(bytes(10 ** 8))"), "block 1 fails: MemoryError"),
     "prints verdicts": (python("import os\nprint('passed')\nos.write(3, b'\\0' * 8)\n1 / 0"), None),
-    "patches what judges it": (python("import candidate\ncandidate._same = candidate.textbook = lambda *a, **k: 1 / 0\nraise KeyError"), None),
+    "patches what judges it": (python("import candidate\ncandidate._same = candidate.report = lambda *a, **k: 1 / 0\nraise KeyError"), None),
 }  # fmt: skip
 
 
@@ -94,24 +99,22 @@ def test_what_is_right_is_kept(verdicts, name):
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_has_its_reason(verdicts, name):
     text, reason = WRONG[name]
-    assert verdicts[text] == reason
+    assert verdicts[text].reason == reason
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_who_attacks_is_set_aside_alone(verdicts, name):
     text, reason = HOSTILE[name]
     found = verdicts[text]
-    assert found
-    assert "\n" not in found
-    assert reason in (None, found)
+    assert "\n" not in found.reason
+    assert reason in (None, found.reason)
 
 
 @pytest.mark.skipif(SANDBOX == "none", reason="unconfined, a process may fork")
 def test_a_fork_bomb_does_not_fork():
     bomb = python("import os\nwhile True:\n    os.fork()")
-    assert check_textbooks([bomb], "bomb", sandbox="full", workers=1) == [
-        "block 1 fails: BlockingIOError: [Errno 11] Resource temporarily unavailable"
-    ]
+    (fault,) = check_textbooks([bomb], "bomb", sandbox="full", workers=1)
+    assert fault.reason == "block 1 fails: BlockingIOError: [Errno 11] Resource temporarily unavailable"
 
 
 def test_the_grammars_sections_as_markdown_pass_and_with_another_output_do_not():
@@ -121,7 +124,7 @@ def test_the_grammars_sections_as_markdown_pass_and_with_another_output_do_not()
     wrong = [python(t.code, f"{t.printed}and more") for t in texts]
     found = check_textbooks([*right, *wrong], "sections", sandbox=SANDBOX, workers=2)
     assert found[: len(right)] == [None] * len(right)
-    assert all(reason and reason.startswith("block 1 prints ") for reason in found[len(right) :])
+    assert all(fault.code == "wrong_output" for fault in found[len(right) :])
 
 
 LINES = st.lists(

@@ -1,9 +1,7 @@
 """Step, optimizer and checkpoints on one device."""
 
-import asyncio
 import copy
 import dataclasses
-import gc
 import os
 import re
 import shutil
@@ -26,7 +24,7 @@ from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.loss import batch_loss, chunked_loss
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from phi_jax.training.step import init_state, make_train_step, state_shardings
-from phi_jax.weights.checkpoints import Checkpoints, state_digest
+from phi_jax.weights.checkpoints import state_digest
 from phi_jax.weights.models import load_model
 
 SHAPE = phi.PhiConfig(
@@ -250,9 +248,6 @@ def test_training_starts_from_an_imported_model(micro_run, tmp_path):
     assert "config.training.initial_checkpoint" in other.stderr.splitlines()[-1]
 
 
-# --- Checkpoints ---------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def state(training):
     return init_state(SHAPE, make_optimizer(training), 0)
@@ -262,88 +257,3 @@ def state(training):
 def abstract(state, training):
     shardings = state_shardings(SHAPE, make_optimizer(training), make_mesh((1, 1, 1), jax.devices()[:1]))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
-
-
-def test_a_checkpoint_comes_back_bit_for_bit_with_its_record(tmp_path, state, abstract):
-    with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(step, jax.tree.map(lambda x, k=step: x + k, state), {"step": step})
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.steps() == [2, 3]
-        step, restored, record = checkpoints.restore_latest(abstract)
-        assert (step, record) == (3, {"step": 3})
-        assert state_digest(restored) == state_digest(jax.tree.map(lambda x: x + 3, state))
-    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
-        params = checkpoints.restore_params(2, abstract["params"])
-    assert state_digest(params) == state_digest(jax.tree.map(lambda x: x + 2, state["params"]))
-
-
-def test_of_a_failed_save_only_what_wait_raises_is_told(tmp_path, caplog):
-    async def fails(message):
-        raise ValueError(message)
-
-    def nobody_asks(message):
-        loop = asyncio.new_event_loop()
-        write = loop.create_task(fails(message))
-        loop.run_until_complete(asyncio.wait([write]))
-        loop.close()
-
-    with Checkpoints(tmp_path / "c"), Checkpoints(tmp_path / "d"):
-        caplog.clear()
-    for message in ("5.orbax-checkpoint-tmp: No space left on device", "somebody else's"):
-        nobody_asks(message)
-        gc.collect()
-    assert [r.exc_info[1].args for r in caplog.records if r.name == "asyncio"] == [("somebody else's",)]
-
-
-def test_the_latest_and_every_nth_stay_with_their_metrics(tmp_path, state):
-    losses = {1: 3.0, 2: 1.0, 3: float("nan"), 4: 2.0, 5: None}
-    with Checkpoints(tmp_path / "c", keep=1, keep_every=3) as checkpoints:
-        for step, loss in losses.items():
-            checkpoints.save(step, state, {}, metrics={} if loss is None else {"validation_loss": loss})
-        checkpoints.wait()
-        assert checkpoints.steps() == [3, 5]
-        assert [checkpoints.metrics(step) for step in (3, 5)] == [{"validation_loss": None}, {}]
-
-
-def test_a_step_is_saved_again_in_its_own_place(tmp_path, state, abstract):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(1, state, {"try": 1})
-        checkpoints.save(1, jax.tree.map(lambda x: x + 1, state), {"try": 2})
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        _, restored, record = checkpoints.restore_latest(abstract)
-    assert record == {"try": 2}
-    assert state_digest(restored) == state_digest(jax.tree.map(lambda x: x + 1, state))
-
-
-def test_no_checkpoint_is_none(tmp_path, abstract):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore_latest(abstract) is None
-
-
-@pytest.mark.parametrize("change", ["shape", "dtype", "missing"])
-def test_a_leaf_that_differs_is_an_error(tmp_path, state, abstract, change):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(1, state, {})
-    head = abstract["params"]["head"]
-    old = head["bias"]
-    if change == "missing":
-        head["extra"] = old
-    else:
-        shape, dtype = ((97,), old.dtype) if change == "shape" else (old.shape, jnp.bfloat16)
-        head["bias"] = jax.ShapeDtypeStruct(shape, dtype, sharding=old.sharding)
-    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="no checkpoint can be read"):
-        checkpoints.restore_latest(abstract)
-    assert (tmp_path / "c" / "1").is_dir()
-
-
-def test_all_damaged_is_an_error_and_nothing_is_deleted(tmp_path, state, abstract, capsys):
-    with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
-        checkpoints.save(1, state, {})
-        checkpoints.save(2, state, {})
-    for path in (tmp_path / "c").rglob("*"):
-        if path.is_file():
-            os.truncate(path, path.stat().st_size // 2)
-    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="no checkpoint can be read"):
-        checkpoints.restore_latest(abstract)
-    assert {p.name for p in (tmp_path / "c").iterdir()} >= {"1", "2"}

@@ -19,7 +19,7 @@ from phi_jax.model.sampling import Decoding
 from phi_jax.progress import Progress, say
 from phi_jax.store.artifact import write_atomic
 from phi_jax.tokens.tokenizer import Tokenizer
-from phi_jax.weights.export import load_model
+from phi_jax.weights.models import load_model
 
 PART = 64  # completions in a file that a killed run finds
 

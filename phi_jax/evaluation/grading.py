@@ -21,9 +21,9 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import WHOLE, program, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.store.artifact import file_digest
-from phi_jax.teacher.fence import fence
 from phi_jax.teacher.request import Endpoint, Request, Status
 from phi_jax.teacher.teachers import Teachers
+from phi_jax.teacher.templates import fence
 
 PROMPTS = {"paper": "judge_paper.v1", "rubric": "judge_rubric.v1"}  # mode -> the template in use
 TOP = 10  # of the grades

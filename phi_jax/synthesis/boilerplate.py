@@ -1,6 +1,6 @@
 """Takes away what LLMs put around a text: "Sure! Here is ...", "In this section, we will ...", "I hope this helps!".
 
-Such sentences stand in every reply, and teach a model to write them. The rules are data (openings.json): whole
+Such sentences stand in every reply, and teach a model to write them. The rules are data (boilerplate.json): whole
 sentences at the beginning, below the title, and at the end. What stands between the first and the last fenced block is
 not touched.
 """
@@ -20,10 +20,11 @@ _MACROS = {
     "<end>": r"(?<!\be\.g)(?<!\bi\.e)[.!](?=\s|$)",
     "<colon>": r"(?<!\be\.g)(?<!\bi\.e)[.!:](?=\s|$)",
 }
-_HEADING = re.compile(r"[ \t]{0,3}#{1,6}[ \t]")
-_LINE = re.compile(r"[ \t]*(?:-{3,}|\*{3,}|_{3,})[ \t]*\r?(?:\n|$)")  # drawn across the page
+_TITLE = re.compile(r"\s*[ \t]{0,3}#{1,6}[ \t]([^\n]*)\n")
 _BLANK = re.compile(r"(?:[ \t]*\r?\n)*")
-_SENTENCE = re.compile(r"(?:^|(?<=\n)|(?<=[.!?][ \n]))(?=\S)")
+_GAP = re.compile(r"(?:[ \t]*\r?\n)+|[ \t]*")
+_RULER = r"[ \t]*(?:-{3,}|\*{3,}|_{3,})[ \t]*\r?(?:\n|$)"  # a line across the page
+_EMPTY = re.compile(rf"\s*$|[ \t]{{0,3}}#{{1,6}}[ \t]|{_RULER}")  # a line that says nothing at the end of a text
 _CLOSING_REACH = 800  # characters from the end
 
 
@@ -40,83 +41,55 @@ def without_boilerplate(text: str) -> str:
 
 def _once(text: str) -> str:
     found = fences(text)
-    starts = [0, *(match.end() for match in re.finditer("\n", text))]
-    first = starts[found[0].first] if found else len(text)
-    behind = found[-1].last + 1 if found else 0
-    last = starts[behind] if behind < len(starts) else len(text)
-    new = _opened(text[:first]) + text[first:last] + _closed(text[last:]) if found else _closed(_opened(text))
+    if found:
+        lines = text.split("\n")
+        first, last = (sum(len(line) + 1 for line in lines[:n]) for n in (found[0].first, found[-1].last + 1))
+        new = _without_opening(text[:first]) + text[first:last] + _without_closing(text[last:])
+    else:
+        new = _without_closing(_without_opening(text))
     # A fence behind a sentence in the same line is none; without the sentence it would be.
-    same = [fence.content for fence in fences(new)] == [fence.content for fence in found]
-    return new if same else text
+    return new if [fence.content for fence in fences(new)] == [fence.content for fence in found] else text
 
 
-def _opened(prose: str) -> str:
-    """Without boilerplate at the beginning."""
-    kept, title = "", None
-    removed = False
+def _without_opening(prose: str) -> str:
+    title = _TITLE.match(prose)
+    rules = [_rules("opening")]
+    if title and (name := title[1].strip("#* \t\r")):
+        again = rf"[ \t]*(?:#+[ \t]+)?(?:\*\*)?{re.escape(name)}(?:\*\*)?[ \t#]*\r?(?=\n|$)"
+        rules.append(re.compile(again, re.IGNORECASE))
+    below = title.end() if title else 0
     while True:
-        blank = _BLANK.match(prose)
-        assert blank is not None
-        above, rest = blank.group(), prose[blank.end() :]
-        line, drawn = rest.split("\n", 1)[0], _LINE.match(rest)
-        if title is None and _HEADING.match(line):
-            title = _title(line)
-            kept, prose = kept + above + rest[: len(line) + 1], rest[len(line) + 1 :]
-            continue
-        if title and _title(line) == title:
-            end = len(line)
-        elif drawn and removed:
-            end = drawn.end()
-        else:
-            sentence = next((m for rule in _rules()["opening"] if (m := rule.match(rest))), None)
-            if sentence is None:
-                return kept + prose
-            end = sentence.end()
-        prose, removed = above + _without_gap(rest[end:]), True
+        begin = _end(_BLANK, prose, below)
+        found = next((match for rule in rules if (match := rule.match(prose, begin))), None)
+        if found is None:
+            return prose
+        prose = prose[:begin] + prose[_end(_GAP, prose, found.end()) :]
+        rules.append(re.compile(_RULER))  # a line across the page, below what went
 
 
-def _title(line: str) -> str:
-    """What a heading, or a line in bold, says."""
-    return line.strip().strip("#").strip().removeprefix("**").removesuffix("**").casefold()
+def _end(pattern: re.Pattern[str], prose: str, begin: int) -> int:
+    found = pattern.match(prose, begin)
+    return found.end() if found else begin
 
 
-def _without_gap(prose: str) -> str:
-    """Without the spaces, or the blank lines, in front."""
-    blank = _BLANK.match(prose)
-    assert blank is not None
-    return prose[blank.end() :] if blank.end() else prose.lstrip(" \t")
-
-
-def _closed(prose: str) -> str:
-    """Without boilerplate at the end."""
-    whole = prose
-    while True:
-        body = prose.rstrip()
-        for sentence in _SENTENCE.finditer(body, max(0, len(body) - _CLOSING_REACH)):
-            if any(rule.fullmatch(body, sentence.start()) for rule in _rules()["closing"]):
-                prose = body[: sentence.start()]
-                break
-        else:
-            break
-    if prose == whole:
-        return whole
-    lines = prose.rstrip().split("\n")
-    while lines and (_HEADING.match(lines[-1]) or _LINE.match(lines[-1]) or not lines[-1].strip()):
+def _without_closing(prose: str) -> str:
+    kept = prose
+    while found := _rules("closing").search(kept.rstrip(), max(0, len(kept.rstrip()) - _CLOSING_REACH)):
+        kept = kept[: found.start()]
+    if kept == prose:
+        return prose
+    lines = kept.rstrip().split("\n")
+    while lines and _EMPTY.match(lines[-1]):
         lines.pop()  # a heading, or a line across the page, that has nothing below it any more
-    kept = "\n".join(lines)
-    return kept + "\n" if kept and whole.endswith("\n") else kept
+    return "\n".join(lines) + ("\n" if lines and prose.endswith("\n") else "")
 
 
 @functools.cache
-def _rules() -> dict[str, list[re.Pattern[str]]]:
-    data = json.loads(Path(__file__).with_name("openings.json").read_text(encoding="utf-8"))
-    return {
-        place: [re.compile(_spelled_out(rule), re.IGNORECASE) for rule in data[place]]
-        for place in ("opening", "closing")
-    }
-
-
-def _spelled_out(rule: str) -> str:
+def _rules(place: str) -> re.Pattern[str]:
+    """Any of the rules; those of "closing" begin where a sentence does, and reach to the end."""
+    data = json.loads(Path(__file__).with_name("boilerplate.json").read_text(encoding="utf-8"))
+    rule = "|".join(data[place])
     for macro, expression in _MACROS.items():
         rule = rule.replace(macro, expression)
-    return rule
+    sentence = r"(?:^|(?<=\n)|(?<=[.!?][ \n]))(?=\S)"
+    return re.compile(rf"{sentence}(?:{rule})\Z" if place == "closing" else rule, re.IGNORECASE)

@@ -3,17 +3,15 @@
 Read are JSON lines (.jsonl) and Parquet (.parquet), by row {"kind": "textbooks" or "exercises", "text": ...}, for an
 exercise also {"code": ..., "tests": ...}: a list of assert statements, or one text of them. A document set of ours is
 such a file too: where there is no kind, the language says it. An exercise without tests is run, and its examples hold.
-Taken over where a row has them: source, path, license, teacher, generation.
+Taken over where a row has them: source, path, license, teacher.
 """
 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,102 +20,76 @@ from etils import epath
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, file_digest, write_json
-from phi_jax.synthesis.curriculum import KINDS
-from phi_jax.synthesis.review import Desk, Submission, clear
+from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.documents import Row
+from phi_jax.synthesis.outputs import LANGUAGES, Fault, declare
+from phi_jax.synthesis.review import Reviewer, Submission, clear
 
-TEACHER = "files"  # the value of config.synthesize.teacher; stands in the facts
+NAME = "files"  # stands in the facts
 _ENDINGS = (".jsonl", ".parquet")
-_FIELDS = ("kind", "text", "code", "tests", "source", "path", "license", "language", "teacher", "generation")
-_KIND_OF = {"markdown": "textbooks", "python": "exercises"}  # by language, where a row has no kind
+_OWN = ("source", "path", "license", "teacher")  # what is taken over
+_FIELDS = (*_OWN, "kind", "text", "code", "tests", "language")
+_KIND_OF = {language: kind for kind, language in LANGUAGES.items()}  # where a row has no kind
 
 
-def given(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+class _Item(NamedTuple):
+    place: str  # "file.jsonl:12", rows counted from 1
+    row: Row
+
+
+def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `synthesize`. Outputs: "textbooks" and "exercises" (documents; columns: review.SCHEMA) and "set_aside"
-    (path, reason, text). Rows that are neither are set aside with the reason, among the "exercises".
+    (path, code, reason, text). Rows that are neither are set aside with the reason, among the "exercises".
 
-    Raises UserError for a file that is not there or cannot be read. The files are read when the artifact is first
-    built: remove it to read them again.
+    Raises UserError for a file that is not there or cannot be read.
     """
-    rules = config.synthesize
-    files = _files(rules.files)
-    _start_over_if_changed(draft, files)
-    facts: dict[str, Any] = {}
-    counts = Counter(map(_desk_of, _items(files)))
-    for kind in KINDS:
-        desk = Desk(draft, kind, rules)
-        desk.review(_of_kind(kind, files), counts[kind], lambda item: _submission(item, rules.license))
-        facts[kind] = desk.publish()
-        del facts[kind]["kept_by_turn"]
-    draft.add_output("set_aside", "set_aside", rows=sum(facts[kind]["set_aside"] for kind in KINDS))
-    draft.add_facts(teacher=TEACHER, files=[file.name for file in files], **facts)
+    rules = getattr(config.texts, draft.name)
+    files = _files(rules.files, f"config.texts.{draft.name}.files")
+    for kind in LANGUAGES:
+        reviewer = Reviewer(draft, kind, rules)
+        of_kind = (item for item in _items(files) if (_kind(item.row) == "textbooks") == (kind == "textbooks"))
+        reviewer.review(_submission(item, rules.license) for item in of_kind)
+        reviewer.publish()
+    declare(draft, written_by=NAME, files=[file.name for file in files])
     clear(draft)
 
 
-def _files(names: Sequence[str]) -> list[epath.Path]:
+def _files(names: Sequence[str], field: str) -> list[epath.Path]:
     """The files named, and those in the directories named. Raises UserError where there is none."""
     if not names:
-        raise UserError(
-            "config.synthesize.files is empty; name the texts that config.synthesize.teacher='files' is to read, "
-            ".jsonl or .parquet files or directories of such"
-        )
+        raise UserError(f"{field} is empty; name the texts to read, .jsonl or .parquet files or directories of such")
     found: list[epath.Path] = []
-    for name in names:
-        path = epath.Path(name)
+    for path in map(epath.Path, names):
         if not path.exists():
-            raise UserError(f"config.synthesize.files: {name}: no such file or directory; mend the path")
-        inside = sorted(p for ending in _ENDINGS for p in path.glob(f"*{ending}")) if path.is_dir() else [path]
+            raise UserError(f"{field}: {path}: no such file or directory; mend the path")
+        inside = sorted(p for p in path.iterdir() if p.name.endswith(_ENDINGS)) if path.is_dir() else [path]
         if not inside or not all(p.name.endswith(_ENDINGS) for p in inside):
-            raise UserError(
-                f"config.synthesize.files: {name}: neither {' nor '.join(_ENDINGS)}, nor a directory of such"
-            )
+            raise UserError(f"{field}: {path}: neither {' nor '.join(_ENDINGS)}, nor a directory of such")
         found += inside
     return found
 
 
-def _start_over_if_changed(draft: Draft, files: Sequence[epath.Path]) -> None:
-    """What a killed run left counts only if it read the same files."""
-    record = draft.directory / "files.json"
-    digests = [[file.name, file_digest(file)] for file in files]
-    if not (record.exists() and json.loads(record.read_text()) == digests):
-        for left in draft.directory.iterdir():
-            if left.is_dir():
-                left.rmtree()
-        write_json(record, digests)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Item:
-    """A row of a file, or why it cannot be read."""
-
-    place: str  # "file.jsonl:12", rows counted from 1
-    row: dict[str, Any]
-    problem: str = ""
-
-
 def _items(files: Sequence[epath.Path]) -> Iterator[_Item]:
     for file in files:
-        rows = _lines(file) if file.name.endswith(".jsonl") else ((row, "") for row in _table(file))
-        for number, (row, problem) in enumerate(rows, 1):
-            yield _Item(f"{file.name}:{number}", row, problem or _problem(row))
+        rows = _lines(file) if file.name.endswith(".jsonl") else _table(file)
+        yield from (_Item(f"{file.name}:{number}", row) for number, row in enumerate(rows, 1))
 
 
-def _lines(file: epath.Path) -> Iterator[tuple[dict[str, Any], str]]:
+def _lines(file: epath.Path) -> Iterator[Row]:
     with file.open("rb") as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if isinstance(row, dict):
-                yield row, ""
-            else:
-                yield {"text": line.decode(errors="replace")}, "no JSON object"
+        for line in filter(bytes.strip, lines):
+            row = _from_json(line)
+            yield row if isinstance(row, dict) else {"kind": "no JSON object", "text": line.decode(errors="replace")}
 
 
-def _table(file: epath.Path) -> Iterator[dict[str, Any]]:
+def _from_json(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _table(file: epath.Path) -> Iterator[Row]:
     try:
         with file.open("rb") as handle:
             names = pq.ParquetFile(handle).schema_arrow.names
@@ -129,59 +101,38 @@ def _table(file: epath.Path) -> Iterator[dict[str, Any]]:
     return documents.read_part(file, there)
 
 
-def _problem(row: Mapping[str, Any]) -> str:
-    """Why a row is no text; "" where it is one."""
-    if row.get("kind") is not None and row["kind"] not in KINDS:
-        return f"no text: kind is {str(row['kind'])[:40]!r}, not one of {', '.join(KINDS)}"
-    if _kind(row) is None:
-        return "no text: it has no kind"
-    if not isinstance(_text(row), str):
-        return "no text: it has no field 'text' of text" + (" or 'code'" if _kind(row) == "exercises" else "")
-    return ""
-
-
-def _kind(row: Mapping[str, Any]) -> str | None:
+def _kind(row: Row) -> str:
+    """The kind of a row, if it has a known one; else what stands in its place."""
     if row.get("kind") is not None:
         return str(row["kind"])
-    return "exercises" if row.get("code") is not None else _KIND_OF.get(str(row.get("language")))
-
-
-def _text(row: Mapping[str, Any]) -> Any:
-    code = row.get("code") if _kind(row) == "exercises" else None
-    return row.get("text") if code is None else code
-
-
-def _desk_of(item: _Item) -> str:
-    return "textbooks" if not item.problem and _kind(item.row) == "textbooks" else "exercises"
-
-
-def _of_kind(kind: str, files: Sequence[epath.Path]) -> Iterator[_Item]:
-    return (item for item in _items(files) if _desk_of(item) == kind)
+    return "exercises" if row.get("code") is not None else _KIND_OF.get(str(row.get("language")), "")
 
 
 def _submission(item: _Item, license: str) -> Submission:
-    row, text = item.row, _text(item.row)
-    generation = row.get("generation")
-    own = {name: value for name in ("source", "path", "license", "teacher") if isinstance(value := row.get(name), str)}
+    """The text of a row, or why it is none."""
+    row, kind = item.row, _kind(item.row)
+    text = row["code"] if kind == "exercises" and row.get("code") is not None else row.get("text")
+    if isinstance(text, bytes):
+        text = text.decode(errors="replace")
+    fault = None
+    if kind not in LANGUAGES:
+        fault = Fault("no_text", f"its kind is {kind[:40]!r}, not one of {', '.join(LANGUAGES)}")
+    elif not isinstance(text, str):
+        fault = Fault("no_text", "it has no field 'text' or 'code' that holds a text")
+    own = {name: value for name in _OWN if isinstance(value := row.get(name), str)}
+    source = item.place.rpartition(":")[0]
     return Submission(
-        path=own.get("path") or item.place,
+        **{"path": item.place, "source": source, "license": license, **own},
         text=text if isinstance(text, str) else json.dumps(row, ensure_ascii=False, default=str),
-        source=own.get("source") or item.place.rpartition(":")[0],
-        license=own.get("license") or license,
-        tests=None if _desk_of(item) == "textbooks" else _tests(row.get("tests")),
-        teacher=own.get("teacher"),
-        generation=generation if type(generation) is int and 0 <= generation < 128 else None,
-        problem=item.problem,
+        tests=None if kind == "textbooks" else _tests(row.get("tests")),
+        fault=fault,
     )
 
 
 def _tests(value: Any) -> tuple[str, ...] | None:
     """A list of tests, as it stands or in JSON; a text of statements is cut into them. None where there are none."""
     if isinstance(value, str):
-        try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
-            parsed = None
+        parsed = _from_json(value)
         value = parsed if isinstance(parsed, list) else _statements(value)
     if not isinstance(value, list) or not value:
         return None

@@ -1,81 +1,47 @@
-"""What becomes of a written text, whoever wrote it: tidied, run, compared with the others; kept, or set aside with the
-reason.
+"""What becomes of a text that a model or somebody wrote: tidied, run, compared with the others; kept, or set aside with
+the reason.
 
-A desk takes the texts of one kind in turns (the first tries, the second ones), 1,000 at a time, and writes what passed
-and what failed, so that a killed stage goes on; `publish` then leaves out copies and writes what the artifact holds.
+A reviewer checks the texts of one kind in batches (the first tries, the second ones), 1,000 at a time, and writes what
+passed and what failed, so that a killed stage goes on; `publish` then leaves out copies and writes the outputs.
 What is written is a function of the texts: not of time, nor of where a run was cut.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
+from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.errors import UserError
 from phi_jax.store import documents
 from phi_jax.store.artifact import Draft
 from phi_jax.store.documents import Row
-from phi_jax.synthesis import diversity
+from phi_jax.store.near_copies import Rules, decide, find_pairs
 from phi_jax.synthesis.boilerplate import without_boilerplate
-from phi_jax.synthesis.copies import near_copies
-from phi_jax.synthesis.curriculum import Lesson
-from phi_jax.synthesis.exercises import check_exercises
-from phi_jax.synthesis.prompts import Exercise
-from phi_jax.synthesis.textbooks import check_textbooks
+from phi_jax.synthesis.llm.exercises import Written, check_exercises
+from phi_jax.synthesis.llm.textbooks import check_textbooks
+from phi_jax.synthesis.outputs import LANGUAGES, Fault, Sorted, judged, outputs_of
 
 SCHEMA = pa.schema(
     [
         *documents.SCHEMA,
         pa.field("lesson", pa.string()),  # JSON of the Lesson; null where there was none
         pa.field("teacher", pa.string()),  # model that wrote it, as its server calls it; null = unknown
-        documents.GENERATION,
         pa.field("tests", pa.string()),  # exercises: JSON list of tests; null where there are none
     ]
 )
-NO_ANSWER, IDENTICAL, NEAR_COPY = "no answer", "identical text", "near copy"
-# Groups of reasons -> how a reason of the group begins.
-_GROUPS = {
-    NO_ANSWER: r"no answer",
-    "refused": r"refused",
-    "filtered": r"filtered",
-    "cut off": r"cut off",
-    IDENTICAL: r"identical text",
-    NEAR_COPY: r"near copy",
-    "no text": r"no text|no JSON object",
-    "another form": r"it has no Python block|the fence|block \d+ is empty|it is longer than|the code's line|"
-    r"the code defines|\w+ has no (docstring|body)|it tampers",
-    "cannot be read": r"the code (does not parse|is nested)|(block|test) \d+ (does not parse|an example cannot)|"
-    r"block \d+ .*cannot be read|an example cannot",
-    "an example is wrong": r"(block \d+: )?the example",
-    "prints something else": r"block \d+ prints",
-    "does not run": r"block \d+|the code does not run|the candidate|a malformed message|a message above",
-    "a test fails": r"test \d+ .* fails:",
-    "no tests to speak of": r"it has \d+ different tests|test \d+ |the tests call no",
-    "tests notice too little": r"the tests (pass with|notice only)",
-    "varies": r"the tests pass once|with sets in another order",
-    "too slow": r"timed out|it takes too long",
-}  # fmt: skip
-_OTHER = "another reason"
-_CHECKED = SCHEMA.append(pa.field("boilerplate", pa.bool_())).append(pa.field("reason", pa.string()))
-_SET_ASIDE = pa.schema([("path", pa.string()), ("reason", pa.string()), ("text", pa.large_string())])
+_CHECKED = SCHEMA.append(pa.field("code", pa.string())).append(pa.field("reason", pa.string()))  # null: passed
 _TEXTS_PER_PART = 1000
 _CHECKED_DIRECTORY = "checked"  # of a draft
-_LANGUAGES = {"textbooks": "markdown", "exercises": "python"}
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """A text that may become a document. Its kind decides how it is checked: one of curriculum.KINDS."""
+    """A text that may become a document. Its kind decides how it is checked: one of outputs.LANGUAGES."""
 
     path: str  # within its source
     text: str  # Markdown of a textbook section, code of an exercise
@@ -83,209 +49,91 @@ class Submission:
     license: str
     tests: tuple[str, ...] | None = None  # of an exercise; None = it has none and is only run
     name: str | None = None  # that its function must have; None = any
-    lesson: Lesson | None = None
+    lesson: str | None = None  # JSON of the Lesson
     teacher: str | None = None
-    generation: int | None = None
-    problem: str = ""  # why it is set aside without being looked at
+    fault: Fault | None = None  # why it is set aside without being looked at
 
 
-def group(reason: str) -> str:
-    """The group of a reason, under which it is counted."""
-    return next((name for name, pattern in _GROUPS.items() if re.match(pattern, reason)), _OTHER)
+def check(kind: str, submissions: Sequence[Submission], label: str, rules: Config) -> list[Row]:
+    """The rows of the texts, tidied and run; `code` and `reason` say why one is set aside, None where it passed.
 
-
-def judge(kind: str, submissions: Sequence[Submission], label: str, rules: Config) -> list[Row]:
-    """The rows of the texts, tidied and run; `reason` says why one is set aside, and is None where it passed.
-
-    rules: config.synthesize.
+    rules: the text entry's, of which `sandbox` and `sandbox_workers` are read.
     """
     rows = [_row(kind, submission) for submission in submissions]
-    with_tests: list[int] = []  # places in `rows`
-    without: list[int] = []
-    for place, (row, submission) in enumerate(zip(rows, submissions, strict=True)):
-        if row["reason"] is None:
-            (without if kind == "textbooks" or submission.tests is None else with_tests).append(place)
-    how: dict[str, Any] = {"sandbox": rules.sandbox, "workers": rules.sandbox_workers}
-    if with_tests:
-        exercises = [Exercise(code=submissions[i].text, tests=list(submissions[i].tests or ())) for i in with_tests]
-        verdicts = check_exercises(exercises, [submissions[i].name for i in with_tests], label, **how)
-        for place, verdict in zip(with_tests, verdicts, strict=True):
-            rows[place]["reason"] = verdict
-    if without:
-        texts = [rows[i]["text"] if kind == "textbooks" else _as_section(rows[i]["text"]) for i in without]
-        for place, verdict in zip(without, check_textbooks(texts, label, **how), strict=True):
-            rows[place]["reason"] = verdict
+    places = [place for place, row in enumerate(rows) if row["code"] is None]
+    box = {"sandbox": rules.sandbox, "workers": rules.sandbox_workers}
+    if kind == "textbooks":
+        faults = check_textbooks([rows[i]["text"] for i in places], label, **box)
+    else:
+        exercises = [Written(rows[i]["text"], submissions[i].tests) for i in places]
+        faults = check_exercises(exercises, [submissions[i].name for i in places], label, **box)
+    for place, fault in zip(places, faults, strict=True):
+        rows[place] = judged(rows[place], fault)
     return rows
 
 
-def _as_section(code: str) -> str:
-    """An exercise without tests is run as a section of one block: it runs, and its examples hold."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
-    return f"{fence}python\n{code}\n{fence}\n"
-
-
 def _row(kind: str, submission: Submission) -> Row:
-    given = submission.text.encode(errors="replace").decode()  # half a surrogate pair cannot be written
-    text = without_boilerplate(given) if kind == "textbooks" else given.strip("\n") + "\n"
-    problem = submission.problem or ("" if given == submission.text else "no text: it holds half a surrogate pair")
-    return {
-        "id": documents.document_id(text),
-        "text": text,
-        "source": submission.source,
-        "path": submission.path,
-        "license": submission.license,
-        "language": _LANGUAGES[kind],
-        "lesson": None if submission.lesson is None else json.dumps(dataclasses.asdict(submission.lesson)),
-        "teacher": submission.teacher,
-        "generation": submission.generation,
+    text = submission.text.removeprefix("\ufeff").replace("\r\n", "\n")
+    own: Row = {
+        **vars(submission),
+        "text": without_boilerplate(text) if kind == "textbooks" else text.strip("\n") + "\n",
         "tests": None if submission.tests is None else json.dumps(submission.tests),
-        "boilerplate": kind == "textbooks" and text.strip() != given.strip(),
-        "reason": problem or None,
     }
+    fault = submission.fault
+    row: Row = {"language": LANGUAGES[kind]}
+    for name in [name for name in SCHEMA.names if name in own]:
+        # Half a surrogate pair cannot be written.
+        row[name] = own[name] and own[name].encode(errors="replace").decode()
+        if row[name] != own[name]:
+            fault = fault or Fault("no_text", f"its {name} holds half a surrogate pair")
+    return judged(row | {"id": documents.document_id(row["text"])}, fault)
 
 
-class Desk:
-    """Takes the texts of one kind into a draft. `turns`: how often it was given some."""
+class Reviewer:
+    """Checks texts of one kind and writes the accepted ones. batches: how many were reviewed so far."""
 
     def __init__(self, draft: Draft, kind: str, rules: Config) -> None:
-        """rules: config.synthesize. Raises UserError for one out of range."""
-        if not 0 < rules.near_copy_threshold <= 1:
-            raise UserError(
-                f"config.synthesize.near_copy_threshold={rules.near_copy_threshold}: a Jaccard similarity; "
-                "use one in (0, 1]"
-            )
+        """rules: the text entry's; `near_copy_threshold` is read, and what `check` reads."""
         self.kind, self._draft, self._rules = kind, draft, rules
-        self._checked = draft.directory / _CHECKED_DIRECTORY / kind
-        self._label = f"{draft.label} {kind}"
-        self.turns = 0
+        self.batches: list[Sorted] = []
 
-    def review(self, items: Iterable[T], total: int, submission: Callable[[T], Submission]) -> None:
-        """Judges one more turn of texts, `total` for the progress, and writes what came of them. submission: makes the
-        text of an item; it is not called for the items of a part that an earlier run has written.
-        """
-        self.turns += 1
-        passed, failed = self._directory(self.turns, "passed"), self._directory(self.turns, "failed")
-        for directory in (passed, failed):
-            directory.mkdir(parents=True, exist_ok=True)
-        for index, chunk in enumerate(_chunks(items)):
-            if documents.part_path(failed, index).exists():  # written after the part of those that passed
-                continue
-            label = f"{self._label} from {index * _TEXTS_PER_PART:,} of {total:,}"
-            rows = judge(self.kind, list(map(submission, chunk)), label, self._rules)
-            documents.write_part(passed, index, [row for row in rows if row["reason"] is None], _CHECKED)
-            documents.write_part(failed, index, [row for row in rows if row["reason"] is not None], _CHECKED)
+    def review(self, submissions: Iterable[Submission]) -> None:
+        """Checks one more batch of texts, and writes what came of them; parts that are there are not made again."""
+        directory = self._draft.directory / _CHECKED_DIRECTORY / self.kind / f"batch-{len(self.batches) + 1}"
+        self.batches.append(Sorted(directory / "passed", directory / "failed", _CHECKED, _CHECKED))
 
-    def failed(self, turn: int) -> Iterator[Row]:
-        """The rows that were set aside in a turn (the first is 1), in their order."""
-        return documents.read(self._directory(turn, "failed"), _CHECKED.names)
+        def checked(first: int, chunk: list[Submission]) -> list[Row]:
+            return check(self.kind, chunk, f"{self._draft.label} {self.kind} from {first:,}", self._rules)
 
-    def taught(self) -> Counter[tuple[str, str]]:
-        """The texts that have passed so far, by (area, topic) of their lessons; copies are not found yet."""
-        passed = (self._directory(turn, "passed") for turn in range(1, self.turns + 1))
-        lessons = (json.loads(row["lesson"]) for directory in passed for row in documents.read(directory, ("lesson",)))
-        return Counter((lesson["area"], lesson["topic"]) for lesson in lessons)
+        self.batches[-1].write(submissions, checked, _TEXTS_PER_PART)
 
-    def publish(self) -> dict[str, Any]:
-        """Leaves out copies, writes the outputs, and declares the documents. Returns the facts: of the texts `written`,
-        those `kept` and those `set_aside`, by group of `reasons`.
-        """
-        turns = range(1, self.turns + 1)
-        passed = [self._directory(turn, "passed") for turn in turns]
-        gone: dict[str, str] = {}
-        if sum(map(documents.count, passed)):
-            gone = near_copies(passed, self._rules.near_copy_threshold, label=f"{self._label}: near copies")
-        kept = _Parts(self._draft.directory / self.kind, SCHEMA)
-        aside = _Parts(self._draft.directory / "set_aside" / self.kind, _SET_ASIDE)
-        facts: Counter[str] = Counter(boilerplate_removed=0, bytes=0)
-        reasons: Counter[str] = Counter()
-        by_turn: Counter[int] = Counter()
-        for turn, row in self._final(passed, gone):
-            facts["boilerplate_removed"] += row["boilerplate"]
-            if row["reason"] is None:
-                by_turn[turn] += 1
-                facts["bytes"] += len(row["text"].encode())
-                kept.add(row)
-            else:
-                reasons[group(row["reason"])] += 1
-                aside.add(row)
-        kept.close()
-        aside.close()
-        self._draft.add_output(
-            self.kind, self.kind, kind="documents", digest=documents.digest(kept.directory), rows=kept.rows
-        )
-        return {
-            "written": kept.rows + aside.rows,
-            "kept": kept.rows,
-            "kept_by_turn": [by_turn[turn] for turn in turns],
-            "set_aside": aside.rows,
-            "reasons": dict(sorted(reasons.items())),
-            **facts,
-            "diversity": self._diversity(),
-        }
+    def failed(self, batch: int) -> Iterator[Row]:
+        """The rows that were set aside in a batch, in their order."""
+        return documents.read(self.batches[batch].failed, _CHECKED.names)
 
-    def _directory(self, turn: int, name: str) -> Any:
-        return self._checked / f"turn-{turn}-{name}"
+    def publish(self) -> None:
+        """Leaves out copies, and writes the parts of the outputs."""
+        passed = [batch.passed for batch in self.batches]
+        gone: dict[str, tuple[str, float]] = {}
+        if any(documents.totals(directory).rows for directory in passed):
+            label = f"{self._draft.label} {self.kind}: near copies"
+            gone = decide(find_pairs(passed, Rules(self._rules.near_copy_threshold), label=label)).dropped
+        rows = itertools.chain(_without_copies(passed, gone), *map(self.failed, range(len(passed))))
+        outputs_of(self._draft, self.kind, SCHEMA).write(rows, lambda _, chunk: chunk, _TEXTS_PER_PART)
 
-    def _final(self, passed: Sequence[Any], gone: dict[str, str]) -> Iterator[tuple[int, Row]]:
-        """(turn, row) of all texts; those that are copies with the reason."""
-        seen: set[bytes] = set()
-        for turn, directory in enumerate(passed, 1):
-            for row in documents.read(directory, _CHECKED.names):
-                identifier = bytes.fromhex(row["id"])
-                if row["id"] in gone:
-                    row["reason"] = f"{NEAR_COPY} of {gone[row['id']]}"
-                elif identifier in seen:
-                    row["reason"] = IDENTICAL
-                seen.add(identifier)
-                yield turn, row
-        for turn in range(1, len(passed) + 1):
-            for row in self.failed(turn):
-                yield turn, row
 
-    def _diversity(self) -> dict[str, Any]:
-        directory = self._draft.directory / self.kind
-        lessons = (row["lesson"] for row in documents.read(directory, ("lesson",)))
-        return diversity.measure(
-            (row["text"] for row in documents.read(directory, ("text",))),
-            (None if lesson is None else Lesson(**json.loads(lesson)) for lesson in lessons),
-        )
+def _without_copies(passed: Sequence[epath.Path], gone: Mapping[str, tuple[str, float]]) -> Iterator[Row]:
+    """All rows; those that are copies with the reason."""
+    seen: set[str] = set()
+    for row in itertools.chain(*(documents.read(directory, _CHECKED.names) for directory in passed)):
+        if row["id"] in gone:
+            row = judged(row, Fault("near_copy", f"near copy of {gone[row['id']][0]}"))
+        elif row["id"] in seen:
+            row = judged(row, Fault("identical", "the same text stands above"))
+        seen.add(row["id"])
+        yield row
 
 
 def clear(draft: Draft) -> None:
     """Removes what only a killed run needs."""
     (draft.directory / _CHECKED_DIRECTORY).rmtree()
-
-
-class _Parts:
-    """Writes rows as parts of a directory, at least one; a part that is there is not written again."""
-
-    def __init__(self, directory: Any, schema: pa.Schema) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.directory, self._schema = directory, schema
-        self.rows = 0
-        self._index = 0
-        self._waiting: list[Row] = []
-
-    def add(self, row: Row) -> None:
-        self._waiting.append(row)
-        self.rows += 1
-        if len(self._waiting) == _TEXTS_PER_PART:
-            self._write()
-
-    def close(self) -> None:
-        if self._waiting or not self._index:
-            self._write()
-
-    def _write(self) -> None:
-        if not documents.part_path(self.directory, self._index).exists():
-            documents.write_part(self.directory, self._index, self._waiting, self._schema)
-        self._waiting, self._index = [], self._index + 1
-
-
-def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    """At least one, which may be empty: what a turn wrote is then there to be read."""
-    iterator = iter(items)
-    chunk = list(islice(iterator, _TEXTS_PER_PART))
-    yield chunk
-    while chunk := list(islice(iterator, _TEXTS_PER_PART)):
-        yield chunk

@@ -31,10 +31,10 @@ def _load(path):
 def get_config():
     c = _load({phi_1!r}).get_config()
     nano = _load({nano!r}).get_config("size=micro")
-    for section in ("collect", "tokenize", "model", "training", "mixture", "finetune", "filter", "evaluate", "report"):
+    for section in ("collect", "tokenize", "model", "training", "finetune", "filter", "evaluate", "report"):
         c[section] = nano[section]
-    c.synthesize.share = 0.001
-    c.synthesize.sandbox_workers = c.decontaminate.sandbox_workers = 2
+    c.texts.teacher.share = 0.001
+    c.texts.teacher.sandbox_workers = 2
     c.annotate.update(max_files=60, votes=2, temperature=1.0)
     c.training.steps = c.training.schedule_steps = 50
     c.decontaminate.problems = c.evaluate.benchmark = {problems!r}

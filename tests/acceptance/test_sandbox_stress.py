@@ -17,7 +17,7 @@ import pytest
 from test_sandbox_hostile import Outside
 
 from phi_jax.sandbox import Limits, Program, Sandbox, support
-from phi_jax.synthesis.mutations import mutants
+from phi_jax.synthesis.llm.mutations import mutants
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "hostile"))
 from leavings import mixed, strain

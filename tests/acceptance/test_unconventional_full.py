@@ -17,8 +17,9 @@ from phi_jax.evaluation.execution import program as program_to_run
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.sandbox import Limits, Sandbox
 from phi_jax.synthesis import grammar
-from phi_jax.synthesis.mutations import mutants, trivial_bodies
-from phi_jax.synthesis.verify import OTHER_HASH_SEED, confined_program, said
+from phi_jax.synthesis.llm import run_checks
+from phi_jax.synthesis.llm.mutations import mutants, trivial_bodies
+from phi_jax.synthesis.llm.run_checks import OTHER_HASH_SEED
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 
@@ -42,17 +43,15 @@ def tried(problem):
         tuple(code for _, code in trivial), tuple(mutant.code for mutant in changed),
     )  # fmt: skip
     with Sandbox(limits=LIMITS, workers=1) as box:
-        (verdict,) = box.run([confined_program(f"exercise{arguments!r}")])
-    ended, words = said(verdict)
-    assert ended, problem.task_id
-    noticed = words.removeprefix("noticed ")
-    assert len(noticed) == len(trivial) + len(changed), f"{problem.task_id}: {words}"
-    accepted = [what for (what, _), letter in zip(trivial, noticed, strict=False) if letter == "0"]
+        (verdict,) = box.run([run_checks.program(f"exercise{arguments!r}")])
+    noticed = run_checks.said(verdict)
+    assert len(noticed) == len(trivial) + len(changed), f"{problem.task_id}: {noticed}"
+    accepted = [what for (what, _), letter in zip(trivial, noticed, strict=False) if letter is False]
     letters = noticed[len(trivial) :]
     lines = [
-        m.code.splitlines()[m.line - 1].strip() for m, letter in zip(changed, letters, strict=True) if letter == "0"
+        m.code.splitlines()[m.line - 1].strip() for m, letter in zip(changed, letters, strict=True) if letter is False
     ]
-    return accepted, len(letters) - letters.count("-"), lines
+    return accepted, len(letters) - letters.count(None), lines
 
 
 @pytest.fixture(scope="module")

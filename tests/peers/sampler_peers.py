@@ -14,8 +14,8 @@ from phi_jax.model.phi import PhiConfig
 from phi_jax.model.sampler import ONE_DEVICE, Request, Sampler, SlotPlan
 from phi_jax.model.sampling import Decoding
 from phi_jax.parallel.sampler_mesh import all_devices
-from phi_jax.weights.export import load_model
 from phi_jax.weights.huggingface import load_directory
+from phi_jax.weights.models import load_model
 
 PACKAGES = ("transformers", "torch", "jax", "numpy", "scipy", "tokenizers")
 

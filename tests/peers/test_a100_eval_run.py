@@ -1,6 +1,5 @@
 """`launch/a100_eval` with transformers on a CPU: the whole command, and its score beside that of `phi-jax evaluate`."""
 
-import functools
 import itertools
 import json
 import os
@@ -21,9 +20,8 @@ from phi_jax.evaluation.problems import load_problems
 from phi_jax.model import phi
 from phi_jax.model.sampler import Request, Sampler
 from phi_jax.tokens import tokenizer
-from phi_jax.weights.architecture import leaf_at
-from phi_jax.weights.export import load_model
 from phi_jax.weights.huggingface import export_model
+from phi_jax.weights.models import load_model
 
 pytestmark = pytest.mark.peers
 
@@ -71,7 +69,7 @@ def written(directory, params, config, dtype="float32"):
     trained = trained_tokenizer()
     trained.save(directory.parent / "tokenizer", max_length=config.max_seq_len)
     export_model(
-        functools.partial(leaf_at, params), config, directory,
+        params, config, directory,
         tokenizer_directory=directory.parent / "tokenizer", end_of_text_id=trained.end_of_text_id, dtype=dtype,
     )  # fmt: skip
     return directory

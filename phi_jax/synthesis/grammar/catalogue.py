@@ -1,0 +1,98 @@
+"""The behaviours that the grammar writes about: told apart by running them, some of them held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from phi_jax.store.documents import uniform
+from phi_jax.synthesis.grammar.families import Behaviour, all_behaviours, grammar
+
+FIXED_INPUTS = 20
+INTEGER, TEXT, NUMBERS, WORDS, TABLE = "int", "str", "list[int]", "list[str]", "dict[str,int]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A behaviour that differs from every other one, with what it gives on the fixed inputs."""
+
+    behaviour: Behaviour
+    outputs: tuple[str, ...]  # repr of the result on each fixed input of its signature
+    digest: str  # hash of signature and outputs: its name in files
+
+    @property
+    def label(self) -> str:
+        return f"{self.behaviour.family}/{self.behaviour.slug}"
+
+
+def fixed_inputs(signature: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The 20 inputs of a signature, on which behaviours are told apart and problems are tested."""
+    rng = random.Random(f"fixed inputs {list(signature)}")
+    edges = [tuple(grammar()["edges"][kind][i] for kind in signature) for i in range(2)]
+    return edges + [tuple(random_value(kind, rng) for kind in signature) for _ in range(FIXED_INPUTS - len(edges))]
+
+
+def random_value(kind: str, rng: random.Random, longest: int = 8) -> Any:
+    """A value of a type, with at most `longest` items."""
+    words = grammar()["words"]["values"]
+    if kind == INTEGER:
+        return rng.randint(-20, 60) if rng.random() < 0.8 else rng.randint(100, 999)
+    if kind == NUMBERS:
+        return [rng.randint(-12, 24) for _ in range(rng.randint(2, longest))]
+    if kind == WORDS:
+        return [rng.choice(words) for _ in range(rng.randint(2, longest))]
+    if kind == TABLE:
+        return {word: rng.randint(-12, 24) for word in rng.sample(words, rng.randint(2, longest))}
+    assert kind == TEXT
+    chosen = [rng.choice(words) for _ in range(rng.randint(2, max(2, longest // 2)))]
+    styled = [rng.choice((w, w, w.capitalize(), w.upper())) for w in chosen]
+    return " ".join(w if rng.random() < 0.8 else f"{w}{rng.randint(0, 99)}" for w in styled)
+
+
+def behaviours(family_cap: int) -> list[Known]:
+    """Behaviours of which no two are the same, at most `family_cap` of each family, chosen by hash.
+
+    Of several that are the same, the one that comes first in families.py stays.
+    """
+    found: dict[str, Known] = {}
+    inputs: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+    for behaviour in all_behaviours():
+        cases = inputs.setdefault(behaviour.signature, fixed_inputs(behaviour.signature))
+        results = [behaviour.function(*case) for case in cases]
+        outputs = tuple(map(repr, results))
+        if len(set(outputs)) == 1:
+            continue  # a constant teaches nothing
+        same = (behaviour.signature, list(map(_shown, results)))
+        digest = hashlib.sha256(repr(same).encode()).hexdigest()[:16]
+        found.setdefault(digest, Known(behaviour, outputs, digest))
+    kept: list[Known] = []
+    taken: Counter[str] = Counter()
+    for known in sorted(found.values(), key=lambda k: k.digest):
+        if taken[known.behaviour.family] < family_cap:
+            taken[known.behaviour.family] += 1
+            kept.append(known)
+    return kept
+
+
+def _shown(result: Any) -> str:
+    """A result as text, equal for what a test's == finds equal: True and 1, a dictionary in another order."""
+    if isinstance(result, list):
+        return f"list({', '.join(map(_shown, result))})"
+    if isinstance(result, dict):
+        return f"dict({', '.join(sorted(f'{_shown(k)}: {_shown(v)}' for k, v in result.items()))})"
+    return repr(int(result)) if isinstance(result, bool) else repr(result)
+
+
+def held_out(known: Sequence[Known], one_in: int) -> tuple[list[Known], list[Known]]:
+    """(taught, held out): of each family one in `one_in`, by hash."""
+    ranks: Counter[str] = Counter()
+    taught: list[Known] = []
+    tested: list[Known] = []
+    for k in sorted(known, key=lambda k: (uniform(k.digest, "held out"), k.digest)):
+        (tested if ranks[k.behaviour.family] % one_in == 0 else taught).append(k)
+        ranks[k.behaviour.family] += 1
+    return sorted(taught, key=lambda k: k.digest), sorted(tested, key=lambda k: k.digest)

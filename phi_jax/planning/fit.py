@@ -21,8 +21,8 @@ from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
 from phi_jax.planning.hardware import Hardware
 from phi_jax.planning.memory import estimate_memory, rows_per_device
-from phi_jax.training.rules import model_config
 from phi_jax.training.optimizer import make_optimizer
+from phi_jax.training.rules import model_config
 from phi_jax.training.step import abstract_state, make_train_step
 
 GPU_SHARE = 0.9  # of a GPU's memory that XLA gets: XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 (its own default is 0.75)

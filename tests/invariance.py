@@ -50,6 +50,7 @@ def trained(way):
     import numpy as np
     import optax
 
+    from phi_jax.config import Config
     from phi_jax.model import phi
     from phi_jax.parallel.mesh import batch_sharding, make_mesh
     from phi_jax.training.step import init_state, make_train_step, state_shardings
@@ -62,9 +63,8 @@ def trained(way):
     sizes = tuple(way["mesh"])
     mesh = make_mesh(sizes, jax.devices()[: int(np.prod(sizes))])
     optimizer = optax.sgd(LEARNING_RATE)  # a step is the gradient itself; and half of Adam's time to compile
-    step = make_train_step(
-        shape, optimizer, mesh, microbatches=way["microbatches"], loss_chunk=way["loss_chunk"], seed=0
-    )
+    rules = Config({"microbatches": way["microbatches"], "loss_chunk": way["loss_chunk"], "skip_spike": 0.0})
+    step = make_train_step(shape, optimizer, mesh, rules, seed=0)
     shardings = state_shardings(shape, optimizer, mesh)
     state = jax.jit(lambda: init_state(shape, optimizer, 0), out_shardings=shardings)()
     batch = np.random.default_rng(0).integers(0, 64, (32, 9), np.int32)

@@ -1,29 +1,33 @@
-"""Asks through the Batch API and kills itself with SIGKILL at a chosen moment of the journal's writing.
+"""Asks through the Batch API and kills itself with SIGKILL at a chosen transaction of the journal.
 
     python tests/killed_batch.py BASE_URL JOURNAL COUNT BATCH_REQUESTS before|after REGEX N [SECONDS]
 
-The moment: before or after the N-th change whose name matches; SECONDS later, if given. Ends with 0 if it never came.
+The moment: before or after the N-th transaction that a function with a matching name is making; SECONDS later, if
+given. Ends with 0 if it never came.
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
 import sys
 import threading
+import traceback
 
 from pydantic import BaseModel
 
-from phi_jax.teacher import batch
+from phi_jax.teacher.budget import Budget, Stopped
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Price
 from phi_jax.teacher.request import Endpoint, Request
+from phi_jax.teacher.server.batch import Batches
 
 PRICE = Price(input=3, cached_input=1, output=7, batch_percent=50, as_of="2026-01-01")
 PLENTY = 10**12
 
 
-class Exercise(BaseModel):
+class Exercise(BaseModel, extra="forbid"):
     code: str
     tests: list[str]
 
@@ -46,44 +50,52 @@ async def stop_when(event, condition):
 
 
 def ask(journal, to, asked, cap=PLENTY, stop=None):
-    """What batch.run does; returns the replies that it reported. stop: a condition on which the run is to stop."""
-    replies = []
+    """Asks in batches; returns the replies of which it heard. stop: a condition on which the run is to stop."""
+    keys = []
 
     async def run():
-        event = asyncio.Event()
-        watch = asyncio.ensure_future(stop_when(event, stop))
-        await batch.run(to, asked, journal, PRICE, cap=cap, stop=event, on_reply=replies.append)
+        budget = Budget(journal, cap)
+        watch = asyncio.ensure_future(stop_when(budget.stopping, stop))
+        await Batches(to, PRICE, budget).ask(asked, lambda key, status: keys.append(key))
         watch.cancel()
 
-    asyncio.run(run())
-    return replies
+    with contextlib.suppress(Stopped):
+        asyncio.run(run())
+    return [journal.find(key) for key in keys]
+
+
+def cancel(journal, to):
+    return asyncio.run(Batches(to, PRICE, Budget(journal, 0)).cancel())
 
 
 class KilledJournal(Journal):
-    def die_at(self, when, pattern, count, seconds):
-        self._moment, self._count, self._seconds = (when, pattern), count, seconds
+    moment = ("", "never", 0, 0.0)
 
-    async def write(self, change):
-        when, pattern = self._moment
-        matches = re.search(pattern, change.__qualname__)
+    @contextlib.contextmanager
+    def transaction(self):
+        when, pattern, *_ = self.moment
+        outermost = not self._database.in_transaction
+        names = " ".join(frame.name for frame in traceback.extract_stack(limit=12))
+        matches = outermost and re.search(rf"\b{pattern}\b", names)
         if matches and when == "before":
             self._strike()
-        result = await super().write(change)
+        with super().transaction():
+            yield
         if matches and when == "after":
             self._strike()
-        return result
 
     def _strike(self):
-        self._count -= 1
-        if self._count == 0:
-            threading.Timer(self._seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
-            if self._seconds == 0:
+        when, pattern, count, seconds = self.moment
+        self.moment = (when, pattern, count - 1, seconds)
+        if count == 1:
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            if seconds == 0:
                 signal.pause()
 
 
 if __name__ == "__main__":
     base_url, directory, total, size, when, pattern, count, *seconds = sys.argv[1:]
     with KilledJournal(directory) as journal:
-        journal.die_at(when, pattern, int(count), float(*seconds or [0]))
+        journal.moment = (when, pattern, int(count), float(*seconds or [0]))
         asked = (r for r in requests(int(total), Exercise) if journal.find(r.key) is None)
         ask(journal, endpoint(base_url, batch_requests=int(size)), asked)

@@ -5,13 +5,14 @@ import json
 from phi_jax.contamination import syntax
 from phi_jax.contamination.overlap import GRAM, wording
 from phi_jax.evaluation.problems import load_problems
+from phi_jax.store.python_text import parse
 
 
 def fingerprints(text):
     """Of every function of a Python text: its tree modulo names."""
-    tree = syntax.parse(text)
+    tree = parse(text)
     assert tree is not None, text
-    return {syntax.fingerprint(f.node, syntax.names_of(f.node)) for f in syntax.functions(tree)}
+    return {syntax.fingerprint(f)[0] for f in syntax.functions(tree)}
 
 
 class Likeness:

@@ -59,6 +59,8 @@ def parser():
     add("--structured", choices=RUNGS, default="json_schema", help="the highest response_format that is honoured")
     add("--unsupported", choices=("refuse", "ignore"), default="refuse", help="what becomes of a higher one")
     add("--limit-name", choices=("", "max_tokens", "max_completion_tokens"), default="", help="the only one it knows")
+    add("--fixed-temperature", action="store_true", help="refuses any temperature but 1, and any mention of it")
+    add("--forbid", default="", help="a word; prompts that hold it are answered with 403")
     add("--context", type=int, default=1_000_000, help="prompt and completion tokens at most; beyond: 400")
     add("--reasoning", type=int, default=0, help="reasoning tokens of a reply")
     add("--requests-per-second", type=float, default=0.0, help="0 = no limit")
@@ -157,6 +159,8 @@ class Teacher:
         if tokens + limit > self.options.context:
             said = f"This model's maximum context length is {self.options.context} tokens."
             raise Invalid(said)
+        if self.options.fixed_temperature and "temperature" in body:
+            raise Invalid("Unsupported value: 'temperature' does not support this value with this model.")
         messages = [(m["role"], m["content"]) for m in body["messages"]]
         schema, honoured = self._wanted(body, messages)
         text = answer(messages, schema, body.get("seed") or 0, self.options.hard, body.get("model"))
@@ -314,6 +318,9 @@ class Server:
             status, said, more = turned_away(fault, rng, options, request.headers)
             return web.json_response(said, status=status, headers={**headers, **more})
         self.ledger.reached("received")
+        if options.forbid and options.forbid in json.dumps(body["messages"]):
+            self.ledger.asked(**entry, fault="forbidden", prompt=0, completion=0)
+            return web.json_response(error("Your request was flagged by moderation."), status=403)
         try:
             completion = self.teacher.complete(body, fault, rng)
         except Invalid as problem:

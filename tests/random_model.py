@@ -1,6 +1,5 @@
 """A model of random weights, written as others read one: for decoding where nothing needs to be solved."""
 
-import functools
 from pathlib import Path
 
 import jax
@@ -8,7 +7,6 @@ import numpy as np
 
 from phi_jax.model import phi
 from phi_jax.tokens.tokenizer import Tokenizer
-from phi_jax.weights.architecture import leaf_at
 from phi_jax.weights.huggingface import export_model
 
 ATTENTION = 2.0  # how much wider than the others its matrices are
@@ -35,7 +33,7 @@ def export_random(directory, config, *, tokenizer=None, end_of_text_id=None, see
         tokenizer.save(files, max_length=config.max_seq_len)
         end_of_text_id = tokenizer.end_of_text_id
     export_model(
-        functools.partial(leaf_at, params), config, directory,
+        params, config, directory,
         tokenizer_directory=files, end_of_text_id=end_of_text_id, dtype="float32",
     )  # fmt: skip
     assert tokenizer is None or Tokenizer.load(directory).end_of_text_id == end_of_text_id

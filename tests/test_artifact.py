@@ -1,6 +1,8 @@
 """Artifacts: whole or absent, identities without time and place, local disk and object store."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from typing import ClassVar
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from phi_jax.errors import UserError
 from phi_jax.store import artifact
+from phi_jax.store.digests import PathDigests
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -49,26 +52,118 @@ def test_manifest_is_whole_and_read_back(tmp_path):
     found.verify()
 
 
-@pytest.mark.parametrize("harm", ["change", "remove"])
-def test_verify_names_the_file(tmp_path, harm):
+@pytest.mark.parametrize("harm", ["change", "grow", "remove"])
+def test_a_file_that_was_harmed_is_named(tmp_path, harm):
     built = build(tmp_path)
     path = built.directory / "x.txt"
-    path.write_text("hellO") if harm == "change" else path.unlink()
-    with pytest.raises(UserError, match=r"collect/one: x\.txt"):
-        built.verify()
+    if harm == "remove":
+        path.unlink()
+    else:
+        path.write_text({"change": "hellO", "grow": "hello!"}[harm])
+    for compare in (built.check, built.verify):
+        with pytest.raises(UserError, match=r"collect/one: x\.txt.*remove .* and run `phi-jax collect`"):
+            compare()
 
 
-def test_a_draft_is_kept_for_the_same_key_only(tmp_path):
-    draft = artifact.open_draft(tmp_path, "s", "n", {"a": 1}, {})
-    artifact.write_atomic(draft.directory / "part", "1")
-    (draft.directory / ".tmp-part2").write_text("half")
-    again = artifact.open_draft(tmp_path, "s", "n", {"a": 1}, {})
+def test_a_file_that_was_only_touched_is_whole(tmp_path):
+    built = build(tmp_path)
+    os.utime(built.directory / "x.txt", (1, 1))
+    built.check()
+
+
+def test_the_key_is_of_the_decision_and_the_identity_of_the_content(tmp_path):
+    first, other = build(tmp_path / "a"), build(tmp_path / "b", text="other")
+    assert first.key == other.key
+    later = [build(tmp_path / str(i), inputs={"x": source}) for i, source in enumerate((first, other))]
+    assert later[0].key == later[1].key
+    assert later[0].identity != later[1].identity
+
+
+def test_a_draft_is_kept_for_the_same_key_and_inputs_only(tmp_path):
+    def opened(value, source, **kwargs):
+        return artifact.open_draft(
+            tmp_path / "w", "s", "n", {"a": value, "b": 0}, source, decides={"a": value}, **kwargs
+        )
+
+    first, other = ({"x": build(tmp_path / place, text=place)} for place in ("one", "two"))
+    artifact.write_atomic(opened(1, first).directory / "part", "1")
+    (tmp_path / "w/s/n.partial/.tmp-part2").write_text("half")
+    again = opened(1, first)
     assert again.resumed
     assert (again.directory / "part").exists()
     assert not (again.directory / ".tmp-part2").exists()
-    other = artifact.open_draft(tmp_path, "s", "n", {"a": 2}, {})
-    assert not other.resumed
-    assert not (other.directory / "part").exists()
+    for value, source, kwargs in ((2, first, {}), (1, other, {}), (1, first, {"again": True})):
+        artifact.write_atomic(opened(1, first).directory / "part", "1")
+        changed = opened(value, source, **kwargs)
+        assert not changed.resumed
+        assert not (changed.directory / "part").exists()
+
+
+def test_a_draft_with_checkpoints_is_never_removed(tmp_path):
+    draft = artifact.open_draft(tmp_path, "pretrain", "n", {"training.steps": 24}, {})
+    (draft.directory / "checkpoints" / "16").mkdir(parents=True)
+    with pytest.raises(UserError) as refused:
+        artifact.open_draft(tmp_path, "pretrain", "n", {"training.steps": 30}, {})
+    for part in ("pretrain/n", "saved step 16", "training.steps 24 -> 30", "to start afresh", str(draft.directory)):
+        assert part in str(refused.value)
+    assert artifact.open_draft(tmp_path, "pretrain", "n", {"training.steps": 24}, {}).resumed
+    assert (draft.directory / "checkpoints" / "16").exists()
+
+
+def test_a_replaced_training_is_set_aside(tmp_path, capsys):
+    def train(steps):
+        draft = artifact.open_draft(tmp_path, "pretrain", "n", {"steps": steps}, {})
+        (draft.directory / "checkpoints" / "16").mkdir(parents=True)
+        artifact.write_atomic(draft.directory / "checkpoints" / "16" / "x", str(steps))
+        draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=str(steps))
+        return draft.commit()
+
+    first = train(24)
+    train(30)
+    aside = tmp_path / "pretrain" / f"n.replaced-{first.identity[:12]}"
+    assert (aside / "checkpoints" / "16" / "x").read_text() == "24"
+    assert f"pretrain/n: the training that stood there is kept in {aside}" in capsys.readouterr().err
+    assert artifact.find(tmp_path, "pretrain", "n").identity != first.identity
+
+
+def test_a_new_directory_appears_whole_or_not_at_all(tmp_path):
+    def fill(fail):
+        with artifact.new_directory(tmp_path / "out") as directory:
+            (directory / "x").write_text("1")
+            assert not (tmp_path / "out").exists()
+            if fail:
+                raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fill(True)
+    assert list(tmp_path.iterdir()) == []
+    fill(False)
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "x"]
+    with pytest.raises(UserError, match="out: exists"):
+        fill(False)
+
+
+def test_a_path_stands_for_what_it_holds(tmp_path):
+    (tmp_path / "d" / "deep").mkdir(parents=True)
+    (tmp_path / "d" / "deep" / "a.py").write_text("x")
+    directory = str(tmp_path / "d")
+
+    def digest():
+        digests = PathDigests(tmp_path)
+        found = digests.of([directory, "idioms", "", "gs://bucket/x"])
+        digests.save()
+        return found
+
+    before = digest()
+    assert before[1:] == ["idioms", "", "gs://bucket/x"]
+    assert digest() == before
+    os.utime(tmp_path / "d" / "deep" / "a.py", (1, 1))
+    assert digest() == before
+    (tmp_path / "d" / "deep" / "a.py").write_text("y")
+    changed = digest()
+    assert changed[0] != before[0]
+    shutil.copytree(directory, tmp_path / "elsewhere")
+    assert PathDigests(None).of(str(tmp_path / "elsewhere")) == changed[0]
 
 
 def test_a_stale_artifact_stands_until_the_new_one_is_whole(tmp_path):
@@ -122,7 +217,7 @@ def test_canonical_json_round_trips_and_ignores_order(value):
 def test_a_second_run_in_the_same_place_is_refused(tmp_path):
     with artifact.locked(tmp_path):
         code = (
-            "import sys; from phi_jax import artifact\n"
+            "import sys; from phi_jax.store import artifact\n"
             "try:\n with artifact.locked(sys.argv[1]): print('in')\n"
             "except Exception as e: print(e)"
         )

@@ -19,9 +19,7 @@ from running import ROOT
 
 from phi_jax.errors import UserError
 from phi_jax.model import phi
-from phi_jax.model.attention import attend, causal_mask, check_kernel_on, segments_of
-from phi_jax.model.attention_cudnn import attend_cudnn
-from phi_jax.model.attention_splash import attend_splash
+from phi_jax.model.attention import attend, attend_cudnn, attend_splash, causal_mask, check_kernel_on, segments_of
 from phi_jax.model.embed import embed
 from phi_jax.model.sampler import Request, Sampler
 from phi_jax.parallel.mesh import make_mesh

@@ -1,324 +1,231 @@
-"""`phi-jax bench train`: what it measures, on tiny shapes; no figure of speed is asserted."""
+"""The benches: what they measure, on tiny work; no figure of speed is asserted."""
 
 import argparse
-import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from running import ROOT
+from llm_server import serving
+from running import ROOT, phi_jax
 
-from phi_jax.bench import rounds, sweep, train
-from phi_jax.bench.case import SHAPES, case_of_shape, random_batches
-from phi_jax.bench.child import run_child
-from phi_jax.bench.measure import _Compiles, utilisation
-from phi_jax.bench.timing import ALONE_STEPS, WARMUP_STEPS, percentile, time_steps
+from phi_jax.bench import sample_speed, train_speed
+from phi_jax.config import load
 from phi_jax.errors import UserError
-from phi_jax.model.flops import num_params
+from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.model.phi import PhiConfig
+from phi_jax.parallel.child import run_child
+from phi_jax.sandbox import support
 
-# What the GPU image that is benched on lacks. Absent for the whole run, whoever asks for them.
-FORBIDDEN = (
-    "ml_collections", "orbax", "grain", "etils", "tqdm", "tensorboardX", "tensorflow_datasets", "torch", "transformers",
-)  # fmt: skip
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+import compare as comparing
+from compare import Side, compare
+
+BENCHMARKS = ROOT / "tests" / "benchmarks"
+MICRO = ("--config", f"{ROOT}/configs/nano.py:size=micro")
+SMALL = ("--prompt-tokens", "9", "--max-new-tokens", "20", "--samples-per-problem", "4")
 
 
-def bench(*arguments):
-    """`python -m phi_jax.bench.train` where FORBIDDEN cannot be imported."""
-    code = (
-        f"import runpy, sys\nsys.modules.update(dict.fromkeys({FORBIDDEN!r}))\n"
-        f"sys.argv[1:] = {list(map(str, arguments))!r}\n"
-        "runpy.run_module('phi_jax.bench.train', run_name='__main__')"
-    )
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+# --- phi-jax bench ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """The result of a tiny run on two CPU devices, from a process without the forbidden modules."""
-    out = tmp_path_factory.mktemp("bench") / "tiny.json"
-    done = bench("--shape", "tiny", "--steps", 4, "--microbatches", 2, "--cpu-devices", 2, "--out", out)
-    assert done.returncode == 0, done.stderr
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "train.json"
+    done = phi_jax("bench", "train", *MICRO, "--steps", "4", "--config.training.microbatches=2", "--out", out)
     assert json.loads(done.stdout) == json.loads(out.read_text())
     return json.loads(out.read_text())
 
 
-def options_of(*arguments):
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    return parser.parse_args(list(arguments))
-
-
-# --- A run from end to end -----------------------------------------------------------------------------------
-
-
-def test_tokens_a_second_times_the_step_time_are_the_steps_tokens(tiny):
-    figures = tiny["figures"]
-    assert figures["tokens_per_step"] == 4 * 2 * SHAPES["tiny"]["max_seq_len"]
-    for rate, seconds in (("", ""), ("_p10", "_p90"), ("_p90", "_p10")):
-        product = figures[f"tokens_per_second{rate}"] * figures[f"step_seconds{seconds}"]
-        assert product == pytest.approx(figures["tokens_per_step"])
+def test_tokens_a_second_times_the_step_time_are_the_steps_tokens(trained):
+    figures, model = trained["figures"], trained["case"]["model"]
+    assert figures["tokens_per_step"] == trained["case"]["training"]["global_batch_size"] * model["max_seq_len"]
+    assert figures["tokens_per_second"] * figures["step_seconds"] == pytest.approx(figures["tokens_per_step"])
     assert figures["step_seconds_p10"] <= figures["step_seconds"] <= figures["step_seconds_p90"]
-    gap = figures["step_seconds"] - figures["step_alone_seconds"]
-    assert figures["host_gap_seconds"] == pytest.approx(gap)
-    assert 0 < figures["dispatch_seconds"] <= figures["step_alone_seconds"]
-
-
-def test_a_result_names_what_it_was_made_with(tiny):
-    assert set(tiny["surroundings"]) == {"date", "versions", "processor", "cores", "environment", "git_revision"}
-    assert tiny["surroundings"]["versions"]["jax"] == jax.__version__
-    assert tiny["surroundings"]["environment"]["JAX_PLATFORMS"] == "cpu"
-    assert "/" not in "".join(tiny["surroundings"]["environment"].values())
-    assert tiny["case"]["mesh"] == [2, 1, 1]
-    assert tiny["case"]["model"]["attention"] == "xla"
-    figures = tiny["figures"]
-    assert (figures["platform"], figures["device_kind"], figures["devices"]) == ("cpu", "cpu", 2)
-    assert figures["parameters"] == num_params(PhiConfig(**SHAPES["tiny"]))
+    assert figures["parameters"] == num_params(PhiConfig(**model))
+    assert figures["first_loss"] == pytest.approx(math.log(model["vocab_size"]), abs=0.1)
     assert figures["peak_memory_bytes"] > 4 * 4 * figures["parameters"] / 2
-    assert figures["peak_memory_source"] == "compiled.memory_analysis(), one device"
+    assert (trained["case"]["training"]["microbatches"], trained["case"]["steps"]) == (2, 4)
 
 
-def test_the_step_is_compiled_once_and_starts_at_the_loss_of_fresh_weights(tiny):
-    figures = tiny["figures"]
-    assert figures["compiles"] == 1
-    assert figures["compile_seconds"] > 0
-    assert figures["first_loss"] == pytest.approx(math.log(SHAPES["tiny"]["vocab_size"]), abs=0.1)
-    assert math.isfinite(figures["last_loss"])
+def test_a_result_names_what_it_was_made_with_and_no_path(trained):
+    assert set(trained["surroundings"]) == {"date", "versions", "machine", "flags", "git_revision"}
+    assert trained["surroundings"]["flags"]["JAX_PLATFORMS"] == "cpu"
+    assert "/" not in "".join(trained["surroundings"]["flags"].values())
 
 
-def test_a_chip_that_is_not_known_has_no_mfu(tiny):
-    assert tiny["figures"]["mfu_full_attention"] is None
-    assert tiny["figures"]["mfu_causal_attention"] is None
-    assert tiny["figures"]["flops_per_token_full_attention"] > tiny["figures"]["flops_per_token_causal_attention"] > 0
-
-
-def test_a_known_chip_has_both_mfus_in_bfloat16_only():
-    config = PhiConfig(**SHAPES["phi_1"], compute_dtype="bfloat16")
-    one = utilisation(config, 1e4, "NVIDIA H200", 1)
-    # H200's datasheet: 989.5 bfloat16 TFLOP/s without sparsity.
-    for convention in ("full_attention", "causal_attention"):
-        expected = 1e4 * one[f"flops_per_token_{convention}"] / 989.5e12
-        assert one[f"mfu_{convention}"] == pytest.approx(expected)
-        assert utilisation(config, 1e4, "NVIDIA H200", 8)[f"mfu_{convention}"] == pytest.approx(expected / 8)
-    assert one["mfu_full_attention"] > one["mfu_causal_attention"]
-    float32 = dataclasses.replace(config, compute_dtype="float32")
-    assert utilisation(float32, 1e4, "NVIDIA H200", 1)["mfu_full_attention"] is None
-
-
-def test_a_second_compile_is_counted():
-    def quadruple(x):
-        return 4 * x
-
-    compiles = _Compiles("quadruple")
-    double = jax.jit(quadruple)
-    assert compiles.count == 0
-    double(np.ones(3))
-    double(np.ones(3))
-    assert compiles.count == 1
-    double(np.ones(5))
-    assert compiles.count == 2
-
-
-# --- Timing --------------------------------------------------------------------------------------------------
-
-
-def test_a_loss_is_read_after_the_next_step_was_dispatched():
-    log = []
-
-    def dispatch(i):
-        log.append(("dispatch", i))
-        return i
-
-    def read(i):
-        log.append(("read", i))
-        return float(i)
-
-    figures = time_steps(dispatch, read, 3)
-    last = WARMUP_STEPS + 3 - 1
-    for i in range(last):
-        assert log.index(("dispatch", i + 1)) < log.index(("read", i))
-    assert log.index(("read", last)) < log.index(("dispatch", last + 1))
-    alone = log[log.index(("dispatch", last + 1)) :]
-    assert alone == [(what, last + 1 + i) for i in range(ALONE_STEPS) for what in ("dispatch", "read")]
-    assert (figures["first_loss"], figures["last_loss"]) == (0.0, float(last))
+def test_mfu_has_both_conventions_on_a_known_chip_in_bfloat16_and_else_none(trained):
+    assert (trained["figures"]["mfu_full_attention"], trained["figures"]["mfu_causal_attention"]) == (None, None)
+    config = PhiConfig(**{**trained["case"]["model"], "compute_dtype": "bfloat16"})
+    for chips in (1, 8):
+        found = train_speed.utilisation(config, 1e4, "NVIDIA H200", chips)
+        # H200's datasheet: 989.5 bfloat16 TFLOP/s without sparsity.
+        for name, causal in (("full", False), ("causal", True)):
+            expected = 1e4 * training_flops_per_token(config, causal=causal) / 989.5e12 / chips
+            assert found[f"mfu_{name}_attention"] == pytest.approx(expected)
+    assert train_speed.utilisation(config, 1e4, "cpu", 1) == dict.fromkeys(found)
+    float32 = PhiConfig(**trained["case"]["model"])
+    assert train_speed.utilisation(float32, 1e4, "NVIDIA H200", 1) == dict.fromkeys(found)
 
 
 def test_a_loss_that_is_not_finite_is_an_error():
+    case = train_speed.case_of(load([*MICRO, "--config.training.cpu_devices=1", "--config.model.num_layers=1"]))
+    case["model"]["initializer_range"] = math.nan
     with pytest.raises(ArithmeticError, match="not finite"):
-        time_steps(lambda i: i, lambda i: math.nan if i == 4 else 1.0, 3)
+        train_speed.measure(**case, steps=1)
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.floats(0, 1))
-def test_percentiles_are_numpys(values, share):
-    assert percentile(values, share) == pytest.approx(np.quantile(values, share), rel=1e-9, abs=1e-6)
+def test_the_sampler_is_measured_at_each_number_of_slots(tmp_path):
+    done = phi_jax("bench", "sample", *MICRO, *SMALL, "--slots", "2", "4", "--out", tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result == json.loads(done.stdout)
+    assert [found["slots"] for found in result["figures"]] == [2, 4]
+    lengths = sample_speed.workload(1024, result)[1]
+    for found in result["figures"]:
+        assert found["tokens"] == sum(map(sum, lengths))
+        assert found["tokens_per_second"] * found["seconds"] == pytest.approx(found["tokens"])
 
 
-# --- Options -------------------------------------------------------------------------------------------------
-
-
-def test_options_change_the_shapes_own_choices():
-    options = options_of(
-        "--shape", "phi_1_small", "--microbatch", "2", "--microbatches", "3", "--attention", "cudnn", "--remat", "dots",
-        "--unroll", "5", "--dtype", "float32", "--loss-chunk", "64", "--steps", "7", "--mesh", "1,2,1",
-        "--cpu-devices", "2",
-    )  # fmt: skip
-    case = train._chosen(options, [])
-    choices = {"attention": "cudnn", "remat": "dots", "scan_unroll": 5, "compute_dtype": "float32"}
-    assert case.model == {**SHAPES["phi_1_small"], **choices}
-    assert (case.batch_size, case.loss_chunk, case.steps, case.mesh, case.cpu_devices) == (6, 64, 7, (1, 2, 1), 2)
-
-
-def test_the_built_in_sizes_are_the_papers():
-    assert num_params(PhiConfig(**SHAPES["phi_1"])) == 1_418_270_720
-    assert num_params(PhiConfig(**SHAPES["phi_1_small"])) == 356_794_368
-
-
-def test_a_config_is_measured_as_it_trains():
-    options = options_of("--steps", "2")
-    case = train._chosen(options, ["--config", f"{ROOT}/configs/nano.py", "--config.training.microbatches=2"])
-    assert {name: case.model[name] for name in SHAPES["nano"]} == SHAPES["nano"]
-    assert (case.name, case.microbatch, case.microbatches, case.batch_size) == ("nano", 2, 2, 4)
+def test_lengths_are_those_that_are_said():
+    work = {**sample_speed.WORKLOAD, "problems": 3, "samples_per_problem": 500}
+    prompts, lengths = sample_speed.workload(128, work)
+    assert (prompts, lengths) == sample_speed.workload(128, work)
+    assert [len(row) for row in lengths] == [500] * 3
+    flat = [length for row in lengths for length in row]
+    assert (min(flat) >= 1, max(flat)) == (True, 192)
+    assert 54 < sum(flat) / len(flat) < 68  # geometric of mean 64, cut at three times that: 61
+    assert all(0 <= token < 128 for prompt in prompts for token in prompt)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("module", "words", "said"),
     [
-        (["--sweep", "--peer", "transformers"], "--sweep and --peer"),
-        (["--config", "configs/nano.py", "--shape", "nano"], "--config and --shape"),
-        (["--out", "no/such/directory/x.json"], "there is no directory"),
+        (train_speed, ("--steps", "0"), "--steps 0: must be at least 1"),
+        (train_speed, ("--out", "nowhere/r.json"), "there is no directory nowhere"),
+        (sample_speed, ("--max-new-tokens", "0"), "--max-new-tokens 0: must be at least 1"),
     ],
 )
-def test_options_that_do_not_go_together_are_one_line(arguments, words):
-    with pytest.raises(UserError, match=words) as error:
-        train.run(options_of(*arguments))
+def test_options_without_sense_are_one_line(module, words, said):
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    with pytest.raises(UserError, match=said):
+        module.run(parser.parse_args(list(words)), MICRO)
+
+
+# --- A child process that answers by a file ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def helper(tmp_path):
+    (tmp_path / "helper.py").write_text(
+        "import os, sys\nclass UserError(Exception): pass\n"
+        "def double(x):\n    print('working')\n    return {'twice': 2 * x, 'seen': os.environ.get('SEEN')}\n"
+        "def refuse(x): raise UserError(f'no {x}')\ndef fail(x): raise ValueError(f'bad {x}')\n"
+        "def abort(x): os.abort()\n"
+    )
+    return lambda name, **rest: run_child(
+        f"helper:{name}", {"x": 3}, environment={**os.environ, "PYTHONPATH": str(tmp_path), "SEEN": "yes"}, **rest
+    )
+
+
+def test_a_child_answers_and_says_what_it_prints(helper):
+    said = []
+    assert helper("double", say=said.append) == {"twice": 6, "seen": "yes"}
+    assert said == ["working"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("refuse", "^no 3$"),
+        ("fail", r"helper:fail: ValueError: bad 3 \(exit code 1\)"),
+        ("abort", r"helper:abort: .*killed by signal 6"),
+    ],
+)
+def test_a_child_that_fails_is_one_line(helper, name, message):
+    with pytest.raises(UserError, match=message) as error:
+        helper(name)
     assert "\n" not in str(error.value)
 
 
-def test_a_batch_that_the_mesh_cannot_cut_is_one_line():
-    done = bench("--shape", "tiny", "--cpu-devices", 2, "--microbatch", 3, "--steps", 1)
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "cannot be cut" in done.stderr
+# --- Beside peers -----------------------------------------------------------------------------------------------------
 
 
-# --- Sweep ---------------------------------------------------------------------------------------------------
+def test_sides_take_turns_and_disturbed_rounds_are_noted(monkeypatch):
+    log, others = [], iter([0.0, 0.0, 0.0, 0.5, 0.0, 0.0])
+
+    class Fake(Side):
+        def run(self):
+            log.append(self.function)
+            speed = {"ours": 80.0, "peer": 100.0}[self.function] + 10 * len(log)
+            return {"tokens_per_second": speed, "cpu_stolen_share": None, "cpu_others_share": next(others)}
+
+    found = compare({name: Fake(name, {}) for name in ("ours", "peer")}, 3)
+    assert log == ["ours", "peer", "peer", "ours", "ours", "peer"]
+    ratios = [90 / 120, 120 / 130, 130 / 160]
+    assert found["ratio"]["rounds"] == ratios
+    assert (found["ratio"]["low"], found["ratio"]["median"], found["ratio"]["high"]) == tuple(sorted(ratios))
+    assert found["ratio"]["undisturbed"] == [ratios[0], ratios[2]]
 
 
-def test_an_abort_is_a_row_that_says_why(tmp_path):
-    out = tmp_path / "rows.jsonl"
-    case = case_of_shape("tiny", steps=1)
-    unknown = sweep.Choice("xla", "none", 1, 4, "--xla_no_such_flag=1")
-    rows = sweep.measure_all(case, [unknown], out)
-    assert [json.loads(line) for line in out.read_text().splitlines()] == rows
-    assert "xla_no_such_flag" in rows[0]["error"]
-    assert "xla_no_such_flag" in sweep.table(rows)
+def test_what_went_on_beside_is_measured():
+    before = {"stolen": 1.0, "used": 10.0, "own": 5.0, "all": 100.0}
+    after = {"stolen": 3.0, "used": 20.0, "own": 11.0, "all": 120.0}
+    assert comparing._cpu_shares(before, after) == {"cpu_stolen_share": 0.1, "cpu_others_share": 0.2}
+    assert comparing._cpu_shares(before, before) == {"cpu_stolen_share": None, "cpu_others_share": None}
 
 
-def test_a_sweep_tries_flags_on_the_fastest_choice_and_ends_best_first(tmp_path, monkeypatch):
-    speeds = {}
-
-    def child(module, case, *, timeout, environment):
-        if case.model["remat"] == "dots":
-            raise UserError("out of memory")
-        speed = 100.0 + len(speeds)
-        speeds[speed] = environment["XLA_FLAGS"]
-        figures = {"tokens_per_second": speed, "mfu_full_attention": 0.5, "peak_memory_bytes": 2**30}
-        return {"figures": {**figures, "compile_seconds": 1.0}, "attention": case.model["attention"]}
-
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    monkeypatch.setattr(sweep, "run_child", child)
-    case = case_of_shape("phi_1", steps=1)
-    rows = sweep.sweep(case, tmp_path / "rows.jsonl")
-    assert len(rows) == len(sweep.choices(case)) + len(sweep.FLAG_SETS)
-    assert "out of memory" in rows[-1]["error"]
-    ordered = [row["figures"]["tokens_per_second"] for row in rows[:-1]]
-    assert ordered == sorted(ordered, reverse=True)
-    with_flags = [row for row in rows[:-1] if row["choice"]["flags"]]
-    assert {row["choice"]["flags"] for row in with_flags} == set(sweep.FLAG_SETS)
-    assert {row["choice"]["attention"] for row in with_flags} == {sweep.choices(case)[-1].attention}
-    assert [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == rows
+def script(name, *words, check=True):
+    """The result of a script of tests/benchmarks, with --rounds 1."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), "--rounds", "1", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    if not check:
+        return done
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-def test_a_child_that_fails_says_its_last_line():
-    case = dataclasses.replace(case_of_shape("tiny", steps=1), model={**SHAPES["tiny"], "remat": "half"})
-    with pytest.raises(UserError, match=r"config\.model\.remat='half'.*exit code 1"):
-        run_child("phi_jax.bench.measure", case)
+def test_tokenizers_peer_encodes_the_same():
+    result = script("tokenize_tokenizers.py", "--documents", ROOT / "phi_jax" / "tokens", "--bytes", 30_000)
+    (pair,) = result["rounds"]
+    assert pair["ours"]["ids"] == pair["peer"]["ids"]
+    assert result["case"]["documents"] == "tokens"
+    assert "holds no .py file" in script("tokenize_tokenizers.py", "--documents", "tests/golden", check=False).stderr
 
 
-# --- The peer ------------------------------------------------------------------------------------------------
+@pytest.mark.skipif(not support().full, reason=f"needs Landlock and seccomp: {support().description}")
+def test_the_sandbox_passes_all_references(tmp_path):
+    result = script("sandbox_human_eval.py", "--programs", 41, "--workers", 2)
+    assert result["case"]["programs"] == result["rounds"][0]["ours"]["passed"] == 80
+    row = {"task_id": "x/0", "prompt": "def f():\n", "entry_point": "f", "test": "def check(c): pass"}
+    Path(tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    done = script("sandbox_human_eval.py", "--problems", tmp_path / "p.jsonl", check=False)
+    assert (done.returncode, "x/0 has no canonical_solution" in done.stderr) == (1, True)
+
+
+def test_the_teacher_asks_every_request(tmp_path):
+    with serving(instant=True) as server:
+        words = ("--base-url", server.base_url, "--requests", 10, "--window", 4, "--directory", tmp_path)
+        result = script("teacher_curator.py", *words)
+    assert result["rounds"][0]["ours"]["replies"] == 10
+    assert len(result["memory"]["peak_mib"]) == 2
+    assert (list(tmp_path.iterdir()), "127.0.0.1" in json.dumps(result)) == ([], False)
+    with serving(refuse="model") as server:
+        words = ("--base-url", server.base_url, "--requests", 2, "--directory", tmp_path)
+        assert script("teacher_curator.py", *words, check=False).returncode == 1
 
 
 @pytest.mark.peers
-def test_the_peer_has_our_parameters_and_the_ratio_its_rounds_behind_it(monkeypatch):
+def test_beside_transformers():
     pytest.importorskip("transformers", reason="needs transformers on torch: pip install -e '.[peers]'")
-    from phi_jax.bench import peer_transformers
-
-    monkeypatch.setattr(peer_transformers, "attentions", lambda device: ["sdpa without mask"])
-    case = case_of_shape("tiny", steps=4)
-    result = rounds.compare(case, 1)
+    result = script("train_transformers.py", *MICRO, "--steps", 2, "--attention", "sdpa")
     (pair,) = result["rounds"]
-    assert pair["ours"]["parameters"] == pair["peer"]["parameters"] == result["checks"]["parameters"]
-    assert pair["ours"]["first_loss"] == pytest.approx(pair["peer"]["first_loss"], abs=rounds.LOSS_TOLERANCE)
-    assert pair["ours"]["tokens_per_step"] == pair["peer"]["tokens_per_step"]
-    assert pair["peer"]["attention"] == result["peer_attention"] == "sdpa without mask"
-    ratio = result["ratio"]
-    assert ratio["rounds"] == [pair["ours"]["tokens_per_second"] / pair["peer"]["tokens_per_second"]]
-    assert ratio["low"] == ratio["median"] == ratio["high"] == ratio["rounds"][0]
-    assert math.isfinite(ratio["median"])
-    assert ratio["median"] > 0
-
-
-def a_round(ours, peer, *, stolen=0.0, others=0.0):
-    """What `one_round` returns, of these tokens a second; the peer's side is the disturbed one."""
-
-    def side(speed, **shares):
-        figures = {"first_loss": math.log(128), "parameters": 33664, "tokens_per_second": speed, "attention": "sdpa"}
-        mfus = {"mfu_full_attention": 0.4, "mfu_causal_attention": None}
-        return {"surroundings": {}, "case": {}, "figures": {**figures, **mfus, **shares}}
-
-    return {
-        "ours": side(ours, cpu_stolen_share=None, cpu_others_share=0.0),
-        "peer": side(peer, cpu_stolen_share=stolen, cpu_others_share=others),
-    }
-
-
-def test_disturbed_rounds_are_told_from_undisturbed_ones():
-    done = [a_round(80, 100), a_round(90, 100, stolen=0.06), a_round(300, 100, others=0.5), a_round(60, 100)]
-    result = rounds.summary(case_of_shape("tiny", steps=1), done)
-    ratio = result["ratio"]
-    assert ratio["rounds"] == [0.8, 0.9, 3.0, 0.6]
-    assert (ratio["median"], ratio["low"], ratio["high"]) == (pytest.approx(0.85), 0.6, 3.0)
-    assert ratio["undisturbed"] == [0.8, 0.6]
-    assert result["rounds"][0]["peer"]["mfu_full_attention"] == pytest.approx(0.5)
-    assert result["rounds"][0]["peer"]["mfu_causal_attention"] is None
-
-
-@pytest.mark.parametrize(
-    ("side", "figures", "words"),
-    [
-        ("ours", {"first_loss": 9.0}, "ours first loss is 9.000"),
-        ("peer", {"first_loss": 9.0}, "the peer's first loss is 9.000"),
-        ("peer", {"parameters": 1}, "parameters against the peer's 1;"),
-    ],
-)
-def test_what_computes_something_else_gets_no_ratio(side, figures, words):
-    case = case_of_shape("tiny", steps=1)
-    pair = {name: {"first_loss": math.log(128), "parameters": 33664} for name in ("ours", "peer")}
-    assert rounds._check_same(case, **pair)["parameters"] == 33664
-    pair[side] = {**pair[side], **figures}
-    with pytest.raises(UserError, match=words):
-        rounds._check_same(case, **pair)
-
-
-def test_both_sides_see_the_same_batches():
-    case = case_of_shape("tiny", steps=1)
-    first, again = random_batches(case), random_batches(case)
-    assert first[0].shape == (case.batch_size, SHAPES["tiny"]["max_seq_len"] + 1)
-    assert not np.array_equal(first[0], first[1])
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert pair["ours"]["parameters"] == pair["peer"]["parameters"]
+    result = script("sample_generate.py", *MICRO, *SMALL, "--slots", 4)
+    (pair,) = result["rounds"]
+    assert pair["ours"]["tokens"] == pair["peer"]["tokens"]

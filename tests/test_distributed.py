@@ -193,7 +193,7 @@ def test_a_lost_process_is_named_and_the_run_goes_on(micro_run, tmp_path, victim
     other = processes[1 - victim]
     assert other.wait(60) == EXIT_PEER_LOST, other.log()
     assert time.monotonic() - sent < 60
-    assert re.search(rf"process {victim}\b.*(gone|no sign of life|not answered)", other.log()), other.log()
+    assert re.search(rf"process {victim}\b.*(gone|no heartbeat|not answered)", other.log()), other.log()
     assert "run the same command again to go on" in other.log()
     processes[victim].signal(signal.SIGKILL)
     processes[victim].wait()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from running import MICRO, ROOT, identities, phi_jax
-from test_training import SHAPE, records, training  # noqa: F401 - fixtures
+from test_training import SHAPE, records, rules, training  # noqa: F401 - fixtures
 
 from phi_jax.errors import EXIT_PREEMPTED
 from phi_jax.parallel.mesh import make_mesh
@@ -110,10 +110,8 @@ def one_step(state, records, training, **options):  # noqa: F811
         SHAPE,
         make_optimizer(training),
         make_mesh((1, 1, 1), jax.devices()[:1]),
-        microbatches=1,
-        loss_chunk=8,
+        rules(**options),
         seed=0,
-        **options,
     )
     return step(state, jnp.asarray(records))
 

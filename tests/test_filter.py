@@ -8,18 +8,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from phi_jax.config import Config
-from phi_jax.corpus import quality
+from phi_jax.corpus import annotate as annotate_stage
+from phi_jax.corpus import filter as stage
 from phi_jax.corpus.annotate import annotate, read_grades
-from phi_jax.corpus.rubric import from_first_code
 from phi_jax.errors import UserError
 from phi_jax.model.embed import embed
 from phi_jax.model.phi import PhiConfig, hidden_states, init_params
 from phi_jax.store import artifact, documents
+from phi_jax.store.python_text import from_first_code
 from phi_jax.tokens.tokenizer import train
 from phi_jax.weights.checkpoints import Checkpoints
 
@@ -64,7 +63,7 @@ def test_an_empty_text_gives_zeros_and_an_unknown_pooling_is_named(params):
 
 
 def test_texts_are_embedded_from_their_first_code_on(params, tokenizer):
-    embed_texts = filter.make_embed(params, SHAPE, tokenizer, tokens=64, pooling="mean", batch_size=4)
+    embed_texts = stage.make_embed(params, SHAPE, tokenizer, tokens=64, pooling="mean", batch_size=4)
     code = "def f(x):\n    return x + 1\n"
     texts = [
         code,
@@ -94,41 +93,41 @@ def test_the_forest_learns_what_can_be_learnt_and_does_not_repeat_its_labels():
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((400, 5)).astype(np.float32)
     high = vectors[:, 0] > 1
-    forest = filter.Forest(vectors, high, trees=30, min_samples_leaf=1, seed=0)
-    again = filter.Forest(vectors, high, trees=30, min_samples_leaf=1, seed=0)
+    forest = stage.Forest(vectors, high, trees=30, min_samples_leaf=1, seed=0)
+    again = stage.Forest(vectors, high, trees=30, min_samples_leaf=1, seed=0)
     unseen = rng.standard_normal((300, 5)).astype(np.float32)
     scores = forest.score(unseen)
     np.testing.assert_array_equal(scores, again.score(unseen))
-    assert filter._quality(scores, ["high" if x > 1 else "low" for x in unseen[:, 0]])["roc_auc"] > 0.97
-    noise = filter.Forest(vectors, rng.random(400) < 0.5, trees=30, min_samples_leaf=1, seed=0)
+    rows = [
+        {"grade": 0.5, "label": "high" if x > 1 else "low", "score": score}
+        for x, score in zip(unseen[:, 0], scores, strict=True)
+    ]
+    assert stage.quality(rows)["roc_auc"] > 0.97
+    noise = stage.Forest(vectors, rng.random(400) < 0.5, trees=30, min_samples_leaf=1, seed=0)
     assert np.abs(noise.out_of_bag - 0.5).mean() < 0.2 < np.abs(noise.score(vectors) - 0.5).mean()
-    unseen[3] = np.nan
-    assert np.flatnonzero(np.isnan(forest.score(unseen))).tolist() == [3]
 
 
-def test_recall_is_told_for_each_label():
-    figures = filter._quality(np.array([0.9, 0.4, 0.5, 0.2, 0.6]), ["high", "high", "high", "low", "low"])
-    assert figures["recall"] == {"high": pytest.approx(2 / 3, abs=1e-6), "low": 0.5}
-    assert figures["recall_counts"] == {"high": [2, 3], "low": [1, 2]}
-
-
-def test_recall_is_told_for_each_band_of_grades():
+def test_recall_is_told_for_each_label_and_each_band_of_grades():
     rows = [
         {"grade": 1.0, "label": "high", "score": 0.4}, {"grade": 0.8, "label": "high", "score": 0.2},
         {"grade": 0.79, "label": "high", "score": 0.5}, {"grade": 0.6, "label": "low", "score": 0.6},
         {"grade": 0.0, "label": "low", "score": 0.1},
     ]  # fmt: skip
-    assert filter.recall_bands(rows) == [[1, 1], [0, 0], [0, 0], [1, 2], [0, 2]]
+    figures = stage.quality(rows)
+    assert figures["recall"] == {"high": pytest.approx(1 / 3, abs=1e-6), "low": 0.5}
+    assert figures["recall_counts"] == {"high": [1, 3], "low": [1, 2]}
+    assert figures["recall_bands"] == [[1, 1], [0, 0], [0, 0], [1, 2], [0, 2]]
+    assert figures["roc_auc"] == 0.5
 
 
 def test_the_held_out_share_is_of_each_label_and_of_the_ids_alone():
     labels = {f"{n}": "high" if n < 12 else "low" for n in range(100)}
-    held_out = filter.split_held_out(labels, 0.25)
+    held_out = stage.split_held_out(labels, 0.25)
     assert sum(labels[i] == "high" for i in held_out) == 3
     assert sum(labels[i] == "low" for i in held_out) == 22
-    assert filter.split_held_out(dict(reversed(labels.items())), 0.25) == held_out
+    assert stage.split_held_out(dict(reversed(labels.items())), 0.25) == held_out
     with pytest.raises(UserError, match=r"1 of 5 files are labelled high.*raise config\.annotate\.max_files"):
-        filter.split_held_out({"a": "high", "b": "low", "c": "low", "d": "low", "e": "low"}, 0.5)
+        stage.split_held_out({"a": "high", "b": "low", "c": "low", "d": "low", "e": "low"}, 0.5)
 
 
 # --- The stage -----------------------------------------------------------------------------------------------------
@@ -159,8 +158,8 @@ def inputs(tmp_path_factory, texts, tokenizer, params):
     ]
     for index, start in enumerate(range(0, FILES, 50)):
         documents.write_part(directory, index, rows[start : start + 50])
-    draft.add_output("documents", "documents", kind="documents", digest=documents.digest(directory), rows=FILES)
-    draft.add_facts(bytes=sum(len(t.encode()) for t in texts))
+    documents.add_output(draft, "documents")
+    draft.add_facts(written_by="people")
     collected = draft.commit()
 
     chosen = Config({"annotate": {"grader": "static", "max_files": 80, "high_share": 0.4}})
@@ -183,12 +182,12 @@ def inputs(tmp_path_factory, texts, tokenizer, params):
 def run(tmp_path, inputs, **rules):
     chosen = Config({"seed": 0, "filter": {**RULES, **rules}})
     draft = artifact.open_draft(tmp_path / "w", "filter", "python", chosen.to_dict(), inputs)
-    filter.filter_documents(chosen, inputs, draft)
+    stage.filter_documents(chosen, inputs, draft)
     return draft.commit()
 
 
 def scores_of(built):
-    return {row["id"]: row for row in pq.read_table(built.path("scores")).to_pylist()}
+    return {row["id"]: row for row in documents.read(built.path("scores"), stage._SCORED.names)}
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +197,7 @@ def built(tmp_path_factory, inputs):
 
 def test_the_best_are_kept_until_the_budget_is_spent(built, inputs, tokenizer):
     facts, scores = built.facts, scores_of(built)
-    kept = list(documents.read(built.path("documents"), (*documents.SCHEMA.names, "score")))
+    kept = list(documents.read(built.path("documents"), (*documents.SCHEMA.names, "score", "tokens")))
     originals = {row["id"]: row for row in documents.read(inputs["documents"].path("documents"))}
     assert {row["id"] for row in kept} == {i for i, row in scores.items() if row["kept"]}
     assert scores.keys() == originals.keys()
@@ -206,6 +205,7 @@ def test_the_best_are_kept_until_the_budget_is_spent(built, inputs, tokenizer):
     left = [row for row in scores.values() if not row["kept"] and row["score"] is not None]
     assert all(row["score"] <= worst for row in left)
     tokens = {row["id"]: len(tokenizer.encode(row["text"])) for row in kept}
+    assert {row["id"]: row["tokens"] for row in kept} == tokens
     assert facts["tokens"] == sum(tokens.values()) <= RULES["token_budget"]
     following = min(left, key=lambda row: (-row["score"], row["id"]))
     assert facts["tokens"] + len(tokenizer.encode(originals[following["id"]]["text"])) > RULES["token_budget"]
@@ -220,43 +220,37 @@ def test_the_best_are_kept_until_the_budget_is_spent(built, inputs, tokenizer):
 
 def test_the_figures_are_of_held_out_files(built, inputs):
     facts, scores = built.facts, scores_of(built)
-    grades = {row["id"]: row for row in read_grades(inputs["grades"].path("grades"))}
+    grades = {row["id"]: row for row in read_grades(inputs["grades"])}
     assert {i: row["grade"] for i, row in scores.items() if row["grade"] is not None} == {
         i: row["grade"] for i, row in grades.items()
     }
     held_out = [i for i, row in scores.items() if row["held_out"]]
     assert 18 <= len(held_out) <= 22
     assert sum(facts["learnt"].values()) + len(held_out) in (79, 80)
-    assert filter._quality(
-        np.array([scores[i]["score"] for i in held_out]), [grades[i]["label"] for i in held_out]
-    ) == {k: facts[k] for k in ("roc_auc", "recall", "recall_counts")}
-    assert facts["grader"] == "static"
-    assert 0 < facts["comment_share"]["grade"] < 0.5
-    assert facts["comment_means"]["grade"][0] > facts["comment_means"]["grade"][1]
-    assert 0 <= facts["roc_auc_stripped"] <= 1
+    figures = stage.quality([{**grades[i], "score": scores[i]["score"]} for i in held_out])
+    assert figures.items() <= facts.items()
+    assert (facts["grader"], facts["written_by"]) == ("static", "people")
     assert (facts["embedding_width"], facts["embedding_tokens"]) == (16, 48)
 
 
-def test_files_without_a_grade_teach_nothing_and_no_teacher_is_asked_again(tmp_path, inputs, built):
-    """Grades as teachers leave them: some files have none, and stripped of comments no file can be graded for free."""
-    rows = read_grades(inputs["grades"].path("grades"))
+def test_files_without_a_grade_teach_nothing(tmp_path, inputs):
+    """Grades as teachers leave them: some files have none."""
+    rows = list(documents.read(inputs["grades"].path("grades"), annotate_stage._GRADED.names))
     without = {row["id"] for row in rows[::8]}
     for row in rows:
         if row["id"] in without:
-            row.update(grade=None, label=None, reason="no vote: 1 refused")
+            row.update(grade=None, reason="no vote: 1 refused")
     draft = artifact.open_draft(tmp_path / "w", "annotate", "python", {"by": "teachers"}, {})
-    pq.write_table(pa.Table.from_pylist(rows), draft.directory / "grades.parquet")
-    draft.add_output("grades", "grades.parquet", rows=len(rows))
-    draft.add_facts(grader="reader")
+    documents.write_parts(draft.directory / "grades", 1, lambda _: rows, annotate_stage._GRADED, label="grades")
+    documents.add_output(draft, "grades")
+    draft.add_facts(grader="reader", threshold=inputs["grades"].facts["threshold"])
     taught = run(tmp_path, {**inputs, "grades": draft.commit()})
     facts, scores = taught.facts, scores_of(taught)
     held_out = {i for i, row in scores.items() if row["held_out"]}
     assert not held_out & without
     assert 70 - len(held_out) >= sum(facts["learnt"].values()) >= 68 - len(held_out)
     assert all(scores[i]["grade"] is None for i in without)
-    assert facts["comment_share"].keys() == facts["comment_means"].keys() == {"score"}
     assert sum(count for _, count in facts["recall_bands"]) == len(held_out)
-    assert built.facts["comment_share"].keys() == {"grade", "score"}
 
 
 def test_examples_are_kept_and_dropped_files_with_their_first_lines(built, inputs):
@@ -276,9 +270,8 @@ def test_examples_are_kept_and_dropped_files_with_their_first_lines(built, input
 
 def test_again_and_after_a_kill_it_is_the_same(built, tmp_path, inputs, monkeypatch):
     assert run(tmp_path, inputs).identity == built.identity
-    monkeypatch.setattr(quality, "FILES_PER_PART", 50)
     calls = []
-    original = filter.make_embed
+    original = stage.make_embed
 
     def counting(*arguments, **options):
         embed_texts = original(*arguments, **options)
@@ -289,40 +282,29 @@ def test_again_and_after_a_kill_it_is_the_same(built, tmp_path, inputs, monkeypa
 
         return embed_and_count
 
-    monkeypatch.setattr(quality, "make_embed", counting)
-    monkeypatch.setattr(quality, "Forest", None)
+    monkeypatch.setattr(stage, "make_embed", counting)
+    forest = stage.Forest
+    monkeypatch.setattr(stage, "Forest", None)
     with pytest.raises(TypeError):
         run(tmp_path / "killed", inputs)
     assert calls == [50, 50, 20]
-    part = tmp_path / "killed" / "w" / "filter" / "python.partial" / "embeddings" / "part-00001.npy"
-    part.unlink()
-    monkeypatch.undo()
-    monkeypatch.setattr(quality, "FILES_PER_PART", 50)
-    monkeypatch.setattr(quality, "make_embed", counting)
+    (tmp_path / "killed" / "w" / "filter" / "python.partial" / "embeddings" / "part-00001.parquet").unlink()
+    monkeypatch.setattr(stage, "Forest", forest)
     calls.clear()
     assert run(tmp_path / "killed", inputs).identity == built.identity
-    assert calls[0] == 50
-    assert len(calls) == 2  # the missing part and the stripped files
+    assert calls == [50]
 
 
-@pytest.mark.parametrize(("budget", "kept"), [(10**9, FILES - 1), (1500, None)])
-def test_budgets_of_all_and_of_few(tmp_path, inputs, tokenizer, budget, kept):
-    source = inputs["documents"].path("documents")
-    counts = {row["id"]: len(tokenizer.encode(row["text"])) for row in documents.read(source)}
-    ranking = sorted(counts, key=counts.get)[: FILES - 1]
-    found = filter._within_budget(ranking, budget, 1.0, source, tokenizer)
-    assert list(found) == ranking[: len(found)]
-    assert found == {i: counts[i] for i in found}
-    assert sum(found.values()) <= budget
-    assert len(found) == kept or sum(found.values()) + counts[ranking[len(found)]] > budget
+@pytest.mark.parametrize(("budget", "kept"), [(10**9, "abcd"), (11, "abd"), (10, "ab"), (6, "a"), (4, "")])
+def test_the_best_files_up_to_the_first_that_exceeds_the_budget(budget, kept):
+    scores, tokens = {"d": 0.2, "a": 0.9, "b": 0.5, "c": 0.1}, {"a": 5, "b": 5, "c": 1, "d": 1, "without": 0}
+    assert stage.within_budget(scores, tokens, budget) == set(kept)
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
         ({"token_budget": 1}, r"config\.filter\.token_budget=1: less than the tokens of the best file; raise it"),
-        ({"trees": 0}, r"config\.filter\.trees=0: must be at least 1"),
-        ({"held_out": 1.0}, r"config\.filter\.held_out=1\.0: must lie between"),
         ({"pooling": "max"}, r"config\.filter\.pooling='max'"),
     ],
 )

@@ -147,8 +147,8 @@ def size_of(directory):
     [
         ("collect/python", ()),
         ("synthesize/grammar", ()),
-        ("decontaminate/nano", ("dedup/python", "synthesize/grammar")),
-        ("tokenize/raw", ("decontaminate/nano",)),
+        ("decontaminate/grammar", ("synthesize/grammar",)),
+        ("tokenize/raw", ("decontaminate/raw", "tokenize/tokenizer")),
         ("pretrain/raw", ("tokenize/raw",)),
     ],
 )

@@ -4,6 +4,7 @@ import ast
 import json
 import random
 import re
+from string import ascii_lowercase
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +13,7 @@ from hypothesis import strategies as st
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, execute
 from phi_jax.evaluation.perturb import PERTURBATIONS, perturb
-from phi_jax.evaluation.perturb.prose import find_prose
-from phi_jax.evaluation.perturb.wording import NEIGHBOURS, misspelt
+from phi_jax.evaluation.perturb.prose import find_prose, misspelt, neighbours
 from phi_jax.evaluation.problems import Problem, load_problems
 
 WORDINGS = ("typos", "grammar", "paraphrase")
@@ -217,7 +217,7 @@ def test_a_misspelling_is_one_slip_of_the_hand(word, capital, seed):
     if len(found) == len(word):
         places = [i for i in range(len(word)) if word[i] != found[i]]
         if len(places) == 1:
-            assert found[places[0]] in NEIGHBOURS[word[places[0]]]
+            assert found[places[0]] in neighbours(word[places[0]])
         else:
             i, j = places
             assert (j - i, found[i], found[j]) == (1, word[j], word[i])
@@ -232,8 +232,8 @@ def test_a_misspelling_is_none_of_the_names():
 
 
 def test_neighbours_are_mutual_and_beside():
-    assert set(NEIGHBOURS["s"]) == set("adwezx")
-    assert all(key in NEIGHBOURS[other] for key, others in NEIGHBOURS.items() for other in others)
+    assert set(neighbours("s")) == set("adwezx")
+    assert all(key in neighbours(other) for key in ascii_lowercase for other in neighbours(key))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,14 @@ def test_one_grammar_error_at_a_time(sentence, allowed):
 @pytest.mark.parametrize(
     ("sentence", "said"),
     [
-        ("Given a list of words, return the longest.", {"You are given a list of words. Return the longest."}),
+        (
+            "Given a list of words, return the longest.",
+            {
+                f"For {a} given list of words, {verb} the longest."
+                for a in ("a", "any")
+                for verb in ("give back", "produce and return")
+            },
+        ),
         ("Return True if x is odd.", {"Return True when x is odd.", "The result is True if x is odd."}),
         (
             "Write a python function to sort a list using a heap.",
@@ -398,8 +405,6 @@ def test_some_arguments_may_keep_their_names(seed, rate):
     ("reference", "tests"),
     [
         ("    return word\n", "assert f(word=2) == 2"),  # the tests name it
-        ("    def word():\n        return 1\n    return word()\n", "assert f(2) == 1"),
-        ("    try:\n        pass\n    except OSError as word:\n        pass\n    return word\n", "assert f(2) == 2"),
         ("    inner = lambda word: word\n    return inner(word=word)\n", "assert f(2) == 2"),
         ("    import word\n", "f"),
         ("    return (\n", "f"),
@@ -409,6 +414,23 @@ def test_some_arguments_may_keep_their_names(seed, rate):
 def test_arguments_that_cannot_be_renamed_safely_stay(reference, tests):
     shown = problem('def f(word):\n    """Doc."""\n', reference, tests, "f")
     assert PERTURBATIONS["rename_arguments"](shown, 1, 0) is None
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "    def word():\n        return 2\n    return word()\n",
+        "    try:\n        pass\n    except OSError as word:\n        pass\n    return word\n",
+        "    def inner():\n        nonlocal word\n        word += 1\n        return word - 1\n    return inner()\n",
+        "    return max([word, 0], key=lambda word: word)\n\n\ndef word():\n    return 3\n",
+    ],
+)
+def test_arguments_that_are_bound_once_more_are_renamed_there_too(reference):
+    shown = problem('def f(word):\n    """Doc."""\n', reference, "assert f(2) == 2", "f")
+    found = PERTURBATIONS["rename_arguments"](shown, 1, 0)
+    assert found.prompt.startswith("def f(p):")
+    assert "word" not in found.reference.replace("def word():\n    return 3", "")
+    assert passes(found)
 
 
 def test_doubtful_escapes_are_read_without_a_word(recwarn):

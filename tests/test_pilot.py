@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from phi_jax.errors import UserError
-from phi_jax.planning.pilot import Sample, lines, project
+from phi_jax.teacher.pilot import Sample, lines, project
 from phi_jax.teacher.request import PICODOLLARS
 
 
@@ -18,12 +18,12 @@ def sample(costs, *, total=10_000, rejected=0, asked=None, seconds=60.0, batch=F
 def test_figures_worked_out_by_hand():
     # 1, 2 and 3 millidollars: mean 2, standard deviation 1; 1.96 / sqrt(3) = 1.1316 around it.
     found = project(sample([PICODOLLARS // 1000 * n for n in (1, 2, 3)], rejected=1, seconds=36.0))
-    assert found.dollars.value == pytest.approx(20.0)
-    assert (found.dollars.low, found.dollars.high) == pytest.approx((20 - 11.316, 20 + 11.316), abs=1e-3)
-    assert found.rejected.value == pytest.approx(1 / 3)
-    assert found.rejected.low < 1 / 3 < found.rejected.high
-    assert found.hours.value == pytest.approx(10_000 * 12 / 3600)
-    assert found.hours.low < found.hours.value < found.hours.high
+    assert found["dollars"] == pytest.approx((20, 20 - 11.316, 20 + 11.316), abs=1e-3)
+    # Wilson's interval of 1 in 3, as statistics books have it.
+    assert found["rejected"] == pytest.approx((1 / 3, 0.0615, 0.7923), abs=1e-4)
+    hours, low, high = found["hours"]
+    assert hours == pytest.approx(10_000 * 12 / 3600)
+    assert low < hours < high
 
 
 def test_the_interval_of_dollars_holds_the_truth_about_as_often_as_it_says():
@@ -32,22 +32,14 @@ def test_the_interval_of_dollars_holds_the_truth_about_as_often_as_it_says():
         rng = random.Random(seed)
         costs = [int(rng.gammavariate(2, 1e9)) for _ in range(200)]  # mean 2e9: skewed, as token counts are
         found = project(sample(costs, total=1_000_000))
-        held += found.dollars.low <= 2e9 * 1_000_000 / PICODOLLARS <= found.dollars.high
+        _, low, high = found["dollars"]
+        held += low <= 2e9 * 1_000_000 / PICODOLLARS <= high
     assert 0.91 <= held / 400 <= 0.98
-
-
-def test_more_requests_make_it_narrower():
-    widths = []
-    for count in (20, 200, 2000):
-        rng = random.Random(0)
-        found = project(sample([rng.randrange(10**9) for _ in range(count)], rejected=count // 10))
-        widths.append((found.dollars.high - found.dollars.low, found.rejected.high - found.rejected.low))
-    assert widths == sorted(widths, reverse=True)
 
 
 def test_what_a_pilot_cannot_tell_it_does_not():
     costs = [10**9, 2 * 10**9]
-    assert project(sample(costs, asked=0)).hours is None
+    assert "hours" not in project(sample(costs, asked=0))
     assert "every reply was in the journal already" in "\n".join(lines("synthesize/teacher", sample(costs, asked=0)))
     assert "the Batch API answers within 24 hours" in "\n".join(lines("synthesize/teacher", sample(costs, batch=True)))
     with pytest.raises(UserError, match="--pilot 1: too few requests for an interval; use 200"):

@@ -2,16 +2,17 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from running import MICRO, ROOT, identities, phi_jax
 
-from phi_jax import config, pipeline
+from phi_jax import config, fields, graph
+from phi_jax.errors import UserError
+from phi_jax.store import artifact
+from phi_jax.store.digests import PathDigests
 
 # "report/" as running.identities calls the stage without a name.
-LABELS = [f"{s.stage}/{s.name}" for s in pipeline.stages(config.load(MICRO))]
+LABELS = [f"{s.stage}/{s.name}" for s in graph.stages(config.load(MICRO))]
 
 
 def copy(micro_run, tmp_path):
@@ -48,7 +49,7 @@ def test_what_a_run_leaves_lies_where_the_design_says(micro_run):
     assert list((micro_run / "pretrain/base/tensorboard").glob("events*"))
 
 
-def test_again_means_nothing_to_do(micro_run, tmp_path):
+def test_finished_stages_are_skipped(micro_run, tmp_path):
     workdir = copy(micro_run, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in workdir.glob("*/*/manifest.json")}
     done = phi_jax("run", *MICRO, "--workdir", workdir)
@@ -61,7 +62,7 @@ def test_a_changed_field_runs_again_only_what_depends_on_it(micro_run, tmp_path)
     change = "--config.evaluate.max_new_tokens=12"
     done = phi_jax("status", *MICRO, change, "--workdir", workdir)
     assert "stale" in done.stdout
-    assert "config changed: evaluate.max_new_tokens" in done.stdout
+    assert "evaluate.max_new_tokens 16 -> 12" in done.stdout
     done = phi_jax("run", *MICRO, change, "--workdir", workdir)
     changed = {label for label in LABELS if label.startswith("evaluate/")} | {"report/"}
     for label in set(LABELS) - changed:
@@ -77,7 +78,9 @@ def test_a_changed_field_of_finetune_trains_nothing_else(micro_run, tmp_path):
     done = phi_jax("run", *MICRO, "--config.finetune.learning_rate=1e-3", "--workdir", workdir)
     again = {line.split(":")[0] for line in done.stderr.splitlines() if ": done in" in line}
     models = ("finetuned", "raw+exercises")
-    assert again == {f"{stage}/{m}" for stage in ("finetune", "export", "evaluate") for m in models} | {"report"}
+    assert again == {f"{stage}/{m}" for stage in ("finetune", "select", "export", "evaluate") for m in models} | {
+        "report"
+    }
 
 
 def test_a_stage_alone_needs_its_inputs(tmp_path):
@@ -96,8 +99,8 @@ def test_an_interrupted_stage_shows_in_status(micro_run, tmp_path):
     (workdir / "export" / "base").rename(workdir / "export" / "base.partial")
     (workdir / "export" / "base.partial" / "manifest.json").unlink()
     done = phi_jax("status", "--workdir", workdir)
-    assert "export/base            interrupted" in done.stdout
-    assert "evaluate/base          stale" in done.stdout
+    assert "export/base                   interrupted" in done.stdout
+    assert "evaluate/base                 stale" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["run", "collect", "evaluate", "score", "sample", "status"])
@@ -110,43 +113,100 @@ def test_every_command_shows_an_example(command):
 PHI_1 = ["--config", f"{ROOT}/configs/phi_1.py"]
 
 
-def test_who_writes_names_the_artifact_and_decides_what_it_depends_on():
-    grammar = {s.label: s for s in pipeline.stages(config.load(MICRO))}
-    assert grammar["decontaminate/nano"].inputs["problems"] == grammar["evaluate/raw"].inputs["problems"]
-    chosen = config.load([*PHI_1, "--config.annotate.grader=grader"])
-    taught = {s.label: s for s in pipeline.stages(chosen)}
-    assert taught["synthesize/teacher"].sections == ("synthesize", "teachers.writer", "budget")
+# --- The graph ------------------------------------------------------------------------------------------------
+
+
+def graph_of(*overrides, base=PHI_1):
+    return {s.label: s for s in graph.stages(config.load([*base, *overrides]))}
+
+
+def test_who_writes_names_the_artifacts_and_decides_what_they_depend_on():
+    grammar = graph_of(base=MICRO)
+    assert grammar["decontaminate/raw"].inputs["problems"] == "synthesize/grammar"
+    assert grammar["evaluate/raw"].inputs["problems"] == "synthesize/grammar"
+    taught = graph_of()
+    assert taught["synthesize/teacher"].sections == ("texts.teacher", "teachers.writer", "budget")
     assert taught["annotate/python"].sections == ("annotate", "teachers.grader", "budget")
-    assert "problems" not in {*taught["decontaminate/nano"].inputs, *taught["evaluate/raw"].inputs}
-    assert taught["decontaminate/nano"].inputs["synthetic"] == "synthesize/teacher"
-    given = [s.label for s in pipeline.stages(config.load([*PHI_1, "--config.synthesize.teacher=files"]))]
-    assert "synthesize/files" in given
+    assert "problems" not in {*taught["decontaminate/raw"].inputs, *taught["evaluate/raw"].inputs}
+    assert taught["decontaminate/teacher"].inputs == {"documents": "synthesize/teacher"}
+    files = graph_of("--config.texts.teacher.writer=files")
+    assert files["synthesize/teacher"].sections == ("texts.teacher",)
 
 
-def test_where_a_teacher_is_and_what_may_be_spent_change_no_key():
-    def keys(*overrides):
-        chosen = config.load([*PHI_1, *overrides])
-        return {s.label: s.key(chosen, {}) for s in pipeline.stages(chosen) if s.stage in ("synthesize", "annotate")}
+def values_of(base=MICRO):
+    return config.load(base).to_dict()
 
-    here = keys()
-    elsewhere = ("base_url=http://localhost:8000/v1", "mode=live", "key_variable=", "timeout=5.0", "price_as=local")
-    assert keys(*(f"--config.teachers.writer.{e}" for e in elsewhere), "--config.budget.max_dollars=5.0") == here
-    other = keys("--config.teachers.writer.model=gpt-4")
-    assert [label for label in here if here[label] != other[label]] == ["synthesize/teacher"]
-    other = keys("--config.teachers.writer.generation=2")
-    assert [label for label in here if here[label] != other[label]] == ["synthesize/teacher"]
+
+def experiment(models, **sections):
+    values = values_of() | sections
+    full = {"start": "", "rules": "training", "select": "latest"}
+    return config.Config(values | {"models": {name: full | about for name, about in models.items()}})
+
+
+def test_another_experiment_needs_a_config_and_no_code():
+    """Textbooks alone, then exercises twice, with rules of their own: no filter, and no raw model."""
+    values = values_of()
+    chosen = experiment(
+        {
+            "books": {"mixture": [["grammar.textbooks", 1.0]]},
+            "once": {"mixture": [["grammar.exercises", 1.0]], "start": "books", "rules": "finetune"},
+            "twice": {"mixture": [["grammar.exercises", 1.0]], "start": "once", "rules": "slow", "select": "pass_at_1"},
+        },
+        slow=values["finetune"] | {"learning_rate": 1e-3},
+        tokenize=values["tokenize"] | {"learn_on": ["grammar.textbooks"]},
+    )
+    found = {s.label: s for s in graph.stages(chosen)}
+    assert list(found) == [
+        "synthesize/grammar", "decontaminate/grammar", "tokenize/tokenizer", "tokenize/grammar.textbooks",
+        "pretrain/books", "export/books", "tokenize/grammar.exercises", "finetune/once", "export/once",
+        "finetune/twice", "select/twice", "export/twice", "evaluate/books", "evaluate/once", "evaluate/twice", "report",
+    ]  # fmt: skip
+    assert found["finetune/twice"].inputs == {
+        "checkpoint": "finetune/once", "grammar.exercises": "tokenize/grammar.exercises",
+    }  # fmt: skip
+    assert "slow" in found["finetune/twice"].sections
+    assert found["export/twice"].inputs == {"checkpoint": "select/twice"}
+    assert found["select/twice"].inputs["problems"] == "synthesize/grammar"
+
+
+RAW = {"mixture": [["raw", 1.0]]}
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (
+            {"a": RAW | {"start": "b"}, "b": RAW | {"start": "a"}},
+            "a circle: finetune/a needs finetune/b needs finetune/a",
+        ),
+        ({"a": {"mixture": [["filtered", 1.0]]}}, "config.filter.model='raw': no such model; there are: a"),
+        ({"raw": {"mixture": [["filtered", 1.0]]}}, "a circle"),
+        ({"a": {"mixture": [["textbooks", 1.0]]}}, "config.models.a.mixture: no token set 'textbooks'; there are: raw"),
+        ({"a": {"mixture": []}}, "config.models.a.mixture: must hold pairs"),
+        ({"a": {"mixture": [["raw", 0.0]]}}, "config.models.a.mixture: must hold pairs"),
+        ({"a": RAW | {"start": "b"}}, "config.models.a.start='b': no such model; there are: a"),
+        ({"a": RAW | {"rules": "quick"}}, "config.models.a.rules='quick': no such section"),
+        ({"a": RAW | {"select": "best"}}, "config.models.a.select='best': use one of 'latest'"),
+        ({}, "config.models is empty"),
+    ],
+)
+def test_an_experiment_that_cannot_be_is_one_line(models, message):
+    with pytest.raises(UserError) as refused:
+        graph.stages(experiment(models))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         (
-            "synthesize.teacher=nobody",
-            "config.synthesize.teacher='nobody': no section config.teachers.nobody; there are",
+            "texts.teacher.writer=nobody",
+            "writer='nobody': no section config.teachers.nobody; there are",
         ),
         ("annotate.grader=static:x", "must read like 'writer' or 'writer:0.8,ours:0.2'"),
-        ("decontaminate.problems=nano", "the problems that the grammar holds out, but config.synthesize.teacher is"),
-        ("synthesize.teacher=grammar", "config.synthesize.family_cap: no such field"),
+        ("decontaminate.problems=nano", "the problems that the grammar holds out, but 0 entries of config.texts"),
+        ("texts.teacher.writer=grammar", "config.texts.teacher.family_cap: no such field"),
     ],
 )
 def test_a_config_that_asks_for_what_its_teacher_does_not_make(override, message, tmp_path):
@@ -166,27 +226,95 @@ def test_a_teacher_without_a_price_is_found_before_anything_runs(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_without_the_client_a_teacher_is_one_line_and_the_grammar_runs(tmp_path):
-    """As a user has it who installed no extra: openai and what it brings cannot be imported."""
-    hidden = (
-        "import importlib.util as u, runpy, sys\n"
-        "real = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name in ('openai', 'aiohttp', 'pydantic') else real(name, *a)\n"
-        "sys.modules.update(dict.fromkeys(('openai', 'aiohttp', 'pydantic')))\n"
-        "from phi_jax.cli import main\nmain(sys.argv[1:])\n"
-    )
+# --- What makes a stage stale ---------------------------------------------------------------------------------
 
-    def run(*words):
-        command = [sys.executable, "-c", hidden, *map(str, words), "--workdir", str(tmp_path / "w")]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
-    for words in (
-        ["run", *PHI_1], ["synthesize", *PHI_1, "--pilot=5"], ["synthesize", *PHI_1, "--retry-poisoned"],
-        ["synthesize", *PHI_1, "--config.synthesize.teacher=files"],
-    ):  # fmt: skip
-        done = run(*words)
-        assert done.returncode == 1
-        assert "need the package openai, which is not installed here: pip install -e '.[teacher]'" in done.stderr
-        assert "Traceback" not in done.stderr
-    done = run("synthesize", *MICRO)
-    assert done.returncode == 0, done.stderr
+def decided(*overrides, base=PHI_1):
+    chosen = config.load([*base, *overrides])
+    return {s.label: s.decides(chosen, PathDigests(None)) for s in graph.stages(chosen)}
+
+
+def test_where_a_teacher_is_and_what_may_be_spent_decide_nothing():
+    here = decided()
+    elsewhere = ("base_url=http://localhost:8000/v1", "mode=live", "key_variable=", "timeout=5.0", "price_as=local")
+    assert decided(*(f"--config.teachers.writer.{e}" for e in elsewhere), "--config.budget.max_dollars=5.0") == here
+    other = decided("--config.teachers.writer.model=gpt-4")
+    assert [label for label in here if here[label] != other[label]] == ["synthesize/teacher"]
+
+
+@pytest.mark.parametrize(
+    ("field", "stage"),
+    [
+        ("collect.sources=('{}',)", "collect/python"),
+        ("decontaminate.problems={}", "decontaminate/raw"),
+        ("evaluate.benchmark={}", "evaluate/base"),
+        ("evaluate.further_benchmarks=('{}',)", "evaluate/base"),
+        ("training.initial_checkpoint={}", "pretrain/raw"),
+        ("tokenize.tokenizer={}", "tokenize/tokenizer"),
+        ("select.problems={}", "select/finetuned"),
+    ],
+)
+def test_what_a_path_holds_decides_and_not_its_name(tmp_path, field, stage):
+    first, copied = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text("1")
+    copied.write_text("1")
+    before = decided(f"--config.{field.format(first)}", base=MICRO)[stage]
+    assert decided(f"--config.{field.format(copied)}", base=MICRO)[stage] == before
+    first.write_text("2")
+    assert decided(f"--config.{field.format(first)}", base=MICRO)[stage] != before
+
+
+def changed_value(value):
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return f"{value}x"
+    return value * 2 + 1 if isinstance(value, int | float) else [*value, 1]
+
+
+def test_an_interrupted_training_goes_on_or_is_refused_and_is_never_lost(tmp_path):
+    """Each field of `training` and `model` changed, one at a time, on a partial run with a checkpoint."""
+    values = values_of()
+    stage = graph_of(base=MICRO)["pretrain/raw"]
+
+    def opened(changed):
+        decides = stage.decides(config.Config(changed), PathDigests(None))
+        return artifact.open_draft(tmp_path, "pretrain", "raw", {}, {}, decides=decides)
+
+    (opened(values).directory / "checkpoints" / "8").mkdir(parents=True)
+    for section in ("training", "model"):
+        for name, value in values[section].items():
+            changed = values | {section: values[section] | {name: changed_value(value)}}
+            if fields.field_of(f"{section}.{name}").decides:
+                with pytest.raises(UserError, match=rf"saved step 8 .*{section}\.{name} .* -> .* to start afresh"):
+                    opened(changed)
+            else:
+                assert opened(changed).resumed, name
+            assert (tmp_path / "pretrain/raw.partial/checkpoints/8").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.evaluate_every=0", "training.microbatches=0", "training.loss_chunk=0", "training.global_batch_size=0",
+        "training.steps=0", "training.clip_norm=-1.0", "training.learning_rate=nan", "model.remat=sometimes",
+        "dedup.threshold=1.5", "evaluate.top_p=0.0", "texts.grammar.sandbox=maybe", "finetune.steps=-1",
+    ],
+)  # fmt: skip
+def test_a_value_out_of_its_range_is_one_line_before_anything_runs(change, tmp_path):
+    done = phi_jax("run", *MICRO, f"--config.{change}", "--workdir", tmp_path / "w", check=False)
+    assert done.returncode == 1
+    assert f"phi-jax: error: config.{change.partition('=')[0]}=" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_work_directory_of_an_earlier_version_is_left_as_it_is(tmp_path):
+    old = tmp_path / "collect" / "python"
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text('{"format": 1}')
+    done = phi_jax("run", *MICRO, "--workdir", tmp_path, check=False)
+    assert done.returncode == 1
+    assert "format 1, this phi_jax reads 2; start in a new work directory" in done.stderr
+    assert [p.name for p in tmp_path.rglob("*")] == ["collect", "python", "manifest.json"]

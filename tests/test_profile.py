@@ -7,9 +7,8 @@ import pytest
 from running import MICRO, phi_jax
 from test_faults import start
 
-from phi_jax.errors import UserError
 from phi_jax.store import artifact
-from phi_jax.training.profile import Trace
+from phi_jax.training.profile import Profile
 
 
 def steps_in(directory):
@@ -31,10 +30,9 @@ def call_step(number):
 @pytest.mark.parametrize(("begin", "end", "kept"), [(0, 9, {2, 3, 4}), (0, 4, {2, 3}), (3, 9, {3, 4})])
 def test_the_chosen_steps_and_no_others_are_in_the_profile(tmp_path, begin, end, kept):
     """Those of them that a run takes, where it begins or ends within them."""
-    with Trace(tmp_path, (2, 4), begin=begin, end=end) as trace:
+    with Profile(tmp_path, (2, 4), begin=begin, end=end) as profile:
         for number in range(begin, end):
-            trace.before(number)
-            trace.after(number, call_step(number))
+            profile.at(number + 1, call_step(number))
     assert steps_in(tmp_path) == kept
 
 
@@ -45,15 +43,8 @@ def test_a_training_run_leaves_its_profile(micro_run, tmp_path):
 
 
 def test_steps_that_a_run_does_not_take_are_said_to_be_missing(tmp_path, capsys):
-    with Trace(tmp_path / "profile", (5, 6), begin=7, end=10) as trace:
+    with Profile(tmp_path / "profile", (5, 6), begin=7, end=10) as profile:
         for step in range(7, 10):
-            trace.before(step)
-            trace.after(step, ())
+            profile.at(step + 1, ())
     assert not (tmp_path / "profile").exists()
     assert "no profile: config.training.profile_steps=(5, 6) are not among the steps 7 to 9" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("steps", [(5,), (6, 5), (-1, 5), (1, 2, 3)])
-def test_what_is_no_pair_of_steps_is_refused(tmp_path, steps):
-    with pytest.raises(UserError, match="profile_steps"):
-        Trace(tmp_path, steps, begin=0, end=10)

@@ -17,7 +17,7 @@ from scipy import stats
 
 from phi_jax.errors import UserError
 from phi_jax.model import phi, sampler
-from phi_jax.model.sampler import Completion, Request, Sampler, slots_of_a_prompt
+from phi_jax.model.sampler import Completion, Request, Sampler, SlotPlan, slots_of_a_prompt
 from phi_jax.model.sampling import Chance, Decoding, choose
 
 CONFIG = phi.PhiConfig(
@@ -50,10 +50,11 @@ def prompts(lengths, seed=0):
     return [rng.integers(0, END, n).tolist() for n in lengths]
 
 
-def make(params, *decodings, max_new_tokens=40, end=END, slots=4, **options):
+def make(params, *decodings, max_new_tokens=40, end=END, slots=4, live_slots=None, samples_per_prompt=1, **options):
     return Sampler(
         params, CONFIG,
-        end_of_text_id=end, max_new_tokens=max_new_tokens, decodings=decodings or (Decoding(),), slots=slots, **options,
+        end_of_text_id=end, max_new_tokens=max_new_tokens, decodings=decodings or (Decoding(),),
+        slots=SlotPlan(slots, live_slots, samples_per_prompt), **options,
     )  # fmt: skip
 
 
@@ -200,7 +201,7 @@ def test_a_narrow_model_is_decoded_in_its_dtype(params):
     narrow = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
     for slots, samples in ((3, 1), (4, 4)):
         decoder = Sampler(
-            params, narrow, end_of_text_id=64, max_new_tokens=20, slots=slots, samples_per_prompt=samples
+            params, narrow, end_of_text_id=64, max_new_tokens=20, slots=SlotPlan(slots, None, samples)
         )  # fmt: skip
         for i, completion in decoder.complete([Request(p, i) for i, p in enumerate(prompts([5, 40, 64]))]):
             prompt = prompts([5, 40, 64])[i]
@@ -452,7 +453,7 @@ def test_a_prompt_that_cannot_be_completed_is_named(params, tokens, complaint):
         (lambda p: Decoding(1.0, top_k=-1), "top_k=-1"),
         (lambda p: Decoding(1.0, seed=-1), "seed=-1"),
         (lambda p: make(p, slots=0), "slots=0"),
-        (lambda p: make(p, slots=4, live_slots=5), "live_slots=5"),
+        (lambda p: make(p, slots=4, live_slots=5), "live slots=5"),
         (lambda p: make(p, max_new_tokens=0), "max_new_tokens=0"),
         (lambda p: make(p, max_new_tokens=192), "max_new_tokens=192"),
     ],

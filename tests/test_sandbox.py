@@ -3,6 +3,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -80,6 +81,8 @@ PASSING = {
     "standard library": ("import json, hashlib, math, re, heapq, statistics, string, decimal, itertools, ctypes, asyncio\ndef f(x): return hashlib.md5(x.encode()).hexdigest()[:4]", "assert f('a') == '0cc1'"),
     "asyncio": ("import asyncio\nasync def g(x):\n    await asyncio.sleep(0)\n    return x\ndef f(x): return asyncio.run(g(x))", "assert f(3) == 3"),
     "prints": ("def f():\n    print('x' * 10 ** 6)\n    return 1", "assert f() == 1"),
+    "numpy's scalars at every depth": ("import numpy as np\ndef f(x): return [(np.int64(3), {'a': [np.float64(0.5)]}), np.bool_(True), {np.str_('s')}]",
+                                       "found = f(np.int64(0))\nassert found == [(3, {'a': [0.5]}), True, {'s'}] and type(found[0][0]) is int and found[1] is True"),
     "tests use the candidate's import": ("import math\ndef f(x): return math.pi", "assert math.isclose(f(0), 3.14159265358979)"),
 }  # fmt: skip
 
@@ -161,7 +164,7 @@ def test_programs_are_read_lazily_and_the_iterator_can_be_left(sandbox):
     assert verdict(sandbox, "def f(): return 1", "assert f() == 1").passed
 
 
-def test_judge_is_limited_too():
+def test_tester_is_limited_too():
     with Sandbox(confinement=CONFINEMENT, limits=Limits(wall_seconds=10, cpu_seconds=1)) as small:
         loop, memory = small.run(
             [
@@ -199,8 +202,9 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def server_of(sandbox):
-    process = sandbox._workers[0]._process
-    return process and process.poll() is None and process.pid
+    """Its process id, once it runs a program of ours."""
+    worker = sandbox._workers[0]
+    return worker.job and worker._process.poll() is None and worker._process.pid
 
 
 @needs_proc
@@ -296,7 +300,7 @@ def test_unconfined_orphan_is_killed():
     )
     with Sandbox(confinement="none") as unconfined:
         found = verdict(unconfined, source, "assert f() == 1")
-        assert children(server_of(unconfined)) == []
+        assert children(unconfined._workers[0]._process.pid) == []
     # RLIMIT_NPROC stops the fork for everybody but root.
     assert found.passed if os.geteuid() == 0 else not found.passed
 
@@ -313,6 +317,45 @@ def test_missing_kernel_support(monkeypatch):
         assert verdict(unconfined, "def f(): return 1", "assert f() == 1").passed
     monkeypatch.setattr(support_function.__globals__["sys"], "platform", "darwin")
     assert not support().full
+
+
+_FEW_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), 4096))
+from phi_jax.sandbox import Program, Sandbox
+with Sandbox(confinement=sys.argv[1], workers=2) as sandbox:
+    print([verdict.result for verdict in sandbox.run([Program("def f(): return 1", "assert f() == 1", "f")] * 3)])
+"""
+
+
+@pytest.mark.parametrize("open_files", [40, 64, 100])
+def test_few_open_files_are_enough_or_an_error(open_files):
+    done = subprocess.run(
+        [sys.executable, "-c", _FEW_FILES, CONFINEMENT, str(open_files)], cwd=ROOT, capture_output=True, text=True
+    )
+    if open_files < 64:
+        last = done.stderr.splitlines()[-1]
+        assert "only 40 open files" in last
+        assert "needs 64: `ulimit -n 64`" in last
+    else:
+        assert done.stdout == "['passed', 'passed', 'passed']\n", done.stderr
+
+
+def test_no_open_file_is_left(monkeypatch):
+    monkeypatch.setattr(socket, "socketpair", lambda: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+    with (
+        pytest.raises(UserError, match=r"cannot be started .* Too many open files"),
+        Sandbox(confinement="none") as new,
+    ):
+        verdict(new, "def f(): return 1", "assert f() == 1")
+
+
+def test_limits_under_which_nothing_passes_are_an_error():
+    with (
+        pytest.raises(UserError, match="the sandbox does not work here: of a program that passes it says 'failed: "),
+        Sandbox(confinement=CONFINEMENT, limits=Limits(memory_bytes=1000)) as small,
+    ):
+        verdict(small, "def f(): return 1", "assert f() == 1")
 
 
 def test_refuses_nonsense():

@@ -19,12 +19,19 @@ from phi_jax import config
 from phi_jax.config import Config
 from phi_jax.corpus import annotate as stage
 from phi_jax.corpus import taught_grades
-from phi_jax.corpus.taught_grades import Grade, TaughtGrader, cut, facts_of_votes, krippendorff_alpha, messages
+from phi_jax.corpus.taught_grades import (
+    Grade,
+    cut,
+    facts_of_votes,
+    krippendorff_alpha,
+    question_of,
+    voters_of,
+)
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
-from phi_jax.teacher import fence as fences
-from phi_jax.teacher.fence import fence
+from phi_jax.teacher import templates
 from phi_jax.teacher.teachers import Teachers
+from phi_jax.teacher.templates import fence, read_template
 
 PLENTY = 1_000_000
 
@@ -33,7 +40,7 @@ PLENTY = 1_000_000
 
 
 def asked(text, max_bytes=PLENTY):
-    (_, system), (_, user) = messages(text, max_bytes)
+    (_, system), (_, user) = question_of({"id": "a", "text": text}, max_bytes).messages
     return system, user
 
 
@@ -56,7 +63,7 @@ def test_a_grade_is_a_whole_number_from_0_to_10(grade):
 
 def test_a_version_of_the_prompt_stays_what_it_is():
     given_so_far = {"grade.v1": "1df594651bb24eb25c76b95a48c6d5f48f16c13749c123aab79dc78fab55351e"}
-    assert taught_grades.prompt_note() == {"version": "grade.v1", "sha256": given_so_far["grade.v1"]}
+    assert read_template(taught_grades.TEMPLATE).note() == {"version": "grade.v1", "sha256": given_so_far["grade.v1"]}
 
 
 def files_with_orders():
@@ -92,7 +99,7 @@ def test_no_file_can_end_itself(text):
 
 
 def test_a_mark_that_a_file_holds_is_not_used(monkeypatch):
-    monkeypatch.setattr(fences, "DIGITS", 1)
+    monkeypatch.setattr(templates, "FENCE_DIGITS", 1)
     assert {fence("0123456789abcdef".replace(digit, "")) for digit in "0123456789abcdef"} == set("0123456789abcdef")
 
 
@@ -186,13 +193,9 @@ def test_figures_of_votes():
             "files": 2,
             "alpha": pytest.approx(krippendorff_alpha([[8, 6], [7, 9, 8]]), abs=1e-6),
             "same_label": 0.5,  # 7 is not below 0.7
-            "standard_deviation": pytest.approx((2**0.5 + 1) / 2, abs=1e-6),
         },
-        "mean_vote_by_teacher": {"a": 6.0, "b": 7.5},
         "cut_files": 2,
-        "unseen_bytes": 15,
     }
-    assert facts_of_votes(rows, None)["agreement"]["same_label"] is None
 
 
 # --- The stage -----------------------------------------------------------------------------------------------------
@@ -234,8 +237,7 @@ def collected(tmp_path_factory):
     ]
     documents.write_part(directory, 0, rows[: COUNT // 2])
     documents.write_part(directory, 1, rows[COUNT // 2 :])
-    draft.add_output("documents", "documents", kind="documents", digest=documents.digest(directory), rows=COUNT)
-    draft.add_facts(bytes=sum(len(t.encode()) for t in texts))
+    documents.add_output(draft, "documents")
     return draft.commit()
 
 
@@ -276,8 +278,9 @@ def asked_of(server):
 
 
 def rows_of(built):
-    columns = [*stage._COLUMNS, *(field.name for field in taught_grades.COLUMNS)]
-    return list(documents.read_part(built.path("grades"), columns))
+    columns = [*stage._GRADED.names, *(field.name for field in taught_grades.COLUMNS)]
+    rows = documents.read(built.path("grades"), columns)
+    return [{**row, "label": stage.label_of(row, built.facts["threshold"])} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -316,8 +319,7 @@ def test_each_file_is_graded_by_the_mean_of_its_votes(built, collected):
     assert facts["teaching"]["teachers"]["reader"]["answered"] == 3 * COUNT
     assert facts["teaching"]["teachers"]["reader"]["prompt_tokens"] == sum(entry["prompt"] for entry in ledger)
     assert facts["teaching"]["dollars"] > 0
-    assert facts["prompt"] == taught_grades.prompt_note()
-    assert sorted(p.name for p in done.directory.iterdir()) == ["grades.parquet", "manifest.json"]
+    assert facts["prompt"] == read_template(taught_grades.TEMPLATE).note()
 
 
 def test_what_is_asked_again_costs_nothing_and_a_larger_question_only_what_is_new(tmp_path, collected, server):
@@ -343,9 +345,6 @@ def test_several_teachers_share_the_votes(tmp_path, collected, server):
     names = Counter(name for row in rows for name in row["teachers"])
     assert set(names) == {"reader", "other"}
     assert {name: note["requests"] for name, note in done.facts["teaching"]["teachers"].items()} == names
-    for name in names:
-        votes = [v for row in rows for n, v in zip(row["teachers"], row["votes"], strict=True) if n == name]
-        assert done.facts["mean_vote_by_teacher"][name] == pytest.approx(sum(votes) / len(votes), abs=1e-6)
 
 
 def test_a_file_that_is_cut_is_counted(tmp_path, collected, server):
@@ -354,7 +353,6 @@ def test_a_file_that_is_cut_is_counted(tmp_path, collected, server):
     for row in rows_of(done):
         assert row["unseen"] == len(texts[row["id"]]) - len(cut(texts[row["id"]], 200)) > 0
     assert done.facts["cut_files"] == COUNT
-    assert done.facts["unseen_bytes"] == sum(row["unseen"] for row in rows_of(done))
 
 
 def test_missing_votes_are_counted_and_a_file_without_any_is_set_aside(tmp_path, collected):
@@ -382,7 +380,7 @@ def test_what_was_given_up_can_be_asked_again(tmp_path, collected, server):
     no_vote = f"none of {COUNT} files got a vote.*1 poisoned"
     with serving(faults=1.0, kinds=["wrong_schema"]) as bad, pytest.raises(UserError, match=no_vote):
         annotate(tmp_path, collected, config_of(bad, votes=1))
-    assert list((tmp_path / "annotate" / "python.partial").glob("graded/part-*"))
+    assert list((tmp_path / "annotate" / "python.partial").glob("grades/part-*"))
     chosen = config_of(server, votes=1)
     with Teachers.of(chosen, tmp_path) as faculty:
         assert faculty.journal.forgive() == COUNT
@@ -399,7 +397,6 @@ from phi_jax.store import artifact
 from phi_jax.config import Config
 from phi_jax.corpus import annotate as stage
 if sys.argv[6]:
-    stage.FILES_PER_PART = 5
     kill_at("os.rename", sys.argv[6], 1)
 inputs, chosen = {"documents": artifact.Artifact.read(sys.argv[3])}, Config(json.loads(sys.argv[4]))
 draft = artifact.open_draft(sys.argv[2], "annotate", "python", chosen.to_dict(), inputs, sys.argv[5])
@@ -415,7 +412,9 @@ def start(workdir, collected, chosen, kill=""):
 
 def answered_in(workdir, collected, chosen):
     with Teachers.of(chosen, workdir) as faculty:
-        requests = TaughtGrader.of(faculty, chosen.annotate).requests(documents.read(collected.path("documents")))
+        rules, rows = chosen.annotate, documents.read(collected.path("documents"))
+        questions = (question_of(row, rules.max_file_bytes) for row in rows)
+        requests = voters_of(faculty, rules).requests(questions)
         return sum(faculty.journal.find(request.key) is not None for request in requests)
 
 
@@ -436,14 +435,13 @@ def test_killed_while_it_asks_it_asks_for_the_rest(tmp_path, collected, built):
     assert again.identity == built[0].identity
 
 
-def test_killed_while_it_writes_it_asks_for_nothing(tmp_path, collected, built, server, monkeypatch):
+def test_killed_while_it_writes_it_asks_for_nothing(tmp_path, collected, built, server):
     chosen, before = config_of(server), len(asked_of(server))
-    child = start(tmp_path, collected, chosen, kill=r"graded/part-00002")
+    child = start(tmp_path, collected, chosen, kill=r"grades/part-00001")
     _, said = child.communicate()
     assert child.returncode == -signal.SIGKILL, said
-    left = (tmp_path / "annotate" / "python.partial").glob("graded/part-*")
-    assert sorted(path.name for path in left) == ["part-00000.parquet", "part-00001.parquet"]
-    monkeypatch.setattr(stage, "FILES_PER_PART", 5)
+    left = (tmp_path / "annotate" / "python.partial").glob("grades/part-*")
+    assert sorted(path.name for path in left) == ["part-00000.parquet"]
     again = annotate(tmp_path, collected, chosen)
     assert len(asked_of(server)) == before + 3 * COUNT
     assert again.identity == built[0].identity
@@ -477,11 +475,6 @@ def test_a_pilot_asks_for_the_first_votes_and_writes_nothing_but_the_journal(tmp
     [
         ({"grader": "nobody"}, r"config\.annotate\.grader='nobody': .*there are: reader, other; or use 'static'"),
         ({"grader": "reader:x"}, r"config\.annotate\.grader='reader:x'"),
-        ({"votes": 0}, r"config\.annotate\.votes=0: must be at least 1"),
-        ({"max_tokens": 0}, r"config\.annotate\.max_tokens=0"),
-        ({"max_file_bytes": -1}, r"config\.annotate\.max_file_bytes=-1"),
-        ({"temperature": 3.0}, r"config\.annotate\.temperature=3\.0: must lie between 0 and 2"),
-        ({"high_share": 0.0}, r"config\.annotate\.high_share=0\.0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_named_before_anything_is_asked(tmp_path, collected, rules, message):

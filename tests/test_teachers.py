@@ -18,7 +18,7 @@ from phi_jax.teacher.teachers import Teachers, parse_shares
 
 WRITER = {
     "model": "gpt-3.5-turbo", "base_url": "http://localhost:1/v1", "key_variable": "", "price_as": "", "mode": "live",
-    "window": 8, "batch_requests": 100, "timeout": 10.0, "attempts": 3, "generation": 1,
+    "window": 8, "batch_requests": 100, "timeout": 10.0, "attempts": 3, "json_mode": "schema",
 }  # fmt: skip
 BUDGET = {"max_dollars": 1.0, "prices": "", "journal": ""}
 
@@ -44,8 +44,8 @@ def test_shares():
 
 def test_requests_go_to_teachers_by_weight_and_each_always_to_the_same(tmp_path):
     chosen = config(writer={}, ours={"model": "ours", "price_as": "local"})
-    with Teachers.of(chosen, tmp_path) as faculty:
-        shares = faculty.shares("writer:0.8,ours:0.2")
+    with Teachers.of(chosen, tmp_path) as teachers:
+        shares = teachers.shares("writer:0.8,ours:0.2")
         names = [shares.endpoint(number).name for number in range(5000)]
         assert Counter(names)["ours"] == pytest.approx(1000, abs=120)
         assert [shares.endpoint(number).name for number in range(100)] == names[:100]
@@ -64,6 +64,7 @@ def test_every_number_has_a_teacher(weights):
     ("teachers", "budget", "message"),
     [
         ({"writer": {"mode": "fast"}}, {}, "config.teachers.writer.mode='fast': unknown; use live or batch"),
+        ({"writer": {"json_mode": "yaml"}}, {}, "json_mode='yaml': unknown; use schema or object or text"),
         ({"writer": {"window": 0}}, {}, "config.teachers.writer.window=0: must be above 0"),
         (
             {"writer": {"base_url": "localhost:8000"}},
@@ -72,7 +73,7 @@ def test_every_number_has_a_teacher(weights):
         ),
         ({"writer": {"model": ""}}, {}, "config.teachers.writer.model is empty"),
         ({"writer": {}}, {"max_dollars": -1.0}, "config.budget.max_dollars=-1.0: must be 0 or more"),
-        ({"writer": {}}, {"journal": "gs://bucket/journal"}, "an object store cannot append"),
+        ({"writer": {}}, {"journal": "gs://bucket/journal"}, "the journal needs a local disk"),
         ({"writer": {}}, {"prices": "nowhere.json"}, "nowhere.json"),
     ],
 )
@@ -84,11 +85,11 @@ def test_a_field_without_sense_is_one_line(teachers, budget, message, tmp_path):
 
 
 def test_two_teachers_of_one_model_are_told_apart_by_name_only(tmp_path):
-    with Teachers.of(config(a={}, b={"base_url": "http://localhost:2/v1"}), tmp_path) as faculty:
+    with Teachers.of(config(a={}, b={"base_url": "http://localhost:2/v1"}), tmp_path) as teachers:
         with pytest.raises(UserError, match="are both the model 'gpt-3"):
-            faculty.shares("a,b")
+            teachers.shares("a,b")
         with pytest.raises(UserError, match=r"no section config\.teachers\.c; there are: a, b"):
-            faculty.shares("c")
+            teachers.shares("c")
 
 
 def test_several_teachers_one_journal(tmp_path):
@@ -97,38 +98,38 @@ def test_several_teachers_one_journal(tmp_path):
             writer={"base_url": server.base_url},
             ours={"base_url": server.base_url, "model": "ours", "price_as": "local"},
         )
-        with Teachers.of(chosen, tmp_path) as faculty:
-            shares = faculty.shares("writer,ours")
+        with Teachers.of(chosen, tmp_path) as teachers:
+            shares = teachers.shares("writer,ours")
             make = lambda: (request(n, shares.endpoint(n).model) for n in range(40))  # noqa: E731
-            tally = faculty.ask(make, "test", 40)
+            tally = teachers.ask(make, "test", 40)
             assert tally.found == 0
-            replies = [reply for _, reply in faculty.replies(make())]
+            replies = [reply for _, reply in teachers.replies(make())]
             assert {r.status for r in replies} == {Status.ANSWERED}
-            note = faculty.note()
+            note = teachers.note()
             assert note["teachers"]["writer"]["requests"] + note["teachers"]["ours"]["requests"] == 40
             assert note["teachers"]["ours"]["dollars"] == 0 < note["teachers"]["writer"]["dollars"] == note["dollars"]
-            assert note["dollars"] == pytest.approx(faculty.journal.spent / PICODOLLARS)
+            assert note["dollars"] == pytest.approx(teachers.journal.spent / PICODOLLARS)
             with pytest.raises(KeyError, match="has no reply in the journal"):
-                faculty.reply(request(41).key)
+                teachers.reply(request(41).key)
         ledger = server.ledger()
         assert Counter(e["model"] for e in ledger)["ours"] >= note["teachers"]["ours"]["requests"]
-        with Teachers.of(chosen, tmp_path) as faculty:
-            faculty.shares("writer,ours")
-            assert faculty.ask(make, "test", 40).found == 40
+        with Teachers.of(chosen, tmp_path) as teachers:
+            teachers.shares("writer,ours")
+            assert teachers.ask(make, "test", 40).found == 40
         assert len(server.ledger()) == len(ledger)
 
 
 def test_a_pilot_asks_live_and_counts_what_the_batch_will_cost(tmp_path):
     with serving() as server:
         chosen = config(writer={"base_url": server.base_url, "mode": "batch"})
-        with Teachers.of(chosen, tmp_path, live=True) as faculty:
-            faculty.shares("writer")
+        with Teachers.of(chosen, tmp_path, live=True) as teachers:
+            teachers.shares("writer")
             make = lambda: map(request, range(5))  # noqa: E731
-            faculty.ask(make, "pilot", 5)
-            pairs = list(faculty.replies(make()))
+            teachers.ask(make, "pilot", 5)
+            pairs = list(teachers.replies(make()))
         assert {entry["via"] for entry in server.ledger()} == {"live"}
         for asked, reply in pairs:
-            assert faculty.planned_cost(asked, reply) == -(-reply.cost // 2)
+            assert teachers.planned_cost(asked, reply) == -(-reply.cost // 2)
 
 
 def test_what_a_batch_brought_is_not_paid_again_live(tmp_path):
@@ -136,25 +137,30 @@ def test_what_a_batch_brought_is_not_paid_again_live(tmp_path):
     with serving(batch_seconds=1.0) as server:
         batches = config(writer={"base_url": server.base_url, "mode": "batch"})
         live = config(writer={"base_url": server.base_url})
-        with Teachers.of(batches, tmp_path) as faculty:
-            faculty.shares("writer")
+        with Teachers.of(batches, tmp_path) as teachers:
+            teachers.shares("writer")
             stopped = threading.Thread(target=terminate_when, args=(lambda: len(server.ledger()) > 5,))
             stopped.start()
             with pytest.raises(Preempted):
-                faculty.ask(lambda: map(request, range(60)), "test", 60)
+                teachers.ask(lambda: map(request, range(60)), "test", 60)
             stopped.join()
-        with Teachers.of(live, tmp_path) as faculty:
-            faculty.shares("writer")
+        with Teachers.of(live, tmp_path) as teachers:
+            teachers.shares("writer")
             with pytest.raises(UserError, match="batches of an earlier run are still open; go on with"):
-                faculty.ask(lambda: map(request, range(60)), "test", 60)
-        with Teachers.of(batches, tmp_path) as faculty:
-            faculty.shares("writer")
-            assert faculty.cancel_batches() == 1
+                teachers.ask(lambda: map(request, range(60)), "test", 60)
+        moved = config(writer={"base_url": server.base_url + "/", "mode": "batch"})
+        with Teachers.of(moved, tmp_path) as teachers:
+            teachers.shares("writer")
+            with pytest.raises(UserError, match="batches of an earlier run are still open; go on with"):
+                teachers.ask(lambda: map(request, range(60)), "test", 60)
+        with Teachers.of(batches, tmp_path) as teachers:
+            teachers.shares("writer")
+            assert teachers.cancel_batches() == 1
         done = len(server.ledger())
         assert 5 < done < 60
-        with Teachers.of(live, tmp_path) as faculty:
-            faculty.shares("writer")
-            tally = faculty.ask(lambda: map(request, range(60)), "test", 60)
+        with Teachers.of(live, tmp_path) as teachers:
+            teachers.shares("writer")
+            tally = teachers.ask(lambda: map(request, range(60)), "test", 60)
             assert tally.counts == {Status.ANSWERED: 60}
         assert Counter(entry["via"] for entry in server.ledger()) == {"batch": done, "live": 60 - done}
 

@@ -7,16 +7,15 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT
 
 from phi_jax.errors import UserError
-from phi_jax.store import documents
 from phi_jax.tokens import shards
 from phi_jax.tokens.batches import TokenBatches
+from phi_jax.tokens.tokenize import is_held_out
 from phi_jax.tokens.tokenizer import END_OF_TEXT, SMALLEST_VOCABULARY, WHITESPACE_RUNS, Tokenizer, train
 
 TEXTS = [p.read_text() for p in sorted((ROOT / "phi_jax").rglob("*.py"))]
@@ -89,11 +88,12 @@ def test_wrong_tokenizers_are_named(tmp_path):
 
 def write(directory, documents, *, seq_len=7, records_per_shard=5, dtype=np.uint16):
     directory.mkdir(exist_ok=True)
-    writer = shards.ShardWriter(directory, seq_len, np.dtype(dtype), records_per_shard)
-    totals = writer.write_split("train", documents)
-    writer.write_metadata({"train": totals["shards"]})
-    about = {"seq_len": seq_len, "dtype": np.dtype(dtype).name, "vocab_size": 1000, "end_of_text_id": 0}
-    (directory / "tokens.json").write_text(json.dumps(about))
+    dtype = np.dtype(dtype)
+    writer = shards.SplitWriter(directory, "train", seq_len=seq_len, dtype=dtype, records_per_shard=records_per_shard)
+    for ids in documents:
+        writer.add(ids)
+    totals = writer.close()
+    shards.write_metadata({"train": writer}, vocab_size=1000, end_of_text_id=0)
     return totals
 
 
@@ -106,38 +106,34 @@ def records_of(directory):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30).filter(lambda sizes: sum(sizes) >= 8))
-def test_records_are_the_stream_and_lead_back_to_documents(tmp_path_factory, sizes):
+def test_records_are_the_stream(tmp_path_factory, sizes):
     directory = tmp_path_factory.mktemp("tokens")
     starts = np.cumsum([0, *sizes])
     stream = np.arange(1, starts[-1] + 1)
-    documents = [(f"d{i}", stream[a:b].tolist()) for i, (a, b) in enumerate(itertools.pairwise(starts))]
-    totals = write(directory, documents)
+    totals = write(directory, [stream[a:b].tolist() for a, b in itertools.pairwise(starts)])
     records = records_of(directory)
     assert totals["records"] == len(records) == starts[-1] // 8
+    assert (totals["documents"], totals["tokens"]) == (len(sizes), starts[-1])
     assert totals["dropped_tokens"] == starts[-1] % 8
     np.testing.assert_array_equal(records.ravel(), stream[: len(records) * 8])
-    for number, record in enumerate(records):
-        reached = [f"d{i}" for i in range(len(sizes)) if starts[i] <= record[-1] - 1 and starts[i + 1] > record[0] - 1]
-        assert shards.provenance(directory, "train", number) == reached
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 def test_wide_vocabularies_take_wide_tokens(tmp_path, dtype):
     top = np.iinfo(dtype).max
-    write(tmp_path / "t", [("a", [top] * 16)], dtype=dtype)
+    write(tmp_path / "t", [[top] * 16], dtype=dtype)
     records = records_of(tmp_path / "t")
     assert records.dtype == dtype
     assert (records == top).all()
 
 
 def test_the_same_documents_give_the_same_bytes_and_a_killed_writer_goes_on(tmp_path):
-    documents = [(f"d{i}", list(range(i + 1))) for i in range(40)]
+    documents = [list(range(i + 1)) for i in range(40)]
     write(tmp_path / "a", documents)
     write(tmp_path / "b", documents)
     last = sorted((tmp_path / "b").glob("*.array_record"))[-3:]
     for path in last:
         path.unlink()
-        path.with_suffix(".index.parquet").unlink()
     write(tmp_path / "b", documents)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
@@ -147,33 +143,12 @@ def test_held_out_documents_are_a_fair_share_of_any_sample():
     identifiers = [hashlib.sha256(str(i).encode()).hexdigest()[:32] for i in range(20_000)]
     lowest = sorted(identifiers)[:4000]
     for sample in (identifiers, lowest):
-        share = sum(shards.is_held_out(i, 0.05) for i in sample) / len(sample)
+        share = sum(is_held_out(i, 0.05) for i in sample) / len(sample)
         assert abs(share - 0.05) < 0.012
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.1])
-@pytest.mark.parametrize("record", [8, 100])
-def test_a_share_that_does_not_fill_a_record_takes_the_next_documents(tokenizer, tmp_path, fraction, record):
-    """Of 30 documents a share of a tenth can be none: a run would then have no validation loss."""
-    rows = [{"id": documents.document_id(f"text {i}"), "text": f"text {i}" * 3} for i in range(30)]
-    documents.write_part(tmp_path, 0, rows, pa.schema([("id", pa.string()), ("text", pa.string())]))
-    held_out = shards._held_out(tmp_path, fraction, tokenizer, record)
-    chosen = sorted((row for row in rows if held_out(row["id"])), key=lambda row: shards._place(row["id"]))
-    lengths = [len(tokenizer.encode(row["text"])) + 1 for row in chosen]
-    by_fraction = [row for row in rows if shards.is_held_out(row["id"], fraction)]
-    if fraction == 0.0:
-        assert chosen == []
-    else:
-        assert sum(lengths) >= record
-        # No more documents than that takes, and those of the lowest places.
-        assert len(chosen) == len(by_fraction) or sum(lengths[:-1]) < record
-        assert max(shards._place(row["id"]) for row in chosen) < min(
-            shards._place(row["id"]) for row in rows if not held_out(row["id"])
-        )
-
-
 def test_tensorflow_is_never_imported(tmp_path):
-    write(tmp_path / "t", [("a", list(range(200)))])
+    write(tmp_path / "t", [list(range(200))])
     code = (
         "import sys; from phi_jax.tokens.batches import TokenBatches\n"
         f"TokenBatches({str(tmp_path / 't')!r}, split='train', global_batch_size=2, seed=0).batch(0)\n"
@@ -189,7 +164,7 @@ def test_tensorflow_is_never_imported(tmp_path):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("batches") / "t"
-    write(directory, [("a", [i // 8 for i in range(8 * 37)])])  # record i holds the number i
+    write(directory, [[i // 8 for i in range(8 * 37)]])  # record i holds the number i
     return directory
 
 
@@ -247,7 +222,7 @@ def test_validation_is_in_order(directory):
 def second(tmp_path_factory):
     """Another set, of 16 records that hold 100 and following."""
     directory = tmp_path_factory.mktemp("second") / "t"
-    write(directory, [("b", [100 + i // 8 for i in range(8 * 16)])])
+    write(directory, [[100 + i // 8 for i in range(8 * 16)]])
     return directory
 
 
@@ -265,7 +240,7 @@ def test_a_mixture_holds_each_set_by_its_weight(directory, second, share):
 
 
 def test_sets_of_other_lengths_or_vocabularies_do_not_mix(directory, tmp_path):
-    write(tmp_path / "t", [("a", list(range(200)))], seq_len=9)
+    write(tmp_path / "t", [list(range(200))], seq_len=9)
     with pytest.raises(
         UserError, match=r"seq_len, vocabulary and end of text .* differ .* tokenize both with the same tokenizer"
     ):

@@ -1,10 +1,7 @@
 """Step, optimizer and checkpoints on one device."""
 
-import asyncio
 import copy
 import dataclasses
-import gc
-import json
 import os
 import re
 import shutil
@@ -27,7 +24,8 @@ from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.loss import batch_loss, chunked_loss
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from phi_jax.training.step import init_state, make_train_step, state_shardings
-from phi_jax.weights.checkpoints import Checkpoints, restore_params, state_digest
+from phi_jax.weights.checkpoints import state_digest
+from phi_jax.weights.models import load_model
 
 SHAPE = phi.PhiConfig(
     vocab_size=96,
@@ -46,6 +44,10 @@ def training():
     return config.load(MICRO).training
 
 
+def rules(microbatches=1, loss_chunk=8, skip_spike=0.0):
+    return config.Config({"microbatches": microbatches, "loss_chunk": loss_chunk, "skip_spike": skip_spike})
+
+
 @pytest.fixture(scope="module")
 def records():
     return np.asarray(jax.random.randint(jax.random.key(1), (8, 25), 0, 96))
@@ -53,7 +55,7 @@ def records():
 
 def trained(training, records, steps=3, microbatches=1, shape=SHAPE, chunk=8):
     optimizer, mesh = make_optimizer(training), make_mesh((1, 1, 1), jax.devices()[:1])
-    step = make_train_step(shape, optimizer, mesh, microbatches=microbatches, loss_chunk=chunk, seed=0)
+    step = make_train_step(shape, optimizer, mesh, rules(microbatches, chunk), seed=0)
     state = jax.device_put(init_state(shape, optimizer, 0), state_shardings(shape, optimizer, mesh))
     losses = []
     for _ in range(steps):
@@ -71,11 +73,13 @@ from phi_jax.model import phi
 from phi_jax.parallel.mesh import make_mesh
 from phi_jax.training.step import init_state, make_train_step
 import optax
+sys.path.insert(0, "tests")
+from test_training import rules
 shape = phi.PhiConfig(vocab_size=192, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, head_dim=8,
                       rotary_dim=4, max_seq_len=8, scan_unroll=2)
 optimizer = optax.sgd(0.1)
 mesh, microbatches = map(eval, sys.argv[1:])
-step = make_train_step(shape, optimizer, make_mesh(mesh), microbatches=microbatches, loss_chunk=2, seed=0)
+step = make_train_step(shape, optimizer, make_mesh(mesh), rules(microbatches, 2), seed=0)
 state = jax.eval_shape(lambda: init_state(shape, optimizer, 0))
 text = step.lower(state, jax.ShapeDtypeStruct((16, 9), "int32")).compile().as_text()
 exchanges = re.findall(r"^.* = .*(?:all-reduce|all-gather|reduce-scatter|all-to-all)\\(.*$", text, re.M)
@@ -209,12 +213,8 @@ def test_the_data_axis_runs_across_slices_and_the_others_stay_inside_one():
 
 
 def weights(workdir, label):
-    found = artifact.find(workdir, *label.split("/"))
-    shape = phi.PhiConfig(**json.loads(found.path("model").read_text()))
-    abstract = jax.eval_shape(lambda: phi.init_params(shape, jax.random.key(0)))
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
-    return restore_params(found.path("checkpoint"), found.manifest["outputs"]["checkpoint"]["step"], abstract)
+    """The digest of the weights that a training hands on."""
+    return state_digest(load_model(workdir / label)[0])
 
 
 def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
@@ -222,8 +222,8 @@ def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
     done = phi_jax("finetune", *MICRO, "--config.finetune.steps=1", "--config.finetune.learning_rate=0.0",
                    "--name", "finetuned", "--workdir", workdir)  # fmt: skip
     assert "finetune/finetuned: starts from the weights of pretrain/base, step 24" in done.stderr
-    assert state_digest(weights(workdir, "finetune/finetuned")) == state_digest(weights(workdir, "pretrain/base"))
-    assert state_digest(weights(micro_run, "finetune/finetuned")) != state_digest(weights(micro_run, "pretrain/base"))
+    assert weights(workdir, "finetune/finetuned") == weights(workdir, "pretrain/base")
+    assert weights(micro_run, "finetune/finetuned") != weights(micro_run, "pretrain/base")
 
 
 def test_tokens_of_another_tokenizer_are_refused(micro_run, abstract):
@@ -241,14 +241,11 @@ def test_training_starts_from_an_imported_model(micro_run, tmp_path):
     done = phi_jax("pretrain", *MICRO, "--config.training.steps=1", "--config.training.learning_rate=0.0",
                    f"--config.training.initial_checkpoint={model}", "--name", "raw", "--workdir", workdir)  # fmt: skip
     assert f"starts from the weights of {model}" in done.stderr
-    assert state_digest(weights(workdir, "pretrain/raw")) == state_digest(weights(micro_run, "pretrain/base"))
+    assert weights(workdir, "pretrain/raw") == weights(micro_run, "pretrain/base")
     other = phi_jax("pretrain", *MICRO, "--config.model.num_layers=3", "--name", "raw", "--workdir", workdir,
                     f"--config.training.initial_checkpoint={model}", check=False)  # fmt: skip
     assert other.returncode == 1
     assert "config.training.initial_checkpoint" in other.stderr.splitlines()[-1]
-
-
-# --- Checkpoints ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -260,146 +257,3 @@ def state(training):
 def abstract(state, training):
     shardings = state_shardings(SHAPE, make_optimizer(training), make_mesh((1, 1, 1), jax.devices()[:1]))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
-
-
-def test_a_checkpoint_comes_back_bit_for_bit_with_its_record(tmp_path, state, abstract):
-    with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(step, jax.tree.map(lambda x, k=step: x + k, state), {"step": step})
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.steps() == [2, 3]
-        step, restored, record = checkpoints.restore_latest(abstract)
-        assert (step, record) == (3, {"step": 3})
-        assert state_digest(restored) == state_digest(jax.tree.map(lambda x: x + 3, state))
-    params = restore_params(tmp_path / "c", 2, abstract["params"])
-    assert state_digest(params) == state_digest(jax.tree.map(lambda x: x + 2, state["params"]))
-
-
-def test_of_a_failed_save_only_what_wait_raises_is_told(tmp_path, caplog):
-    async def fails(message):
-        raise ValueError(message)
-
-    def nobody_asks(message):
-        loop = asyncio.new_event_loop()
-        write = loop.create_task(fails(message))
-        loop.run_until_complete(asyncio.wait([write]))
-        loop.close()
-
-    with Checkpoints(tmp_path / "c"), Checkpoints(tmp_path / "d"):
-        caplog.clear()
-    for message in ("5.orbax-checkpoint-tmp: No space left on device", "somebody else's"):
-        nobody_asks(message)
-        gc.collect()
-    assert [r.exc_info[1].args for r in caplog.records if r.name == "asyncio"] == [("somebody else's",)]
-
-
-def test_the_latest_the_best_and_every_nth_stay(tmp_path, state, abstract):
-    losses = {1: 3.0, 2: 1.0, 3: 2.5, 4: 2.0, 5: 2.2, 6: None, 7: 2.1}
-    with Checkpoints(tmp_path / "c", keep=1, keep_every=3, keep_best=2) as checkpoints:
-        for step, loss in losses.items():
-            metrics = {"validation_pass_at_1": 0.0} | ({} if loss is None else {"validation_loss": loss})
-            checkpoints.save(step, jax.tree.map(lambda x, k=step: x + k, state), {}, metrics=metrics)
-        checkpoints.wait()
-        assert checkpoints.steps() == [2, 3, 4, 6, 7]  # best: 2 and 4; every third: 3 and 6; latest: 7
-        assert checkpoints.best_step() == 2
-        best, _ = checkpoints.restore(2, abstract)
-        assert state_digest(best) == state_digest(jax.tree.map(lambda x: x + 2, state))
-
-
-def test_the_best_may_be_by_what_is_solved(tmp_path, state):
-    """More is better there, the earliest of equals; a step that has only a loss is none of the best."""
-    passed = {1: 0.1, 2: 0.3, 3: 0.3, 4: None, 5: 0.2}
-    with Checkpoints(tmp_path / "c", keep=1, keep_best=1, best_by="validation_pass_at_1") as checkpoints:
-        for step, share in passed.items():
-            metrics = {"validation_loss": float(step)} | ({} if share is None else {"validation_pass_at_1": share})
-            checkpoints.save(step, state, {}, metrics=metrics)
-        checkpoints.wait()
-        assert checkpoints.best_step() in checkpoints.steps()
-        assert checkpoints.best_step() in (2, 3)
-        assert checkpoints.steps()[-1] == 5
-    with pytest.raises(UserError, match="best_by='luck': unknown; use one of validation_loss, validation_pass_at_1"):
-        Checkpoints(tmp_path / "c", best_by="luck")
-
-
-def test_the_best_of_none_is_an_error(tmp_path, state):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(1, state, {})
-        checkpoints.wait()
-        with pytest.raises(UserError, match=r"no checkpoint has a validation_loss .* multiple of .*evaluate_every"):
-            checkpoints.best_step()
-
-
-def test_a_step_is_saved_again_in_its_own_place(tmp_path, state, abstract):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(1, state, {"try": 1})
-        checkpoints.save(1, jax.tree.map(lambda x: x + 1, state), {"try": 2})
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        _, restored, record = checkpoints.restore_latest(abstract)
-    assert record == {"try": 2}
-    assert state_digest(restored) == state_digest(jax.tree.map(lambda x: x + 1, state))
-
-
-def test_parameters_are_cast_only_where_that_was_asked_for(tmp_path, state, abstract):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(1, state, {})
-    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding), abstract["params"])
-    with pytest.raises(UserError, match=r"float32\[.*not bfloat16\["):
-        restore_params(tmp_path / "c", 1, half)
-    params = restore_params(tmp_path / "c", 1, half, change_dtype=True)
-    assert state_digest(params) == state_digest(jax.tree.map(lambda x: x.astype(jnp.bfloat16), state["params"]))
-
-
-def test_golden_checkpoint(training, tmp_path):
-    """A checkpoint that this version wrote: one that cannot be read any more is a broken promise.
-
-    Renew, where it has to be: PHI_JAX_RENEW_GOLDEN=1 pytest.
-    """
-    shape = dataclasses.replace(SHAPE, vocab_size=8, hidden_size=4, intermediate_size=4, num_layers=1, num_heads=1,
-                                head_dim=4, rotary_dim=2)  # fmt: skip
-    optimizer = make_optimizer(training)
-    fresh = init_state(shape, optimizer, 0)
-    golden = ROOT / "tests" / "golden" / "checkpoint"
-    if os.environ.get("PHI_JAX_RENEW_GOLDEN") == "1":
-        shutil.rmtree(golden, ignore_errors=True)
-        with Checkpoints(golden) as checkpoints:
-            checkpoints.save(7, fresh, {"digest": state_digest(fresh)})
-    shardings = state_shardings(shape, optimizer, make_mesh((1, 1, 1), jax.devices()[:1]))
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), fresh, shardings)
-    # A copy: reading must not touch what the project holds.
-    with Checkpoints(shutil.copytree(golden, tmp_path / "c")) as checkpoints:
-        step, state, record = checkpoints.restore_latest(abstract)
-    assert step == 7
-    assert state_digest(state) == record["digest"]
-
-
-def test_no_checkpoint_is_none(tmp_path, abstract):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore_latest(abstract) is None
-
-
-@pytest.mark.parametrize("change", ["shape", "dtype", "missing"])
-def test_a_leaf_that_differs_is_an_error(tmp_path, state, abstract, change):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(1, state, {})
-    head = abstract["params"]["head"]
-    old = head["bias"]
-    if change == "missing":
-        head["extra"] = old
-    else:
-        shape, dtype = ((97,), old.dtype) if change == "shape" else (old.shape, jnp.bfloat16)
-        head["bias"] = jax.ShapeDtypeStruct(shape, dtype, sharding=old.sharding)
-    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="no checkpoint can be read"):
-        checkpoints.restore_latest(abstract)
-    assert (tmp_path / "c" / "1").is_dir()
-
-
-def test_all_damaged_is_an_error_and_nothing_is_deleted(tmp_path, state, abstract, capsys):
-    with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
-        checkpoints.save(1, state, {})
-        checkpoints.save(2, state, {})
-    for path in (tmp_path / "c").rglob("*"):
-        if path.is_file():
-            os.truncate(path, path.stat().st_size // 2)
-    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="no checkpoint can be read"):
-        checkpoints.restore_latest(abstract)
-    assert {p.name for p in (tmp_path / "c").iterdir()} >= {"1", "2"}

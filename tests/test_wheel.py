@@ -50,7 +50,8 @@ def test_a_run_from_the_wheel(site, tmp_path, micro_run):
 def test_what_the_wheel_holds(site):
     names = {p.relative_to(site).as_posix() for p in site.rglob("*") if p.is_file()}
     data = {p.relative_to(ROOT).as_posix() for p in (ROOT / "phi_jax").rglob("*") if p.is_file() and p.suffix != ".pyc"}
-    assert {"phi_jax/evaluation/unconventional.jsonl", "phi_jax/report/page.css", "phi_jax/py.typed"} <= data
+    assert {"phi_jax/evaluation/unconventional.jsonl", "phi_jax/py.typed"} <= data
+    assert {f"phi_jax/report/templates/{name}" for name in ("page.html.j2", "parts.html.j2", "page.css")} <= data
     assert data <= names
     assert not [n for n in names if n.startswith(("tests", "configs", "launch"))]
     (info,) = (n for n in names if n.endswith("METADATA"))

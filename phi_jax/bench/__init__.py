@@ -1,1 +1,1 @@
-"""How fast it is, on the machine at hand, beside other implementations."""
+"""How fast a training step and the sampler are here. Beside other implementations: tests/benchmarks/."""

@@ -1,23 +1,49 @@
-"""Where a measurement's result goes."""
+"""A measurement's result: what it was made with, and where it goes."""
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import json
+import os
+import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
+from phi_jax.store.versions import git_revision, versions
+
+_FLAGS = ("XLA_", "JAX_", "LIBTPU_", "TPU_", "CUDA_", "NCCL_", "NVIDIA_TF32", "OMP_", "MKL_", "TORCH", "RAYON_")
 
 
-def check_out(out: Path | None) -> None:
-    """Before anything is measured. Raises UserError where the file's directory is not there."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every bench has."""
+    add = parser.add_argument
+    add("--config", metavar="FILE.py[:ARG]", help="whose model is measured; --config.a.b=V sets a field")
+    add("--out", type=Path, metavar="FILE.json", help="where the result goes, beside standard output")
+
+
+def publish(measured: Callable[[], dict[str, Any]], out: Path | None) -> None:
+    """Prints what `measured` returns as JSON, with its surroundings, and writes it to `out` where there is one.
+
+    Raises UserError before anything is measured where the file's directory is not there.
+    """
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no directory {out.parent}; make it first")
-
-
-def publish(result: dict[str, Any], out: Path | None) -> None:
-    """Prints the result as JSON, and writes it to `out` where there is one."""
-    text = json.dumps(result, indent=1)
+    text = json.dumps({"surroundings": surroundings(), **measured()}, indent=1)
     print(text)
     if out is not None:
         out.write_text(text + "\n")
+
+
+def surroundings() -> dict[str, Any]:
+    """Date, versions, revision, machine and flags. Results are published: paths of the machine are not in them."""
+    flags = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_FLAGS)}
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "flags": {name: "(a path)" if "/" in value else value for name, value in flags.items()},
+    }

@@ -1,1 +1,1 @@
-"""Held-out problems in training text: found by syntax, by behaviour and by their words, and taken out."""
+"""Held-out problems in training text: found by syntax and by their words, and taken out."""

@@ -7,9 +7,6 @@ the files of the highest scores are kept until a budget of tokens is spent.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,31 +14,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.corpus.annotate import GRADERS, Grader, histogram, read_grades
-from phi_jax.corpus.rubric import from_first_code, strip_comments
+from phi_jax.corpus.annotate import histogram, read_grades
 from phi_jax.errors import UserError
-from phi_jax.progress import Progress
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, atomic_path, write_json
+from phi_jax.store.artifact import Artifact, Draft, write_json
+from phi_jax.store.python_text import from_first_code
 
 if TYPE_CHECKING:
     from phi_jax.tokens.tokenizer import Tokenizer
 
-FILES_PER_PART = 512
 BINS = 20
 BANDS = 5  # of grades, in which recall is told
 EXAMPLES = 3  # files shown of the kept ones, and as many of the dropped ones
 EXAMPLE_LINES = 30
-_CHARACTERS_PER_TOKEN = 8  # characters looked at for each token that is embedded
-_ENCODE_BATCH = 256  # documents encoded at once
-_SCORES = pa.schema(
+_CHARACTERS_PER_TOKEN = 32  # characters looked at for each token that is embedded; a run of 31 spaces is one token
+_ID = pa.field("id", pa.string(), nullable=False)
+_SCORE = pa.field("score", pa.float64())  # the forest's probability of "high"; null where there is no embedding
+_TOKENS = pa.field("tokens", pa.int64())  # of the whole text, by the model's tokenizer
+_EMBEDDED = pa.schema([_ID, _TOKENS, pa.field("vector", pa.list_(pa.float32()))])  # null where there is no token
+_SCORED = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("score", pa.float64()),  # the forest's probability of "high"; null where there is no embedding
+        _ID,
+        _SCORE,
+        _TOKENS,
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("grade", pa.float64()),  # null where the file was not graded
         pa.field("held_out", pa.bool_(), nullable=False),  # graded, and unseen by the forest
@@ -52,102 +50,97 @@ Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> [texts, D] float32; a 
 
 
 def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `filter`: inputs {"documents", "grades" (of `annotate`), "model" (a training artifact)}.
+    """Stage `filter`: inputs {"documents", "grades" (of `annotate`), "model" (a training or select artifact)}.
 
-    Outputs: "documents" (the kept rows and their column `score`), "scores" (id, score, kept, grade, held_out of every
-    document), "examples" (kept and dropped files side by side, JSON), "embeddings" (NumPy parts [files, D] float32).
-    Raises UserError for a field out of its range, for grades of one label only, and where nothing is kept.
+    Outputs: "documents" (the kept rows with the columns `score` and `tokens`), "scores" (id, score, tokens, kept,
+    grade, held_out of every document), "examples" (kept and dropped files side by side, JSON), "embeddings".
+    Raises UserError for grades of one label only, and where nothing is kept.
     """
-    from phi_jax.weights.export import load_model
+    import jax
 
-    rules = config.filter
-    _check(rules)
-    source, source_bytes = documents.document_set(inputs["documents"], "raw")
-    grader = inputs["grades"].facts["grader"]
+    from phi_jax.weights.models import load_model
+
+    rules, source = config.filter, inputs["documents"].path("documents")
     params, shape, tokenizer = load_model(inputs["model"].directory)
     embed = make_embed(
-        params, shape, tokenizer,
+        jax.device_put(params), shape, tokenizer,
         tokens=rules.embed_tokens, pooling=rules.pooling, batch_size=rules.batch_size,
     )  # fmt: skip
-
-    # --- Embeddings, in parts that a killed run leaves behind -------------------------------------------------------
-    directory = draft.directory / "embeddings"
-    directory.mkdir(exist_ok=True)
-    ids = [row["id"] for row in documents.read(source, ("id",))]
-    _embed_documents(source, directory, len(ids), embed, f"{draft.label} embeddings")
+    documents.map_parts(
+        source, draft.directory / "embeddings", lambda rows: _embedded(list(rows), embed, tokenizer),
+        schema=_EMBEDDED, label=f"{draft.label} embeddings",
+    )  # fmt: skip
 
     # --- The forest, learnt on the graded files that are not held out ------------------------------------------------
-    grades = {row["id"]: row for row in read_grades(inputs["grades"].path("grades"))}
-    positions = {identifier: index for index, identifier in enumerate(ids)}
-    graded_vectors = dict(_vectors_of(directory, {positions[i] for i in grades if i in positions}))
-    usable = {
-        i: row
-        for i, row in grades.items()
-        if row["label"] is not None and i in positions and positions[i] in graded_vectors
-    }
-    held_out = split_held_out({i: row["label"] for i, row in usable.items()}, rules.held_out)
-    learnt = sorted(usable.keys() - held_out)
+    grades = {row["id"]: row for row in read_grades(inputs["grades"])}
+    labels = {identifier: row["label"] for identifier, row in grades.items() if row["label"] is not None}
+    vectors: dict[str, np.ndarray] = {}
+    for _, part in _vectors(draft.directory / "embeddings"):
+        vectors |= {identifier: vector for identifier, vector in part.items() if identifier in labels}
+    labels = {identifier: label for identifier, label in labels.items() if identifier in vectors}
+    held_out = split_held_out(labels, rules.held_out)
+    learnt = sorted(labels.keys() - held_out)
     forest = Forest(
-        np.stack([graded_vectors[positions[i]] for i in learnt]),
-        np.array([usable[i]["label"] == "high" for i in learnt]),
+        np.stack([vectors[i] for i in learnt]), np.array([labels[i] == "high" for i in learnt]),
         trees=rules.trees, min_samples_leaf=rules.min_samples_leaf, seed=config.seed,
     )  # fmt: skip
-    scores = np.concatenate([forest.score(np.load(path)) for path in _embedding_parts(directory, len(ids))])
-    for identifier, score in zip(learnt, forest.out_of_bag, strict=True):
-        scores[positions[identifier]] = score
-
-    # --- How good it is, and how much of that is comments ----------------------------------------------------------
-    tested = sorted(held_out)
-    quality = _quality(np.array([scores[positions[i]] for i in tested]), [usable[i]["label"] for i in tested])
-    tested_rows = {i: {**usable[i], "score": float(scores[positions[i]])} for i in tested}
-    comments = _comment_shares(source, tested_rows, GRADERS.get(grader), embed, forest)
 
     # --- What is kept ----------------------------------------------------------------------------------------------
-    by_id = {identifier: float(score) for identifier, score in zip(ids, scores, strict=True)}
-    finite = {identifier: score for identifier, score in by_id.items() if np.isfinite(score)}
-    ranking = sorted(finite, key=lambda identifier: (-finite[identifier], identifier))
-    guess = source_bytes / len(ids) / 3
-    kept_tokens = _within_budget(ranking, rules.token_budget, guess, source, tokenizer)
-    if not kept_tokens:
+    tokens: dict[str, int] = {}
+    scores: dict[str, float] = {}
+    for counts, part in _vectors(draft.directory / "embeddings"):
+        tokens |= counts
+        if part:
+            scores.update(zip(part, forest.score(np.stack([*part.values()])).tolist(), strict=True))
+    scores.update(zip(learnt, forest.out_of_bag.tolist(), strict=True))
+    kept = within_budget(scores, tokens, rules.token_budget)
+    if not kept:
         raise UserError(
             f"config.filter.token_budget={rules.token_budget}: less than the tokens of the best file; raise it"
         )
-    kept_bytes = _write_kept(source, draft.directory / "documents", by_id, kept_tokens)
-    _write_scores(draft.directory / "scores.parquet", by_id, kept_tokens, grades, held_out)
-    write_json(draft.directory / "examples.json", _examples(source, by_id, kept_tokens, grades))
+    schema = documents.schema_of(source)
+    documents.map_parts(
+        source, draft.directory / "documents",
+        lambda rows: ({**r, "score": scores[r["id"]], "tokens": tokens[r["id"]]} for r in rows if r["id"] in kept),
+        schema.names, schema.append(_SCORE).append(_TOKENS), label=f"{draft.label} writing",
+    )  # fmt: skip
+    scored = [
+        {
+            "id": identifier,
+            "score": scores.get(identifier),
+            "tokens": tokens[identifier],
+            "kept": identifier in kept,
+            "grade": grades[identifier]["grade"] if identifier in grades else None,
+            "held_out": identifier in held_out,
+        }
+        for identifier in tokens
+    ]
+    documents.write_parts(draft.directory / "scores", 1, lambda _: scored, _SCORED, label=f"{draft.label} scores")
+    write_json(draft.directory / "examples.json", _examples(source, scored))
 
-    digest = documents.digest(draft.directory / "documents")
-    draft.add_output("documents", "documents", kind="documents", digest=digest, rows=len(kept_tokens))
-    draft.add_output("scores", "scores.parquet", rows=len(by_id))
+    written = documents.add_output(draft, "documents")
+    documents.add_output(draft, "scores")
     draft.add_output("examples", "examples.json")
     # Not part of the identity: other hosts round differently, which shows in the scores where it matters.
-    draft.add_output("embeddings", "embeddings", kind="log", rows=len(ids))
+    draft.add_output("embeddings", "embeddings", kind="log", rows=len(tokens))
+    tested = [{**grades[i], "score": scores[i]} for i in sorted(held_out)]
     draft.add_facts(
-        grader=grader,
-        scored=len(finite),
-        unscored=len(by_id) - len(finite),
-        kept=len(kept_tokens),
-        dropped=len(by_id) - len(kept_tokens),
-        bytes=kept_bytes,
-        tokens=sum(kept_tokens.values()),
-        threshold=min(by_id[i] for i in kept_tokens),
-        learnt=dict(Counter(usable[i]["label"] for i in learnt)),
-        **quality,
-        recall_bands=recall_bands(tested_rows.values()),
-        **comments,
-        histogram=histogram(list(finite.values()), BINS),
-        histogram_kept=histogram([by_id[i] for i in kept_tokens], BINS),
+        written_by=inputs["documents"].facts["written_by"],
+        grader=inputs["grades"].facts["grader"],
+        scored=len(scores),
+        unscored=len(tokens) - len(scores),
+        kept=written.rows,
+        dropped=len(tokens) - written.rows,
+        bytes=written.bytes,
+        tokens=sum(tokens[i] for i in kept),
+        threshold=min(scores[i] for i in kept),
+        learnt=dict(Counter(labels[i] for i in learnt)),
+        **quality(tested),
+        histogram=histogram([*scores.values()], BINS),
+        histogram_kept=histogram([scores[i] for i in kept], BINS),
         embedding_width=shape.hidden_size,
         embedding_tokens=min(rules.embed_tokens, shape.max_seq_len),
     )
-
-
-def _check(rules: Config) -> None:
-    for field in ("embed_tokens", "trees", "min_samples_leaf", "token_budget", "batch_size"):
-        if getattr(rules, field) < 1:
-            raise UserError(f"config.filter.{field}={getattr(rules, field)}: must be at least 1")
-    if not 0 < rules.held_out < 1:
-        raise UserError(f"config.filter.held_out={rules.held_out}: must lie between 0 and 1, both excluded")
 
 
 # --- Embeddings ----------------------------------------------------------------------------------------------------
@@ -157,85 +150,46 @@ def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, *, tokens: int, po
     """A function from texts to their vectors [texts, D] float32, compiled once for batches of one shape.
 
     tokens: first tokens of a text, behind the comments it opens with, that are embedded; cut to the model's context.
-    A text without a token gets NaN.
-    Raises UserError for an unknown pooling.
+    A text without a token gets NaN. Raises UserError for an unknown pooling.
     """
-    from phi_jax.model.embed import check_pooling, embed
+    from phi_jax.model.embed import embed
 
-    check_pooling(pooling)
     length = min(tokens, shape.max_seq_len)
 
     def embed_texts(texts: Sequence[str]) -> np.ndarray:
-        encoded = _first_tokens(tokenizer, texts, length)
-        vectors_NxD = np.full((len(texts), shape.hidden_size), np.nan, np.float32)
+        # A licence says the same of every file of a package: with it, 887 of nano's 3,756 files fell into one of the
+        # 20 bins of the scores, and the ROC AUC was 0.74 instead of 0.78 (128 tokens).
+        beginnings = [from_first_code(text)[: length * _CHARACTERS_PER_TOKEN] for text in texts]
+        encoded = tokenizer.encode_batch(beginnings)
         pending = []
         for start in range(0, len(texts), batch_size):
-            batch = encoded[start : start + batch_size]
             tokens_BxT = np.zeros((batch_size, length), np.int32)
             lengths_B = np.zeros(batch_size, np.int32)
-            for row, ids in enumerate(batch):
-                tokens_BxT[row, : len(ids)] = ids
-                lengths_B[row] = len(ids)
+            for row, ids in enumerate(encoded[start : start + batch_size]):
+                lengths_B[row] = min(len(ids), length)
+                tokens_BxT[row, : lengths_B[row]] = ids[:length]
             # Not waited for here: on a CPU the next batch then runs beside this one.
             pending.append(embed(params, tokens_BxT, lengths_B, shape, pooling))
-        if pending:
-            vectors_NxD[:] = np.concatenate([np.asarray(x) for x in pending])[: len(texts)]
+        vectors_NxD = np.concatenate([np.empty((0, shape.hidden_size), np.float32), *map(np.asarray, pending)])
+        vectors_NxD = vectors_NxD[: len(texts)]
         vectors_NxD[[not ids for ids in encoded]] = np.nan
         return vectors_NxD
 
     return embed_texts
 
 
-def _first_tokens(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> list[list[int]]:
-    """The first `length` tokens of each text behind the comments it opens with; none where it is all comments.
-
-    Only a text's beginning is encoded, where that gives enough tokens.
-    """
-    # A licence says the same of every file of a package: with it, 887 of nano's 3,756 files fell into one of the 20
-    # bins of the scores, and the ROC AUC was 0.74 instead of 0.78 (128 tokens).
-    texts = [from_first_code(text) for text in texts]
-    cut = length * _CHARACTERS_PER_TOKEN
-    encoded = tokenizer.encode_batch([text[:cut] for text in texts])
-    short = [i for i, ids in enumerate(encoded) if len(ids) < length and len(texts[i]) > cut]
-    for i, ids in zip(short, tokenizer.encode_batch([texts[i] for i in short]), strict=True):
-        encoded[i] = ids
-    return [ids[:length] for ids in encoded]
+def _embedded(rows: Sequence[documents.Row], embed: Embed, tokenizer: Tokenizer) -> Iterator[documents.Row]:
+    texts = [row["text"] for row in rows]
+    for row, vector, ids in zip(rows, embed(texts), tokenizer.encode_batch(texts), strict=True):
+        yield {"id": row["id"], "tokens": len(ids), "vector": vector.tolist() if np.isfinite(vector).all() else None}
 
 
-def _embedding_path(directory: epath.Path, index: int) -> epath.Path:
-    return directory / f"part-{index:05d}.npy"
-
-
-def _embedding_parts(directory: epath.Path, count: int) -> Iterator[epath.Path]:
-    return (_embedding_path(directory, index) for index in range(-(-count // FILES_PER_PART)))
-
-
-def _embed_documents(source: epath.Path, directory: epath.Path, count: int, embed: Embed, label: str) -> None:
-    """Writes the missing parts; each is a function of its slice of the documents."""
-    if all(path.exists() for path in _embedding_parts(directory, count)):
-        return
-    rows = documents.read(source, ("text",))
-    with Progress(label, count, "files") as bar:
-        for path in _embedding_parts(directory, count):
-            texts = [row["text"] for row in itertools.islice(rows, FILES_PER_PART)]
-            if not path.exists():
-                vectors_NxD = embed(texts)
-                with atomic_path(path) as temporary, temporary.open("wb") as file:
-                    np.save(file, vectors_NxD)
-            bar.advance(len(texts))
-
-
-def _vectors_of(directory: epath.Path, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """(position, vector [D]) of the wanted documents that have one."""
-    by_part: dict[int, list[int]] = {}
-    for position in sorted(wanted):
-        by_part.setdefault(position // FILES_PER_PART, []).append(position)
-    for part, positions in by_part.items():
-        vectors_NxD = np.load(_embedding_path(directory, part))
-        for position in positions:
-            vector_D = vectors_NxD[position % FILES_PER_PART]
-            if np.isfinite(vector_D).all():
-                yield position, vector_D
+def _vectors(directory: epath.Path) -> Iterator[tuple[dict[str, int], dict[str, np.ndarray]]]:
+    """({id: tokens} of all documents, {id: vector [D]} of those that have one) of each part."""
+    for path in documents.parts(directory):
+        rows = list(documents.read_part(path, _EMBEDDED.names))
+        vectors = {row["id"]: np.array(row["vector"], np.float32) for row in rows if row["vector"] is not None}
+        yield {row["id"]: row["tokens"] for row in rows}, vectors
 
 
 # --- The forest ----------------------------------------------------------------------------------------------------
@@ -257,24 +211,19 @@ class Forest:
             random_state=seed, n_jobs=2,
         )  # fmt: skip
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a file without a tree that did not see it: handled below
+            warnings.simplefilter("ignore")  # a file that every tree saw: handled below
             self._forest.fit(vectors_NxD, high_N)
         # Threads would add the trees' votes in any order, which changes the last bits.
         self._forest.n_jobs = 1
-        out_of_bag_N = self._forest.oob_decision_function_[:, 1]
-        seen_by_all_N = ~(self._forest.oob_decision_function_.sum(1) > 0)
-        self.out_of_bag = np.where(seen_by_all_N, self.score(vectors_NxD), out_of_bag_N)
+        out_of_bag_Nx2 = self._forest.oob_decision_function_
+        self.out_of_bag = np.where(out_of_bag_Nx2.sum(1) > 0, out_of_bag_Nx2[:, 1], self.score(vectors_NxD))
         """Scores [N] of the files it was trained on, each by the trees that did not see it.
 
         The plain scores repeat the labels: a graded file would be preferred to one that was not graded."""
 
     def score(self, vectors_NxD: np.ndarray) -> np.ndarray:
-        """Probability of "high" [N] float64; NaN for a vector that is not finite."""
-        scores_N = np.full(len(vectors_NxD), np.nan)
-        finite_N = np.isfinite(vectors_NxD).all(1)
-        if finite_N.any():
-            scores_N[finite_N] = self._forest.predict_proba(vectors_NxD[finite_N])[:, 1]
-        return scores_N
+        """Probability of "high" [N] float64."""
+        return self._forest.predict_proba(vectors_NxD)[:, 1]
 
 
 def split_held_out(labels: Mapping[str, str], share: float) -> set[str]:
@@ -284,10 +233,7 @@ def split_held_out(labels: Mapping[str, str], share: float) -> set[str]:
     """
     held_out: set[str] = set()
     for label in ("high", "low"):
-        ids = sorted(
-            (i for i, given in labels.items() if given == label),
-            key=lambda i: hashlib.sha256(f"held out {i}".encode()).hexdigest(),
-        )
+        ids = sorted((i for i in labels if labels[i] == label), key=lambda i: (documents.uniform(i, "held out"), i))
         if len(ids) < 2:
             raise UserError(
                 f"grades: {len(ids)} of {len(labels)} files are labelled {label}, to learn from and to test on takes "
@@ -297,172 +243,65 @@ def split_held_out(labels: Mapping[str, str], share: float) -> set[str]:
     return held_out
 
 
-def _quality(scores: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
-    """ROC AUC, and recall of each label at a score of 0.5, on files that the forest has not seen."""
+def quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How well scores tell labels, on files that the forest has not seen. rows: label, grade (0 to 1) and score.
+
+    "roc_auc"; "recall" of each label at a score of 0.5, with its "recall_counts" [recognised, held out];
+    "recall_bands", the same counts of the files whose grade lies in each of BANDS equal bands (1 falls into the last).
+    Where the best files are few, the recall of "high" does not show that the forest misses just these (a replica with
+    labels of GPT-5-nano found none of them).
+    """
     from sklearn.metrics import roc_auc_score
 
-    right = {"high": 0, "low": 0}
-    for score, label in zip(scores, labels, strict=True):
-        right[label] += (score >= 0.5) == (label == "high")
-    of = Counter(labels)
-    return {
-        "roc_auc": round(float(roc_auc_score([label == "high" for label in labels], scores)), 6),
-        "recall": {label: round(right[label] / of[label], 6) for label in right},
-        "recall_counts": {label: [int(right[label]), of[label]] for label in right},  # [recognised, held out]
-    }
-
-
-def recall_bands(rows: Iterable[Mapping[str, Any]]) -> list[list[int]]:
-    """[on their label's side of a score of 0.5, all] of the rows whose grade lies in each of BANDS equal bands.
-
-    rows: label, grade (0 to 1; 1 falls into the last band) and score. Where the best files are few, the recall of
-    "high" does not show that the forest misses just these (a replica with labels of GPT-5-nano found none of them).
-    """
+    labels = {label: [0, 0] for label in ("high", "low")}
     bands = [[0, 0] for _ in range(BANDS)]
     for row in rows:
-        band = bands[min(int(row["grade"] * BANDS), BANDS - 1)]
-        band[0] += int((row["score"] >= 0.5) == (row["label"] == "high"))
-        band[1] += 1
-    return bands
-
-
-def _comment_shares(
-    source: epath.Path, tested: Mapping[str, dict[str, Any]], grader: Grader | None, embed: Embed, forest: Forest
-) -> dict[str, Any]:
-    """What held-out files lose when comments and docstrings are cut out of them.
-
-    A filter that loses all its power with them has learnt to see comments (Stack-Edu's did). grader: None where the
-    grades come from teachers, who would have to be paid to grade the files again: then only the scores are compared.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    stripped: list[tuple[dict[str, Any], str]] = []
-    for row in documents.read(source):
-        if row["id"] in tested:
-            with contextlib.suppress(ValueError):
-                stripped.append((tested[row["id"]], strip_comments(row["text"])))
-    scores_after = forest.score(embed([text for _, text in stripped]))
-    pairs = [
-        (row, text, float(score))
-        for (row, text), score in zip(stripped, scores_after, strict=True)
-        if np.isfinite(score)
-    ]
-    labels = [row["label"] == "high" for row, _, _ in pairs]
-    if len(set(labels)) < 2:
-        return {"stripped": len(pairs), "comment_means": None, "comment_share": None, "roc_auc_stripped": None}
-    after = {"score": [score for _, _, score in pairs]}
-    if grader is not None:
-        after = {"grade": [grader(text).value for _, text, _ in pairs], **after}
-    means = {
-        name: [float(np.mean([row[name] for row, _, _ in pairs])), float(np.mean(values))]
-        for name, values in after.items()
-    }
+        right = (row["score"] >= 0.5) == (row["label"] == "high")
+        for counts in (labels[row["label"]], bands[min(int(row["grade"] * BANDS), BANDS - 1)]):
+            counts[0] += int(right)
+            counts[1] += 1
+    auc = roc_auc_score([row["label"] == "high" for row in rows], [row["score"] for row in rows])
     return {
-        "stripped": len(pairs),
-        "comment_means": {k: [round(x, 6) for x in pair] for k, pair in means.items()},  # [with, without comments]
-        "comment_share": {k: round(1 - after / before, 6) if before else 0.0 for k, (before, after) in means.items()},
-        "roc_auc_stripped": round(float(roc_auc_score(labels, [s for _, _, s in pairs])), 6),
+        "roc_auc": round(float(auc), 6),
+        "recall": {label: round(right / count, 6) for label, (right, count) in labels.items()},
+        "recall_counts": labels,
+        "recall_bands": bands,
     }
 
 
 # --- What is kept --------------------------------------------------------------------------------------------------
 
 
-def _within_budget(
-    ranking: Sequence[str], budget: int, tokens_per_file: float, source: epath.Path, tokenizer: Tokenizer
-) -> dict[str, int]:
-    """Id -> tokens of the best files, best first, up to the first that would exceed the budget.
-
-    Only files near the top are counted: so many at a time as the mean so far says are needed.
-    """
-    kept: dict[str, int] = {}
-    counted: dict[str, int] = {}
-    spent = 0
-    while len(counted) < len(ranking):
-        missing = int(1.2 * (budget - spent) / max(tokens_per_file, 1)) + 16
-        wanted = set(ranking[len(counted) : len(counted) + missing])
-        counted.update(_count_tokens(source, wanted, tokenizer))
-        tokens_per_file = sum(counted.values()) / len(counted)
-        for identifier in ranking[len(kept) : len(counted)]:
-            if spent + counted[identifier] > budget:
-                return kept
-            kept[identifier] = counted[identifier]
-            spent += counted[identifier]
+def within_budget(scores: Mapping[str, float], tokens: Mapping[str, int], budget: int) -> set[str]:
+    """Ids of the best files, best first (ties by id), up to the first that would exceed the budget of tokens."""
+    kept: set[str] = set()
+    for identifier in sorted(scores, key=lambda i: (-scores[i], i)):
+        budget -= tokens[identifier]
+        if budget < 0:
+            break
+        kept.add(identifier)
     return kept
 
 
-def _count_tokens(source: epath.Path, wanted: set[str], tokenizer: Tokenizer) -> Iterator[tuple[str, int]]:
-    rows = (row for row in documents.read(source) if row["id"] in wanted)
-    while batch := list(itertools.islice(rows, _ENCODE_BATCH)):
-        encoded = tokenizer.encode_batch([row["text"] for row in batch])
-        yield from ((row["id"], len(ids)) for row, ids in zip(batch, encoded, strict=True))
+def _examples(source: epath.Path, scored: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Files in the middle of the kept ones by score, and of the dropped ones: typical, not extreme."""
+    ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (row["score"], row["id"]))
+    shown: dict[str, list[Mapping[str, Any]]] = {}
+    for side in ("kept", "dropped"):
+        on_side = [row for row in ranked if row["kept"] == (side == "kept")]
+        middle = max(0, (len(on_side) - EXAMPLES) // 2)
+        shown[side] = on_side[middle : middle + EXAMPLES]
+    wanted = {row["id"] for chosen in shown.values() for row in chosen}
+    texts: dict[str, documents.Row] = {}
+    for path in documents.parts(source):
+        if wanted & {row["id"] for row in documents.read_part(path, ("id",))}:  # elsewhere no text is read
+            columns = ("id", "text", "source", "path")
+            texts |= {row["id"]: row for row in documents.read_part(path, columns) if row["id"] in wanted}
 
+    def example(row: Mapping[str, Any]) -> dict[str, Any]:
+        found = texts[row["id"]]
+        about = {"id": row["id"], "path": found["path"], "source": found["source"]}
+        lines = from_first_code(found["text"]).split("\n")[:EXAMPLE_LINES]
+        return {**about, "score": row["score"], "grade": row["grade"], "lines": lines}
 
-def _write_kept(source: epath.Path, directory: epath.Path, scores: Mapping[str, float], kept: Mapping[str, int]) -> int:
-    """Writes the kept rows with all their columns and the score, part by part; returns the bytes of their text."""
-    directory.mkdir(exist_ok=True)
-    written = 0
-    left = set(kept)  # a set made elsewhere may hold a document twice
-    for index, path in enumerate(documents.parts(source)):
-        with path.open("rb") as file:
-            schema = pq.read_schema(file)
-        names = [name for name in schema.names if name != "score"]
-        schema = pa.schema([schema.field(name) for name in names]).append(pa.field("score", pa.float64()))
-        rows = []
-        for row in documents.read_part(path, names):
-            if row["id"] in left:
-                left.remove(row["id"])
-                rows.append(row)
-        documents.write_part(directory, index, [{**row, "score": scores[row["id"]]} for row in rows], schema)
-        written += sum(len(row["text"].encode()) for row in rows)
-    return written
-
-
-def _write_scores(
-    path: epath.Path,
-    scores: Mapping[str, float],
-    kept: Mapping[str, int],
-    grades: Mapping[str, dict[str, Any]],
-    held_out: set[str],
-) -> None:
-    rows = [
-        {
-            "id": identifier,
-            "score": score if np.isfinite(score) else None,
-            "kept": identifier in kept,
-            "grade": grades[identifier]["grade"] if identifier in grades else None,
-            "held_out": identifier in held_out,
-        }
-        for identifier, score in scores.items()
-    ]
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCORES), file, compression="zstd")
-
-
-def _examples(
-    source: epath.Path, scores: Mapping[str, float], kept: Mapping[str, int], grades: Mapping[str, dict[str, Any]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Kept files near the 0.9 quantile of all scores and dropped ones near the 0.1 quantile: typical, not extreme."""
-    finite = {i: score for i, score in scores.items() if np.isfinite(score)}
-    chosen: dict[str, list[str]] = {}
-    for side, quantile in (("kept", 0.9), ("dropped", 0.1)):
-        middle = float(np.quantile(list(finite.values()), quantile))
-        ids = [i for i in finite if (i in kept) == (side == "kept")]
-        chosen[side] = sorted(ids, key=lambda i: (abs(finite[i] - middle), i))[:EXAMPLES]
-    wanted = {i for ids in chosen.values() for i in ids}
-    columns = ("id", "text", "source", "path")
-    rows = {row["id"]: row for row in documents.read(source, columns) if row["id"] in wanted}
-    return {
-        side: [
-            {
-                "id": i,
-                "path": rows[i]["path"],
-                "source": rows[i]["source"],
-                "score": finite[i],
-                "grade": grades[i]["grade"] if i in grades else None,
-                "lines": from_first_code(rows[i]["text"]).split("\n")[:EXAMPLE_LINES],
-            }
-            for i in ids
-        ]
-        for side, ids in chosen.items()
-    }
+    return {side: [example(row) for row in chosen] for side, chosen in shown.items()}

@@ -1,4 +1,4 @@
-"""The tools `phi-jax evaluate --model` and `phi-jax score`."""
+"""The tools `phi-jax evaluate --model`, `phi-jax evaluate --server` and `phi-jax score`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import PROMPT_FORMS, Records, execute, forms_of, read_samples, write_results
+from phi_jax.evaluation.benchmark_run import WALL_SECONDS, BenchmarkRun
+from phi_jax.evaluation.completion import Plan
+from phi_jax.evaluation.execution import CHAT, execute, read_samples, write_results
 from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.evaluation.scores import Scores, scored
-from phi_jax.store.artifact import Artifact, digest_of, file_digest, locked, write_json
+from phi_jax.evaluation.stops import FENCE
+from phi_jax.store.artifact import digest_of, locked, write_json
 
-WALL_SECONDS = 10.0  # of one execution
+if TYPE_CHECKING:
+    from phi_jax.evaluation.backends.chat_server import Server
+
 _ASKED = "asked.json"  # what a directory was started with
+_PLAN = {field.name for field in dataclasses.fields(Plan)}
 
 
 def evaluate_model(
@@ -24,41 +30,53 @@ def evaluate_model(
     benchmark: str | None,
     directory: str,
     *,
+    backend: str = "jax",
     problems_file: str | None = None,
-    sandbox: str,
-    workers: int,
-    **plan: Any,
+    sandbox: str = "full",
+    workers: int = 2,
+    **options: Any,
 ) -> Scores:
     """The tool form: completes and scores a benchmark with the model at `model`.
 
-    benchmark, problems_file: as load_problems takes them. plan: fields of completion.Plan; prompt_form may be "both":
-    one form after the other. A killed evaluation is gone on with when it is asked for again in the same way. Raises
-    UserError where the directory holds a whole one, one that was asked for in another way, or something else, and where
-    model or benchmark cannot be read.
+    benchmark, problems_file: as load_problems takes them. backend: of backends.BACKENDS. options: fields of
+    completion.Plan, and options of the backend (backends.open_backend). A killed evaluation goes on when it is asked
+    for again in the same way. Raises UserError where the directory holds a whole one, one that was asked for in another
+    way, or something else, and where model or benchmark cannot be read.
     """
-    from phi_jax.evaluation.completion import Completer, Plan
+    from phi_jax.evaluation.backends import model_identity, open_backend
 
     name, problems = load_problems(benchmark, problems_file)
-    target = Path(directory)
-    form = plan.pop("prompt_form", PROMPT_FORMS[0])
-    how = Plan(**plan)
-    asked = {
-        "model": _model_identity(Path(model)),
-        "benchmark": name,
-        "problems": digest_of([dataclasses.asdict(p) for p in problems]),
-        "prompt_form": form,
-        **{k: v for k, v in dataclasses.asdict(how).items() if k != "live_slots"},  # which changes no byte
-    }
-    forms = forms_of(form)
-    with _directory_of(target, json.loads(json.dumps(asked))):
-        completer = Completer(Path(model), how)
-        records = []
-        for chosen in forms:
-            samples, _ = completer.complete(problems, target / "parts" / chosen, "evaluate", prompt_form=chosen)
-            records += execute(
-                problems, samples, form=chosen, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS
-            )
-        return _write(target, problems, records, Path(model).name, name)
+    plan = Plan(**{k: v for k, v in options.items() if k in _PLAN})
+    opened = open_backend(backend, Path(model), plan, **{k: v for k, v in options.items() if k not in _PLAN})
+    asked = {"model": model_identity(Path(model)), **opened.settings}
+    run = BenchmarkRun(opened, plan, Path(directory) / "parts", sandbox, workers)
+    return _evaluated(run, asked, name, problems, Path(directory), Path(model).name)
+
+
+def evaluate_server(
+    server: Server,
+    benchmark: str | None,
+    directory: str,
+    *,
+    problems_file: str | None = None,
+    sandbox: str = "full",
+    workers: int = 2,
+    **options: Any,
+) -> Scores:
+    """As evaluate_model, by a model behind an OpenAI-compatible server, asked in chats (backends/chat_server.py).
+
+    options: fields of completion.Plan but prompt_form, top_p and top_k. Raises UserError as Teachers.ask too: where the
+    budget is spent, or the server answers nobody.
+    """
+    from phi_jax.evaluation.backends.chat_server import ServerBackend
+
+    name, problems = load_problems(benchmark, problems_file)
+    plan = Plan(**{"top_p": 1.0, **options, "prompt_form": CHAT})
+    journal = server.journal or str(Path(directory) / "teacher")
+    backend = ServerBackend(dataclasses.replace(server, journal=journal), plan)
+    run = BenchmarkRun(backend, plan, Path(directory) / "parts", sandbox, workers)
+    fenced = [dataclasses.replace(problem, stop=FENCE) for problem in problems]
+    return _evaluated(run, {"model": server.model, **backend.settings}, name, fenced, Path(directory), server.model)
 
 
 def score(
@@ -68,8 +86,8 @@ def score(
     *,
     problems_file: str | None = None,
     form: str = "kept",
-    sandbox: str,
-    workers: int,
+    sandbox: str = "full",
+    workers: int = 2,
 ) -> Scores:
     """Runs and scores completions made elsewhere, uncut. Loads nothing of jax.
 
@@ -84,17 +102,24 @@ def score(
     samples = read_samples(Path(samples_file), problems)
     records = execute(problems, samples, form=form, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
     target.mkdir(parents=True)
-    return _write(target, problems, records, Path(samples_file).name, name)
+    write_results(target, problems, records)
+    scores = scored(problems, records, model=Path(samples_file).name, benchmark=name)
+    write_json(target / "scores.json", scores)
+    return scores
 
 
-def _model_identity(model: Path) -> Any:
-    """A training artifact's identity, or the digest of each file of a Hugging Face directory."""
-    if not model.is_dir():
-        raise UserError(f"--model {model}: no directory; name an exported directory or a training artifact")
-    artifact = Artifact.read(model)
-    if artifact is not None:
-        return artifact.identity
-    return {str(p.relative_to(model)): file_digest(p) for p in sorted(model.rglob("*")) if p.is_file()}
+def _evaluated(
+    run: BenchmarkRun, asked: dict[str, Any], name: str, problems: Sequence[Problem], target: Path, model: str
+) -> Scores:
+    asked |= {
+        "benchmark": name,
+        "problems": digest_of([dataclasses.asdict(p) for p in problems]),
+        **dataclasses.asdict(run.plan),
+    }
+    with _directory_of(target, json.loads(json.dumps(asked))):
+        _, scores = run.benchmark(name, problems, target, model=model, label="evaluate")
+        write_json(target / "scores.json", scores)
+        return scores
 
 
 @contextlib.contextmanager
@@ -107,8 +132,8 @@ def _directory_of(target: Path, asked: dict[str, Any]) -> Iterator[None]:
     with locked(target):
         if any(part.is_file() for part in (target / "parts").rglob("*")):
             before = json.loads(record.read_text())
-            for field in asked:
-                if before.get(field) != asked[field]:
+            for field in {**before, **asked}:
+                if before.get(field) != asked.get(field):
                     raise UserError(
                         f"--out {target}: holds an unfinished evaluation with {_differing(field, before, asked)}; ask "
                         "for the same to go on, or name another place"
@@ -128,14 +153,7 @@ def _is_unfinished(target: Path) -> bool:
 def _differing(field: str, before: dict[str, Any], now: dict[str, Any]) -> str:
     if field in ("model", "problems"):  # digests, which say nothing to a reader
         return f"another content of its {field}"
-    return f"{field} {before.get(field)}, not {now[field]}"
-
-
-def _write(directory: Path, problems: Sequence[Problem], records: Records, model: str, benchmark: str) -> Scores:
-    write_results(directory, problems, records)
-    scores = scored(problems, records, model=model, benchmark=benchmark)
-    write_json(directory / "scores.json", scores)
-    return scores
+    return f"{field} {before.get(field)}, not {now.get(field)}"
 
 
 def _exists(directory: Path) -> UserError:

@@ -1,43 +1,55 @@
 """Causal attention kernels, chosen by name. One that cannot do what was asked is an error, never another kernel.
 
-`xla` is written out below; `cudnn` and `splash` are fused kernels of NVIDIA GPUs and TPUs. Where a record holds
-several documents, `segments` keeps each position within its own.
+`xla` is `attend`; `cudnn` (NVIDIA GPUs) and `splash` (TPUs) are fused kernels. Where a record holds several documents,
+`segments` keeps each position within its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
 
 from phi_jax.errors import UserError
-from phi_jax.model.attention_cudnn import attend_cudnn, check_cudnn
-from phi_jax.model.attention_splash import attend_splash, check_splash_length
-from phi_jax.model.dropout import dropout
 
 # (q [B, T, H, K], k and v likewise, segments int32 [B, T] or None) -> heads [B, T, H, K]. Causal, without dropout.
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
-FUSED: dict[str, Attend] = {"cudnn": attend_cudnn, "splash": attend_splash}
-KERNELS = ("xla", *FUSED)
 # Platforms as jax.Device.platform names them.
 _PLATFORMS = {"cudnn": ("gpu", "cuda"), "splash": ("tpu",)}
+_LANES = 128  # positions that a TPU's vector unit handles side by side; a block is a multiple of it
+_BLOCKS = (512, 256, _LANES)  # positions of q and of k that are multiplied at once; the largest that divides T is taken
+
+
+def _refuse(name: str, problem: str, remedy: str) -> NoReturn:
+    raise UserError(f"config.model.attention={name!r}: {problem}; {remedy}, or set config.model.attention=xla")
 
 
 def check_kernel(name: str, *, dropout_rate: float, compute_dtype: str, head_dim: int, max_seq_len: int) -> None:
-    """Raises UserError for a kernel that there is not, or that cannot compute such a model."""
+    """Raises UserError for a kernel that there is not, or that cannot compute such a model on any device."""
     if name not in KERNELS:
         raise UserError(f"config.model.attention={name!r}: no such kernel here; there are: {', '.join(KERNELS)}")
     if name in FUSED and dropout_rate > 0:
-        raise UserError(
-            f"config.model.attention={name!r}: this kernel has no dropout (config.model.attention_dropout="
-            f"{dropout_rate}); set config.model.attention_dropout=0, or config.model.attention=xla"
-        )
-    if name == "cudnn":
-        check_cudnn(compute_dtype, head_dim)
+        _refuse(
+            name, f"this kernel has no dropout (config.model.attention_dropout={dropout_rate})",
+            "set config.model.attention_dropout=0",
+        )  # fmt: skip
+    if name == "cudnn" and compute_dtype != "bfloat16":
+        _refuse(name, f"this kernel has no {compute_dtype}", "set config.model.compute_dtype=bfloat16")
+    if name == "cudnn" and head_dim % 8:
+        _refuse(name, f"this kernel cannot do config.model.head_dim={head_dim}", "make it a multiple of 8")
     if name == "splash":
-        check_splash_length(max_seq_len)
+        _check_splash_length(max_seq_len)
+
+
+def _check_splash_length(length: int) -> None:
+    if length % _LANES:
+        _refuse(
+            "splash", f"this kernel cannot do {length} positions",
+            f"make config.tokenize.seq_len a multiple of {_LANES}",
+        )  # fmt: skip
 
 
 def check_kernel_on(name: str, platform: str) -> None:
@@ -70,6 +82,17 @@ def causal_mask(length: int, segments_BxT: jax.Array | None) -> jax.Array:
     return mask_1xTxT & (segments_BxT[:, :, None] == segments_BxT[:, None, :])
 
 
+def dropout(x_BxX: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
+    """x [B, ...] with values zeroed with probability `rate` and the others scaled by 1 / (1 - rate), in x's dtype.
+
+    keys_B: a key for each row; None: x itself.
+    """
+    if keys_B is None or rate == 0:
+        return x_BxX
+    kept_BxX = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x_BxX.shape[1:]))(keys_B)
+    return jnp.where(kept_BxX, x_BxX / (1 - rate), 0).astype(x_BxX.dtype)
+
+
 def attend(
     q_BxTxHxK: jax.Array,
     k_BxSxHxK: jax.Array,
@@ -100,3 +123,66 @@ def attend(
         preferred_element_type=jnp.float32,
     )
     return (heads_BxTxHxK / sums_BxTxHx1).astype(v_BxSxHxK.dtype)
+
+
+def attend_cudnn(
+    q_BxTxHxK: jax.Array, k_BxTxHxK: jax.Array, v_BxTxHxK: jax.Array, segments_BxT: jax.Array | None
+) -> jax.Array:
+    """Causal attention of bfloat16 arrays [B, T, H, K], in that dtype.
+
+    cuDNN has no segment numbers that jax's public function could hand on. With segments, the mask of documents goes in
+    as a bias instead, still to the fused kernel: 2 T^2 bytes a row in the forward pass, and as much for the bias's
+    gradient, which nobody reads, in the backward pass. T must then be even.
+    Raises UserError for what this GPU's cuDNN cannot do: a head dim above 128 (above 256 from Hopper on), or no cuDNN.
+    """
+    if segments_BxT is None:
+        mask_Bx1xTxT = None
+    else:
+        if q_BxTxHxK.shape[1] % 2:
+            _refuse(
+                "cudnn", f"with document masks this kernel cannot do {q_BxTxHxK.shape[1]} positions",
+                "make config.tokenize.seq_len even",
+            )  # fmt: skip
+        mask_Bx1xTxT = (segments_BxT[:, :, None] == segments_BxT[:, None, :])[:, None]
+    try:
+        return jax.nn.dot_product_attention(
+            q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, mask=mask_Bx1xTxT, is_causal=True, implementation="cudnn"
+        )
+    except RuntimeError as error:  # NotImplementedError, for what it cannot do, is one too
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"config.model.attention='cudnn': {reason}; set config.model.attention=xla") from None
+
+
+def attend_splash(
+    q_BxTxHxK: jax.Array,
+    k_BxTxHxK: jax.Array,
+    v_BxTxHxK: jax.Array,
+    segments_BxT: jax.Array | None,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
+    """Causal attention of arrays [B, T, H, K] of one float dtype, in that dtype; products add up in float32.
+
+    interpret: run the kernel in Pallas' interpreter, slowly, on devices that are no TPUs; for tests.
+    Raises UserError where T is no multiple of 128. Source: jax.experimental.pallas.ops.tpu.splash_attention.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    _, length, num_heads, head_dim = q_BxTxHxK.shape
+    _check_splash_length(length)
+    block = next(block for block in _BLOCKS if length % block == 0)
+    kernel = splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([splash.CausalMask((length, length))] * num_heads),
+        block_sizes=splash.BlockSizes(
+            block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
+        ),
+        interpret=interpret,
+    )
+    segment_ids = None if segments_BxT is None else splash.SegmentIds(q=segments_BxT, kv=segments_BxT)
+    # The kernel does not scale, and takes one row of a batch, heads first.
+    q_BxHxTxK, k_BxHxTxK, v_BxHxTxK = (x.swapaxes(1, 2) for x in (q_BxTxHxK * head_dim**-0.5, k_BxTxHxK, v_BxTxHxK))
+    return jax.vmap(kernel)(q_BxHxTxK, k_BxHxTxK, v_BxHxTxK, segment_ids).swapaxes(1, 2)
+
+
+FUSED: dict[str, Attend] = {"cudnn": attend_cudnn, "splash": attend_splash}
+KERNELS = ("xla", *FUSED)

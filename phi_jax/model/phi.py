@@ -17,8 +17,7 @@ from flax import nnx
 
 from phi_jax.errors import UserError
 from phi_jax.model import attention
-from phi_jax.model.attention import Attend
-from phi_jax.model.dropout import dropout
+from phi_jax.model.attention import Attend, dropout
 
 Params = dict[str, Any]
 
@@ -54,22 +53,19 @@ class PhiConfig:
 
     def __post_init__(self) -> None:
         """Raises UserError for a combination that cannot be computed."""
-        sizes = [field.name for field in dataclasses.fields(self)[:8]]  # vocab_size to max_seq_len
-        for size in (*sizes, "scan_unroll"):
-            if getattr(self, size) < 1:
-                raise UserError(f"config.model.{size}={getattr(self, size)}: must be at least 1")
+
+        def require(holds: bool, field: str, rule: str) -> None:
+            if not holds:
+                raise UserError(f"config.model.{field}={getattr(self, field)!r}: {rule}")
+
+        for field in (*(f.name for f in dataclasses.fields(self)[:8]), "scan_unroll"):  # vocab_size to max_seq_len
+            require(getattr(self, field) >= 1, field, "must be at least 1")
         for field in ("attention_dropout", "residual_dropout"):
-            if not 0 <= getattr(self, field) < 1:
-                raise UserError(f"config.model.{field}={getattr(self, field)}: must be from 0 up to, not including, 1")
+            require(0 <= getattr(self, field) < 1, field, "must be from 0 up to, not including, 1")
         for field, allowed in (("compute_dtype", _DTYPES), ("remat", _REMAT_POLICIES)):
-            if getattr(self, field) not in allowed:
-                raise UserError(
-                    f"config.model.{field}={getattr(self, field)!r}: unknown; use one of {', '.join(allowed)}"
-                )
-        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
-            raise UserError(
-                f"config.model.rotary_dim={self.rotary_dim}: must be even and at most head_dim={self.head_dim}"
-            )
+            require(getattr(self, field) in allowed, field, f"unknown; use one of {', '.join(allowed)}")
+        rotates = self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.head_dim
+        require(rotates, "rotary_dim", f"must be even and at most head_dim={self.head_dim}")
         attention.check_kernel(
             self.attention,
             dropout_rate=self.attention_dropout,
@@ -87,65 +83,41 @@ class Phi(nnx.Module):
     """The parameters with their logical axis names. `forward` does the computing."""
 
     def __init__(self, config: PhiConfig, *, rngs: nnx.Rngs) -> None:
-        self.config = config
-        c, layers = config, config.num_layers
-        d, f, h, k, v = c.hidden_size, c.intermediate_size, c.num_heads, c.head_dim, c.vocab_size
+        c = self.config = config
+        sizes = {"layers": c.num_layers, "embed": c.hidden_size, "heads": c.num_heads, "head_dim": c.head_dim,
+                 "mlp": c.intermediate_size, "vocab": c.vocab_size}  # fmt: skip
 
-        def parameter(value: jax.Array, axes: tuple[str, ...]) -> nnx.Param:
+        def constant(value: float, *axes: str) -> nnx.Param:
             # The names are logical: which mesh axis each one is cut along is not the model's business.
-            return nnx.Param(value, out_sharding=axes, eager_sharding=False)
+            array = jnp.full([sizes[axis] for axis in axes], value, jnp.float32)
+            return nnx.Param(array, out_sharding=axes, eager_sharding=False)
 
-        def normal(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
-            return parameter(c.initializer_range * jax.random.normal(rngs.params(), shape, jnp.float32), axes)
+        def normal(*axes: str) -> nnx.Param:
+            array = jax.random.normal(rngs.params(), [sizes[axis] for axis in axes], jnp.float32)
+            return nnx.Param(c.initializer_range * array, out_sharding=axes, eager_sharding=False)
 
-        def constant(value: float, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
-            return parameter(jnp.full(shape, value, jnp.float32), axes)
+        def norm(*axes: str) -> nnx.Dict:
+            return nnx.Dict(scale=constant(1.0, *axes), bias=constant(0.0, *axes))
 
-        def projection() -> nnx.Dict:
-            return nnx.Dict(
-                kernel=normal((layers, d, h, k), ("layers", "embed", "heads", "head_dim")),
-                bias=constant(0.0, (layers, h, k), ("layers", "heads", "head_dim")),
-            )
+        def linear(before: tuple[str, ...], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> nnx.Dict:
+            return nnx.Dict(kernel=normal(*before, *inputs, *outputs), bias=constant(0.0, *before, *outputs))
 
-        self.embed = nnx.Dict(tokens=normal((v, d), ("vocab", "embed")))
+        layers, d, heads, f = ("layers",), ("embed",), ("heads", "head_dim"), ("mlp",)
+        self.embed = nnx.Dict(tokens=normal("vocab", "embed"))
         self.layers = nnx.Dict(
-            norm=nnx.Dict(
-                scale=constant(1.0, (layers, d), ("layers", "embed")),
-                bias=constant(0.0, (layers, d), ("layers", "embed")),
-            ),
+            norm=norm("layers", "embed"),
             attention=nnx.Dict(
-                q=projection(),
-                k=projection(),
-                v=projection(),
-                out=nnx.Dict(
-                    kernel=normal((layers, h, k, d), ("layers", "heads", "head_dim", "embed")),
-                    bias=constant(0.0, (layers, d), ("layers", "embed")),
-                ),
+                q=linear(layers, d, heads),
+                k=linear(layers, d, heads),
+                v=linear(layers, d, heads),
+                out=linear(layers, heads, d),
             ),
-            mlp=nnx.Dict(
-                fc1=nnx.Dict(
-                    kernel=normal((layers, d, f), ("layers", "embed", "mlp")),
-                    bias=constant(0.0, (layers, f), ("layers", "mlp")),
-                ),
-                fc2=nnx.Dict(
-                    kernel=normal((layers, f, d), ("layers", "mlp", "embed")),
-                    bias=constant(0.0, (layers, d), ("layers", "embed")),
-                ),
-            ),
+            mlp=nnx.Dict(fc1=linear(layers, d, f), fc2=linear(layers, f, d)),
         )
-        self.final_norm = nnx.Dict(scale=constant(1.0, (d,), ("embed",)), bias=constant(0.0, (d,), ("embed",)))
-        self.head = nnx.Dict(kernel=normal((d, v), ("embed", "vocab")), bias=constant(0.0, (v,), ("vocab",)))
-
-    def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
-        """Next-token logits [B, T, V] float32 of int32 tokens [B, T]."""
-        return forward(nnx.to_pure_dict(nnx.state(self, nnx.Param)), tokens_BxT, self.config)
+        self.final_norm = norm("embed")
+        self.head = linear((), d, ("vocab",))
 
 
-def _anywhere(x_BxTxD: jax.Array) -> jax.Array:
-    return x_BxTxD
-
-
-@dataclasses.dataclass(frozen=True)
 class Layout:
     """Sharding constraints that activations [B, T, D] pass through; none as long as there is one device.
 
@@ -153,8 +125,16 @@ class Layout:
     rows to every device on the embedding's way back.
     """
 
-    looked_up: Callable[[jax.Array], jax.Array] = _anywhere  # fresh from the embedding, whose rows are cut along D
-    rows: Callable[[jax.Array], jax.Array] = _anywhere  # before, between and after the blocks
+    def looked_up(self, x_BxTxD: jax.Array) -> jax.Array:
+        """Fresh from the embedding, whose rows are cut along D."""
+        return x_BxTxD
+
+    def rows(self, x_BxTxD: jax.Array) -> jax.Array:
+        """Before, between and after the blocks."""
+        return x_BxTxD
+
+
+NOWHERE_CUT = Layout()
 
 
 def init_params(config: PhiConfig, key: jax.Array) -> Params:
@@ -202,7 +182,7 @@ def hidden_states(
     segments_BxT: jax.Array | None = None,
     attend: Attend | None = None,
     dropout_keys_B: jax.Array | None = None,
-    layout: Layout = Layout(),
+    layout: Layout = NOWHERE_CUT,
 ) -> jax.Array:
     """Output of the final LayerNorm, [B, T, D] in the compute dtype.
 
@@ -222,11 +202,14 @@ def hidden_states(
     def block(x_BxTxD: jax.Array, layer: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
         weights, keys_B = layer
         keys_3xB = (None, None, None) if keys_B is None else _split(keys_B, 3)
+        heads, mlp = weights["attention"], weights["mlp"]
         normed_BxTxD = layer_norm(weights["norm"], x_BxTxD, config)
-        q, k, v = _qkv(weights["attention"], normed_BxTxD, cos_sin, config)
-        heads_BxTxHxK = block_attention(q, k, v, keys_3xB[0])
-        attention_BxTxD = _attention_output(weights["attention"], heads_BxTxHxK, config)
-        mlp_BxTxD = _mlp(weights["mlp"], normed_BxTxD, config)
+        q, k, v = (_dense("btd,dhk->bthk", heads[name], normed_BxTxD, config) for name in "qkv")
+        q, k = rotate(q, cos_sin, config), rotate(k, cos_sin, config)
+        attended_BxTxHxK = block_attention(q, k, v, keys_3xB[0])
+        attention_BxTxD = _dense("bthk,hkd->btd", heads["out"], attended_BxTxHxK, config)
+        inner_BxTxF = jax.nn.gelu(_dense("btd,df->btf", mlp["fc1"], normed_BxTxD, config), approximate=True)
+        mlp_BxTxD = _dense("btf,fd->btd", mlp["fc2"], inner_BxTxF, config)
         rate = config.residual_dropout
         x_BxTxD = x_BxTxD + dropout(attention_BxTxD, rate, keys_3xB[1]) + dropout(mlp_BxTxD, rate, keys_3xB[2])
         return layout.rows(x_BxTxD), None
@@ -274,19 +257,9 @@ def rotate(x_BxTxHxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array], config: P
     return jnp.concatenate([*rotated, rest], axis=-1)
 
 
-def _qkv(
-    weights: Params, x_BxTxD: jax.Array, cos_sin: tuple[jax.Array, jax.Array], config: PhiConfig
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Query, key (both rotated) and value, each [B, T, H, K]."""
-
-    def project(name: str) -> jax.Array:
-        kernel, bias = (
-            weights[name]["kernel"].astype(config.dtype),
-            weights[name]["bias"].astype(config.dtype),
-        )
-        return jnp.einsum("btd,dhk->bthk", x_BxTxD, kernel) + bias
-
-    return rotate(project("q"), cos_sin, config), rotate(project("k"), cos_sin, config), project("v")
+def _dense(spec: str, weights: Params, x: jax.Array, config: PhiConfig) -> jax.Array:
+    """einsum(spec, x, kernel) + bias, in the compute dtype."""
+    return jnp.einsum(spec, x, weights["kernel"].astype(config.dtype)) + weights["bias"].astype(config.dtype)
 
 
 def _block_attention(
@@ -306,18 +279,6 @@ def _block_attention(
         )
     kernel = attend or attention.FUSED[config.attention]
     return lambda q, k, v, keys_B: kernel(q, k, v, segments_BxT)
-
-
-def _attention_output(weights: Params, heads_BxTxHxK: jax.Array, config: PhiConfig) -> jax.Array:
-    kernel, bias = weights["out"]["kernel"].astype(config.dtype), weights["out"]["bias"].astype(config.dtype)
-    return jnp.einsum("bthk,hkd->btd", heads_BxTxHxK, kernel) + bias
-
-
-def _mlp(weights: Params, x_BxTxD: jax.Array, config: PhiConfig) -> jax.Array:
-    def dense(name: str, x: jax.Array) -> jax.Array:
-        return x @ weights[name]["kernel"].astype(config.dtype) + weights[name]["bias"].astype(config.dtype)
-
-    return dense("fc2", jax.nn.gelu(dense("fc1", x_BxTxD), approximate=True))
 
 
 def _split(keys_B: jax.Array, count: int) -> jax.Array:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -45,41 +45,36 @@ class Completion(NamedTuple):
     stop_reason: str  # "end_of_text", "stop" (the caller's test held) or "length"
 
 
-class Devices(Protocol):
-    """Devices that hold the weights and have slots of their own each."""
+class Devices:
+    """The device that jax takes if nothing is said. parallel/sampler_mesh.py has devices of a mesh."""
 
-    def __hash__(self) -> int: ...
-
-    @property
-    def count(self) -> int: ...
+    count = 1  # devices that have slots of their own
 
     def weights(self, params: phi.Params, config: phi.PhiConfig) -> decode.Weights:
         """`decode.weights_of` the parameters, where the programs want them."""
-
-    def empty(self, make: Callable[[int], decode.State]) -> decode.State:
-        """`make(count)`, every array cut along its first axis over the devices."""
-
-    def program(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function(weights, state, what)` jitted for each device's part of state and what; the state is donated."""
-
-
-class OneDevice:
-    """The device that jax takes if nothing is said."""
-
-    count = 1
-
-    def weights(self, params: phi.Params, config: phi.PhiConfig) -> decode.Weights:
         return _weights(params, config)
 
     def empty(self, make: Callable[[int], decode.State]) -> decode.State:
+        """`make(count)`, every array cut along its first axis over the devices."""
         return make(1)
 
     def program(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function(weights, state, what)` jitted for each device's part of state and what; the state is donated."""
         return jax.jit(function, donate_argnums=1)
 
 
 _weights = jax.jit(decode.weights_of, static_argnums=1)
-ONE_DEVICE = OneDevice()
+ONE_DEVICE = Devices()
+
+
+class SlotPlan(NamedTuple):
+    """How many completions a device decodes at once. Only `total` and `samples_per_prompt` shape the programs, and so
+    may change last bits.
+    """
+
+    total: int  # slots of each device
+    live: int | None = None  # so many of these are used; all if None
+    samples_per_prompt: int = 1  # requests of a prompt that come together, about: decides how many slots share it
 
 
 class Programs(NamedTuple):
@@ -99,13 +94,11 @@ def programs(config: phi.PhiConfig, method: str, devices: Devices) -> Programs:
 
 
 class Sampler:
-    """Completes prompts with one model, in `slots` slots on each device.
+    """Completes prompts with one model, in the slots of each device.
 
     params: as abstract_params(config) describes them. max_new_tokens: length of a completion at most; the
-    end-of-text token is not counted. samples_per_prompt: about how many requests of a prompt come together, which
-    decides how many slots share a prompt's cache. live_slots: slots of each device that are used; all if None. Of all
-    these only `slots` and `samples_per_prompt` shape the programs, and so may change last bits.
-    Raises UserError for sizes that leave nothing to do.
+    end-of-text token is not counted. slots: a plan, or the number of slots of each device. Raises UserError for sizes
+    that leave nothing to do.
     """
 
     def __init__(
@@ -116,29 +109,25 @@ class Sampler:
         end_of_text_id: int,
         max_new_tokens: int,
         decodings: Sequence[Decoding] = (Decoding(),),
-        slots: int = 32,
-        live_slots: int | None = None,
-        samples_per_prompt: int = 1,
+        slots: SlotPlan | int = 32,
         devices: Devices = ONE_DEVICE,
     ) -> None:
-        live_slots = slots if live_slots is None else live_slots
-        if slots < 1:
-            raise UserError(f"slots={slots}: must be at least 1")
-        if not 0 < live_slots <= slots:
-            raise UserError(f"live_slots={live_slots}: must be from 1 to slots={slots}")
+        if isinstance(slots, int):
+            slots = SlotPlan(slots)
+        self._live_slots = slots.total if slots.live is None else slots.live
+        if slots.total < 1:
+            raise UserError(f"slots={slots.total}: must be at least 1")
+        if not 0 < self._live_slots <= slots.total:
+            raise UserError(f"live slots={slots.live}: must be from 1 to slots={slots.total}")
         if not 0 < max_new_tokens < config.max_seq_len:
             raise UserError(
                 f"max_new_tokens={max_new_tokens}: must be from 1 to {config.max_seq_len - 1}, so that a prompt fits "
                 f"the model's context of {config.max_seq_len} beside them"
             )
-        self._config = config
-        self._end_of_text_id = end_of_text_id
-        self._max_new_tokens = max_new_tokens
-        self._decodings = tuple(decodings)
-        self._live_slots = live_slots
-        self._devices = devices
-        self._shared = slots_of_a_prompt(slots, samples_per_prompt)
-        self._groups = slots // self._shared
+        self._config, self._end_of_text_id, self._max_new_tokens = config, end_of_text_id, max_new_tokens
+        self._decodings, self._devices = tuple(decodings), devices
+        self._shared = slots_of_a_prompt(slots.total, slots.samples_per_prompt)
+        self._groups = slots.total // self._shared
         method = max((d.method for d in self._decodings), key=METHODS.index)
         self.programs = programs(config, method, devices)
         self.load(params)

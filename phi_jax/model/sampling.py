@@ -13,7 +13,7 @@ import numpy as np
 from phi_jax.errors import UserError
 
 _BLOCK = 256  # tokens that are looked at together, before one of them is looked for
-_FEW = 64  # highest weights among which the last one of top_p is looked for first
+_FEW = 64  # highest weights among which the last one kept is looked for first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,64 +104,37 @@ def _least_kept(weights_RxV: jax.Array, chance: Chance) -> jax.Array:
     """[R]: the weight from which on tokens are in top_k and top_p.
 
     Nearly always the last one is among the few of the highest weights. Where it is not, in rows of a flat distribution,
-    it is searched among all.
+    all weights are sorted.
     """
-    vocabulary = weights_RxV.shape[-1]
-    wanted_R = jnp.where(chance.top_k > 0, chance.top_k, vocabulary)
-    total_R = weights_RxV.sum(-1)
-    highest_RxF, _ = jax.lax.top_k(weights_RxV, min(_FEW, vocabulary))
-    few = highest_RxF.shape[-1]
+    highest_RxF, _ = jax.lax.top_k(weights_RxV, min(_FEW, weights_RxV.shape[-1]))
+    among_few_R, is_found_R = _last_kept(highest_RxF, weights_RxV, chance)
+    is_all_R = (chance.top_p == 1) & (chance.top_k == 0)
+    kept_R = jax.lax.cond(
+        (is_found_R | is_all_R | (chance.temperature == 0)).all(),
+        lambda: among_few_R,
+        lambda: jnp.where(
+            is_found_R, among_few_R, _last_kept(jnp.sort(weights_RxV, descending=True), weights_RxV, chance)[0]
+        ),
+    )
+    return jnp.where(is_all_R, 0.0, kept_R)
 
+
+def _last_kept(highest_RxF: jax.Array, weights_RxV: jax.Array, chance: Chance) -> tuple[jax.Array, jax.Array]:
+    """([R] the least weight in top_k and top_p, [R] whether it is among the highest ones, which are sorted)."""
+    vocabulary, few = weights_RxV.shape[-1], highest_RxF.shape[-1]
+    wanted_R = jnp.where(chance.top_k > 0, jnp.minimum(chance.top_k, vocabulary), vocabulary)
     sums_RxF = jnp.cumsum(highest_RxF, axis=-1)
     by_count_R = jnp.minimum(wanted_R, few) - 1
     # top_p is a share of what top_k leaves.
-    left_R = jnp.where(wanted_R <= few, jnp.take_along_axis(sums_RxF, by_count_R[:, None], axis=-1)[:, 0], total_R)
+    left_R = jnp.where(wanted_R <= few, _at(sums_RxF, by_count_R), weights_RxV.sum(-1))
     is_mass_RxF = sums_RxF >= (chance.top_p * left_R)[:, None]
     by_mass_R = jnp.where(chance.top_p < 1, jnp.argmax(is_mass_RxF, axis=-1), few - 1)
-    last_R = jnp.minimum(by_count_R, by_mass_R)
     is_found_R = (wanted_R <= few) | (is_mass_RxF.any(-1) & (chance.top_p < 1) & (chance.top_k == 0))
-    among_few_R = jnp.take_along_axis(highest_RxF, last_R[:, None], axis=-1)[:, 0]
-    is_all_R = (chance.top_p == 1) & (chance.top_k == 0)
-    among_all_R = jax.lax.cond(
-        (is_found_R | is_all_R | (chance.temperature == 0)).all(),
-        lambda: jnp.zeros_like(among_few_R),
-        lambda: _searched(weights_RxV, wanted_R, chance.top_p),
-    )
-    return jnp.where(is_all_R, 0.0, jnp.where(is_found_R, among_few_R, among_all_R))
+    return _at(highest_RxF, jnp.minimum(by_count_R, by_mass_R)), is_found_R
 
 
-def _searched(weights_RxV: jax.Array, wanted_R: jax.Array, top_p_R: Array) -> jax.Array:
-    """What `_least_kept` says, from all weights."""
-    vocabulary = weights_RxV.shape[-1]
-    least_R = jax.lax.cond(
-        (wanted_R >= vocabulary).all(),
-        lambda: jnp.zeros_like(top_p_R),
-        lambda: _highest_bound(weights_RxV, lambda in_RxV: in_RxV.sum(-1) >= wanted_R),
-    )
-    weights_RxV = jnp.where(weights_RxV >= least_R[:, None], weights_RxV, 0.0)
-    mass_R = top_p_R * weights_RxV.sum(-1)
-    by_mass_R = _highest_bound(weights_RxV, lambda in_RxV: (weights_RxV * in_RxV).sum(-1) >= mass_R)
-    return jnp.maximum(least_R, jnp.where(top_p_R < 1, by_mass_R, 0.0))
-
-
-def _highest_bound(weights_RxV: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """[R]: the highest bound at which the tokens of at least this weight are `enough`.
-
-    Weights are float32 from 0 to 1, whose order is that of their bits as integers: bisection over the bits is exact,
-    and takes a fraction of a sort's time.
-    """
-    bits_RxV = jax.lax.bitcast_convert_type(weights_RxV, jnp.int32)
-    low_R = jnp.zeros(weights_RxV.shape[0], jnp.int32)  # enough at 0, where all tokens are in
-
-    def narrow(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low_R, high_R = bounds
-        middle_R = low_R + (high_R - low_R) // 2
-        is_enough_R = enough(bits_RxV >= middle_R[:, None])
-        return jnp.where(is_enough_R, middle_R, low_R), jnp.where(is_enough_R, high_R, middle_R)
-
-    above_one = jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.int32) + 1
-    low_R, _ = jax.lax.fori_loop(0, 30, narrow, (low_R, jnp.full_like(low_R, above_one)))
-    return jax.lax.bitcast_convert_type(low_R, jnp.float32)
+def _at(values_RxI: jax.Array, index_R: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(values_RxI, index_R[:, None], axis=-1)[:, 0]
 
 
 def _drawn(weights_RxBxE: jax.Array, uniform_R: jax.Array) -> jax.Array:
@@ -173,7 +146,7 @@ def _drawn(weights_RxBxE: jax.Array, uniform_R: jax.Array) -> jax.Array:
     ends_RxB = jnp.cumsum(sums_RxB, axis=-1)
     target_R = uniform_R * ends_RxB[:, -1]
     block_R = _passed(ends_RxB, sums_RxB, target_R)
-    before_R = jnp.take_along_axis(ends_RxB - sums_RxB, block_R[:, None], axis=-1)[:, 0]
+    before_R = _at(ends_RxB - sums_RxB, block_R)
     return _within(
         weights_RxBxE, block_R, lambda chosen_RxE: _passed(jnp.cumsum(chosen_RxE, -1), chosen_RxE, target_R - before_R)
     )

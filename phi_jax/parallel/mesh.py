@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from phi_jax.errors import UserError
+from phi_jax.model.phi import Layout
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -80,15 +82,32 @@ def batch_sharding(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> NamedShard
     return NamedSharding(mesh, PartitionSpec(axes))
 
 
-def lookup_sharding(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> NamedSharding:
-    """The sharding of what an embedding gives for a batch, [B, T, D]: cut along D as its rows are, B over the rest."""
-    width = AXIS_RULES["embed"]
-    return NamedSharding(mesh, PartitionSpec(tuple(axis for axis in axes if axis != width), None, width))
-
-
 def batch_ways(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> int:
     """Equal parts that the rows of a batch are cut into along these axes."""
     return math.prod(mesh.shape[axis] for axis in axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchCut(Layout):
+    """How a batch, or a part of one, lies over a mesh: its rows are cut along `axes`."""
+
+    mesh: Mesh
+    axes: tuple[str, ...] = BATCH_AXES
+
+    @property
+    def ways(self) -> int:
+        """Equal parts that the rows are cut into."""
+        return batch_ways(self.mesh, self.axes)
+
+    def rows(self, x_BxX: jax.Array) -> jax.Array:
+        """Keeps an array [B, ...] cut along its rows."""
+        return jax.lax.with_sharding_constraint(x_BxX, batch_sharding(self.mesh, self.axes))
+
+    def looked_up(self, x_BxTxD: jax.Array) -> jax.Array:
+        """Keeps what an embedding gives, [B, T, D], cut along D as the embedding's rows are, and B over the rest."""
+        width = AXIS_RULES["embed"]
+        spec = PartitionSpec(tuple(axis for axis in self.axes if axis != width), None, width)
+        return jax.lax.with_sharding_constraint(x_BxTxD, NamedSharding(self.mesh, spec))
 
 
 def check_batch(mesh: Mesh, global_batch_size: int, microbatches: int) -> None:
@@ -125,19 +144,15 @@ def _range_of(index: tuple[slice, ...] | None, size: int) -> range:
     return range(size) if index is None else range(*index[0].indices(size))
 
 
-def parameter_shardings(logical_axes: Any, mesh: Mesh) -> Any:
+def parameter_shardings(logical_axes: Any, mesh: Mesh, *, gathered: bool = False) -> Any:
     """Maps a tree whose leaves are tuples of logical axis names to the same tree of shardings.
 
+    gathered: where parameters lie while they are computed with: whole along fsdp, cut along tensor.
     Raises KeyError for an axis name that AXIS_RULES does not have.
     """
 
     def sharding(names: tuple[str, ...]) -> NamedSharding:
-        return NamedSharding(mesh, PartitionSpec(*(AXIS_RULES[name] for name in names)))
+        axes = (AXIS_RULES[name] for name in names)
+        return NamedSharding(mesh, PartitionSpec(*(None if gathered and axis == "fsdp" else axis for axis in axes)))
 
     return jax.tree.map(sharding, logical_axes, is_leaf=lambda x: isinstance(x, tuple))
-
-
-def gathered_sharding(names: tuple[str, ...], mesh: Mesh) -> NamedSharding:
-    """Where a parameter of these logical axes lies while it is computed with: whole along fsdp, cut along tensor."""
-    axes = (AXIS_RULES[name] for name in names)
-    return NamedSharding(mesh, PartitionSpec(*(None if axis == "fsdp" else axis for axis in axes)))

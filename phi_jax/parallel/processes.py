@@ -18,13 +18,26 @@ from typing import Any
 from phi_jax import progress
 from phi_jax.errors import EXIT_FAILED, PeerLost, Preempted, UserError
 
-METHODS = ("env", "slurm", "tpu")
 _ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_NEEDED = {"slurm": ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"), "env": _ENVIRONMENT}
 _CONNECT_SECONDS = 300
-_LEADER_MILLISECONDS = 24 * 3600 * 1000  # process 0 may have terabytes to checksum; a dead one is the watch's business
+_LEADER_MILLISECONDS = 24 * 3600 * 1000  # process 0 may have much to hash; the watch sees one that died
+_ENDED = "phi_jax/ended"  # in the store: {"process", "code", "message"} of a process that ends the run for all
+_LEADER_STAYS_SECONDS = 3.0  # process 0 keeps the store, in which the others read why it ends
 _count = itertools.count()
-FAILED = "phi_jax/failed"  # in the store: {"process", "message"} of one that could not go on
-LEADER_STAYS_SECONDS = 3.0  # process 0 keeps the store, in which the others must read why it ends
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory instead of giving it back to the kernel, in this process from now on.
+
+    XLA:CPU allocates a step's buffers anew in each step. Given back in between, they are 20,000 page faults a step of
+    nano, a sixth of its time (tests/benchmarks/NOTES.md). Without effect with another C library.
+    """
+    import ctypes
+
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too,
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: which never shrinks
 
 
 def set_cpu_devices(count: int) -> None:
@@ -50,23 +63,19 @@ def connect(method: str) -> None:
     (JAX_COORDINATOR_ADDRESS = host:port of process 0, JAX_NUM_PROCESSES, JAX_PROCESS_ID). Raises UserError where the
     environment is not of that kind, PeerLost where the processes do not meet: one of them may only have been slow.
     """
-    needed = {"slurm": ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"), "env": _ENVIRONMENT}
-    missing = [name for name in needed.get(method, ()) if name not in os.environ]
+    missing = [name for name in _NEEDED.get(method, ()) if name not in os.environ]
     if missing:
         starts = "with srun" if method == "slurm" else "with them set, as launch/local does"
         raise UserError(f"--distributed {method}: {', '.join(missing)} not set; start every process {starts}")
     import jax
 
-    arguments: dict[str, Any] = {"slurm": {"cluster_detection_method": "slurm"}, "tpu": {}, "env": {}}[method]
-    if method == "env":
-        arguments = {
-            "coordinator_address": os.environ["JAX_COORDINATOR_ADDRESS"],
-            "num_processes": int(os.environ["JAX_NUM_PROCESSES"]),
-            "process_id": int(os.environ["JAX_PROCESS_ID"]),
-            "cluster_detection_method": "deactivate",
-        }
-    # SIGTERM is ours to handle (parallel/watch.py).
-    jax.config.update("jax_enable_preemption_service", False)
+    arguments: dict[str, Any] = {}
+    if method == "slurm":
+        arguments = {"cluster_detection_method": "slurm"}
+    elif method == "env":
+        address, number, this = (os.environ[name] for name in _ENVIRONMENT)
+        arguments = {"coordinator_address": address, "num_processes": int(number), "process_id": int(this),
+                     "cluster_detection_method": "deactivate"}  # fmt: skip
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=_CONNECT_SECONDS)
     except (RuntimeError, ValueError) as error:
@@ -76,14 +85,19 @@ def connect(method: str) -> None:
         ) from None
 
 
+def is_connected() -> bool:
+    """True where this process has joined a run of several, or of one that could be several."""
+    return "jax" in sys.modules and _state().client is not None
+
+
 def index() -> int:
     """This process's number; 0 where there is one process."""
-    return _state().process_id if _connected() else 0
+    return _state().process_id if is_connected() else 0
 
 
 def count() -> int:
     """How many processes the run has."""
-    return _state().num_processes if _connected() else 1
+    return _state().num_processes if is_connected() else 1
 
 
 def is_leader() -> bool:
@@ -98,8 +112,30 @@ def say(line: str) -> None:
 
 
 def store() -> Any:
-    """The key-value store that all processes share; there must be more than one."""
+    """The key-value store that all processes share; `is_connected` must hold."""
     return _state().client
+
+
+def find(key: str) -> str | None:
+    """What the store has under a key, without waiting for it."""
+    try:
+        return store().key_value_try_get(key)
+    except Exception:  # absent: jaxlib raises its own type
+        return None
+
+
+def gather(value: Any) -> list[Any]:
+    """The JSON-able value of every process, in their order, on all of them; every process must call it."""
+    if count() == 1:
+        return [value]
+    key = f"phi_jax/gather/{next(_count)}"
+    store().key_value_set(f"{key}/{index()}", json.dumps(value))
+    return [json.loads(store().blocking_key_value_get(f"{key}/{p}", _LEADER_MILLISECONDS)) for p in range(count())]
+
+
+def all_agree(agrees: bool) -> bool:
+    """True where every process says so; every process must call it."""
+    return all(gather(agrees))
 
 
 def on_leader(work: Callable[[], Any]) -> Any:
@@ -109,26 +145,44 @@ def on_leader(work: Callable[[], Any]) -> Any:
     """
     if count() == 1:
         return work()
-    key = f"phi_jax/on_leader/{next(_count)}"
-    if not is_leader():
-        answer = json.loads(store().blocking_key_value_get(key, _LEADER_MILLISECONDS))
-        if "error" in answer:
-            raise UserError(answer["error"])
-        return answer["result"]
     try:
-        result = work()
+        answer = [work(), None] if is_leader() else []
     except UserError as error:
-        store().key_value_set(key, json.dumps({"error": str(error)}))
-        raise
-    store().key_value_set(key, json.dumps({"result": result}))
+        answer = [None, str(error)]
+    result, problem = gather(answer)[0]
+    if problem is not None:
+        raise UserError(problem)
     return result
+
+
+# --- The end of a run ----------------------------------------------------------------------------------------
+
+
+def tell_end(code: int, message: str) -> None:
+    """Tells the other processes that this one ends with an exit code; their watch ends them with it too."""
+    if count() > 1:
+        about = json.dumps({"process": index(), "code": code, "message": message})
+        with contextlib.suppress(Exception):  # the store is gone: so are the others
+            store().key_value_set(_ENDED, about, allow_overwrite=True)
+
+
+def told_end() -> dict[str, Any] | None:
+    """{"process", "code", "message"} where another process has called `tell_end`."""
+    about = json.loads(find(_ENDED) or "null")
+    return about if about and about["process"] != index() else None
+
+
+def let_others_read() -> None:
+    """Waits on process 0 until the others have read why the run ends: the store ends with it."""
+    if count() > 1 and is_leader():
+        time.sleep(_LEADER_STAYS_SECONDS)
 
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """An error inside, which may be this process's alone, is told to the others; their watch ends them with it.
+    """An error inside, which may be this process's alone, ends the others too, with EXIT_FAILED.
 
-    They would take this one for dead, and a launcher would start all of them again and again.
+    Else they would take this process for lost, and a launcher would start all of them again and again.
     """
     try:
         yield
@@ -136,43 +190,21 @@ def failing_together() -> Iterator[None]:
         raise
     except Exception as error:
         if count() > 1:
-            about = json.dumps({"process": index(), "message": " ".join(str(error).split())[:500]})
-            with contextlib.suppress(Exception):  # the store is gone: so are the others
-                store().key_value_set(FAILED, about, allow_overwrite=True)
-            if is_leader():
-                time.sleep(LEADER_STAYS_SECONDS)
+            tell_end(EXIT_FAILED, f"failed: {' '.join(str(error).split())[:500]}")
+            let_others_read()
             atexit.register(_leave_at_once)
         raise
 
 
 def _leave_at_once() -> None:
-    """Comes before jax's own farewell, which waits for the others and aborts this process once they are gone."""
+    """Exits before jax's shutdown barrier, which waits for the others and aborts once they are gone."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(EXIT_FAILED)
 
 
-def gather(value: Any) -> list[Any]:
-    """The JSON-able value of every process, in their order, on all of them; every process must call it."""
-    if count() == 1:
-        return [value]
-    round_key = f"phi_jax/gather/{next(_count)}"
-    store().key_value_set(f"{round_key}/{index()}", json.dumps(value))
-    answers = [store().blocking_key_value_get(f"{round_key}/{p}", _LEADER_MILLISECONDS) for p in range(count())]
-    return [json.loads(answer) for answer in answers]
-
-
-def all_agree(agrees: bool) -> bool:
-    """True where every process says so; every process must call it."""
-    return all(gather(agrees))
-
-
 def _state() -> Any:
-    # jax offers no public door to the store; Orbax takes this one too.
+    # jax offers no public way to the store; Orbax takes this one too.
     from jax._src import distributed
 
     return distributed.global_state
-
-
-def _connected() -> bool:
-    return "jax" in sys.modules and _state().client is not None

@@ -8,8 +8,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from phi_jax.errors import UserError
-from phi_jax.model.attention import FUSED, Attend, check_kernel_on
-from phi_jax.model.attention_splash import attend_splash
+from phi_jax.model.attention import FUSED, Attend, attend_splash, check_kernel_on
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import AXIS_RULES, BATCH_AXES
 

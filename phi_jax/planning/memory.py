@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
 import jax
@@ -31,23 +31,33 @@ def rows_per_device(rules: Config, mesh: Mesh) -> int:
 def estimate_memory(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> dict[str, int]:
     """Bytes on one device at the peak of a step, by what they hold; their sum is the estimate.
 
-    rules: config.training, or config.finetune over it. Raises UserError where the mesh does not divide the model.
+    rules: config.training, or another section over it. Raises UserError where the mesh does not divide the model.
     """
     state = _local_state(shape, rules, mesh)
-    parameters = _total_bytes(jax.tree.leaves(state["params"]))
-    rows, tensor = rows_per_device(rules, mesh), mesh.shape["tensor"]
+    parameters, tensor = _bytes(state["params"]), mesh.shape["tensor"]
+    rows, each = rows_per_device(rules, mesh), jnp.dtype(shape.dtype).itemsize
     # What one device computes of a block: its heads and MLP columns, at the full width D.
     local = dataclasses.replace(
         shape, num_heads=shape.num_heads // tensor, intermediate_size=shape.intermediate_size // tensor
     )
+    tokens, heads = rows * shape.max_seq_len, local.num_heads * local.head_dim
+    # A block's backward pass holds at once: the MLP's hidden values, queries, keys, values and six arrays of the width
+    # D, with their gradients; with the `xla` kernel the float32 attention weights and their gradient.
+    block = tokens * each * (2 * local.intermediate_size + 6 * heads + 6 * shape.hidden_size)
+    block += 2 * 4 * tokens * local.num_heads * shape.max_seq_len if shape.attention == "xla" else 0
+    logits = 2 * 4 * rows * min(rules.loss_chunk, shape.max_seq_len) * shape.vocab_size // tensor  # and their gradient
+    # Weights that fsdp cuts are made whole where they are used: two blocks (one is fetched ahead), then the head; in
+    # the compute dtype, with a float32 gradient before it is scattered again.
+    layer = shape.hidden_size * (4 * shape.num_heads * shape.head_dim + 2 * shape.intermediate_size)
+    gathered = max(2 * layer * each + 4 * layer, shape.hidden_size * shape.vocab_size * (each + 4)) // tensor
     return {
         "parameters": parameters,
-        "Adam moments": _total_bytes(jax.tree.leaves(state["optimizer"])),
+        "Adam moments": _bytes(state["optimizer"]),
         "gradients": parameters,
         "gradient accumulation": parameters if rules.microbatches > 1 else 0,
-        "gathered weights": _gathered_bytes(shape, mesh),
+        "gathered weights": gathered if mesh.shape["fsdp"] > 1 else 0,
         "saved activations": _saved_activation_bytes(local, rows),
-        "work space": max(_block_bytes(local, rows), _loss_bytes(shape, rows, rules.loss_chunk, tensor)),
+        "work space": max(block, logits),
     }
 
 
@@ -68,19 +78,6 @@ def _local_state(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> Any:
         ) from None
 
 
-def _gathered_bytes(shape: phi.PhiConfig, mesh: Mesh) -> int:
-    """Weights that fsdp cuts, made whole where they are used: two blocks (one is fetched ahead), then the head.
-
-    In the compute dtype, and the block's or the head's float32 gradient before it is scattered again.
-    """
-    if mesh.shape["fsdp"] == 1:
-        return 0
-    each = jnp.dtype(shape.dtype).itemsize
-    layer = math.prod((shape.hidden_size, 4 * shape.num_heads * shape.head_dim + 2 * shape.intermediate_size))
-    head = shape.hidden_size * shape.vocab_size
-    return max(2 * layer * each + 4 * layer, head * (each + 4)) // mesh.shape["tensor"]
-
-
 def _saved_activation_bytes(shape: phi.PhiConfig, rows: int) -> int:
     """What autodiff keeps of the forward pass for the backward pass under the shape's remat policy."""
     dropout = shape.attention_dropout > 0 or shape.residual_dropout > 0
@@ -95,57 +92,21 @@ def _saved_activation_bytes(shape: phi.PhiConfig, rows: int) -> int:
 
     params = phi.abstract_params(shape)
     tokens_BxT = jax.ShapeDtypeStruct((rows, shape.max_seq_len), jnp.int32)
-    kept = jax.tree.leaves(jax.eval_shape(backward, params, tokens_BxT))
-    # The parameters themselves are among them, and counted elsewhere.
-    known = [(x.shape, x.dtype) for x in jax.tree.leaves(params)]
-    activations = []
-    for x in kept:
-        if (x.shape, x.dtype) in known:
-            known.remove((x.shape, x.dtype))
-        else:
-            activations.append(x)
-    return _total_bytes(activations)
+    kept = Counter((x.shape, x.dtype) for x in jax.tree.leaves(jax.eval_shape(backward, params, tokens_BxT)))
+    kept -= Counter((x.shape, x.dtype) for x in jax.tree.leaves(params))  # they are among these, and counted elsewhere
+    return _bytes([jax.ShapeDtypeStruct(*kind) for kind in kept.elements()])
 
 
-@jax.custom_vjp
-def _fused_attention(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
-    """Stands for cudnn and splash where only shapes count: neither can be traced for a device that is not here."""
-    return q + k + v
-
-
-def _fused_forward(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> tuple[jax.Array, Any]:
-    heads_BxTxHxK = q + k + v
+def _keep(q: jax.Array, k: jax.Array, v: jax.Array, _: Any) -> tuple[jax.Array, Any]:
     log_sums_BxHxT = jnp.zeros((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
-    return heads_BxTxHxK, (q, k, v, heads_BxTxHxK, log_sums_BxHxT)
+    return q + k + v, (q, k, v, q + k + v, log_sums_BxHxT)
 
 
-def _fused_backward(kept: Any, d_heads_BxTxHxK: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    return d_heads_BxTxHxK, d_heads_BxTxHxK, d_heads_BxTxHxK, None
+# Stands for cudnn and splash where only shapes count: neither can be traced for a device that is not here.
+_fused_attention = jax.custom_vjp(lambda q, k, v, segments: q + k + v)
+_fused_attention.defvjp(_keep, lambda kept, gradient: (gradient, gradient, gradient, None))
 
 
-_fused_attention.defvjp(_fused_forward, _fused_backward)
-
-
-def _block_bytes(shape: phi.PhiConfig, rows: int) -> int:
-    """What one block's backward pass holds at once, values made again and gradients alike.
-
-    The MLP's hidden values and their gradient; queries, keys, values and theirs; six arrays of the width D; with the
-    `xla` kernel the float32 attention weights and their gradient.
-    """
-    tokens, each = rows * shape.max_seq_len, jnp.dtype(shape.dtype).itemsize
-    heads = shape.num_heads * shape.head_dim
-    wide = tokens * each * (2 * shape.intermediate_size + 6 * heads + 6 * shape.hidden_size)
-    return wide + (2 * 4 * tokens * shape.num_heads * shape.max_seq_len if shape.attention == "xla" else 0)
-
-
-def _loss_bytes(shape: phi.PhiConfig, rows: int, chunk: int, tensor: int) -> int:
-    """A chunk's float32 logits and their gradient."""
-    return 2 * 4 * rows * min(chunk, shape.max_seq_len) * shape.vocab_size // tensor
-
-
-def _total_bytes(arrays: Iterable[Any]) -> int:
-    return sum(
-        math.prod(x.shape) * jnp.dtype(x.dtype).itemsize
-        for x in arrays
-        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    )
+def _bytes(tree: Any) -> int:
+    arrays = [x for x in jax.tree.leaves(tree) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    return sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in arrays)

@@ -1,1 +1,1 @@
-"""The page that shows a run."""
+"""The page: our numbers with what they rest on, beside the paper's."""

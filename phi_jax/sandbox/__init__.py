@@ -5,19 +5,19 @@
             ...
 
 Per program two processes are forked from a small, clean server: the *candidate*, confined by Landlock,
-seccomp and rlimits, runs the untrusted source; the *judge* runs the tests and calls the candidate over a
-pipe on which only plain data travels. The verdict is written by the judge on a pipe that the candidate does
+seccomp and rlimits, runs the untrusted source; the *tester* runs the tests and calls the candidate over a
+socket on which only plain data travels. The verdict is written by the tester on a pipe that the candidate does
 not have, so a candidate can lie only about its return values, which is what the tests look at.
 
     program.py    Program, Limits, Verdict: what goes in and what comes out
     pool.py       Sandbox: workers, order, repeats, restarts (in the caller's process)
     server.py     the fork server: time limits, killing, reaping
     tester.py     runs the tests; handles.py: the candidate's objects as the tests see them
-    candidate.py  runs the untrusted source and serves the judge's calls
-    warm_up.py     what the server runs once, so that its children need not
-    channel.py    request and reply over the pipe; codec.py: plain data as bytes
-    pass_fd.py     the tests' way to the judge, past the server and the candidate
-    confine.py    rlimits, capabilities, descriptors; landlock.py, seccomp.py; support.py: what the kernel has
+    candidate.py  runs the untrusted source and serves the tester's calls
+    warm_up.py    what the server runs once, so that its children need not
+    channel.py    request and reply over the socket; codec.py: plain data as bytes
+    confine.py    rlimits, capabilities, descriptors; landlock.py, seccomp.py, by way of libc.py
+    support.py    what the kernel has
 """
 
 from .pool import Sandbox

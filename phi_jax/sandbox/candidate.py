@@ -1,4 +1,4 @@
-"""The candidate's process: runs the untrusted source, then serves the judge's calls.
+"""The candidate's process: runs the untrusted source, then serves the tester's calls.
 
 Nothing here decides anything. The untrusted source shares this process and may patch every line of it; what
 it can gain is to answer a call with another value, and values are what the tests check.
@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, ItemsView, KeysView
 from typing import Any
 
-from .channel import Channel, RemoteRaised
+from .channel import Channel
 from .codec import CodecError, Side, encode
 
 # What an instance of a subclass holds, read by the base's own method and not by an overridden one.
@@ -23,12 +23,11 @@ _BASES: dict[type, Callable[[Any], Any]] = {
     bytes: bytes.__bytes__, bytearray: bytearray, tuple: tuple, list: list, dict: dict, set: set,
     frozenset: frozenset,
 }  # fmt: skip
-_MUTABLE = (list, dict, set, bytearray)
 REQUEST_BYTES = 256 << 20  # the tests' arguments are trusted: a bound on accidents only
 
 
 class CandidateSide(Side):
-    """The candidate's objects that the judge holds, and stubs for the judge's functions."""
+    """The candidate's objects that the tester holds, and stubs for the tests' functions."""
 
     def __init__(self) -> None:
         self._objects: list[object] = []
@@ -36,23 +35,22 @@ class CandidateSide(Side):
         self.ask: Callable[[Any], Any] | None = None
 
     def refer(self, value: object) -> tuple[str, int]:
-        if type(value) is JudgeFunction:
-            return "J", value._number
-        number = self._numbers.get(id(value))
-        if number is None:
-            number = self._numbers[id(value)] = len(self._objects)
+        if type(value) is TestsFunction:
+            return "G", value._number
+        number = self._numbers.setdefault(id(value), len(self._objects))
+        if number == len(self._objects):
             self._objects.append(value)  # kept alive, so that its id stays its own
         return "C", number
 
     def resolve(self, owner: str, number: int) -> object:
-        if owner == "J":
-            return JudgeFunction(self, number)
+        if owner == "G":
+            return TestsFunction(self, number)
         if not 0 <= number < len(self._objects):
             raise CodecError("a reference to nothing")
         return self._objects[number]
 
 
-class JudgeFunction:
+class TestsFunction:
     """A function of the tests (a key, a predicate) as the candidate sees it."""
 
     __name__ = __qualname__ = "function"
@@ -64,24 +62,9 @@ class JudgeFunction:
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         assert self._side.ask is not None
         try:
-            return self._side.ask((self._number, _plain(arguments), _plain(keywords)))
-        except RemoteRaised as raised:
-            kind = getattr(builtins, raised.names[0], None)
-            if isinstance(kind, type) and issubclass(kind, Exception):
-                raise kind(raised.text) from None
-            raise RuntimeError(f"{raised.names[0]}: {raised.text}") from None
+            return self._side.ask((self._number, arguments, keywords))
         except CodecError as error:
             raise TypeError(str(error)) from None
-
-
-def _plain(value: Any) -> Any:
-    """numpy's scalars as Python's: they compare equal, and the tests compute with them."""
-    kind = type(value)
-    if kind in (list, tuple) and any(type(item).__module__ == "numpy" for item in value):
-        return kind(_plain(item) for item in value)
-    if kind.__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        return value.item()
-    return value
 
 
 def _value(thing: object) -> tuple[bool, Any]:
@@ -120,12 +103,6 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def needs_others(source: str) -> bool:
-    """Whether `source` uses, at its outermost level or in its functions, a global name that neither it nor
-    Python's builtins define. Raises SyntaxError."""
-    return bool(free_names(source))
-
-
 def free_names(source: str, filename: str = "<setup>") -> set[str]:
     """The global names that `source` uses and neither it nor Python's builtins define. Raises SyntaxError."""
     top = _symtable.symtable(source, filename, "exec")
@@ -149,7 +126,7 @@ def free_names(source: str, filename: str = "<setup>") -> set[str]:
 
 
 def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
-    """Serves the judge on `fd` until it closes. The first message says that the source has run, or what it
+    """Serves the tester on `fd` until it closes. The first message says that the source has run, or what it
     raised."""
     module = types.ModuleType("candidate")
     # Registered, because dataclasses and typing look their module up; not "__main__", so that a completion's
@@ -161,16 +138,16 @@ def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
     def serve(body: Any) -> Any:
         name, arguments, keywords = body
         if name == "names":
-            return {key: _plain(namespace[key]) for key in arguments if key in namespace}
+            return {key: namespace[key] for key in arguments if key in namespace}
         if name == "call":
             return _call(side, output_bytes, *arguments, **keywords)
-        return _plain(_OPERATIONS[name](*arguments, **keywords))
+        return _OPERATIONS[name](*arguments, **keywords)
 
     channel = Channel(fd, side, serve, read_limit=REQUEST_BYTES, write_limit=output_bytes)
     side.ask = channel.ask
     try:
         sources = [(setup, "<setup>"), (source, "<candidate>")]
-        if setup and needs_others(setup):
+        if setup and free_names(setup):
             sources.reverse()
         for text, name in sources:
             exec(compile(text, name, "exec", dont_inherit=True), namespace)
@@ -184,21 +161,12 @@ def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
 def _call(side: Side, limit: int, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
     """(result, positions of arguments that were changed in place with their new content)."""
     values: dict[int | str, Any] = dict(enumerate(arguments)) | keywords
-    before = {key: encode(value, side, REQUEST_BYTES) for key, value in values.items() if _has_mutable(value)}
+    before = {key: encode(value, side, REQUEST_BYTES) for key, value in values.items()}
     result = function(*arguments, **keywords)
-    changed: dict[int | str, Any] = {}
-    for key, data in before.items():
-        value = values[key]
-        # A NaN or a big list costs an encoding; comparing bytes is exact where == can lie.
-        if encode(value, side, limit + len(data)) != data:
-            changed[key] = value
-    return _plain(result), changed
-
-
-def _has_mutable(value: Any) -> bool:
-    if type(value) in _MUTABLE or type(value).__module__ == "collections":
-        return True
-    return type(value) is tuple and any(map(_has_mutable, value))
+    # A NaN or a big list costs an encoding; comparing bytes is exact where == can lie.
+    return result, {
+        key: values[key] for key, old in before.items() if encode(values[key], side, limit + len(old)) != old
+    }
 
 
 _PRELOADED = (

@@ -1,5 +1,6 @@
 """Request and reply over one socket, in both directions: a call may call back before it is answered."""
 
+import builtins
 import os
 import struct
 from collections.abc import Callable
@@ -8,10 +9,18 @@ from typing import Any
 from .codec import CodecError, Side, decode, encode
 
 _HEADER = struct.Struct(">Q")
+TEXT_CHARACTERS = 4000  # of an exception
+
+# An exception of these classes, raised inside the loops and generators of whoever asked, would end them in silence.
+_DISARMED = (StopIteration, StopAsyncIteration)
 
 
 class ChannelClosed(Exception):
     """The other process has closed its end, or is gone."""
+
+
+class RemoteError(Exception):
+    """The other process raised something that is no Exception of the builtins: a class of its own, or SystemExit."""
 
 
 def read_exactly(fd: int, count: int) -> bytes:
@@ -47,16 +56,6 @@ def write_frame(fd: int, data: bytes) -> None:
         raise ChannelClosed from None
 
 
-class RemoteRaised(Exception):
-    """The other side answered a request with an exception: the names of its classes, most derived first, and
-    its text."""
-
-    def __init__(self, names: list[str], text: str) -> None:
-        super().__init__(names, text)
-        self.names = names
-        self.text = text
-
-
 class Channel:
     """One end. `serve(body)` answers the requests of the other end; what it raises travels as an exception.
 
@@ -73,8 +72,9 @@ class Channel:
         self._write_limit = write_limit
 
     def ask(self, body: object) -> Any:
-        """The other side's answer. Raises RemoteRaised, CodecError (a malformed message), ChannelClosed."""
-        self._send(("ask", body))
+        """The other side's answer. Raises ChannelClosed, CodecError (a malformed message), or what the other side
+        raised, as `_as_exception` says."""
+        self._send("ask", body)
         return self.await_answer()
 
     def await_answer(self) -> Any:
@@ -84,7 +84,7 @@ class Channel:
             if message[0] == "answer" and len(message) == 2:
                 return message[1]
             if message[0] == "raise" and len(message) == 3:
-                raise RemoteRaised(*_checked(message[1], message[2]))
+                raise _as_exception(message[1], message[2])
             self._answer(message)
 
     def serve_forever(self) -> None:
@@ -99,13 +99,13 @@ class Channel:
         """Sends `error` in the place of an answer."""
         # KeyError's text is the repr of its key, and would be quoted twice by the KeyError made from it.
         bare = type(error) is KeyError and len(error.args) == 1 and type(error.args[0]) is str
-        text = error.args[0][:4000] if bare else text_of(error)
-        self._send(("raise", [kind.__name__ for kind in type(error).__mro__], text))
+        text = error.args[0][:TEXT_CHARACTERS] if bare else text_of(error)
+        self._send("raise", [kind.__name__ for kind in type(error).__mro__], text)
 
     def send_answer(self, value: object) -> None:
         """Sends an answer; a value that cannot travel goes as the exception that says so."""
         try:
-            self._send(("answer", value))
+            self._send("answer", value)
         except CodecError as error:
             self.send_raise(ValueError(str(error)))
 
@@ -122,7 +122,7 @@ class Channel:
         else:
             self.send_answer(value)
 
-    def _send(self, message: tuple[Any, ...]) -> None:
+    def _send(self, *message: object) -> None:
         write_frame(self._fd, encode(message, self._side, self._write_limit))
 
     def _receive(self) -> tuple[Any, ...]:
@@ -132,16 +132,31 @@ class Channel:
         return message
 
 
-def _checked(names: Any, text: Any) -> tuple[list[str], str]:
+def _as_exception(names: Any, text: Any) -> Exception:
+    """The builtin exception that the other side's is, or derives from; else RemoteError.
+
+    names: of its classes, most derived first. Only subclasses of Exception: SystemExit and KeyboardInterrupt must not
+    travel, they would end this process.
+    """
     if type(names) is not list or not all(type(name) is str for name in names) or type(text) is not str:
-        raise CodecError("a malformed exception")
-    return names or ["Exception"], text
+        return CodecError("a malformed exception")
+    for name in names:
+        kind = getattr(builtins, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, Exception)) or kind in _DISARMED:
+            continue
+        if kind is Exception and name != names[0]:
+            break  # a class of its own: its name says more than "Exception"
+        try:
+            return kind(text)
+        except TypeError:  # UnicodeDecodeError and its like want more arguments
+            continue
+    return RemoteError(": ".join([*names[:1], *filter(None, [text])]) or "Exception")
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an exception, 4,000 characters at most; an exception that cannot be printed has none."""
+    """The text of an exception, TEXT_CHARACTERS at most; an exception that cannot be printed has none."""
     try:
         # str() may return a subclass of str, whose slice need not be a str.
-        return "".join(str(error))[:4000]
+        return "".join(str(error))[:TEXT_CHARACTERS]
     except BaseException:
         return ""

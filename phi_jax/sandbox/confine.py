@@ -18,6 +18,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 
 OPEN_FILES = 64
+_HIGH = OPEN_FILES // 2  # the fork server opens a handful of descriptors, all below this
 UNCONFINED_FILE_BYTES = 16 << 20
 
 # Besides Python's own folders: shared libraries that the standard library's modules load, and time zones.
@@ -30,25 +31,25 @@ _SYSTEM_PATHS = (
 class Confinement:
     """What is prepared once in the fork server; `enter` is then cheap in each child.
 
-    readable: the folders that Python imports from.
+    readable: the folders that Python imports from. rules: the descriptor of Landlock's rules, to be kept until `enter`.
     """
 
     def __init__(self, limits: "Limits", readable: Sequence[str], *, full: bool) -> None:
         self.full = full
+        self.rules: list[int] = []
         self._limits = _resource_limits(limits, full=full)
-        self._rules = -1
         self._filter: seccomp.Filter | None = None
         if full:
             # These are inherited. Unconfined, the server needs root's rights to clear what a program left.
             _drop_capabilities()
             libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-            self._rules = landlock.ruleset(landlock.abi(), [*readable, *_SYSTEM_PATHS])
+            self.rules = [landlock.ruleset(landlock.abi(), [*readable, *_SYSTEM_PATHS])]
             self._filter = seccomp.Filter(os.uname().machine)
 
-    def enter(self, parent: int) -> None:
+    def enter(self, parent: int, rules: int) -> None:
         """Confines this process for good. Raises OSError when a protection cannot be had.
 
-        parent: the fork server's process id; with its death this process dies.
+        parent: the fork server's process id; with its death this process dies. rules: where `self.rules` now stands.
         """
         if not self.full:
             _drop_capabilities()
@@ -57,23 +58,18 @@ class Confinement:
             libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
-            if not self.full:
-                libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+            libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
         for kind, value in self._limits:
-            _set_limit(kind, value)
+            try:
+                resource.setrlimit(kind, (value, value))
+            except (ValueError, OSError):
+                # macOS refuses some (RLIMIT_AS below the current size); there the wall clock bounds the program.
+                if libc.LINUX:
+                    raise
         if self._filter is not None:
-            landlock.restrict(self._rules)
-            os.close(self._rules)
+            landlock.restrict(rules)
+            os.close(rules)
             self._filter.install()
-
-    @property
-    def kept(self) -> list[int]:
-        """The descriptors that must survive until `enter`."""
-        return [self._rules] if self.full else []
-
-    def moved(self, rules: int) -> None:
-        """Tells under which number `kept` now stands."""
-        self._rules = rules
 
 
 def _resource_limits(limits: "Limits", *, full: bool) -> list[tuple[int, int]]:
@@ -93,15 +89,6 @@ def _resource_limits(limits: "Limits", *, full: bool) -> list[tuple[int, int]]:
     return [(k, value if hard[k] == resource.RLIM_INFINITY else min(value, hard[k])) for k, value in wanted.items()]
 
 
-def _set_limit(kind: int, value: int) -> None:
-    try:
-        resource.setrlimit(kind, (value, value))
-    except (ValueError, OSError):
-        # macOS refuses some of them (RLIMIT_AS below the current size); there the wall clock bounds the program.
-        if libc.LINUX:
-            raise
-
-
 class _CapHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
@@ -118,8 +105,7 @@ def _drop_capabilities() -> None:
 
 def keep_descriptors(kept: Sequence[int]) -> None:
     """Moves `kept` to the numbers 3, 4, 5, ... and closes every other one of this process but 0, 1 and 2."""
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 128) for fd in kept]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in kept]
     for target, fd in enumerate(high, 3):
         os.dup2(fd, target, inheritable=False)
-    # The fork server opens a handful of descriptors, all far below this.
-    os.closerange(3 + len(kept), 256)
+    os.closerange(3 + len(kept), 2 * OPEN_FILES)

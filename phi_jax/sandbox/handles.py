@@ -9,46 +9,18 @@ such content it equals nothing, and computing with it is a TypeError. Between tw
 class decides: both are its own.
 """
 
-import builtins
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from .candidate import OPERATORS
-from .channel import RemoteRaised
 from .codec import CodecError, Side
 
 
-class CandidateError(Exception):
-    """The candidate raised something that is no Exception of the builtins: its own class, or SystemExit."""
-
-
-# An exception of these classes, raised inside the tests' loops and generators, would end them in silence.
-_DISARMED = (StopIteration, StopAsyncIteration)
-
-
-def as_exception(raised: RemoteRaised) -> Exception:
-    """The builtin exception that a candidate's exception is, or derives from; else CandidateError.
-
-    Only subclasses of Exception: SystemExit and KeyboardInterrupt must not travel, they would end the judge.
-    """
-    for name in raised.names:
-        kind = getattr(builtins, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, Exception)) or kind in _DISARMED:
-            continue
-        if kind is Exception and name != raised.names[0]:
-            break  # a class of the candidate's own: its name says more than "Exception"
-        try:
-            return kind(raised.text)
-        except TypeError:  # UnicodeDecodeError and its like want more arguments
-            continue
-    return CandidateError(f"{raised.names[0]}: {raised.text}" if raised.text else raised.names[0])
-
-
-class JudgeSide(Side):
+class TesterSide(Side):
     """Handles that were received, and the tests' functions that were sent."""
 
-    def __init__(self, ask: Callable[..., Any]) -> None:
+    def __init__(self, ask: Callable[[Any], Any]) -> None:
         self._ask = ask
         self._handles: dict[int, Handle] = {}
         self.functions: list[Callable[..., Any]] = []
@@ -59,151 +31,75 @@ class JudgeSide(Side):
         if not callable(value):
             raise CodecError(f"the tests pass a {type(value).__name__} object, which cannot be sent")
         self.functions.append(value)
-        return "J", len(self.functions) - 1
+        return "G", len(self.functions) - 1
 
     def resolve(self, owner: str, number: int) -> object:
-        if owner == "J":
+        if owner == "G":
             if number >= len(self.functions):
                 raise CodecError("a reference to nothing")
             return self.functions[number]
         # The same object is the same handle, so that `is` holds.
-        handle = self._handles.get(number)
-        if handle is None:
-            handle = self._handles[number] = Handle(self._ask, number)
-        return handle
-
-
-def apply(ask: Callable[..., Any], name: str, *arguments: Any, **keywords: Any) -> Any:
-    """Asks the candidate for one operation. Raises what it raised, as `as_exception` says."""
-    try:
-        return ask((name, list(arguments), keywords))
-    except RemoteRaised as raised:
-        error = as_exception(raised)
-    raise error
+        if number not in self._handles:
+            self._handles[number] = Handle(self._ask, number)
+        return self._handles[number]
 
 
 class Handle:
     """An object that lives in the candidate's process."""
 
     __slots__ = ("_ask", "_number")
+    _ask: Callable[[Any], Any]
+    _number: int
 
-    def __init__(self, ask: Callable[..., Any], number: int) -> None:
+    def __init__(self, ask: Callable[[Any], Any], number: int) -> None:
         object.__setattr__(self, "_ask", ask)
         object.__setattr__(self, "_number", number)
 
     def _do(self, name: str, *arguments: Any) -> Any:
-        return apply(self._ask, name, self, *arguments)
-
-    def _exactly(self, name: str, kind: type) -> Any:
-        value = self._do(name)
-        if type(value) is not kind:
-            raise TypeError(f"the candidate's object has no {kind.__name__} value")
-        return value
+        """Asks the candidate for one operation on this object. Raises what it raised."""
+        return self._ask((name, [self, *arguments], {}))
 
     def _content(self) -> tuple[bool, Any]:
         """(True, plain data) for an instance of a builtin's subclass."""
-        found = self._do("value")
-        if type(found) is not tuple or len(found) != 2 or found[0] is not True or type(found[1]) is Handle:
-            return False, None
-        return True, found[1]
+        found, content = _pair(self._do("value"))
+        return found is True and type(content) is not Handle, content
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        answer = apply(self._ask, "call", self, *arguments, **keywords)
-        if type(answer) is not tuple or len(answer) != 2 or type(answer[1]) is not dict:
+        result, changed = _pair(self._ask(("call", [self, *arguments], keywords)))
+        if type(changed) is not dict:
             raise CodecError("a malformed result")
-        for key, value in answer[1].items():
+        for key, value in changed.items():
             if type(key) is int and 0 <= key < len(arguments):
                 write_back(arguments[key], value)
             elif type(key) is str and key in keywords:
                 write_back(keywords[key], value)
-        return answer[0]
-
-    def __getattr__(self, name: str) -> Any:
-        return self._do("getattr", name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._do("setattr", name, value)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._do("getitem", key)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._do("setitem", key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        self._do("delitem", key)
-
-    def __len__(self) -> int:
-        return int(self._exactly("len", int))
+        return result
 
     def __iter__(self) -> Iterator[Any]:
         iterator = self._do("iter")
-        if type(iterator) is not Handle:
-            return iter(iterator)
-        return iterator._items()
+        return iterator._items() if type(iterator) is Handle else iter(iterator)
 
     def _items(self) -> Iterator[Any]:
         while True:
-            found = self._do("next")
-            if type(found) is not tuple or len(found) != 2:
-                raise CodecError("a malformed item")
-            if found[0] is not True:
+            found, item = _pair(self._do("next"))
+            if found is not True:
                 return
-            yield found[1]
+            yield item
 
     def __next__(self) -> Any:
         for item in self._items():
             return item
         raise StopIteration
 
-    def __reversed__(self) -> Iterator[Any]:
-        return iter(self._do("reversed"))
-
     def __contains__(self, item: Any) -> bool:
         return any(item is each or item == each for each in self)
-
-    def __bool__(self) -> bool:
-        return bool(self._exactly("bool", bool))
-
-    def __str__(self) -> str:
-        return str(self._exactly("str", str))
-
-    def __repr__(self) -> str:
-        return str(self._exactly("repr", str))
-
-    def __int__(self) -> int:
-        return int(self._exactly("int", int))
-
-    def __float__(self) -> float:
-        return float(self._exactly("float", float))
-
-    def __complex__(self) -> complex:
-        return complex(self._exactly("complex", complex))
-
-    def __index__(self) -> int:
-        return int(self._exactly("index", int))
-
-    def __neg__(self) -> Any:
-        return self._do("neg")
-
-    def __abs__(self) -> Any:
-        return self._do("abs")
-
-    def __round__(self, digits: int | None = None) -> Any:
-        return self._do("round", digits)
-
-    def __enter__(self) -> Any:
-        return self._do("enter")
 
     def __exit__(self, *_: object) -> None:
         self._do("exit")
 
     def __instancecheck__(self, instance: Any) -> bool:
         # The tests' `isinstance(x, Node)` with the candidate's Node; plain data is no instance of it.
-        return type(instance) is Handle and self._do_on("isinstance", instance) is True
-
-    def _do_on(self, name: str, first: Any) -> Any:
-        return apply(self._ask, name, first, self)
+        return type(instance) is Handle and instance._do("isinstance", self) is True
 
     def __hash__(self) -> int:
         # Equal content must hash alike, or a namedtuple would not be found in the tests' dict.
@@ -222,6 +118,29 @@ class Handle:
         return not self == other
 
 
+def _pair(value: Any) -> tuple[Any, Any]:
+    if type(value) is not tuple or len(value) != 2:
+        raise CodecError("a malformed result")
+    return value
+
+
+def _forwarded(name: str) -> Callable[..., Any]:
+    """A method that the candidate's object answers with whatever it likes."""
+    return lambda self, *arguments: self._do(name, *arguments)
+
+
+def _exactly(name: str, kind: type) -> Callable[[Handle], Any]:
+    """A method that Python itself wants a `kind` from."""
+
+    def operation(self: Handle) -> Any:
+        value = self._do(name)
+        if type(value) is not kind:
+            raise TypeError(f"the candidate's object has no {kind.__name__} value")
+        return value
+
+    return operation
+
+
 def _binary(name: str, *, reflected: bool) -> Callable[[Handle, Any], Any]:
     compute = getattr(operator, name)
 
@@ -236,9 +155,12 @@ def _binary(name: str, *, reflected: bool) -> Callable[[Handle, Any], Any]:
     return operation
 
 
-for _name in OPERATORS:
-    if _name in ("eq", "ne"):
-        continue
+for _name in ("getattr", "setattr", "getitem", "setitem", "delitem", "reversed", "neg", "abs", "round", "enter"):
+    setattr(Handle, f"__{_name}__", _forwarded(_name))
+for _name, _kind in {"len": int, "bool": bool, "str": str, "repr": str, "int": int, "float": float, "complex": complex,
+                     "index": int}.items():  # fmt: skip
+    setattr(Handle, f"__{_name}__", _exactly(_name, _kind))
+for _name in set(OPERATORS) - {"eq", "ne"}:
     setattr(Handle, f"__{_name.strip('_')}__", _binary(_name, reflected=False))
     if _name not in ("lt", "le", "gt", "ge"):
         setattr(Handle, f"__r{_name.strip('_')}__", _binary(_name, reflected=True))
@@ -252,30 +174,23 @@ def write_back(old: Any, new: Any) -> None:
     """
     if type(old) is not type(new):
         return
-    if type(old) is list:
-        _inner(zip(old, new, strict=False))
-        old[:] = [_kept(old[i], item) if i < len(old) else item for i, item in enumerate(new)]
-    elif type(old) is dict or (type(old).__module__ == "collections" and isinstance(old, dict)):
+    if isinstance(old, list):
+        old[:] = [*map(_kept, old, new), *new[len(old) :]]
+    elif isinstance(old, dict):
         merged = {key: _kept(old[key], item) if key in old else item for key, item in new.items()}
-        _inner((old[key], item) for key, item in new.items() if key in old)
         old.clear()
         old.update(merged)
+    elif isinstance(old, tuple):
+        for pair in zip(old, new, strict=False):
+            write_back(*pair)
     elif type(old) is set:
         old.clear()
         old.update(new)
-    elif type(old) is bytearray:
-        old[:] = new
-    elif type(old) is tuple:
-        _inner(zip(old, new, strict=False))
-    elif hasattr(old, "extend") and hasattr(old, "clear"):  # deque
+    elif hasattr(old, "extend"):  # bytearray, deque
         old.clear()
         old.extend(new)
 
 
 def _kept(old: Any, new: Any) -> Any:
+    write_back(old, new)
     return old if type(old) is type(new) and type(old) in (list, dict, set, bytearray) else new
-
-
-def _inner(pairs: Any) -> None:
-    for old, new in pairs:
-        write_back(old, new)

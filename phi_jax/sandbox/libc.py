@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import sys
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -20,25 +21,19 @@ if _libc is not None:
     _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
 
-def syscall(
-    number: int, first: int = 0, second: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0, sixth: int = 0
-) -> int:
-    """The system call's result. Raises OSError; ENOSYS where this is not Linux."""
-    if _libc is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    result: int = _libc.syscall(number, first, second, third, fourth, fifth, sixth)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
+def syscall(number: int, *arguments: int) -> int:
+    """The system call's result, with at most six arguments. Raises OSError; ENOSYS where this is not Linux."""
+    return _checked(_libc and _libc.syscall, number, *arguments, *[0] * (6 - len(arguments)))
 
 
-def prctl(option: int, second: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0) -> int:
-    """prctl(2). Raises OSError; ENOSYS where this is not Linux."""
-    if _libc is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    result: int = _libc.prctl(option, second, third, fourth, fifth)
+def prctl(option: int, *arguments: int) -> int:
+    """prctl(2), with at most four arguments. Raises OSError; ENOSYS where this is not Linux."""
+    return _checked(_libc and _libc.prctl, option, *arguments, *[0] * (4 - len(arguments)))
+
+
+def _checked(function: Any, *arguments: int) -> int:
+    result: int = function(*arguments) if function else -1
     if result < 0:
-        code = ctypes.get_errno()
+        code = ctypes.get_errno() if function else errno.ENOSYS
         raise OSError(code, os.strerror(code))
     return result

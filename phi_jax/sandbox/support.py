@@ -11,14 +11,10 @@ from . import landlock, seccomp
 
 @dataclass(frozen=True)
 class Support:
-    """`full` says whether confinement="full" works here; `missing` names what it lacks (empty if nothing)."""
+    """missing: what confinement="full" lacks here, empty if nothing. description: one line for a user."""
 
-    landlock_abi: int
-    """Landlock's ABI version: 1 (Linux 5.13) to 7 (6.15) and later; 0: none."""
-    seccomp: bool
     missing: tuple[str, ...]
     description: str
-    """One line for a user: what there is, or what is missing."""
 
     @property
     def full(self) -> bool:
@@ -27,31 +23,26 @@ class Support:
 
 def support() -> Support:
     """Asks the running kernel; changes nothing."""
-    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    missing, found = [], ""
     if sys.platform != "linux":
-        missing = (f"Landlock and seccomp (they are Linux's; this is {platform.system()})",)
-        return Support(0, False, missing, f"{system}: missing {missing[0]}")
-    abi = landlock.abi()
-    problem = seccomp.supported()
-    found = []
-    if abi < 1:
-        found.append("Landlock (Linux 5.13 or later, landlock in the kernel's lsm= list, not blocked by a container)")
-    if problem is not None:
-        found.append(f"seccomp ({problem})")
-    if found:
-        description = f"{system}: missing {' and '.join(found)}"
+        missing.append(f"Landlock and seccomp (they are Linux's; this is {platform.system()})")
     else:
-        description = f"{system}: Landlock ABI {abi}, seccomp filters"
-    return Support(abi, problem is None, tuple(found), description)
+        if landlock.abi() < 1:
+            missing.append(
+                "Landlock (Linux 5.13 or later, landlock in the kernel's lsm= list, not blocked by a container)"
+            )
+        if problem := seccomp.supported():
+            missing.append(f"seccomp ({problem})")
+        found = f"Landlock ABI {landlock.abi()}, seccomp filters"
+    said = f"missing {' and '.join(missing)}" if missing else found
+    return Support(tuple(missing), f"{platform.system()} {platform.release()} {platform.machine()}: {said}")
 
 
-def require_full() -> Support:
-    """`support()`, or UserError where generated code cannot be confined."""
-    found = support()
-    if not found.full:
+def require_full() -> None:
+    """Raises UserError where generated code cannot be confined."""
+    if missing := support().missing:
         raise UserError(
-            f"generated code cannot be confined on this machine: missing {' and '.join(found.missing)}. "
+            f"generated code cannot be confined on this machine: missing {' and '.join(missing)}. "
             "Run it unconfined all the same with `--sandbox none`, or carry the samples to a machine that "
             "has these and run `phi-jax score` there."
         )
-    return found

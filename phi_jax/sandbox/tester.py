@@ -1,4 +1,4 @@
-"""The judge's process: runs the tests, and is the only one that can say "passed".
+"""The tester's process: runs the tests, and is the only one that can say "passed".
 
 It says so on a pipe that the candidate's process never had, and only when the tests came to their end.
 """
@@ -13,15 +13,16 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .candidate import REQUEST_BYTES, free_names
-from .channel import Channel, ChannelClosed, RemoteRaised, text_of, write_frame
-from .codec import CodecError, Side, encode
-from .handles import Handle, JudgeSide, apply, as_exception
+from .channel import Channel, ChannelClosed, text_of, write_frame
+from .codec import CodecError, Side, encode, is_plain
+from .handles import Handle, TesterSide
 
+Ask = Callable[[Any], Any]
 PASSED, FAILED, GONE = "passed", "failed", "gone"
-"""What the judge reports. GONE: the candidate's process ended; the server then says how."""
-
+"""What the tester reports. GONE: the candidate's process ended; the server then says how."""
 
 RESULT_CHARACTERS = 500  # the longest Verdict.result
+FRAME_BYTES = 1 << 12  # of a report: everything but its value
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
 
@@ -33,16 +34,20 @@ def clean(text: str) -> str:
     return text if len(text) <= RESULT_CHARACTERS - 10 else text[: RESULT_CHARACTERS - 13] + "..."
 
 
-def run(fd: int, report_fd: int, request: tuple[str, str, str | None, str], output_bytes: int) -> NoReturn:
-    """Runs one program's tests against the candidate on `fd`, reports on `report_fd` and ends the process.
+def run(
+    fd: int, report_fd: int, request: tuple[str, str, str | None, str | None], setup: str, *, output: int, report: int
+) -> NoReturn:
+    """Runs one program's tests against the candidate on `fd`, writes (kind, text, value) to `report_fd` and ends the
+    process.
 
-    request: tests, trusted, entry_point, setup (as in Program).
+    request: tests, trusted, entry_point, report (as in Program). output, report: bytes that one value of the candidate
+    and the report may take, encoded.
     """
 
-    def finish(kind: str, text: str = "") -> NoReturn:
+    def finish(kind: str, text: str = "", value: object = None) -> NoReturn:
         # Ends the process at once: no handler, finally or except of the tests runs any more, so that a broken
         # channel cannot be caught by a test's bare `except:` and turned into a pass.
-        write_frame(report_fd, encode((kind, clean(text)), Side(), 1 << 20))
+        write_frame(report_fd, encode((kind, clean(text), value), Side(), report + FRAME_BYTES))
         os._exit(0)
 
     def ask(body: object) -> Any:
@@ -53,7 +58,7 @@ def run(fd: int, report_fd: int, request: tuple[str, str, str | None, str], outp
         except CodecError as error:
             finish(FAILED, str(error))
 
-    side = JudgeSide(ask)
+    side = TesterSide(ask)
 
     def serve(body: Any) -> Any:
         # A callback: the candidate calls a function that the tests gave it.
@@ -64,26 +69,53 @@ def run(fd: int, report_fd: int, request: tuple[str, str, str | None, str], outp
             raise CodecError("a call of a function that the tests did not give")
         return side.functions[number](*arguments, **keywords)
 
-    if any("random" in text for text in request if text):
+    tests, trusted, entry_point, reporter = request
+    if any("random" in text for text in (tests, trusted, setup)):
         # What the tests draw is not what the candidate draws. (Imported at the top, random would be there before
         # candidate.preload.)
         import random
 
         random.seed()
-    channel = Channel(fd, side, serve, read_limit=output_bytes, write_limit=REQUEST_BYTES)
+    channel = Channel(fd, side, serve, read_limit=output, write_limit=REQUEST_BYTES)
+    value = None
     try:
-        run_tests(ask, channel, *request)
-    except (ChannelClosed, CodecError) as error:
-        finish(GONE if isinstance(error, ChannelClosed) else FAILED, str(error))
+        run_tests(ask, channel.await_answer, tests, trusted, entry_point, setup)
+        if reporter is not None:
+            value = _reported(ask, reporter, report)
+    except ChannelClosed:
+        finish(GONE)
     except BaseException as error:
-        finish(FAILED, _reason(error))
-    finish(PASSED)
+        text = text_of(error)
+        named = isinstance(error, Exception) and text
+        finish(FAILED, text if named else ": ".join(filter(None, [type(error).__name__, text])))
+    finish(PASSED, value=value)
+
+
+def _names(ask: Ask, *wanted: str) -> dict[str, Any]:
+    """Those of the names that the candidate defines, with what they stand for."""
+    found = ask(("names", list(wanted), {}))
+    if type(found) is not dict:
+        raise CodecError("a malformed list of names")
+    return found
+
+
+def _reported(ask: Ask, name: str, limit: int) -> Any:
+    """The plain data that the candidate's function `name` returns. Raises TypeError, CodecError, or what it raised."""
+    function = _names(ask, name).get(name)
+    if type(function) is not Handle:  # a builtin class or a function of the tests would be called in this process
+        raise TypeError(f"the candidate defines no function {name!r} to report with")
+    value = function()
+    if not is_plain(value):
+        raise TypeError("the report is not plain data (None, bool, int, float, str, list, tuple, dict)")
+    encode(value, Side(), limit)
+    return value
 
 
 def run_tests(
-    ask: Callable[[Any], Any], channel: Channel, tests: str, trusted: str, entry_point: str | None, setup: str
+    ask: Ask, await_candidate: Callable[[], object], tests: str, trusted: str, entry_point: str | None, setup: str
 ) -> None:
-    """Returns if the tests came to their end; raises what stopped them."""
+    """Returns if the tests came to their end; raises what stopped them. await_candidate: returns when the candidate's
+    source has run; raises what it raised."""
     namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
     if setup:
         imports = ast.Module([n for n in ast.parse(setup).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
@@ -91,18 +123,15 @@ def run_tests(
     if trusted:
         exec(compile(trusted, "<trusted>", "exec", dont_inherit=True), namespace)
     code = compile(tests, "<tests>", "exec", dont_inherit=True)
-    _await_candidate(channel)
+    await_candidate()
     wanted = free_names(tests, "<tests>") - namespace.keys()
     if not wanted and entry_point is None:
         entry_point = _first_called(tests)
     _import_modules(tests, wanted, namespace)
     if entry_point is not None:
         wanted.add(entry_point)
-    found = apply(ask, "names", *sorted(wanted))
-    if type(found) is not dict:
-        raise CodecError("a malformed list of names")
-    if entry_point is not None:
         namespace.pop(entry_point, None)  # the prompt defines it too, without a body
+    found = _names(ask, *sorted(wanted))
     namespace.update((name, found[name]) for name in wanted if name in found)
     exec(code, namespace)
 
@@ -115,35 +144,13 @@ def _first_called(tests: str) -> str | None:
     return None
 
 
-def _await_candidate(channel: Channel) -> None:
-    """Returns when the candidate's source has run. Raises what it raised."""
-    try:
-        channel.await_answer()
-    except RemoteRaised as raised:
-        raise as_exception(raised) from None
-
-
 def _import_modules(tests: str, wanted: set[str], namespace: dict[str, Any]) -> None:
     """Tests that say `math.isclose` and rely on the candidate's `import math` get the real module: the
-    candidate's could say anything. Only where the name is nothing but a module: always `name.attribute`."""
+    candidate's could say anything. Only where the tests say `name.attribute`."""
     modules = wanted & sys.stdlib_module_names
     if not modules:
         return
-    tree = ast.parse(tests)
-    attributes = [n.value for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
-    alone = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} - {
-        n.id for n in attributes if isinstance(n, ast.Name)
-    }
-    for name in sorted(modules - alone):
+    owners = [node.value for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Attribute)]
+    for name in sorted(modules & {owner.id for owner in owners if isinstance(owner, ast.Name)}):
         namespace[name] = importlib.import_module(name)
         wanted.discard(name)
-
-
-def _reason(error: BaseException) -> str:
-    text = text_of(error)
-    if not text:
-        return type(error).__name__
-    return text if isinstance(error, Exception) else f"{type(error).__name__}: {text}"
-
-
-__all__ = ["FAILED", "GONE", "PASSED", "Handle", "clean", "run"]

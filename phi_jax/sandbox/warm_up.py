@@ -9,9 +9,9 @@ import sys
 from typing import Any
 
 from . import candidate, tester
-from .channel import Channel, write_frame
+from .channel import write_frame
 from .codec import Side, encode
-from .handles import JudgeSide
+from .handles import Handle
 
 _TIMES = 12  # the interpreter's own thresholds are at 8
 _TRUSTED = '''
@@ -40,12 +40,30 @@ check(entry)
 """
 
 
-def rehearse(output_bytes: int) -> None:
-    """Runs the candidate's part and the judge's, each against a recording of what the other one sends."""
+def run(output_bytes: int) -> None:
+    """Runs the candidate's part and the tester's, each against a recording of what the other one says."""
+    entry = object()
+    calls = [[entry, [1, 2, 3]], [entry, [[1], (2.5, "three", None, True)]]]
+    asked: list[Any] = [("names", ["other", "missing"], {}), *(("call", call, {}) for call in calls)]
     for _ in range(_TIMES):
-        _candidate(output_bytes)
-        _judge(output_bytes)
+        ours, theirs = _socket.socketpair()
+        for body in asked:
+            write_frame(ours.fileno(), encode(("ask", body), _Recorded(), output_bytes))
+        ours.shutdown(_socket.SHUT_WR)
+        candidate.run(theirs.fileno(), _SOURCE, "", output_bytes)
+        ours.close()
+        theirs.close()
+        _test()
+        encode((tester.PASSED, tester.clean(""), None), Side(), output_bytes)
     del sys.modules["candidate"]
+
+
+def _test() -> None:
+    def ask(_: object) -> Any:
+        return answers.pop()
+
+    answers: list[Any] = [(6.0, {0: [[1, 2], [3]]}), ([True, {"a": 1}], {}), {"entry": Handle(ask, 0)}]
+    tester.run_tests(ask, lambda: None, _TESTS, _TRUSTED, "entry", "")
 
 
 class _Recorded(Side):
@@ -53,33 +71,3 @@ class _Recorded(Side):
 
     def refer(self, value: object) -> tuple[str, int]:
         return "C", 0
-
-
-def _play(kind: str, bodies: list[Any], output_bytes: int) -> tuple[_socket.socket, _socket.socket]:
-    """Both ends of a channel, with messages waiting at the second."""
-    ours, theirs = _socket.socketpair()
-    for body in bodies:
-        write_frame(ours.fileno(), encode((kind, body), _Recorded(), output_bytes))
-    ours.shutdown(_socket.SHUT_WR)
-    return ours, theirs
-
-
-def _candidate(output_bytes: int) -> None:
-    entry = object()
-    calls = [[entry, [1, 2, 3]], [entry, [[1], (2.5, "three", None, True)]]]
-    asked: list[Any] = [("names", ["other", "missing"], {}), *(("call", call, {}) for call in calls)]
-    ours, theirs = _play("ask", asked, output_bytes)
-    candidate.run(theirs.fileno(), _SOURCE, "", output_bytes)
-    ours.close()
-    theirs.close()
-
-
-def _judge(output_bytes: int) -> None:
-    results = [([True, {"a": 1}], {}), (6.0, {0: [[1, 2], [3]]})]
-    ours, theirs = _play("answer", [None, {"entry": object()}, *results], output_bytes)
-    side = JudgeSide(lambda body: channel.ask(body))
-    channel = Channel(theirs.fileno(), side, repr, read_limit=output_bytes, write_limit=output_bytes)
-    tester.run_tests(channel.ask, channel, _TESTS, _TRUSTED, "entry", "")
-    write_frame(theirs.fileno(), encode((tester.PASSED, tester.clean("")), Side(), output_bytes))
-    ours.close()
-    theirs.close()

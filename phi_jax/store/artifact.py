@@ -1,12 +1,12 @@
 """Artifacts: what a stage leaves behind, whole or not at all.
 
-An artifact is a directory `W/<stage>/<name>/` with a `manifest.json` that is written last. Where the manifest
-is, the artifact is whole; where it is not, the artifact is not there. On a local disk the stage works in
-`W/<stage>/<name>.partial/`, which is renamed into place; on an object store (gs://, s3://), which cannot rename
-a directory, it works in place and the manifest alone decides.
+An artifact is a directory `W/<stage>/<name>/` with a `manifest.json` that is written last: where the manifest is, the
+artifact is whole. On a local disk the stage works in `W/<stage>/<name>.partial/`, which is renamed into place; on an
+object store (gs://, s3://), which cannot rename a directory, it works in place and the manifest alone decides.
 
-The *key* of an artifact, hash(stage, config, input identities), says whether work has to be done. Its *identity*,
-hash(key, logical content), says what came out; time, host, path and git revision stay out of both.
+The *key* says whether work has to be done: the hash of stage, the fields of the config that decide the result, and
+the keys of the inputs. It is known before anything runs. The *identity* says what came out: the hash of stage, those
+fields, the identities of the inputs, and the logical content. Time, host, path and git revision stay out of both.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,16 +26,13 @@ from typing import Any
 from etils import epath
 
 from phi_jax.errors import UserError
+from phi_jax.progress import say
+from phi_jax.store.versions import git_revision, versions
 
 MANIFEST = "manifest.json"
-FORMAT = 1
-_DRAFT_KEY = "draft.json"
+FORMAT = 2
+_DRAFT = "draft.json"
 _TEMPORARY = ".tmp-"
-_DISTRIBUTIONS = (
-    "phi-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record",
-    "tensorflow-datasets", "ml-collections", "tokenizers", "tiktoken", "safetensors", "gguf", "numpy", "pyarrow",
-    "daft", "scikit-learn", "openai", "pydantic",
-)  # fmt: skip
 
 
 def canonical_json(value: Any) -> bytes:
@@ -138,8 +132,9 @@ class Artifact:
             manifest = json.loads(path.read_text())
             if manifest["format"] != FORMAT:
                 raise UserError(
-                    f"{path}: format {manifest['format']}, this phi_jax reads {FORMAT}; "
-                    f"use the version that wrote it, or remove {directory} to build it again"
+                    f"{path}: format {manifest['format']}, this phi_jax reads {FORMAT}; start in a new work directory. "
+                    "A checkpoint in this one can still be exported, sampled and trained on: "
+                    f"--config.training.initial_checkpoint={directory}"
                 )
             return cls(directory, manifest)
         except (ValueError, KeyError, TypeError) as error:
@@ -167,23 +162,38 @@ class Artifact:
         """Where the named output lies."""
         return self.directory / self.manifest["outputs"][output]["path"]
 
-    def verify(self) -> None:
-        """Compares every file with the manifest; raises UserError naming the first that differs."""
+    def check(self) -> None:
+        """Compares the size and the time of every file with the manifest, and the hash where only the time differs.
+
+        Raises UserError naming the first file that differs.
+        """
         for name, expected in self.manifest["files"].items():
             path = self.directory / name
-            remedy = f"remove {self.directory} and run `phi-jax {self.manifest['stage']}` to rebuild it"
-            if not path.exists():
-                raise UserError(f"{self.label}: {name} is missing from {self.directory}; {remedy}")
-            if file_digest(path) != expected["sha256"]:
-                raise UserError(f"{self.label}: {name}: checksum differs from {MANIFEST}; {remedy}")
+            self._require(path.exists(), f"{name} is missing from {self.directory}")
+            same = path.stat().length == expected["bytes"] and (
+                _changed_at(path) == expected["changed_at"] or file_digest(path) == expected["sha256"]
+            )
+            self._require(same, f"{name}: checksum differs from {MANIFEST}")
+
+    def verify(self) -> None:
+        """Compares the hash of every file with the manifest; raises UserError naming the first that differs."""
+        for name, expected in self.manifest["files"].items():
+            path = self.directory / name
+            self._require(path.exists(), f"{name} is missing from {self.directory}")
+            self._require(file_digest(path) == expected["sha256"], f"{name}: checksum differs from {MANIFEST}")
+
+    def _require(self, right: bool, problem: str) -> None:
+        if not right:
+            stage = self.manifest["stage"]
+            raise UserError(f"{self.label}: {problem}; remove {self.directory} and run `phi-jax {stage}` to rebuild it")
 
 
 @dataclasses.dataclass
 class Draft:
     """An artifact in the making. The stage writes under `directory` and declares its outputs.
 
-    Whatever is found in `directory` on opening was left by a killed run of the very same stage, config and
-    inputs, so the stage may go on from it.
+    Whatever is found in `directory` on opening was left by a killed run with the same key and inputs, so the stage may
+    go on from it. config: what the stage may read; decides: the fields of it that decide the result.
     """
 
     final: epath.Path
@@ -194,6 +204,7 @@ class Draft:
     inputs: dict[str, dict[str, str]]
     key: str
     resumed: bool
+    decides: dict[str, Any] = dataclasses.field(default_factory=dict)
     _outputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     _facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     _started: float = dataclasses.field(default_factory=time.monotonic)
@@ -229,9 +240,10 @@ class Draft:
         files = {}
         for path in sorted(_walk(self.directory)):
             relative = os.fspath(path.relative_to(self.directory))
-            if relative in (_DRAFT_KEY, MANIFEST):
+            if relative in (_DRAFT, MANIFEST):
                 continue
-            files[relative] = {"bytes": path.stat().length, "sha256": file_digest(path)}
+            about = {"bytes": path.stat().length, "changed_at": _changed_at(path)}
+            files[relative] = {**about, "sha256": file_digest(path)}
         for output in self._outputs.values():
             inside = {k: v for k, v in files.items() if _is_under(k, output["path"])}
             if not inside:
@@ -240,13 +252,15 @@ class Draft:
             if output["sha256"] is None:
                 output["sha256"] = digest_of({k: v["sha256"] for k, v in inside.items()})
         content = {n: o["sha256"] for n, o in self._outputs.items() if o["kind"] != "log"}
+        made_of = {name: source["identity"] for name, source in self.inputs.items()}
         manifest = {
             "format": FORMAT,
             "stage": self.stage,
             "name": self.name,
             "key": self.key,
-            "identity": digest_of([self.key, content]),
+            "identity": digest_of([self.stage, self.decides, made_of, content]),
             "config": self.config,
+            "decides": self.decides,
             "inputs": self.inputs,
             "outputs": self._outputs,
             "files": files,
@@ -258,13 +272,13 @@ class Draft:
         write_json(self.directory / MANIFEST, manifest)
         if not is_object_store(self.final):
             _swap_into_place(self.directory, self.final)
-        (self.final / _DRAFT_KEY).unlink(missing_ok=True)
+        (self.final / _DRAFT).unlink(missing_ok=True)
         return Artifact(self.final, manifest)
 
 
-def artifact_key(stage: str, config: Mapping[str, Any], input_identities: Mapping[str, str]) -> str:
-    """What decides whether a stage has to run: hash(stage, its config, identities of its inputs)."""
-    return digest_of([stage, dict(config), dict(input_identities)])
+def artifact_key(stage: str, decides: Mapping[str, Any], input_keys: Mapping[str, str]) -> str:
+    """What decides whether a stage has to run: hash(stage, deciding fields of its config, keys of its inputs)."""
+    return digest_of([stage, dict(decides), dict(input_keys)])
 
 
 def open_draft(
@@ -273,22 +287,24 @@ def open_draft(
     name: str,
     config: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
-    key: str | None = None,
     *,
+    decides: Mapping[str, Any] | None = None,
     again: bool = False,
 ) -> Draft:
-    """Opens the working directory of a stage, keeping what an interrupted run with the same key left.
+    """Opens the working directory of a stage, keeping what an interrupted run with the same key and inputs left.
 
-    key: see `artifact_key`; of the whole config where None. again: nothing is kept. Raises UserError where a file
-    stands in the way.
+    decides: see `Draft`; the whole config where None. again: nothing is kept. Raises UserError where a run with another
+    key left checkpoints, which cost training steps: naming what differs, what would be lost and how to start afresh.
     """
-    draft = join_draft(workdir, stage, name, config, inputs, key)
-    directory, key = draft.directory, draft.key
-    try:
-        kept = not again and json.loads((directory / _DRAFT_KEY).read_text())["key"] == key
-    except (OSError, ValueError, KeyError):
-        kept = False
+    draft = join_draft(workdir, stage, name, config, inputs, decides=decides)
+    about = {"format": FORMAT, "key": draft.key, "decides": draft.decides, "inputs": draft.inputs}
+    directory = draft.directory
+    left = read_draft(directory)
+    kept = not again and left == json.loads(canonical_json(about))
     if not kept and directory.exists():
+        step = last_checkpoint(directory)
+        if step is not None and not again:
+            raise UserError(_would_lose(draft, left, step))
         # The manifest goes first: without it, what is left of the old artifact is not taken for a whole one.
         (directory / MANIFEST).unlink(missing_ok=True)
         directory.rmtree()
@@ -297,7 +313,7 @@ def open_draft(
         if path.name.startswith(_TEMPORARY):
             path.unlink()
     if not kept:
-        write_json(directory / _DRAFT_KEY, {"key": key})
+        write_json(directory / _DRAFT, about)
     draft.resumed = kept
     return draft
 
@@ -308,20 +324,62 @@ def join_draft(
     name: str,
     config: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
-    key: str | None = None,
+    *,
+    decides: Mapping[str, Any] | None = None,
 ) -> Draft:
     """The draft that another process of this run has opened; touches no file."""
     final = locate(workdir, stage, name)
-    key = key or artifact_key(stage, config, {k: a.identity for k, a in inputs.items()})
+    decides = dict(config if decides is None else decides)
     return Draft(
         final=final,
-        directory=final if is_object_store(final) else final.parent / f"{final.name}.partial",
+        directory=final if is_object_store(final) else partial_of(final),
         stage=stage,
         name=name,
         config=dict(config),
         inputs={k: {"artifact": a.label, "identity": a.identity} for k, a in inputs.items()},
-        key=key,
+        key=artifact_key(stage, decides, {k: a.key for k, a in inputs.items()}),
         resumed=True,
+        decides=decides,
+    )
+
+
+def read_draft(directory: epath.Path) -> dict[str, Any]:
+    """What the run that works in `directory`, or was interrupted there, makes; {} where that cannot be read."""
+    try:
+        found = json.loads((directory / _DRAFT).read_text())
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def last_checkpoint(directory: epath.Path) -> int | None:
+    """The last step that a training has saved below `directory`, or None."""
+    saves = directory / "checkpoints"
+    steps = [int(path.name) for path in saves.iterdir() if path.name.isdigit()] if saves.exists() else []
+    return max(steps, default=None)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """`field old -> new` for each field that differs between two nested configs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        paths = [(k, f"{path}.{k}".lstrip(".")) for k in sorted(old.keys() | new.keys())]
+        return [line for k, p in paths for line in differences(old.get(k), new.get(k), p)]
+    return [] if old == new else [f"{path} {_shown(old)} -> {_shown(new)}"]
+
+
+def _shown(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _would_lose(draft: Draft, left: Mapping[str, Any], step: int) -> str:
+    changed = differences(left.get("decides", {}), json.loads(canonical_json(draft.decides)))
+    before = left.get("inputs", {})
+    changed += [f"input {s['artifact']} changed" for name, s in draft.inputs.items() if before.get(name) != s]
+    return (
+        f"{draft.label}: an interrupted run saved step {step} in {draft.directory}, and this run differs: "
+        f"{'; '.join(changed) or 'it was made by an earlier phi_jax'}. Undo that to go on from step {step}; to start "
+        f"afresh, move or remove {draft.directory}"
     )
 
 
@@ -330,14 +388,19 @@ def locate(workdir: epath.PathLike, stage: str, name: str) -> epath.Path:
     return epath.Path(workdir) / stage / name if name else epath.Path(workdir) / stage
 
 
+def partial_of(final: epath.Path) -> epath.Path:
+    """Where a stage works until its artifact is whole; local disks only."""
+    return final.parent / f"{final.name}.partial"
+
+
 def find(workdir: epath.PathLike, stage: str, name: str) -> Artifact | None:
     """The whole artifact of a stage instance, or None. Finishes a swap that a kill cut in two."""
     final = locate(workdir, stage, name)
     if not is_object_store(final):
-        partial = final.parent / f"{final.name}.partial"
+        partial = partial_of(final)
         if not (final / MANIFEST).exists() and (partial / MANIFEST).exists():
             _swap_into_place(partial, final)
-            (final / _DRAFT_KEY).unlink(missing_ok=True)
+            (final / _DRAFT).unlink(missing_ok=True)
     return Artifact.read(final)
 
 
@@ -373,37 +436,40 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
         yield
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change what a stage writes."""
-    found = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def git_revision() -> str | None:
-    """The commit of the checkout this package runs from, with "+changes" where files differ; None outside one."""
-    here = Path(__file__).resolve().parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
-
-
 def _swap_into_place(partial: epath.Path, final: epath.Path) -> None:
+    """Puts a finished draft in its place; may be called again after a kill at any line."""
     stale = final.parent / f"{final.name}.stale"
-    if stale.exists():
-        stale.rmtree()
     if final.exists():
+        _clear(stale, final)
         os.rename(final, stale)
     os.rename(partial, final)
-    if stale.exists():
+    _clear(stale, final)
+
+
+def _clear(stale: epath.Path, final: epath.Path) -> None:
+    """Removes a replaced artifact. One with checkpoints, which cost training steps, is kept under another name."""
+    if not stale.exists():
+        return
+    if last_checkpoint(stale) is None:
         stale.rmtree()
+        return
+    aside = final.parent / f"{final.name}.replaced-{_identity_of(stale)}"
+    if aside.exists():
+        aside.rmtree()  # the same artifact
+    os.rename(stale, aside)
+    say(f"{final.parent.name}/{final.name}: the training that stood there is kept in {aside}")
+
+
+def _identity_of(directory: epath.Path) -> str:
+    try:
+        return json.loads((directory / MANIFEST).read_text())["identity"][:12]
+    except (OSError, ValueError, KeyError):
+        return "unknown"
+
+
+def _changed_at(path: epath.Path) -> int:
+    """Nanoseconds since 1970, as the disk says; 0 on an object store, whose objects are replaced whole."""
+    return 0 if is_object_store(path) else os.stat(path).st_mtime_ns
 
 
 def _walk(directory: epath.Path) -> Iterator[epath.Path]:

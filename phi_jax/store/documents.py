@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from phi_jax.errors import UserError
+from phi_jax.progress import Progress
 from phi_jax.store.artifact import Draft, atomic_path
 
 SCHEMA = pa.schema(
@@ -73,21 +74,75 @@ def write_part(directory: epath.PathLike, index: int, rows: Sequence[Row], schem
         pq.write_table(table, file, compression="zstd")
 
 
+def write_parts(
+    directory: epath.PathLike,
+    count: int,
+    make: Callable[[int], Iterable[Row]],
+    schema: pa.Schema = SCHEMA,
+    *,
+    label: str,
+) -> None:
+    """Writes the parts 0 to count - 1 that are not there yet; a killed stage goes on at the first missing one.
+
+    make: the rows of a part, which must be a function of its index alone. label: what the progress is called.
+    """
+    epath.Path(directory).mkdir(parents=True, exist_ok=True)
+    with Progress(label, count, "parts") as bar:
+        for index in range(count):
+            if part_path(directory, index).exists():
+                bar.skip(1)
+            else:
+                write_part(directory, index, list(make(index)), schema)
+                bar.advance(1)
+
+
+def map_parts(
+    source: epath.PathLike,
+    target: epath.PathLike,
+    function: Callable[[Iterator[Row]], Iterable[Row]],
+    columns: Sequence[str] = ("id", "text"),
+    schema: pa.Schema = SCHEMA,
+    *,
+    label: str,
+) -> None:
+    """Writes one part of `target` for each part of `source`: what `function` makes of its rows. See `write_parts`."""
+    found = parts(source)
+    write_parts(target, len(found), lambda index: function(read_part(found[index], columns)), schema, label=label)
+
+
 def totals(directory: epath.PathLike) -> Totals:
     """Counts and digest of a document set, from the parts' footers: no row is read.
 
     The digest is over the sum of the rows' hashes modulo 2**256, so it depends neither on the order of the rows nor on
-    how they are cut into parts. Raises UserError for a part that `write_part` did not write.
+    how they are cut into parts. Raises UserError for a part that is damaged or that `write_part` did not write.
     """
     rows = size = total = 0
     for path in parts(directory):
-        with path.open("rb") as file:
-            footer = (pq.read_schema(file).metadata or {}).get(_FOOTER)
+        footer = (schema_of_part(path).metadata or {}).get(_FOOTER)
         if footer is None:
             raise UserError(f"{path}: was not written by phi-jax; name it in config.collect.sources")
         found = json.loads(footer)
         rows, size, total = rows + found["rows"], size + found["bytes"], total + int(found["hashes"], 16)
     return Totals(rows, size, hashlib.sha256(f"{rows} {total % 2**256:064x}".encode()).hexdigest())
+
+
+def schema_of(directory: epath.PathLike) -> pa.Schema:
+    """The columns of a document set. Raises UserError for a part that is damaged or lacks a column of the first."""
+    first, *others = parts(directory)
+    schema = schema_of_part(first).remove_metadata()
+    for path in others:
+        if missing := set(schema.names) - set(schema_of_part(path).names):
+            raise UserError(f"{path}: has no column {min(missing)!r}, which {first.name} has")
+    return schema
+
+
+def schema_of_part(path: epath.PathLike) -> pa.Schema:
+    """The columns of one Parquet file, with what its footer says. Raises UserError for a damaged one."""
+    try:
+        with epath.Path(path).open("rb") as file:
+            return pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({error}); write it again") from None
 
 
 def add_output(draft: Draft, name: str, path: str | None = None) -> Totals:

@@ -1,4 +1,4 @@
-"""Bringing a reply to each request into the journal: all endpoints at once, under one budget, until stopped.
+"""Brings a reply to each request into the journal: all endpoints at once, under one budget, until stopped.
 
 Workers draw from one iterator an endpoint, so memory does not grow with the number of requests.
 """
@@ -8,25 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any
 
 from phi_jax.errors import Preempted
 from phi_jax.progress import Progress
-from phi_jax.teacher import batch, batch_replies
-from phi_jax.teacher.budget import Purse, Stop, Stopped, dollars
-from phi_jax.teacher.client import Client
+from phi_jax.teacher.budget import Budget, dollars
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Price, PriceTable
-from phi_jax.teacher.request import Endpoint, Reply, Request, Status
-
-_CHUNK = 256  # requests of which the journal is asked at once whether it has them
+from phi_jax.teacher.request import Endpoint, Request, Status
+from phi_jax.teacher.server.batch import Batches, refuse_open
+from phi_jax.teacher.server.live import Live
 
 
 @dataclasses.dataclass
@@ -35,7 +31,6 @@ class Tally:
 
     counts: Counter[Status] = dataclasses.field(default_factory=Counter)  # of those that were asked
     found: int = 0  # were in the journal already, or were given twice
-    spent: int = 0  # picodollars, by this call
     seconds: float = 0.0
 
 
@@ -54,27 +49,19 @@ def ask(
     booked. label, total: for the progress line.
 
     Raises UserError where the cap leaves no room, and where a server answers nobody: is not there, refuses the key,
-    the model or the quota. SIGINT and SIGTERM end the run with KeyboardInterrupt and Preempted once what is in
-    flight has arrived; a second signal does not wait for it. What arrived is kept, whatever is raised.
+    the model, the quota or every request. SIGINT and SIGTERM end the run with KeyboardInterrupt and Preempted once what
+    is in flight has arrived; a second signal does not wait for it. What arrived is kept, whatever is raised.
     """
-    run = _Run(journal, prices, cap, label, total)
-    begin, before = time.monotonic(), journal.spent
-    with contextlib.ExitStack() as stack:
-        runner = stack.enter_context(asyncio.Runner())
-        stack.enter_context(_signals(run, runner.get_loop()))
-        runner.run(run.all(jobs))
+    run = _Run(Budget(journal, cap), label, total)
+    begin = time.monotonic()
+    with asyncio.Runner() as runner, _signals(run, runner.get_loop()), contextlib.suppress(asyncio.CancelledError):
+        runner.run(run.all([(endpoint, prices.of(endpoint), requests) for endpoint, requests in jobs.items()]))
+    if run.signal == signal.SIGTERM:
+        raise Preempted(f"{label}: asked to stop; the replies that arrived are kept")
     if run.signal is not None:
-        if run.signal == signal.SIGTERM:
-            raise Preempted(f"{label}: asked to stop; the replies that arrived are kept")
         raise KeyboardInterrupt
-    run.tally.spent = journal.spent - before
     run.tally.seconds = time.monotonic() - begin
     return run.tally
-
-
-def cancel_batches(endpoint: Endpoint, journal: Journal, prices: PriceTable) -> int:
-    """Cancels what the Batch API still works on for this endpoint; keeps what it has done. Returns how many batches."""
-    return asyncio.run(batch.cancel(endpoint, journal, prices.of(endpoint)))
 
 
 @contextlib.contextmanager
@@ -98,94 +85,50 @@ def _signals(run: _Run, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 class _Run:
     """One call of `ask`."""
 
-    def __init__(self, journal: Journal, prices: PriceTable, cap: int, label: str, total: int) -> None:
+    def __init__(self, budget: Budget, label: str, total: int) -> None:
         self.tally = Tally()
         self.signal: int | None = None
-        self._journal, self._prices, self._cap = journal, prices, cap
-        self._label, self._total = label, total
-        self._stop = Stop()
-        self._purse = Purse(journal, cap, self._stop)
+        self._budget, self._label, self._total = budget, label, total
         self._busy: set[str] = set()  # keys drawn and not yet answered, of all endpoints
-        self._arrived: set[str] = set()  # of these, those that a batch has brought
-        self._errors: list[BaseException] = []
 
-    async def all(self, jobs: Mapping[Endpoint, Iterable[Request]]) -> None:
+    async def all(self, jobs: Iterable[tuple[Endpoint, Price, Iterable[Request]]]) -> None:
         """Raises the first error that a worker met, once none has anything in flight."""
-        priced = {endpoint: self._prices.of(endpoint) for endpoint in jobs}
+        self._task = asyncio.current_task()
         with Progress(self._label, self._total, "replies") as self._progress:
-            tasks = [
-                self._guarded((self._batch if e.mode == "batch" else self._live)(e, priced[e], requests))
-                for e, requests in jobs.items()
-            ]
-            await asyncio.gather(*tasks)
-            if self._errors and self.signal is None:
-                raise self._errors[0]
+            await asyncio.gather(*(self._budget.guard(self._ask(*job)) for job in jobs))
+            if self._budget.errors and self.signal is None:
+                raise self._budget.errors[0]
 
     def interrupt(self, number: int) -> None:
-        """A signal came. The first awaits what is in flight, the second does not."""
-        again = self.signal is not None
-        self.signal = number if self.signal is None else self.signal
-        self._stop.request(urgent=again)
+        """A signal came. After the first, what is in flight is awaited; after the second, it is booked as lost."""
+        self._budget.stopping.set()
+        if self.signal is not None and self._task is not None:
+            self._task.cancel()
+        self.signal = self.signal or number
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """An error of one worker stops the others, who still await what they have in flight."""
-        try:
-            await work
-        except Stopped:
-            pass
-        except Exception as error:
-            self._errors.append(error)
-            self._stop.request()
-
-    async def _live(self, endpoint: Endpoint, price: Price, requests: Iterable[Request]) -> None:
-        batch.refuse_open(endpoint, self._journal)
-        await batch_replies.prepare(self._journal)
-        async with Client(endpoint, price, self._purse, self._stop) as client:
-            source = self._new(requests)
-            workers = [self._guarded(self._worker(client, endpoint, source)) for _ in range(endpoint.window)]
-            await asyncio.gather(*workers)
-            if not self._stop.wished.is_set():
-                await client.finish()
-
-    async def _worker(self, client: Client, endpoint: Endpoint, source: Iterator[Request]) -> None:
-        for request in source:
-            self._stop.check()
-            reply = None
-            if request.key in self._arrived:
-                with contextlib.suppress(batch_replies.Unfit):
-                    reply = await batch_replies.draw(self._journal, endpoint, request)
-            self._count(reply or await client.reply_to(request))
-
-    async def _batch(self, endpoint: Endpoint, price: Price, requests: Iterable[Request]) -> None:
-        await batch_replies.prepare(self._journal)
-        with self._purse.other_work():
-            await batch.run(
-                endpoint, self._new(requests), self._journal, price, cap=self._cap, stop=self._stop.wished,
-                on_reply=self._count,
-            )  # fmt: skip
+    async def _ask(self, endpoint: Endpoint, price: Price, requests: Iterable[Request]) -> None:
+        asker: Live | Batches
+        if endpoint.mode == "batch":
+            asker = Batches(endpoint, price, self._budget)
+        else:
+            refuse_open(endpoint, self._budget.journal)
+            asker = Live(endpoint, price, self._budget)
+        await asker.ask(self._new(requests), self._count)
 
     def _new(self, requests: Iterable[Request]) -> Iterator[Request]:
         """Those of the requests that the journal does not have and that are not under way."""
-        source = iter(requests)
-        while chunk := list(itertools.islice(source, _CHUNK)):
-            wanted = {request.key: request for request in chunk}
-            keys = [key for key in wanted if key not in self._busy]
-            there = self._journal.has(keys)
-            new = [key for key in keys if key not in there]
-            self._busy.update(new)
-            self._arrived |= batch_replies.among(self._journal, new)
-            self.tally.found += len(chunk) - len(new)
-            self._progress.skip(len(chunk) - len(new))
-            yield from (wanted[key] for key in new)
+        for request in requests:
+            if request.key in self._busy or self._budget.journal.has(request.key):
+                self.tally.found += 1
+                self._progress.skip(1)
+            else:
+                self._busy.add(request.key)
+                yield request
 
-    def _count(self, reply: Reply) -> None:
-        self._busy.discard(reply.key)
-        self._arrived.discard(reply.key)
-        self.tally.counts[reply.status] += 1
-        self._advance(1)
-
-    def _advance(self, amount: int) -> None:
-        note = f"{dollars(self._journal.spent)} of {dollars(self._cap)}"
+    def _count(self, key: str, status: Status) -> None:
+        self._busy.discard(key)
+        self.tally.counts[status] += 1
+        note = f"{dollars(self._budget.journal.spent)} of {dollars(self._budget.cap)}"
         if poisoned := self.tally.counts[Status.POISONED]:
-            note += f", {poisoned} poisoned"
-        self._progress.advance(amount, note)
+            note += f", {poisoned} given up"
+        self._progress.advance(1, note)

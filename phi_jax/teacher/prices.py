@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_jax.errors import UserError
-from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Usage
-from phi_jax.teacher.structured import strict_schema
+from phi_jax.teacher.request import PICODOLLARS, Endpoint, Messages, Request, Usage
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -24,7 +23,7 @@ _UNIT, _TOKENS = "dollars per million tokens", 10**6
 
 # Tokens that a chat template puts around what is sent, at most. Around a message: ChatML, Llama 3 and Harmony take 3 to
 # 6 and the role's name. Around all: a start and the opening of the answer (under 10), the sentence that asks for JSON
-# (structured.py, 80 bytes), and the default system prompt that some templates add where there is none (Qwen 20 tokens,
+# (json_mode.wish, 80 bytes), and the default system prompt that some templates add where there is none (Qwen 20 tokens,
 # Llama 3 and gpt-oss under 100, Mistral Small, the longest we know, about 700). Orders, from the templates' texts.
 _MESSAGE_OVERHEAD = 16
 _REQUEST_OVERHEAD = 1024
@@ -46,13 +45,13 @@ class Price:
         full = fresh * self.input + usage.cached * self.cached_input + usage.completion * self.output
         return self._discounted(full, batch)
 
-    def reservation(self, request: Request, *, batch: bool) -> int:
-        """The most that one attempt at `request`, with these very messages, can cost.
+    def reservation(self, request: Request, correction: Messages = (), *, batch: bool) -> int:
+        """The most that one attempt at `request` can cost. correction: messages that are sent behind its own.
 
         It holds for tokenizers none of whose tokens stands for less than a byte of the prompt, and servers that keep
         to max_tokens.
         """
-        prompt = most_prompt_tokens(request) * max(self.input, self.cached_input)
+        prompt = most_prompt_tokens(request, correction) * max(self.input, self.cached_input)
         return self._discounted(prompt + request.max_tokens * self.output, batch)
 
     def _discounted(self, full: int, batch: bool) -> int:
@@ -88,20 +87,17 @@ def load_prices(path: str = "") -> PriceTable:
     return PriceTable(prices, path or f"the package's {_PACKAGED.name}")
 
 
-def most_prompt_tokens(request: Request) -> int:
+def most_prompt_tokens(request: Request, correction: Messages = ()) -> int:
     """Upper bound of the tokens that a server counts as the prompt."""
-    said = sum(_bytes(role) + _bytes(content) + _MESSAGE_OVERHEAD for role, content in request.messages)
+    messages = request.messages + correction
+    said = sum(len(f"{role}{content}".encode(errors="surrogatepass")) + _MESSAGE_OVERHEAD for role, content in messages)
     return said + _REQUEST_OVERHEAD + (0 if request.schema is None else _schema_bytes(request.schema))
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 @functools.cache
 def _schema_bytes(schema: type[BaseModel]) -> int:
     """In the longest form in which a server, or we, may show the schema to the model: indented, ASCII."""
-    return len(json.dumps(strict_schema(schema), indent=4))
+    return len(json.dumps(schema.model_json_schema(), indent=4))
 
 
 def _read(path: Path) -> dict[str, Price]:
@@ -119,22 +115,16 @@ def _read(path: Path) -> dict[str, Price]:
 
 
 def _price(path: str, name: str, entry: Any, as_of: Any) -> Price:
-    if not isinstance(entry, dict):
-        raise UserError(f"{path}: models.{name}: not a price; write input, cached_input, output and batch_percent")
-
-    def amount(field: str, default: Any = None) -> int:
-        value = entry.get(field, default)
-        if type(value) not in (int, Decimal) or not 0 <= value < _TOKENS:
-            raise UserError(f"{path}: models.{name}.{field}: {value} is no price in {_UNIT}; write a number from 0 up")
-        return math.ceil(Decimal(value) * PICODOLLARS / _TOKENS)
-
-    percent = entry.get("batch_percent", 100)
-    if type(percent) is not int or not 0 <= percent <= 100:
-        raise UserError(f"{path}: models.{name}.batch_percent: {percent!r} is no whole number from 0 to 100; write one")
-    return Price(
-        input=amount("input"),
-        cached_input=amount("cached_input", entry.get("input")),
-        output=amount("output"),
-        batch_percent=percent,
-        as_of=str(entry.get("as_of", as_of or "")),
-    )
+    try:
+        amounts = [entry["input"], entry.get("cached_input", entry["input"]), entry["output"]]
+        percent = entry.get("batch_percent", 100)
+        wrong = any(type(a) not in (int, Decimal) or not 0 <= a < _TOKENS for a in amounts)
+        if wrong or type(percent) is not int or not 0 <= percent <= 100:
+            raise ValueError
+    except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError):
+        raise UserError(
+            f"{path}: models.{name}: no price; write input, cached_input and output, numbers from 0 up in {_UNIT}, and "
+            "batch_percent, a whole number from 0 to 100"
+        ) from None
+    fresh, cached, output = (math.ceil(Decimal(amount) * PICODOLLARS / _TOKENS) for amount in amounts)
+    return Price(fresh, cached, output, percent, str(entry.get("as_of", as_of or "")))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PICODOLLARS = 10**12  # in a dollar; money is counted in whole picodollars, so that sums are exact
 
+Messages = tuple[tuple[str, str], ...]  # (role, content)
+
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
@@ -28,24 +30,25 @@ class Endpoint:
     window: int  # live requests in flight at most
     batch_requests: int  # requests of one batch at most
     timeout: float  # seconds that one attempt may take from sending to the reply's last byte
-    attempts: int  # of one request, beside those that a rate limit turned away; then it goes to the poison queue
-    generation: int = 1  # of the texts it writes (tokens/generations.py)
+    attempts: int  # of one request, beside those that a rate limit turned away; then it is given up
+    json_mode: str = "schema"  # how JSON is asked for: one of server/json_mode.MODES
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One request to one model.
 
-    Its key is the hash of model, parameters and prompt: what it is journalled by. How the reply is brought into the
-    form of `schema` (structured.py), the server's address and `label` are no part of it.
+    Its key is the hash of model, parameters and prompt: what it is journalled by. The server's address, its JSON mode
+    and `label` are no part of it.
     """
 
     model: str
-    messages: tuple[tuple[str, str], ...]  # (role, content)
+    messages: Messages
     max_tokens: int  # of the completion, reasoning included; what may be paid at most follows from it
     temperature: float
     seed: int = 0  # tells apart several replies to the same prompt; sent as `seed`
-    schema: type[BaseModel] | None = None  # the JSON object that is wanted; None = free text
+    # The JSON object that is wanted; None = free text. Strict modes want that it forbids extra fields and has no default.
+    schema: type[BaseModel] | None = None
     label: str = ""  # what it is for, for people: "exercises/123"
 
     @functools.cached_property
@@ -63,7 +66,7 @@ class Request:
 
 @functools.cache
 def _form(schema: type[BaseModel]) -> list[Any]:
-    """Name and fields. What pydantic makes of them as JSON Schema may change with its version, and so every key."""
+    """Name and fields. pydantic's JSON Schema may change with its version, and every key would change with it."""
     fields = ([name, str(field.annotation), str(field.metadata)] for name, field in schema.model_fields.items())
     return [schema.__name__, *fields]
 
@@ -74,8 +77,8 @@ class Status(enum.StrEnum):
     ANSWERED = "answered"
     REFUSED = "refused"  # the model declines
     FILTERED = "filtered"  # the server's content filter cut it
-    LENGTH = "length"  # max_tokens ended it
-    POISONED = "poisoned"  # given up after `attempts`, or an error that another attempt does not mend
+    LENGTH = "length"  # max_tokens or the context ended it
+    POISONED = "poisoned"  # given up after `attempts`, or after an error that another attempt does not mend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Reply:
     status: Status
     text: str  # "" where poisoned
     reason: str  # why it is not answered; "" where it is
-    model: str  # as the server names what answered
+    model: str  # as the server names what answered; "" where it did not say
     usage: Usage  # of all attempts whose replies arrived
     cost: int  # picodollars of all attempts, the lost ones at their full reservation
     attempts: int

@@ -6,27 +6,27 @@ requests in their order, `reply`. So what it writes is a function of the journal
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.store.artifact import is_object_store
 from phi_jax.teacher import asking
+from phi_jax.teacher.budget import Budget
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import PriceTable, load_prices
 from phi_jax.teacher.request import PICODOLLARS, Endpoint, Reply, Request, Status
+from phi_jax.teacher.server import json_mode
+from phi_jax.teacher.server.batch import Batches
 
 Requests = Callable[[], Iterable[Request]]
 MODES = ("live", "batch")
-_LAST_GENERATION = 127  # that the documents' column holds
 
 
 def parse_shares(spec: str) -> dict[str, float]:
@@ -35,16 +35,16 @@ def parse_shares(spec: str) -> dict[str, float]:
     Raises UserError for a text of another form.
     """
     shares: dict[str, float] = {}
-    for part in spec.split(","):
+    parts = spec.split(",")
+    for part in parts:
         name, _, weight = part.strip().partition(":")
         with contextlib.suppress(ValueError):
             shares[name] = float(weight or 1)
-        if not name or not shares.get(name, 0) > 0 or shares[name] == float("inf"):
+        if not name or not 0 < shares.get(name, 0) < float("inf"):
             raise UserError(f"teacher {spec!r}: must read like 'writer' or 'writer:0.8,ours:0.2', with weights above 0")
-    if len(shares) < len(spec.split(",")):
+    if len(shares) < len(parts):
         raise UserError(f"teacher {spec!r}: names one teacher twice; give each once")
-    total = sum(shares.values())
-    return {name: weight / total for name, weight in shares.items()}
+    return {name: weight / sum(shares.values()) for name, weight in shares.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,22 +88,14 @@ class Teachers:
         if not 0 <= budget.max_dollars < float("inf"):
             raise UserError(f"config.budget.max_dollars={budget.max_dollars}: must be 0 or more")
         directory = budget.journal or os.path.join(os.fspath(workdir), "teacher")
-        if is_object_store(directory):
-            raise UserError(
-                f"the teacher's journal cannot lie in {directory}: an object store cannot append; name a directory on "
-                "a local disk with --config.budget.journal=DIR"
-            )
         endpoints, prices = _known(config)
-        return cls(endpoints, Journal(Path(directory)), prices, round(budget.max_dollars * PICODOLLARS), live=live)
+        return cls(endpoints, Journal(directory), prices, round(budget.max_dollars * PICODOLLARS), live=live)
 
     def __enter__(self) -> Teachers:
-        self.journal.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.journal.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self.journal.close()
 
     def shares(self, spec: str) -> Shares:
         """The teachers of "writer" or "writer:0.8,ours:0.2". Raises UserError for one that config.teachers lacks."""
@@ -132,8 +124,11 @@ class Teachers:
 
     def cancel_batches(self) -> int:
         """Cancels what the Batch API still works on, of all teachers; keeps what it has done. Returns how many."""
+        budget = Budget(self.journal, self.cap)
         return sum(
-            asking.cancel_batches(e, self.journal, self.prices) for e in self._known.values() if e.mode == "batch"
+            asyncio.run(Batches(endpoint, self.prices.of(endpoint), budget).cancel())
+            for endpoint in self._known.values()
+            if endpoint.mode == "batch"
         )
 
     def _as_asked(self, endpoint: Endpoint) -> Endpoint:
@@ -173,20 +168,17 @@ class Teachers:
                         "picodollars": reply.cost,
                     }
                 )
-        return {
-            "teachers": {
-                endpoint.name: {
-                    "model": endpoint.model,
-                    "mode": endpoint.mode,
-                    "prices_as_of": self.prices.of(endpoint).as_of,
-                    **{s.value: counts[endpoint.model][s.value] for s in Status},
-                    **{n: counts[endpoint.model][n] for n in ("requests", "prompt_tokens", "completion_tokens")},
-                    "dollars": counts[endpoint.model]["picodollars"] / PICODOLLARS,
-                }
-                for endpoint in self._chosen.values()
-            },
-            "dollars": sum(c["picodollars"] for c in counts.values()) / PICODOLLARS,
-        }
+        teachers = {}
+        for model, endpoint in self._chosen.items():
+            found = counts[model]
+            teachers[endpoint.name] = {
+                "model": model,
+                "mode": endpoint.mode,
+                "prices_as_of": self.prices.of(endpoint).as_of,
+                **{name: found[name] for name in (*map(str, Status), "requests", "prompt_tokens", "completion_tokens")},
+                "dollars": found["picodollars"] / PICODOLLARS,
+            }
+        return {"teachers": teachers, "dollars": sum(c["picodollars"] for c in counts.values()) / PICODOLLARS}
 
 
 def check(config: Config) -> None:
@@ -200,7 +192,7 @@ def check(config: Config) -> None:
 
 
 def _known(config: Config) -> tuple[dict[str, Endpoint], PriceTable]:
-    endpoints = {name: _endpoint(name, config.teachers) for name in config.teachers.to_dict()}
+    endpoints = {name: _endpoint(name, getattr(config.teachers, name)) for name in config.teachers.to_dict()}
     return endpoints, load_prices(config.budget.prices)
 
 
@@ -208,30 +200,18 @@ def _of_model(model: str, requests: Iterable[Request]) -> Iterator[Request]:
     return (request for request in requests if request.model == model)
 
 
-def _endpoint(name: str, teachers: Config) -> Endpoint:
-    rules = getattr(teachers, name)
+def _endpoint(name: str, rules: Config) -> Endpoint:
+    names = [field.name for field in dataclasses.fields(Endpoint) if field.name != "name"]
+    endpoint = Endpoint(name, **{field: getattr(rules, field) for field in names})
     place = f"config.teachers.{name}"
-    if rules.mode not in MODES:
-        raise UserError(f"{place}.mode={rules.mode!r}: unknown; use {' or '.join(MODES)}")
+    for field, known in (("mode", MODES), ("json_mode", json_mode.MODES)):
+        if getattr(endpoint, field) not in known:
+            raise UserError(f"{place}.{field}={getattr(endpoint, field)!r}: unknown; use {' or '.join(known)}")
     for field in ("window", "batch_requests", "timeout", "attempts"):
-        if not getattr(rules, field) > 0:
-            raise UserError(f"{place}.{field}={getattr(rules, field)}: must be above 0")
-    if not 1 <= rules.generation <= _LAST_GENERATION:
-        raise UserError(f"{place}.generation={rules.generation}: use 1 to {_LAST_GENERATION}; people's texts are 0")
-    if not rules.base_url.startswith(("http://", "https://")):
-        raise UserError(f"{place}.base_url={rules.base_url!r}: must begin with http:// or https://")
-    if not rules.model:
+        if not getattr(endpoint, field) > 0:
+            raise UserError(f"{place}.{field}={getattr(endpoint, field)}: must be above 0")
+    if not endpoint.base_url.startswith(("http://", "https://")):
+        raise UserError(f"{place}.base_url={endpoint.base_url!r}: must begin with http:// or https://")
+    if not endpoint.model:
         raise UserError(f"{place}.model is empty; name the model as its server calls it")
-    return Endpoint(
-        name=name,
-        model=rules.model,
-        base_url=rules.base_url,
-        key_variable=rules.key_variable,
-        price_as=rules.price_as,
-        mode=rules.mode,
-        window=rules.window,
-        batch_requests=rules.batch_requests,
-        timeout=rules.timeout,
-        attempts=rules.attempts,
-        generation=rules.generation,
-    )
+    return endpoint

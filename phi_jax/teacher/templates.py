@@ -1,9 +1,14 @@
-"""Prompt templates: Markdown files with a system message and a user message that `===` separates."""
+"""Prompt templates: Markdown files with a system message and a user message that `===` separates.
+
+And a delimiter for quoting untrusted text in a prompt.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import itertools
 import string
 from pathlib import Path
 
@@ -38,3 +43,16 @@ def read_template(path: Path) -> Template:
     """The template in a Markdown file that ships with the package."""
     system, user = path.read_text(encoding="utf-8").split(_BETWEEN)
     return Template(path.stem, file_digest(path), system.strip(), string.Template(user.strip()))
+
+
+FENCE_DIGITS = 12
+
+
+def fence(*texts: str) -> str:
+    """A delimiter for quoting these texts: FENCE_DIGITS hex digits that none of them holds, and that follow from them.
+
+    They are a hash and no counter: whatever a text says of delimiters changes the one in use, so none can say it.
+    """
+    together = "\0".join(texts)
+    marks = (hashlib.sha256(f"{n} {together}".encode()).hexdigest()[:FENCE_DIGITS] for n in itertools.count())
+    return next(mark for mark in marks if not any(mark in text for text in texts))

@@ -1,8 +1,7 @@
-"""The weights a run starts from: another run's, or an imported model's."""
+"""The weights a run starts from: another training's, or an imported model's."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,33 +9,30 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import Artifact
-from phi_jax.weights.checkpoints import restore_params
-from phi_jax.weights.huggingface import load_directory
+from phi_jax.weights.checkpoints import Checkpoints
+from phi_jax.weights.models import load_model, open_training, read_artifact
 
 PyTree = Any
 
 
-def initial_params(directory: str, abstract_params: PyTree, tokens: Artifact) -> tuple[PyTree, str]:
-    """(parameters laid out as `abstract_params` says, what they are) of a training artifact or Hugging Face directory.
+def initial_params(start: str, abstract_params: PyTree, tokens: Artifact) -> tuple[PyTree, str]:
+    """(parameters laid out as `abstract_params` says, what they are called) of the model in the directory `start`.
 
-    tokens: what is going to be trained on. Raises UserError where `directory` is neither, where a parameter's shape
-    differs, or the artifact's tokenizer is not that of the tokens.
+    start: a training or select artifact, or a Hugging Face directory. tokens: what is going to be trained on. Raises
+    UserError where it is none of these, a parameter's shape differs, or an artifact's tokenizer is not that of the
+    tokens.
     """
-    artifact = Artifact.read(directory)
-    if artifact is None:
-        params, _ = load_directory(Path(directory))
-        return jax.tree_util.tree_map_with_path(_laid_out, params, abstract_params), directory
-    outputs = artifact.manifest["outputs"]
-    if "checkpoint" not in outputs:
-        raise UserError(f"{directory}: an artifact of {artifact.label}, not a model; name e.g. W/pretrain/base")
-    if outputs["tokenizer"]["sha256"] != tokens.manifest["outputs"]["tokenizer"]["sha256"]:
+    if read_artifact(start) is None:
+        params, _, _ = load_model(start)
+        return jax.tree_util.tree_map_with_path(_laid_out, params, abstract_params), start
+    training, step = open_training(start)
+    if training.manifest["outputs"]["tokenizer"]["sha256"] != tokens.manifest["outputs"]["tokenizer"]["sha256"]:
         raise UserError(
-            f"{tokens.label}: its tokenizer is not the one that {artifact.label} was trained with; "
+            f"{tokens.label}: its tokenizer is not the one that {training.label} was trained with; "
             "tokenize the texts again with that one"
         )
-    step = outputs["checkpoint"]["step"]
-    params = restore_params(artifact.path("checkpoint"), step, abstract_params)
-    return params, f"{artifact.label}, step {step}"
+    with Checkpoints(training.path("checkpoint"), read_only=True) as checkpoints:
+        return checkpoints.restore_params(step, abstract_params), f"{training.label}, step {step}"
 
 
 def _laid_out(path: Any, value: Any, wanted: jax.ShapeDtypeStruct) -> jax.Array:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
 
 from phi_jax.model import phi
-from phi_jax.model.attention import Attend, segments_of
-from phi_jax.parallel import mesh as meshes
+from phi_jax.model.attention import segments_of
+from phi_jax.parallel.mesh import BatchCut, parameter_shardings
+from phi_jax.parallel.sharded_attention import sharded_attention
 
 
 def batch_loss(
@@ -22,24 +21,16 @@ def batch_loss(
     chunk: int,
     dropout_keys_B: jax.Array | None = None,
     *,
-    attend: Attend | None = None,
     document_end: int | None = None,
-    mesh: Mesh | None = None,
-    batch_axes: tuple[str, ...] = meshes.BATCH_AXES,
+    cut: BatchCut | None = None,
 ) -> jax.Array:
     """Mean loss of a batch of records [B, seq_len + 1] int32: each position predicts the next token.
 
-    attend: see phi.hidden_states. document_end: the end-of-text token, where attention is to stay within a document.
-    mesh, batch_axes: see chunked_loss.
+    document_end: the end-of-text token, where attention is to stay within a document. chunk, cut: see chunked_loss.
     """
     inputs_BxT = tokens_BxT1[:, :-1]
     segments_BxT = None if document_end is None else segments_of(inputs_BxT, document_end)
-    layout = phi.Layout()
-    if mesh is not None:
-        layout = phi.Layout(
-            looked_up=_constraint(meshes.lookup_sharding(mesh, batch_axes)),
-            rows=_constraint(meshes.batch_sharding(mesh, batch_axes)),
-        )
+    attend = None if cut is None else sharded_attention(config, cut.mesh, batch_axes=cut.axes)
     hidden_BxTxD = phi.hidden_states(
         params,
         inputs_BxT,
@@ -47,13 +38,9 @@ def batch_loss(
         segments_BxT=segments_BxT,
         attend=attend,
         dropout_keys_B=dropout_keys_B,
-        layout=layout,
+        layout=cut or phi.NOWHERE_CUT,
     )
-    return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk, mesh, batch_axes)
-
-
-def _constraint(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
-    return functools.partial(jax.lax.with_sharding_constraint, shardings=sharding)
+    return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk, cut)
 
 
 def chunked_loss(
@@ -62,37 +49,27 @@ def chunked_loss(
     targets_BxT: jax.Array,
     config: phi.PhiConfig,
     chunk: int,
-    mesh: Mesh | None = None,
-    batch_axes: tuple[str, ...] = meshes.BATCH_AXES,
+    cut: BatchCut | None = None,
 ) -> jax.Array:
     """Mean next-token cross-entropy (nats), float32, with logits of only `chunk` positions alive at a time.
 
     Chunks run along the sequence, so that the batch keeps its sharding. T need not be a multiple of `chunk`.
-    mesh: what the batch, along `batch_axes`, and the parameters are cut over; None: one device.
+    cut: how batch and parameters lie over a mesh; None: one device.
     """
     chunk = min(chunk, hidden_BxTxD.shape[1])
-    return _chunked_loss(params["head"], hidden_BxTxD, targets_BxT, config, chunk, mesh, batch_axes)
+    return _chunked_loss(params["head"], hidden_BxTxD, targets_BxT, config, chunk, cut)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _chunked_loss(
     head: phi.Params,
     hidden_BxTxD: jax.Array,
     targets_BxT: jax.Array,
     config: phi.PhiConfig,
     chunk: int,
-    mesh: Mesh | None,
-    batch_axes: tuple[str, ...],
+    cut: BatchCut | None,
 ) -> jax.Array:
-    head = _compute_head(head, config, mesh)
-
-    def add_chunk(total: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        hidden_WxRxSxD, targets_WxRxS = inputs
-        return total + _chunk_loss(phi.logits({"head": head}, hidden_WxRxSxD, config), targets_WxRxS)[0], None
-
-    chunks = _chunks(hidden_BxTxD, targets_BxT, chunk, mesh, batch_axes)
-    total_W, _ = jax.lax.scan(add_chunk, jnp.zeros(chunks[0].shape[1], jnp.float32), chunks)
-    return total_W.sum() / targets_BxT.size
+    return _chunked_loss_forward(head, hidden_BxTxD, targets_BxT, config, chunk, cut)[0]
 
 
 def _chunked_loss_forward(
@@ -101,11 +78,10 @@ def _chunked_loss_forward(
     targets_BxT: jax.Array,
     config: phi.PhiConfig,
     chunk: int,
-    mesh: Mesh | None,
-    batch_axes: tuple[str, ...],
+    cut: BatchCut | None,
 ) -> tuple[jax.Array, tuple[phi.Params, jax.Array]]:
     """The loss and its gradients at once: each chunk's logits are made once, and not a second time on the way back."""
-    compute_head = _compute_head(head, config, mesh)
+    compute_head = _compute_head(head, config, cut)
 
     def add_chunk(sums: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         hidden_WxRxSxD, targets_WxRxS = inputs
@@ -121,7 +97,7 @@ def _chunked_loss_forward(
         return jax.tree.map(jnp.add, sums, (loss_W, d_kernel_WxDxV, d_bias_WxV)), d_hidden_WxRxSxD
 
     batch, length, width = hidden_BxTxD.shape
-    chunks = _chunks(hidden_BxTxD, targets_BxT, chunk, mesh, batch_axes)
+    chunks = _chunks(hidden_BxTxD, targets_BxT, chunk, cut)
     ways = chunks[0].shape[1]
     zeros = tuple(jnp.zeros((ways, *shape), jnp.float32) for shape in ((), head["kernel"].shape, head["bias"].shape))
     (total_W, d_kernel_WxDxV, d_bias_WxV), d_hidden_CxWxRxSxD = jax.lax.scan(add_chunk, zeros, chunks)
@@ -133,8 +109,7 @@ def _chunked_loss_forward(
 def _chunked_loss_backward(
     config: phi.PhiConfig,
     chunk: int,
-    mesh: Mesh | None,
-    batch_axes: tuple[str, ...],
+    cut: BatchCut | None,
     gradients: tuple[phi.Params, jax.Array],
     d_loss: jax.Array,
 ) -> tuple[phi.Params, jax.Array, None]:
@@ -146,16 +121,17 @@ def _chunked_loss_backward(
 _chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
 
 
-def _compute_head(head: phi.Params, config: phi.PhiConfig, mesh: Mesh | None) -> phi.Params:
+def _compute_head(head: phi.Params, config: phi.PhiConfig, cut: BatchCut | None) -> phi.Params:
     """The head in the compute dtype, gathered along fsdp once and not for each chunk."""
     kernel_DxV = head["kernel"].astype(config.dtype)
-    if mesh is not None:
-        kernel_DxV = jax.lax.with_sharding_constraint(kernel_DxV, meshes.gathered_sharding(("embed", "vocab"), mesh))
+    if cut is not None:
+        gathered = parameter_shardings(("embed", "vocab"), cut.mesh, gathered=True)
+        kernel_DxV = jax.lax.with_sharding_constraint(kernel_DxV, gathered)
     return {**head, "kernel": kernel_DxV}
 
 
 def _chunks(
-    hidden_BxTxD: jax.Array, targets_BxT: jax.Array, chunk: int, mesh: Mesh | None, batch_axes: tuple[str, ...]
+    hidden_BxTxD: jax.Array, targets_BxT: jax.Array, chunk: int, cut: BatchCut | None
 ) -> tuple[jax.Array, jax.Array]:
     """(hidden [C, W, R, chunk, D], targets [C, W, R, chunk]), the last chunk filled up with targets of -1.
 
@@ -163,7 +139,7 @@ def _chunks(
     different devices apart until the last chunk is through; else each chunk would end with an all-reduce of [D, V].
     """
     batch, length, width = hidden_BxTxD.shape
-    ways = 1 if mesh is None else meshes.batch_ways(mesh, batch_axes)
+    ways = 1 if cut is None else cut.ways
     padding = -length % chunk
     hidden_BxTxD = jnp.pad(hidden_BxTxD, ((0, 0), (0, padding), (0, 0)))
     targets_BxT = jnp.pad(targets_BxT, ((0, 0), (0, padding)), constant_values=-1)

@@ -1,23 +1,28 @@
-"""What is measured in a training run, and where it goes: JSON lines, TensorBoard, the progress line, a profile."""
+"""What is measured in a training run, and where it goes: JSON lines, TensorBoard, the progress line."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from phi_jax.config import Config
+from phi_jax.errors import UserError
 from phi_jax.model.flops import training_flops_per_token
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.chips import chip_of
 from phi_jax.progress import Progress
-from phi_jax.store.artifact import write_atomic
+from phi_jax.store.artifact import Draft, write_atomic
+from phi_jax.training.data import Data
+from phi_jax.training.optimizer import learning_rate_schedule
 from phi_jax.training.tensorboard import ScalarEvents
 
 
@@ -39,7 +44,7 @@ class Meter:
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
-        """What is done within is no part of a step: its seconds stand beside those of the step."""
+        """Excludes the block's time from the step's time; `lap` reports it separately."""
         begin = time.monotonic()
         try:
             yield
@@ -79,62 +84,74 @@ class Meter:
         return found
 
 
-class Metrics:
+class Metrics(contextlib.ExitStack):
     """Appends one JSON object a step to metrics.jsonl and the same figures to TensorBoard event files; process 0 does.
 
     On opening, records of steps from `first_step` on are dropped: the run that is being resumed wrote them after
     its last checkpoint, and they are about to be made again.
     """
 
-    def __init__(
-        self,
-        directory: epath.Path,
-        label: str,
-        meter: Meter,
-        learning_rate: Any,
-        *,
-        first_step: int,
-        steps: int,
-    ) -> None:
-        """learning_rate: the schedule, of the steps that were taken."""
-        self.meter = meter
-        self._learning_rate = learning_rate
-        self._open = contextlib.ExitStack()
+    def __init__(self, draft: Draft, shape: PhiConfig, data: Data, rules: Config, first_step: int) -> None:
+        super().__init__()
+        self.meter = Meter(shape, data.mesh, data.batch_size)
+        self._data, self._max_skipped = data, rules.max_skipped
+        self._learning_rate = learning_rate_schedule(rules)
+        self._pending: dict[str, Any] = {}  # figures of the last step, which the devices may not have computed yet
         self._file: Any = None
         if not processes.is_leader():
             return
-        path = directory / "metrics.jsonl"
+        path = draft.directory / "metrics.jsonl"
         write_atomic(path, "".join(_records_before(path, first_step)))
-        self._file = self._open.enter_context(path.open("a"))
-        self._board = self._open.enter_context(ScalarEvents(directory / "tensorboard", first_step))
-        done = first_step * meter.step_tokens
-        self._bar = self._open.enter_context(Progress(label, steps * meter.step_tokens, "tokens", start=done))
+        self._file = self.enter_context(path.open("a"))
+        self._board = self.enter_context(ScalarEvents(draft.directory / "tensorboard", first_step))
+        tokens = self.meter.step_tokens
+        self._bar = self.enter_context(Progress(draft.label, rules.steps * tokens, "tokens", start=first_step * tokens))
 
-    def write(self, pending: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads a step's figures from the devices, which waits for it, and writes them with the meter's.
+    def note(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Takes the figures of a step that was dispatched, and writes those of the step before."""
+        self.write()
+        self._pending = {"step": step, **figures}
 
-        pending: "step", "loss", "grad_norm", "skipped", "skipped_in_a_row" and, those of the validation.
-        Returns them as numbers.
+    def add_apart(self, name: str, measure: Callable[[], jax.Array]) -> None:
+        """Adds a figure to the last step's. The time it takes is no part of the step's."""
+        jax.block_until_ready(self._pending)
+        with self.meter.apart():
+            self._pending[name] = jax.block_until_ready(measure())
+
+    def write(self) -> dict[str, Any]:
+        """Writes and returns the figures of the last step, as numbers; {} where they are written already.
+
+        Waits for the step. Raises UserError after config.training.max_skipped skipped steps in a row.
         """
+        if not self._pending:
+            return {}
+        pending, self._pending = self._pending, {}
         figures = {k: int(v) if k in ("step", "skipped", "skipped_in_a_row") else float(v) for k, v in pending.items()}
+        in_a_row = figures.pop("skipped_in_a_row")
         # The optimizer does not count a skipped step, so neither does its learning rate.
-        taken = figures["step"] - figures["skipped"] + (figures["skipped_in_a_row"] > 0)
-        record = {k: v for k, v in figures.items() if k != "skipped_in_a_row"}
-        record |= {"learning_rate": float(self._learning_rate(taken)), **self.meter.lap()}
+        taken = figures["step"] - figures["skipped"] + (in_a_row > 0)
+        record = {**figures, "learning_rate": float(self._learning_rate(taken)), **self.meter.lap()}
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
+            json_able = {name: value if math.isfinite(value) else None for name, value in record.items()}
+            self._file.write(json.dumps(json_able) + "\n")
             self._file.flush()
             self._board.add(int(record["step"]), {name: value for name, value in record.items() if name != "step"})
             self._bar.advance(self.meter.step_tokens, f"loss {record['loss']:.3f}")
+        if in_a_row:
+            self._name_skipped(figures, int(in_a_row))
         return figures
 
-    def __enter__(self) -> Metrics:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+    def _name_skipped(self, figures: Mapping[str, Any], in_a_row: int) -> None:
+        step, records = figures["step"], ", ".join(map(str, self._data.train.record_numbers(figures["step"])))
+        processes.say(
+            f"step {step} skipped: loss {figures['loss']:.4g}, gradient norm {figures['grad_norm']:.4g}; "
+            f"records {records}"
+        )
+        if in_a_row >= self._max_skipped:
+            raise UserError(
+                f"step {step}: {in_a_row} steps in a row were skipped, as many as config.training.max_skipped; lower "
+                "the learning rate, or look at the records named above"
+            )
 
 
 def _records_before(path: epath.Path, step: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from phi_jax.config import Config
 from phi_jax.model import phi
 from phi_jax.parallel import mesh as meshes
-from phi_jax.parallel.sharded_attention import sharded_attention
+from phi_jax.parallel.mesh import BatchCut
 from phi_jax.training.accumulation import accumulate
 from phi_jax.training.loss import batch_loss
 
@@ -55,45 +57,50 @@ def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformati
     }
 
 
+def fresh_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> State:
+    """`init_state`, made where it lies."""
+    shardings = state_shardings(config, optimizer, mesh)
+    return jax.jit(lambda: init_state(config, optimizer, seed), out_shardings=shardings)()
+
+
+def abstract_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
+    """The state as jax.ShapeDtypeStruct with shardings; allocates nothing."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(lambda: init_state(config, optimizer, 0)),
+        state_shardings(config, optimizer, mesh),
+    )
+
+
 def make_train_step(
     config: phi.PhiConfig,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    rules: Config,
     *,
-    microbatches: int,
-    loss_chunk: int,
     seed: int,
     document_end: int | None = None,
-    skip_spike: float = 0.0,
 ) -> jax.stages.Wrapped:
     """The jitted step: (state, tokens [B, seq_len + 1]) -> (state, figures []); the state is donated.
 
-    Gradients are the mean over `microbatches` equal parts of the batch. Dropout is keyed by (seed, step, row of the
-    batch), so that neither a resumed run, nor accumulation, nor the mesh changes what is dropped. document_end: see
-    loss.batch_loss.
+    rules: config.training, or what has its fields microbatches, loss_chunk and skip_spike. Gradients are the mean over
+    `microbatches` equal parts of the batch. Dropout is keyed by (seed, step, row of the batch), so that neither a
+    resumed run, nor accumulation, nor the mesh changes what is dropped. document_end: see loss.batch_loss.
 
     A step whose loss or gradient norm is not finite, or whose norm exceeds `skip_spike` times its running mean (0: no
     such bound), changes no parameter and no moment. Figures: "loss", "grad_norm" (before clipping), "skipped" (steps
     skipped so far, this one included), "skipped_in_a_row".
     """
+    microbatches, loss_chunk, skip_spike = rules.microbatches, rules.loss_chunk, rules.skip_spike
     dropout = config.attention_dropout > 0 or config.residual_dropout > 0
-    batch_axes = meshes.BATCH_AXES if microbatches == 1 else ("fsdp",)  # what accumulation hands on
-    attend = sharded_attention(config, mesh, batch_axes=batch_axes)
+    # A microbatch, as accumulation hands it on, is cut along fsdp alone.
+    cut = BatchCut(mesh) if microbatches == 1 else BatchCut(mesh, ("fsdp",))
     shardings = state_shardings(config, optimizer, mesh)
 
     def loss_and_grads(params: phi.Params, part: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, phi.Params]:
         tokens_bxT1, keys_b = part
-        return jax.value_and_grad(batch_loss)(
-            params,
-            tokens_bxT1,
-            config,
-            loss_chunk,
-            keys_b,
-            attend=attend,
-            document_end=document_end,
-            mesh=mesh,
-            batch_axes=batch_axes,
-        )
+        loss = functools.partial(batch_loss, document_end=document_end, cut=cut)
+        return jax.value_and_grad(loss)(params, tokens_bxT1, config, loss_chunk, keys_b)
 
     def train_step(state: State, tokens_BxT1: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         params = state["params"]
@@ -141,16 +148,17 @@ def make_eval_step(
     config: phi.PhiConfig,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    rules: Config,
     *,
-    loss_chunk: int,
     document_end: int | None = None,
 ) -> jax.stages.Wrapped:
-    """The jitted validation loss: (state, tokens [B, seq_len + 1]) -> mean loss []."""
-    attend = sharded_attention(config, mesh)
+    """The jitted validation loss: (state, tokens [B, seq_len + 1]) -> mean loss [].
+
+    Tokens of -1 are predicted by nothing, but count among those that the mean divides by.
+    """
+    loss = functools.partial(batch_loss, document_end=document_end, cut=BatchCut(mesh))
     return jax.jit(
-        lambda state, tokens: batch_loss(
-            state["params"], tokens, config, loss_chunk, attend=attend, document_end=document_end, mesh=mesh
-        ),
+        lambda state, tokens: loss(state["params"], tokens, config, rules.loss_chunk),
         in_shardings=(state_shardings(config, optimizer, mesh), meshes.batch_sharding(mesh)),
         out_shardings=meshes.replicated(mesh),
     )

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 _FLUSH_SECONDS = 10.0  # between two flushes, each of which waits for the disk
@@ -45,7 +44,5 @@ class ScalarEvents:
     def __enter__(self) -> ScalarEvents:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()

@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
 from phi_jax.errors import UserError
-from phi_jax.model.phi import Params, PhiConfig
+from phi_jax.model.phi import PhiConfig
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -39,9 +40,8 @@ def _alone(tensor: np.ndarray, config: PhiConfig) -> tuple[np.ndarray, ...]:
 class Tensor:
     """One tensor of a checkpoint, or one of each layer.
 
-    name: in the file, a format of {layer}, {layer_from_1} and {last}, the number behind the last layer's. paths: our
-    parameters that it holds. fuse: those of one layer, each as torch has it (a matrix is [out, in], the rest one axis),
-    into the tensor; split: the inverse.
+    name: in the file, a format of {layer}. paths: our parameters that it holds. fuse: those of one layer, each as torch
+    has it (a matrix is [out, in], the rest one axis), into the tensor; split: the inverse.
     """
 
     name: str
@@ -51,11 +51,7 @@ class Tensor:
 
     @property
     def in_layers(self) -> bool:
-        return "{layer" in self.name
-
-    def named(self, layer: int, config: PhiConfig) -> str:
-        """The name of the tensor of one layer."""
-        return self.name.format(layer=layer, layer_from_1=layer + 1, last=config.num_layers + 1)
+        return "{layer}" in self.name
 
     def shape(self, parts: Sequence[Shape], config: PhiConfig) -> Shape:
         """In the file; parts: shapes of one layer's parameters in our layout."""
@@ -69,8 +65,7 @@ class Architecture:
 
     absent: parameters of ours that it has none of: zeros when read, and an error when written unless they are zero.
     buffers: names of constants that old checkpoints hold beside the weights. read_config raises UserError for a
-    config.json that means another function than phi.forward; its Path is for messages. write_config: None = models of
-    this kind are only read.
+    config.json that means another function than phi.forward; its Path is for messages.
     """
 
     model_type: str  # as config.json calls it
@@ -78,7 +73,7 @@ class Architecture:
     absent: tuple[str, ...]
     buffers: re.Pattern[str]
     read_config: Callable[[Path, Mapping[str, Any]], PhiConfig]
-    write_config: Callable[[PhiConfig, int, str], dict[str, Any]] | None
+    write_config: Callable[[PhiConfig, int, str], dict[str, Any]]
 
 
 def one_to_one(names: Mapping[str, str]) -> tuple[Tensor, ...]:
@@ -99,40 +94,13 @@ def from_torch(path: str, tensor: np.ndarray, shape: Shape) -> np.ndarray:
     return (tensor.T if path.endswith("kernel") else tensor).reshape(shape)
 
 
-# --- A tree of parameters by path, e.g. "layers/mlp/fc1/kernel" ------------------------------------------------
-
-
-def leaves_of(tree: Params, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of every leaf, in the tree's order."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves_of(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def leaf_at(tree: Params, path: str) -> Any:
-    """The leaf at a path."""
-    for name in path.split("/"):
-        tree = tree[name]
-    return tree
-
-
-def put_leaf(tree: Params, path: str, value: Any) -> None:
-    """Sets the leaf at a path, making the nodes above it."""
-    *parents, last = path.split("/")
-    for name in parents:
-        tree = tree.setdefault(name, {})
-    tree[last] = value
-
-
 # --- config.json -----------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: epath.PathLike) -> dict[str, Any]:
     """A JSON object. Raises UserError where the file holds none."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(epath.Path(path).read_text())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); get a good copy") from None
     if not isinstance(content, dict):
@@ -155,40 +123,3 @@ def require_values(path: Path, config: Mapping[str, Any], allowed: Mapping[str, 
         if value is not None and value not in values:
             has = f"only {values[0]!r}" if values else "none"
             raise UserError(f"{path}: {field} is {value!r}, the phi model here has {has}; use another model")
-
-
-GPT_ROPE_THETA = 10000.0  # fixed where the fields are GPT's
-
-
-def read_gpt_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
-    """The shape that a config.json with GPT's fields (n_embd, n_head, ...) describes.
-
-    Raises UserError for a field that is missing, or means another function than phi.forward.
-    """
-    require_sizes(path, c, ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "rotary_dim"))
-    heads, width = c["n_head"], c["n_embd"]
-    if width % heads:
-        raise UserError(f"{path}: n_head is {heads}, which must divide n_embd={width}; get a good copy")
-    allowed = {
-        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
-        "n_head_kv": (heads,),
-        "tie_word_embeddings": (False,),
-        "embd_pdrop": (0.0,),
-        "quantization_config": (),
-    }
-    require_values(path, c, allowed)
-    return PhiConfig(
-        vocab_size=c["vocab_size"],
-        hidden_size=width,
-        intermediate_size=c.get("n_inner") or 4 * width,
-        num_layers=c["n_layer"],
-        num_heads=heads,
-        head_dim=width // heads,
-        rotary_dim=c["rotary_dim"],
-        max_seq_len=c["n_positions"],
-        layer_norm_eps=c.get("layer_norm_epsilon", 1e-5),
-        rope_theta=GPT_ROPE_THETA,
-        attention_dropout=c.get("attn_pdrop") or 0.0,
-        residual_dropout=c.get("resid_pdrop") or 0.0,
-        initializer_range=c.get("initializer_range", 0.02),
-    )

@@ -1,52 +1,116 @@
-"""Checkpoints of a training run: Orbax behind one door.
+"""Checkpoints of a training run: Orbax, and a digest of everything that is saved.
 
-A checkpoint holds the state (a tree of arrays) and a small JSON record: the step, the config and the identity of
-the data it was trained on. A step that a kill left half-written is not there; one that was damaged later is
-skipped, loudly.
+A save holds three Orbax items: "params", "rest" (optimizer state, step) and "about", a JSON record with the
+fingerprint of each leaf and a digest of the record itself. Every reader compares them: a damaged save is skipped with
+a line, and the save before it is taken. Saves of earlier versions (one item "state", no fingerprints) are read
+unverified, which a line says.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import functools
+import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 
 from phi_jax.errors import UserError
 from phi_jax.parallel import processes
-from phi_jax.progress import say
+from phi_jax.store.artifact import digest_of
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 PyTree = Any
-# What the best checkpoint may be best by -> whether more is better (1) or less (-1), and the field of config.training
-# that says how often it is taken.
-BEST_BY = {"validation_loss": (-1, "evaluate_every"), "validation_pass_at_1": (1, "pass_every")}
+_LANES = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)  # first digits of pi
+_WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}  # bytes of an element -> the integer of its bits
+_PARAMS = "['params']"  # begins the path of a parameter in a state
+_CUT_OFF = ".orbax-checkpoint-tmp"  # in the name of a save that never became whole
+
+
+# --- Digests -------------------------------------------------------------------------------------------------
 
 
 def state_digest(state: PyTree) -> str:
-    """SHA-256 (hex) over path, shape, dtype and bytes of each leaf: two saves differ as files, not in this.
+    """SHA-256 (hex) over path, dtype, shape and fingerprint of each leaf.
 
-    Leaves that lie on several processes' devices are gathered one after the other; every process must then call it.
+    The same for the same values on any mesh and process count. With several processes all of them must call it.
     """
-    hasher = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            from jax.experimental import multihost_utils
+    return digest_of([described(state), fingerprints(state)])
 
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
-        array = np.asarray(leaf)
-        hasher.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}\n".encode())
-        hasher.update(array.tobytes())  # bfloat16 has no buffer protocol
-    return hasher.hexdigest()
+
+def described(tree: PyTree) -> dict[str, str]:
+    """Path of each leaf, e.g. "['params']['head']['bias']" -> its dtype and shape, e.g. "float32[96]"."""
+    return {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in _leaves(tree)}
+
+
+def fingerprints(tree: PyTree) -> dict[str, str]:
+    """Path of each leaf -> its fingerprint: 128 bits, in hex.
+
+    Four sums, modulo 2^32, over a hash of each element's bits and place. They are taken where the shards lie, and are
+    the same however the array is cut, since sums of integers are exact. A change of one element always changes them;
+    other damage escapes with a probability of about 2^-128. They do not protect against an adversary.
+    Raises TypeError for elements of 8 bytes.
+    """
+    if wide := [path for path, leaf in _leaves(tree) if leaf.dtype.itemsize not in _WORDS]:
+        raise TypeError(f"{wide[0]}: jax would cut its elements of 8 bytes")
+    # One leaf after the other: many programs at once, each with an exchange between devices, can block each other.
+    return {path: _hex(jax.device_get(_sums(_replicated(leaf))(leaf))) for path, leaf in _leaves(tree)}
+
+
+def _hex(lanes: Sequence[np.ndarray]) -> str:
+    return "".join(f"{int(lane):08x}" for lane in lanes)
+
+
+def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _replicated(leaf: Any) -> NamedSharding | None:
+    sharding = getattr(leaf, "sharding", None)
+    return NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
+
+
+@functools.cache
+def _sums(sharding: NamedSharding | None) -> Any:
+    return jax.jit(_lanes, out_shardings=sharding)
+
+
+def _lanes(leaf: jax.Array) -> tuple[jax.Array, ...]:
+    """One pass and no copy: the four sums are one `reduce` of four operands, which XLA fuses with what makes them."""
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(leaf, _WORDS[leaf.dtype.itemsize]).astype(jnp.uint32)
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    hashed, lanes = bits ^ _mix(place), []
+    for lane in _LANES:
+        hashed = _mix(hashed ^ jnp.uint32(lane))
+        lanes.append(hashed)
+
+    def add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+
+    return tuple(jax.lax.reduce(tuple(lanes), (jnp.uint32(0),) * len(lanes), add, tuple(range(leaf.ndim))))
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A bijection of 32 bits in which each bit depends on all (MurmurHash3's fmix32)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+# --- Saves ---------------------------------------------------------------------------------------------------
 
 
 class Checkpoints:
@@ -56,113 +120,86 @@ class Checkpoints:
     """
 
     def __init__(
-        self,
-        directory: epath.PathLike,
-        *,
-        keep: int = 1,
-        keep_every: int = 0,
-        keep_best: int = 0,
-        best_by: str = "validation_loss",
-        read_only: bool = False,
+        self, directory: epath.PathLike, *, keep: int = 1, keep_every: int = 0, read_only: bool = False
     ) -> None:
-        """keep: how many of the latest steps stay. keep_every: steps that are multiples of it stay too (0: none).
-        keep_best: so many of the best stay too. best_by: a metric of BEST_BY. Raises UserError for another.
-        """
+        """keep: how many of the latest steps stay. keep_every: steps that are multiples of it stay too (0: none)."""
         import orbax.checkpoint as ocp
-        from orbax.checkpoint.checkpoint_managers import preservation_policy
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-        # Orbax logs each save at warning level, and a failed one with a traceback for each leaf; `wait` raises it too.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
         _silence_what_wait_raises()
-        if best_by not in BEST_BY:
-            raise UserError(f"config.training.best_by={best_by!r}: unknown; use one of {', '.join(BEST_BY)}")
-        self._best_by = best_by
         self._directory = epath.Path(directory).resolve()
-        policies: list[preservation_policy.PreservationPolicy] = [preservation_policy.LatestN(keep)]
-        if keep_every:
-            policies.append(preservation_policy.EveryNSteps(keep_every))
-        if keep_best:
-            policies.append(
-                preservation_policy.BestN(
-                    get_metric_fn=self._goodness,
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        if not read_only and processes.is_leader() and self._directory.exists():
+        if not read_only and self._directory.exists():
             for path in sorted(self._directory.iterdir()):
-                if ".orbax-checkpoint-tmp" in path.name:
-                    say(f"warning: checkpoint {path}: its save was cut off; skipped")
+                if _CUT_OFF in path.name:
+                    processes.say(f"warning: checkpoint {path}: its save was cut off; skipped")
+        policies: list[policy.PreservationPolicy] = [policy.LatestN(keep)]
+        if keep_every:
+            policies.append(policy.EveryNSteps(keep_every))
         self._manager: ocp.CheckpointManager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 create=not read_only,
                 read_only=read_only,
-                best_fn=self._goodness,  # without it Orbax drops the metrics; what stays is the policies' choice alone
-                preservation_policy=None if read_only else preservation_policy.AnyPreservationPolicy(policies),
+                preservation_policy=None if read_only else policy.AnyPreservationPolicy(policies),
             ),
         )
 
     def save(
-        self, step: int, state: PyTree, record: dict[str, Any], *, metrics: Mapping[str, float] | None = None
+        self,
+        step: int,
+        state: dict[str, PyTree],
+        record: dict[str, Any],
+        *,
+        metrics: Mapping[str, float | None] | None = None,
     ) -> None:
         """Starts saving `state` as `step`, in place of one that is there; the arrays may be donated on return.
 
-        metrics: validation figures that were taken at this step.
+        state: "params" and the rest. record: JSON. metrics: validation figures of this step; NaN is kept as null.
         """
         import orbax.checkpoint as ocp
 
-        if step in self._manager.all_steps():
-            self._manager.wait_until_finished()
+        if step in self.steps():
+            self.wait()
             self._manager.delete(step)
-
-        # Orbax casts in silence to the dtype it is asked for, so what was saved is written down beside it.
-        about = {"record": record, "leaves": _described(state)}
+        rest = {name: value for name, value in state.items() if name != "params"}
+        known = {name: None if value is None or value != value else value for name, value in (metrics or {}).items()}
+        about = {
+            "record": record, "metrics": known, "leaves": described(state), "fingerprints": fingerprints(state),
+        }  # fmt: skip
+        about = json.loads(json.dumps(about))  # as it is read back: tuples are lists there, and every key a string
+        items = {"params": ocp.args.PyTreeSave(state["params"])}
+        if rest:
+            items["rest"] = ocp.args.PyTreeSave(rest)
         self._manager.save(
             step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
-            metrics=dict(metrics) if metrics and self._best_by in metrics else None,
+            args=ocp.args.Composite(**items, about=ocp.args.JsonSave({**about, "digest": digest_of(about)})),
         )
 
     def steps(self) -> list[int]:
         """Steps that were saved whole, ascending."""
         return sorted(self._manager.all_steps())
 
-    def best_step(self) -> int:
-        """The step with the best metric `best_by`, the earliest of equals; call `wait` first.
+    def metrics(self, step: int) -> dict[str, float | None]:
+        """The validation figures that were saved with a step. Raises UserError where its record is damaged."""
+        return self._intact(step)["metrics"]
 
-        Raises UserError where no step has it.
-        """
-        found = {step: metrics for step in self.steps() if (metrics := self._manager.metrics(step))}
-        if not found:
-            every = BEST_BY[self._best_by][1]
-            raise UserError(
-                f"{self._directory}: no checkpoint has a {self._best_by} to be chosen by; set "
-                f"config.training.checkpoint_every to a multiple of config.training.{every}, and that to more than 0"
-            )
-        return max(found, key=lambda step: (self._goodness(found[step]), -step))
+    def identity(self, step: int) -> str:
+        """`state_digest` of a step's parameters. Raises UserError where its record is damaged."""
+        about = self._intact(step)
+        return digest_of([_of_params(about["leaves"]), _of_params(about["fingerprints"])])
 
-    def _goodness(self, metrics: Mapping[str, float]) -> float:
-        return BEST_BY[self._best_by][0] * metrics[self._best_by]
+    def restore_latest(self, abstract_state: dict[str, PyTree]) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """(step, state, record) of the latest intact step, or None where there is no step at all.
 
-    def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """(step, state, record) of the latest step that can be read, or None where there is no step at all.
-
-        abstract_state: ShapeDtypeStructs with the shardings wanted; every leaf's path, shape and dtype must agree.
-        A damaged step is removed after a line that names it. Raises UserError where steps exist and none can be
-        read, leaving them in place.
+        abstract_state: ShapeDtypeStructs with the shardings wanted. A damaged step is named in a line, and removed once
+        an earlier one was read. Raises UserError, leaving every step in place, where none is intact and where an intact
+        one differs from `abstract_state` in a leaf's path, shape or dtype.
         """
         damaged: list[int] = []
         for step in reversed(self.steps()):
-            problem = ""
-            try:
-                state, record = self.restore(step, abstract_state)
-            except Exception as error:
-                problem = _brief(error)
-            # Another process may have met the damage in its part alone.
-            if not processes.all_agree(not problem):
-                problem = problem or "another process could not read its part"
-                say(f"warning: checkpoint {self._directory / str(step)}: cannot be read ({problem}); skipped")
+            state, record, problem = self._read(step, abstract_state)
+            if problem:
+                processes.say(f"warning: checkpoint {self._directory / str(step)}: {problem}; skipped")
                 damaged.append(step)
                 continue
             for bad in damaged:
@@ -175,16 +212,104 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """(state, record) of one step. Raises where a leaf cannot be read or differs from `abstract_state`."""
+    def restore_params(self, step: int, abstract_params: PyTree) -> PyTree:
+        """The parameters of a step, as numpy arrays where `abstract_params` has no shardings; nothing else is read.
+
+        Raises UserError where they are damaged, or differ from `abstract_params` in path, shape or dtype.
+        """
+        state, _, problem = self._read(step, {"params": abstract_params})
+        if problem:
+            raise UserError(
+                f"checkpoint {self._directory / str(step)}: {problem}; put back a good copy, or train again"
+            )
+        return state["params"]
+
+    def _read(self, step: int, abstract: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any], str]:
+        """(state, record, "") of a step, or what is wrong with it in the third place.
+
+        Raises UserError where the step is intact and differs from `abstract`.
+        """
+        state: dict[str, PyTree] = {}
+        about: dict[str, Any] = {}
+        problem = ""
+        try:
+            about = self._about(step)
+            self._check_leaves(step, about["leaves"], abstract)
+            state = self._restore(step, abstract)
+            if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(state)):
+                raise ValueError("a leaf is missing")
+        except UserError:
+            raise
+        except Exception as error:  # whatever Orbax makes of damaged bytes
+            problem = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        # Another process may have met the damage in its part alone.
+        if not processes.all_agree(not problem):
+            return state, {}, problem or "another process cannot read its part"
+        if self._is_old(step):
+            processes.say(f"{self._directory / str(step)}: saved by an earlier version, without digests; not verified")
+            return state, about["record"], ""
+        for path, found in fingerprints(state).items():
+            if found != about["fingerprints"][path]:
+                problem = f"damaged ({path} is not what was saved)"
+        return state, about["record"], problem
+
+    def _check_leaves(self, step: int, saved: dict[str, str], abstract: dict[str, PyTree]) -> None:
+        """Orbax casts in silence to what it is asked for; this refuses that."""
+        asked = described(abstract)
+        if abstract.keys() == {"params"}:
+            saved = {path: about for path, about in saved.items() if path.startswith(_PARAMS)}
+        for path in sorted(asked.keys() | saved.keys()):
+            if asked.get(path) != saved.get(path):
+                raise UserError(
+                    f"checkpoint {self._directory / str(step)}: {path} is {saved.get(path, 'absent')}, not "
+                    f"{asked.get(path, 'absent')}, which the config asks for; go on with the config that it was saved "
+                    "with, or in another work directory"
+                )
+
+    def _restore(self, step: int, abstract: dict[str, PyTree]) -> dict[str, PyTree]:
+        import orbax.checkpoint as ocp
+
+        def how(leaf: Any) -> ocp.RestoreArgs:
+            if leaf.sharding is None:
+                return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
+            return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+
+        rest = {name: tree for name, tree in abstract.items() if name != "params"}
+        items = {"params": abstract["params"], **({"rest": rest} if rest else {})}
+        if self._is_old(step):
+            items = {"state": abstract}
+        arguments = {
+            name: ocp.args.PyTreeRestore(
+                item=tree, restore_args=jax.tree.map(how, tree), partial_restore=self._is_old(step)
+            )
+            for name, tree in items.items()
+        }
+        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        if self._is_old(step):
+            return restored["state"]
+        return {"params": restored["params"], **(restored["rest"] if rest else {})}
+
+    def _about(self, step: int) -> dict[str, Any]:
         import orbax.checkpoint as ocp
 
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        _check_leaves(about["leaves"], _described(abstract_state))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-        state = self._manager.restore(step, args=args)["state"]
-        _check_leaves(_described(state), about["leaves"])
-        return state, about["record"]
+        if not self._is_old(step) and about.pop("digest", "") != digest_of(about):
+            raise ValueError("its record is damaged")
+        return about
+
+    def _intact(self, step: int) -> dict[str, Any]:
+        """The record of a step that this version has saved."""
+        self.wait()
+        path = self._directory / str(step)
+        if self._is_old(step):
+            raise UserError(f"checkpoint {path}: saved by an earlier version, without digests; train again")
+        try:
+            return self._about(step)
+        except Exception as error:
+            raise UserError(f"checkpoint {path}: cannot be read ({error}); put back a good copy") from None
+
+    def _is_old(self, step: int) -> bool:
+        return (self._directory / str(step) / "state").exists()
 
     def wait(self) -> None:
         """Blocks until every save that was started is on disk; raises what went wrong with it."""
@@ -200,121 +325,31 @@ class Checkpoints:
         self._manager.close()
 
 
-def _silence_what_wait_raises() -> None:
-    """Of a save that failed `wait` raises the first error alone. TensorStore's other writes end later, each with a
-    traceback of its own: they find no event loop, or nobody who asks for their outcome.
-    """
-    asyncio_logger = logging.getLogger("asyncio")
-    if _is_news not in asyncio_logger.filters:
-        asyncio_logger.addFilter(_is_news)
-    reported = sys.unraisablehook
-    if getattr(reported, "__name__", "") == "without_closed_loops":
-        return
+def _of_params(by_path: Mapping[str, str]) -> dict[str, str]:
+    """The entries of a save's parameters, by their paths among themselves."""
+    return {path.removeprefix(_PARAMS): x for path, x in by_path.items() if path.startswith(_PARAMS)}
 
-    def without_closed_loops(found: sys.UnraisableHookArgs) -> None:
-        if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
+
+def _silence_what_wait_raises() -> None:
+    """Of a save that fails, and of one that is damaged, the first error is raised, which is enough.
+
+    Orbax also logs a traceback for each leaf, and TensorStore's other reads and writes end later, with nobody who
+    asks for their outcome.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    asyncio_logger = logging.getLogger("asyncio")
+    if _is_news in asyncio_logger.filters:
+        return
+    asyncio_logger.addFilter(_is_news)
+    reported = sys.unraisablehook
+
+    def without_tensorstore(found: sys.UnraisableHookArgs) -> None:
+        if not any(text in str(found.exc_value) for text in ("Event loop is closed", "TensorStore")):
             reported(found)
 
-    sys.unraisablehook = without_closed_loops
+    sys.unraisablehook = without_tensorstore
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     return not ("exception was never retrieved" in message and "orbax" in message)
-
-
-def restore_params(
-    directory: epath.PathLike, step: int, abstract_params: PyTree, *, change_dtype: bool = False
-) -> PyTree:
-    """Only the parameters of a step, without reading the optimizer state.
-
-    abstract_params: ShapeDtypeStructs with the shardings wanted. change_dtype: they may be of another dtype than was
-    saved, and are cast. Raises UserError where they cannot be read or differ in path, shape or, otherwise, dtype.
-    """
-    target = {"params": abstract_params}
-    # A manager that has restored a whole state refuses to restore a part of one: hence one for this alone.
-    with Checkpoints(directory, read_only=True) as checkpoints, _reading(checkpoints, step):
-        _check_leaves(_saved_params(checkpoints, step), _described(target), ignore_dtype=change_dtype)
-        restored = _restore_part(checkpoints, step, target)
-        _check_leaves(_described(restored), _described(target))
-    return restored["params"]
-
-
-@contextlib.contextmanager
-def open_params(directory: epath.PathLike, step: int, abstract_params: PyTree) -> Iterator[Callable[[str], np.ndarray]]:
-    """A function that reads one parameter of a step, e.g. "layers/mlp/fc1/kernel", as a numpy array of its dtype.
-
-    For a model that need not be in memory whole. Raises UserError as `restore_params` does, here or when a parameter is
-    read.
-    """
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        with _reading(checkpoints, step):
-            _check_leaves(_saved_params(checkpoints, step), _described({"params": abstract_params}))
-
-        def read(path: str) -> np.ndarray:
-            wanted = abstract_params
-            for name in path.split("/"):
-                wanted = wanted[name]
-            target: PyTree = np.broadcast_to(np.zeros((), wanted.dtype), wanted.shape)
-            for name in reversed(["params", *path.split("/")]):
-                target = {name: target}
-            with _reading(checkpoints, step):
-                (leaf,) = jax.tree.leaves(_restore_part(checkpoints, step, target))
-                _check_leaves({path: _about(leaf)}, {path: _about(wanted)})
-            return leaf
-
-        yield read
-
-
-@contextlib.contextmanager
-def _reading(checkpoints: Checkpoints, step: int) -> Iterator[None]:
-    """What goes wrong in the block is a UserError that names the step."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(
-            f"checkpoint {checkpoints._directory / str(step)}: cannot be read ({_brief(error)}); "
-            "put back a good copy, or train again"
-        ) from error
-
-
-def _saved_params(checkpoints: Checkpoints, step: int) -> dict[str, str]:
-    """Path -> dtype and shape of each parameter as it was saved."""
-    import orbax.checkpoint as ocp
-
-    about = checkpoints._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-    return {k: v for k, v in about["leaves"].items() if k.startswith("['params']")}
-
-
-def _restore_part(checkpoints: Checkpoints, step: int, target: PyTree) -> PyTree:
-    import orbax.checkpoint as ocp
-
-    part = ocp.args.PyTreeRestore(
-        item=target,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-        partial_restore=True,
-    )
-    return checkpoints._manager.restore(step, args=ocp.args.Composite(state=part))["state"]
-
-
-def _described(tree: PyTree) -> dict[str, str]:
-    """Path -> dtype and shape of each leaf."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): _about(leaf) for path, leaf in leaves}
-
-
-def _about(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def _check_leaves(found: dict[str, str], wanted: dict[str, str], *, ignore_dtype: bool = False) -> None:
-    """Orbax lets some mismatches pass in silence; this does not."""
-    if ignore_dtype:
-        found, wanted = ({path: about[about.index("[") :] for path, about in x.items()} for x in (found, wanted))
-    for path in sorted(found.keys() | wanted.keys()):
-        if found.get(path) != wanted.get(path):
-            raise ValueError(f"{path} is {found.get(path, 'absent')}, not {wanted.get(path, 'absent')}")
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

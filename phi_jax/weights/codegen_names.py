@@ -15,7 +15,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architecture import GPT_ROPE_THETA, Architecture, Tensor, one_to_one, read_gpt_config
+from phi_jax.weights.architecture import Architecture, Tensor, one_to_one, require_sizes, require_values
 
 NAMES = {
     "embed/tokens": "transformer.wte.weight",
@@ -31,6 +31,7 @@ NAMES = {
     "head/kernel": "lm_head.weight",
     "head/bias": "lm_head.bias",
 }
+_ROPE_THETA = 10000.0  # a CodeGen has no other
 _PARTS = 4  # parts that the qkv matrix is cut into, one a core of the TPUs it was trained on (transformers: mp_num)
 
 
@@ -62,7 +63,7 @@ def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[st
     for problem, wrong in (
         (f"num_heads is {config.num_heads}, no multiple of {_PARTS}", config.num_heads % _PARTS),
         ("num_heads * head_dim is not hidden_size", config.num_heads * config.head_dim != config.hidden_size),
-        (f"rope_theta is {config.rope_theta}, not {GPT_ROPE_THETA}", config.rope_theta != GPT_ROPE_THETA),
+        (f"rope_theta is {config.rope_theta}, not {_ROPE_THETA}", config.rope_theta != _ROPE_THETA),
     ):
         if wrong:
             raise UserError(f"a CodeGen cannot hold this model: {problem}; export as phi")
@@ -94,10 +95,34 @@ def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[st
 
 
 def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
-    config = read_gpt_config(path, c)
-    if config.num_heads % _PARTS:
-        raise UserError(f"{path}: n_head is {config.num_heads}, which must be a multiple of {_PARTS}")
-    return config
+    require_sizes(path, c, ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "rotary_dim"))
+    heads, width = c["n_head"], c["n_embd"]
+    if width % heads:
+        raise UserError(f"{path}: n_head is {heads}, which must divide n_embd={width}; get a good copy")
+    if heads % _PARTS:
+        raise UserError(f"{path}: n_head is {heads}, which must be a multiple of {_PARTS}")
+    allowed = {
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
+        "tie_word_embeddings": (False,),
+        "embd_pdrop": (0.0,),
+        "quantization_config": (),
+    }
+    require_values(path, c, allowed)
+    return PhiConfig(
+        vocab_size=c["vocab_size"],
+        hidden_size=width,
+        intermediate_size=c.get("n_inner") or 4 * width,
+        num_layers=c["n_layer"],
+        num_heads=heads,
+        head_dim=width // heads,
+        rotary_dim=c["rotary_dim"],
+        max_seq_len=c["n_positions"],
+        layer_norm_eps=c.get("layer_norm_epsilon", 1e-5),
+        rope_theta=_ROPE_THETA,
+        attention_dropout=c.get("attn_pdrop") or 0.0,
+        residual_dropout=c.get("resid_pdrop") or 0.0,
+        initializer_range=c.get("initializer_range", 0.02),
+    )
 
 
 CODEGEN = Architecture(

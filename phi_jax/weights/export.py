@@ -1,38 +1,46 @@
-"""From a training artifact to a Hugging Face directory, and from either of the two to a model in memory."""
+"""From a training artifact to a Hugging Face directory: the stage `export`, and `phi-jax export --checkpoint`."""
 
 from __future__ import annotations
 
-import functools
-import json
+import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
-import numpy as np
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.model.phi import Params, PhiConfig, abstract_params
-from phi_jax.store.artifact import Artifact, Draft
-from phi_jax.weights.architecture import leaves_of
+from phi_jax.store.artifact import Artifact, Draft, new_directory, write_atomic
+from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.card import model_card, scores_of
-from phi_jax.weights.checkpoints import open_params, restore_params
-from phi_jax.weights.huggingface import ARCHITECTURES, check_target, export_model, load_directory
+from phi_jax.weights.huggingface import ARCHITECTURES, MODEL_CARD, export_model
+from phi_jax.weights.models import load_params, open_training, read_artifact, verified
 
-if TYPE_CHECKING:
-    from phi_jax.tokens.tokenizer import Tokenizer
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How a model is written. dtype: of every tensor. license: an SPDX id in lower case, or "other".
+
+    gguf: a GGUF file of the same weights lies in the directory too.
+    """
+
+    dtype: str
+    license: str
+    architecture: str = "phi"
+    gguf: bool = False
 
 
 def export(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `export`: inputs {"checkpoint": a training artifact} -> output "model", a Hugging Face directory."""
+    """Stage `export`: inputs {"checkpoint": a training or select artifact} -> output "model", a Hugging Face directory.
+
+    Fact "parameters": how many numbers the model has.
+    """
     target = Path(draft.directory) / "model"
     shutil.rmtree(target, ignore_errors=True)
     rules = config.export
-    parameters = _export(
-        inputs["checkpoint"], target, name=draft.name, architecture="phi", dtype=rules.dtype, licence=rules.license
-    )
+    parameters = _export(inputs["checkpoint"], target, draft.name, Form(rules.dtype, rules.license))
     draft.add_output("model", "model")
     draft.add_facts(dtype=rules.dtype, parameters=parameters)
 
@@ -40,95 +48,43 @@ def export(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
 def export_checkpoint(
     checkpoint: str, directory: str, *, dtype: str, architecture: str | None, licence: str, gguf: bool
 ) -> None:
-    """The tool form: exports the training artifact at `checkpoint`, e.g. W/pretrain/base, to a new directory.
+    """The tool form: exports the training or select artifact at `checkpoint`, e.g. W/pretrain/base, to a new directory.
 
-    architecture: None = the one it was imported from, else phi. gguf: a GGUF file of the same weights lies in it too.
-    The model card holds the scores of the artifact's evaluations in its work directory. Raises UserError where there is
-    no whole artifact, where a file of it was changed, the target exists, or the architecture cannot hold it.
+    architecture: None = the one it was imported from, else phi. The model card holds the scores of the artifact's
+    evaluations in its work directory. Raises UserError where there is no whole artifact or it is damaged, where the
+    target exists, and where the architecture or dtype cannot hold the model.
     """
-    artifact = Artifact.read(checkpoint)
-    if artifact is None:
+    source = read_artifact(checkpoint)
+    if source is None:
         raise UserError(f"--checkpoint {checkpoint}: no whole training artifact there; name e.g. W/pretrain/base")
-    check_target(Path(directory))
-    artifact.verify()
-    chosen = architecture or artifact.facts.get("architecture", "phi")
+    training, _ = open_training(source)
+    chosen = architecture or training.facts.get("architecture", "phi")
     if gguf and chosen != "phi":
         raise UserError(f"--gguf: llama.cpp has no architecture for a {chosen}; add --architecture phi")
-    _export(
-        artifact, Path(directory), name=Path(directory).name, architecture=chosen, dtype=dtype, licence=licence,
-        scores=scores_of(artifact, artifact.directory.parent.parent), gguf=gguf,
-    )  # fmt: skip
+    if chosen not in ARCHITECTURES:
+        raise UserError(f"--architecture {chosen}: unknown; use one of {', '.join(ARCHITECTURES)}")
+    name = Path(directory).resolve().name
+    _export(source, Path(directory), name, Form(dtype, licence, chosen, gguf), scores_of(source))
 
 
-def load_model(directory: str | Path) -> tuple[Params, PhiConfig, Tokenizer]:
-    """(parameters, shape, tokenizer) of a Hugging Face directory or of a training artifact.
-
-    Raises UserError where `directory` is neither.
-    """
-    from phi_jax.tokens.tokenizer import Tokenizer
-
-    artifact = Artifact.read(directory)
-    if artifact is None:
-        params, config = load_directory(Path(directory))
-        return params, config, Tokenizer.load(Path(directory))
-    if "checkpoint" not in artifact.manifest["outputs"]:
-        raise UserError(f"{directory}: an artifact of {artifact.label}, not a model; name e.g. W/pretrain/base")
-    config = _shape(artifact)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), abstract_params(config))
-    params = restore_params(artifact.path("checkpoint"), _step(artifact), abstract)
-    return params, config, Tokenizer.load(Path(artifact.path("tokenizer")))
-
-
-def _export(
-    artifact: Artifact,
-    directory: Path,
-    *,
-    name: str,
-    architecture: str,
-    dtype: str,
-    licence: str,
-    scores: Sequence[Mapping[str, Any]] = (),
-    gguf: bool = False,
-) -> int:
+def _export(source: Artifact, directory: Path, name: str, form: Form, scores: Sequence[Mapping[str, Any]] = ()) -> int:
     """Returns the number of parameters."""
-    from phi_jax.tokens.tokenizer import Tokenizer
-
-    written = [name for name, known in ARCHITECTURES.items() if known.write_config]
-    if architecture not in written:
-        raise UserError(f"--architecture {architecture}: cannot be written; use one of {', '.join(written)}")
-    config = _shape(artifact)
-    abstract = abstract_params(config)
-    parameters = sum(int(np.prod(leaf.shape)) for _, leaf in leaves_of(abstract))
-    tokenizer_directory = Path(artifact.path("tokenizer"))
-    with open_params(artifact.path("checkpoint"), _step(artifact), abstract) as read_leaf:
+    training, step = open_training(source)
+    tokenizer = Path(verified(training, "tokenizer"))
+    with new_directory(directory) as target:
+        params, config = load_params(training, step)
         export_model(
-            read_leaf, config, directory,
-            tokenizer_directory=tokenizer_directory,
-            end_of_text_id=Tokenizer.load(tokenizer_directory).end_of_text_id,
-            dtype=dtype,
-            architecture=ARCHITECTURES[architecture],
-            card=model_card(
-                artifact, config, name=name, parameters=parameters, dtype=dtype, licence=licence, scores=scores
-            ),
-            add_files=functools.partial(_add_gguf, f"{name}-{dtype}.gguf") if gguf else None,
+            params, config, target,
+            tokenizer_directory=tokenizer,
+            end_of_text_id=Tokenizer.load(tokenizer).end_of_text_id,
+            dtype=form.dtype,
+            architecture=ARCHITECTURES[form.architecture],
         )  # fmt: skip
-    return parameters
+        card = model_card(source, config, step=step, name=name, dtype=form.dtype, licence=form.license, scores=scores)
+        write_atomic(target / MODEL_CARD, card)
+        if form.gguf:
+            from phi_jax.weights.gguf import write_gguf
 
-
-def _add_gguf(name: str, directory: Path) -> None:
-    from phi_jax.weights.gguf import write_gguf
-
-    write_gguf(directory, directory / name)
-
-
-def _shape(artifact: Artifact) -> PhiConfig:
-    if "checkpoint" not in artifact.manifest["outputs"]:
-        raise UserError(
-            f"{artifact.directory}: an artifact of {artifact.label}, not a model; name e.g. W/pretrain/base"
-        )
-    return PhiConfig(**json.loads(artifact.path("model").read_text()))
-
-
-def _step(artifact: Artifact) -> int:
-    return artifact.manifest["outputs"]["checkpoint"]["step"]
+            stem = name if name.endswith(form.dtype) else f"{name}-{form.dtype}"
+            write_gguf(target, target / f"{stem}.gguf")
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

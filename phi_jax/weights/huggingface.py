@@ -1,38 +1,28 @@
 """Directories in Hugging Face's format, written and read. No torch: numpy and safetensors suffice.
 
-Both ways go by the name map of an architecture (phi.py, codegen.py), one parameter in memory at a time.
+Both ways go by the name map of an architecture (phi_names.py, codegen_names.py).
 """
 
 from __future__ import annotations
 
-import os
+import math
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import Params, PhiConfig, abstract_params
-from phi_jax.store.artifact import write_atomic, write_json
-from phi_jax.weights.architecture import (
-    DTYPES,
-    Architecture,
-    Tensor,
-    from_torch,
-    leaf_at,
-    leaves_of,
-    put_leaf,
-    read_json,
-    to_torch,
-)
+from phi_jax.store.artifact import write_json
+from phi_jax.weights.architecture import DTYPES, Architecture, Shape, Tensor, from_torch, read_json, to_torch
 from phi_jax.weights.codegen_names import CODEGEN
-from phi_jax.weights.early import MIXFORMER, PHI_MSFT
 from phi_jax.weights.phi_names import PHI
-from phi_jax.weights.tensor_files import SHARD_BYTES, TensorWriter, open_tensors, sync
+from phi_jax.weights.tensor_files import open_tensors, write_tensors
 
-ARCHITECTURES = {a.model_type: a for a in (PHI, CODEGEN, PHI_MSFT, MIXFORMER)}
+ARCHITECTURES = {a.model_type: a for a in (PHI, CODEGEN)}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -42,32 +32,11 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 MODEL_CARD = "README.md"
-ReadLeaf = Callable[[str], np.ndarray]  # path of a parameter, e.g. "layers/mlp/fc1/kernel" -> its array of all layers
-
-
-def tensors_of(
-    read_leaf: ReadLeaf, config: PhiConfig, architecture: Architecture = PHI
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, tensor) of a whole model as the architecture's files have them, each parameter read once.
-
-    Raises UserError where a parameter that the architecture has none of is not zero.
-    """
-    for path in architecture.absent:
-        if np.any(read_leaf(path)):
-            raise UserError(
-                f"{path} is not zero, and a {architecture.model_type} has no such parameter: it was trained as a phi; "
-                "export it as phi"
-            )
-    for tensor in architecture.tensors:
-        values = [np.asarray(read_leaf(path)) for path in tensor.paths]
-        layers: Iterator[tuple[Any, ...]] = zip(*values, strict=True) if tensor.in_layers else iter([tuple(values)])
-        for layer, parts in enumerate(layers):
-            torch_parts = [to_torch(path, part) for path, part in zip(tensor.paths, parts, strict=True)]
-            yield tensor.named(layer, config), tensor.fuse(torch_parts, config)
+_FUSED = re.compile(r"query_key_value|Wqkv")
 
 
 def export_model(
-    read_leaf: ReadLeaf,
+    params: Params,
     config: PhiConfig,
     directory: Path,
     *,
@@ -75,76 +44,61 @@ def export_model(
     end_of_text_id: int,
     dtype: str = "float32",
     architecture: Architecture = PHI,
-    card: str = "",
-    add_files: Callable[[Path], None] | None = None,
-    shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a directory that transformers 4 and 5 load: weights, configs, tokenizer files, model card.
+    """Fills a directory that transformers 4 and 5 load: weights, configs, tokenizer files.
 
-    read_leaf: float32 arrays as abstract_params(config) describes them. vocab_size may exceed the tokenizer's.
+    params: float32 arrays as abstract_params(config) describes them. vocab_size may exceed the tokenizer's.
     tokenizer_directory: where TOKENIZER_FILES are copied from, as many as are there; None = weights only.
     end_of_text_id: written as bos and eos id, which transformers 5 otherwise takes for 1 and 2.
-    card: text of README.md; "" = none. add_files: puts more into the directory before it appears in its place.
-    Raises UserError where `directory` exists and is not an empty directory, for an unknown dtype, for a value that is
-    not finite or that the dtype cannot hold, and for a model that the architecture cannot; nothing is left
-    half-written.
+    Raises UserError for an unknown dtype, for a value that is not finite or that the dtype cannot hold, and for a
+    model that the architecture cannot hold.
     """
-    directory = Path(directory)
-    check_target(directory)
     if dtype not in DTYPES:
         raise UserError(f"config.export.dtype={dtype!r}: unknown; use one of {', '.join(DTYPES)}")
-    if architecture.write_config is None:
-        raise ValueError(f"{architecture.model_type}: such models are only read")
-    config_json = architecture.write_config(config, end_of_text_id, dtype)
-    temporary = directory.parent / f".tmp-{directory.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        with TensorWriter(
-            temporary, tensor_shapes(config, architecture), DTYPES[dtype], shard_bytes=shard_bytes
-        ) as writer:
-            for name, tensor in tensors_of(read_leaf, config, architecture):
-                writer.write(name, _cast(name, tensor, dtype))
-        write_json(temporary / "config.json", config_json)
-        ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
-        write_json(temporary / "generation_config.json", {"_from_model_config": True, **ids})
-        if tokenizer_directory is not None:
-            for file in (Path(tokenizer_directory) / name for name in TOKENIZER_FILES):
-                if file.is_file():
-                    shutil.copyfile(file, temporary / file.name)
-        if card:
-            write_atomic(temporary / MODEL_CARD, card)
-        if add_files is not None:
-            add_files(temporary)
-        sync(temporary)
-        os.rename(temporary, directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def check_target(path: Path) -> None:
-    """Raises UserError where something stands at the place that is to be written; an empty directory may."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path}: exists already; remove it, or name another place")
-
-
-def tensor_shapes(config: PhiConfig, architecture: Architecture = PHI) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor, in the order of the files: the layers one after the other, then the rest."""
-    leaves = dict(leaves_of(abstract_params(config)))
-    shapes = {tensor: _shape(tensor, config, leaves) for tensor in architecture.tensors}
-    layers = {
-        tensor.named(layer, config): shape
-        for layer in range(config.num_layers)
-        for tensor, shape in shapes.items()
-        if tensor.in_layers
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", architecture.write_config(config, end_of_text_id, dtype))
+    ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
+    write_json(directory / "generation_config.json", {"_from_model_config": True, **ids})
+    if tokenizer_directory is not None:
+        for file in TOKENIZER_FILES:
+            if (tokenizer_directory / file).is_file():
+                shutil.copyfile(tokenizer_directory / file, directory / file)
+    sizes = {
+        name: math.prod(shape) * DTYPES[dtype].itemsize
+        for name, (*_, shape) in tensor_places(config, architecture).items()
     }
-    return {**layers, **{tensor.named(0, config): shape for tensor, shape in shapes.items() if not tensor.in_layers}}
+    tensors = ((name, _cast(name, tensor, dtype)) for name, tensor in tensors_of(params, config, architecture))
+    write_tensors(directory, tensors, sizes)
 
 
-def _shape(tensor: Tensor, config: PhiConfig, leaves: Mapping[str, Any]) -> tuple[int, ...]:
-    first = 1 if tensor.in_layers else 0
-    return tensor.shape([leaves[path].shape[first:] for path in tensor.paths], config)
+def tensors_of(params: Params, config: PhiConfig, architecture: Architecture = PHI) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, tensor) of a whole model as the architecture's files have them, in the order of `tensor_places`.
+
+    Raises UserError where a parameter that the architecture has none of is not zero.
+    """
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
+    for path in architecture.absent:
+        if np.any(leaves[path]):
+            raise UserError(
+                f"{path} is not zero, and a {architecture.model_type} has no such parameter: it was trained as a phi; "
+                "export it as phi"
+            )
+    for name, (tensor, layer, _) in tensor_places(config, architecture).items():
+        parts = [leaves[path] if layer is None else leaves[path][layer] for path in tensor.paths]
+        torch_parts = [to_torch(path, part) for path, part in zip(tensor.paths, parts, strict=True)]
+        yield name, tensor.fuse(torch_parts, config)
+
+
+def tensor_places(config: PhiConfig, architecture: Architecture = PHI) -> dict[str, tuple[Tensor, int | None, Shape]]:
+    """Name -> (entry of the name map, layer or None, shape) of every tensor: layer by layer, then the rest."""
+    leaves = flatten_dict(abstract_params(config), sep="/")
+    places: dict[str, tuple[Tensor, int | None, Shape]] = {}
+    for layer in [*range(config.num_layers), None]:
+        for tensor in architecture.tensors:
+            if tensor.in_layers == (layer is not None):
+                shapes = [leaves[path].shape[tensor.in_layers :] for path in tensor.paths]
+                places[tensor.name.format(layer=layer)] = (tensor, layer, tensor.shape(shapes, config))
+    return places
 
 
 def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
@@ -177,34 +131,31 @@ def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
 
 
 def load_directory(directory: Path) -> tuple[Params, PhiConfig]:
-    """(parameters as float32 numpy arrays, shape) of a Phi or CodeGen directory.
-
-    The tree is that of abstract_params(config); float16 and bfloat16 are widened, exactly. One tensor is read at a
-    time. Raises UserError for another architecture, for a missing, unknown, misshapen or non-finite tensor, and for
-    a dtype that is none of DTYPES.
-    """
-    directory = Path(directory)
+    """(parameters as float32 numpy arrays, shape) of a Phi or CodeGen directory; see `read_weights`."""
     architecture, config = read_architecture(directory)
+    return read_weights(directory, architecture, config), config
+
+
+def read_weights(directory: Path, architecture: Architecture, config: PhiConfig) -> Params:
+    """Parameters as float32 numpy arrays, the tree of abstract_params(config). One tensor is read at a time.
+
+    float16 and bfloat16 are widened, exactly. Raises UserError for a missing, unknown, misshapen or non-finite tensor,
+    and for a dtype that is none of DTYPES.
+    """
     tensors = open_tensors(directory)
-    leaves = dict(leaves_of(abstract_params(config)))
-    params: Params = {}
-    for path in leaves:  # in the tree's own order
-        put_leaf(params, path, np.zeros(leaves[path].shape, np.float32))
-    for tensor in architecture.tensors:
-        shape = _shape(tensor, config, leaves)
-        targets = [leaf_at(params, path) for path in tensor.paths]
-        for layer in range(config.num_layers if tensor.in_layers else 1):
-            value = _take(tensors, tensor.named(layer, config), shape, directory)
-            for path, part, target in zip(tensor.paths, tensor.split(value, config), targets, strict=True):
-                place = target[layer] if tensor.in_layers else target
-                place[...] = from_torch(path, part, place.shape)
+    leaves = {path: np.zeros(x.shape, np.float32) for path, x in flatten_dict(abstract_params(config), sep="/").items()}
+    for name, (tensor, layer, shape) in tensor_places(config, architecture).items():
+        value = _take(tensors, name, shape, directory)
+        for path, part in zip(tensor.paths, tensor.split(value, config), strict=True):
+            place = leaves[path] if layer is None else leaves[path][layer]
+            place[...] = from_torch(path, part, place.shape)
     unknown = sorted(name for name in tensors if not architecture.buffers.fullmatch(name))
     if unknown:
         raise UserError(
             f"{directory}: tensor {unknown[0]} belongs to no {architecture.model_type} model of this config; "
             "is it another model?"
         )
-    return params, config
+    return unflatten_dict(leaves, sep="/")
 
 
 def _take(
@@ -212,6 +163,8 @@ def _take(
 ) -> np.ndarray:
     """Removes a tensor from those that are left to read, and reads it, checked, as float32."""
     if name not in tensors:
+        if fused := [other for other in tensors if _FUSED.search(other)]:
+            raise UserError(f"{directory}: tensor {fused[0]} holds q, k and v in one, which is not read here: split it")
         raise UserError(f"{directory}: tensor {name} is missing; get the whole model directory")
     tensor = tensors.pop(name)()
     if tensor.shape != shape:

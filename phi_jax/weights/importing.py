@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -11,9 +11,10 @@ from etils import epath
 
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import Artifact, Draft, artifact_key, write_json
-from phi_jax.weights.architecture import leaf_at, leaves_of, put_leaf, read_json
-from phi_jax.weights.checkpoints import Checkpoints, state_digest
-from phi_jax.weights.huggingface import check_target, load_directory, read_architecture
+from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.weights.architecture import read_json
+from phi_jax.weights.checkpoints import Checkpoints
+from phi_jax.weights.huggingface import read_architecture, read_weights
 
 
 def import_directory(source: str, target: str) -> Artifact:
@@ -22,23 +23,26 @@ def import_directory(source: str, target: str) -> Artifact:
     Weights are kept as float32, which holds float16 and bfloat16 exactly. Raises UserError too where the target exists
     or the tokenizer has more entries than the embedding; nothing is left half-written.
     """
-    from phi_jax.tokens.tokenizer import Tokenizer
-
-    directory = Path(source)
-    final = Path(target)
-    check_target(final)
-    architecture, _ = read_architecture(directory)
+    directory, final = Path(source), Path(target)
+    architecture, config = read_architecture(directory)
     tokenizer = Tokenizer.load(directory)
-    params, config = load_directory(directory)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, the embedding {config.vocab_size} rows; "
             "is it another model's tokenizer?"
         )
-    temporary = final.parent / f".tmp-{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    if final.exists():
+        raise UserError(f"{final}: exists; name a new directory, or remove that one first")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".tmp-") as scratch:
+        temporary = Path(scratch) / "import"
+        params = read_weights(directory, architecture, config)
+        with Checkpoints(temporary / "checkpoints") as checkpoints:
+            checkpoints.save(0, {"params": params}, {"imported": directory.name})
+            digest = checkpoints.identity(0)
+        write_json(temporary / "model.json", dataclasses.asdict(config))
+        tokenizer.save(temporary / "tokenizer", max_length=config.max_seq_len)
+        published = read_json(directory / "config.json")
         draft = Draft(
             final=epath.Path(final),
             directory=epath.Path(temporary),
@@ -49,25 +53,13 @@ def import_directory(source: str, target: str) -> Artifact:
             key=artifact_key("import", {"architecture": architecture.model_type}, {}),
             resumed=False,
         )
-        for path in [path for path, _ in leaves_of(params)]:  # numpy's arrays would be copied all at once by the save
-            put_leaf(params, path, jax.numpy.asarray(leaf_at(params, path)))
-        state = {"params": params}
-        with Checkpoints(temporary / "checkpoints") as checkpoints:
-            checkpoints.save(0, state, {"imported": directory.name})
-            checkpoints.wait()
-        write_json(temporary / "model.json", dataclasses.asdict(config))
-        tokenizer.save(temporary / "tokenizer", max_length=config.max_seq_len)
-        draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=state_digest(state), step=0)
+        draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=digest, step=0)
         draft.add_output("model", "model.json")
         draft.add_output("tokenizer", "tokenizer")
-        published = read_json(directory / "config.json")
         draft.add_facts(
             source=directory.resolve().name,
-            architecture=architecture.model_type if architecture.write_config else "phi",
+            architecture=architecture.model_type,
             dtype=published.get("dtype") or published.get("torch_dtype") or "float32",
-            parameters=sum(value.size for _, value in leaves_of(params)),
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         )
         return draft.commit()
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

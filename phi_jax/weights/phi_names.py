@@ -47,6 +47,13 @@ _SIZES = (
     "max_position_embeddings",
 )
 
+# What other families call it -> what a phi does.
+_OTHER_NAMES = {
+    "rotary_dim": "partial_rotary_factor",
+    "rotary_pct": "partial_rotary_factor",
+    "rotary_emb_base": "rope_theta",
+}
+
 
 def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[str, Any]:
     """config.json in the style of transformers 4 and of 5 at once, with nothing left to a reader's default.
@@ -97,6 +104,9 @@ def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
     require_sizes(path, c, _SIZES)
     heads = c["num_attention_heads"]
     rope = c.get("rope_parameters") or {}
+    for other, ours in _OTHER_NAMES.items():
+        if c.get(other) is not None and c.get(ours) is None and rope.get(ours) is None:
+            raise UserError(f"{path}: has {other}, which no reader of phi knows, and no {ours}; set {ours} instead")
     # What would make it another function than `phi.forward`; absent or null is transformers' default, which is ours.
     require_values(
         path,

@@ -10,6 +10,7 @@ import datetime
 import importlib.util
 import json
 import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -54,28 +55,26 @@ def test_phi_1_fits(name):
     topology, overrides, gibibytes = FITTING[name]
     result = plan(config.load([*PHI_1, *overrides]), topology=topology, devices=None)
     record(name, overrides, result)
-    assert result.fit.fits
-    assert result.proposal is None
-    assert result.fit.needed_bytes < gibibytes * 2**30
-    assert {"all-gather", "all-reduce"} <= {c.kind for c in result.fit.compiled.collectives}
-    # The analytic model, which chooses what is compiled next, must not be far off.
-    assert 0.75 < sum(result.fit.parts.values()) / result.fit.needed_bytes < 1.25
+    assert result.fits
+    for fit in result.sections:
+        assert fit.needed_bytes < gibibytes * 2**30
+        # The analytic model, which chooses what is compiled next, must not be far off.
+        assert 0.75 < sum(fit.parts.values()) / fit.needed_bytes < 1.25
 
 
 def test_phi_1_in_one_batch_does_not_fit_and_what_does_is_named():
     overrides = ["--config.training.microbatches=1", "--config.finetune.microbatches=1", "--config.model.remat=none"]
     result = plan(config.load([*PHI_1, *overrides]), topology="v5e:4x4", devices=None)
     record("does not fit", overrides, result)
-    assert not result.fit.fits
-    assert result.fit.needed_bytes > result.fit.limit_bytes
-    assert result.proposed_fit.fits
-    assert result.proposed_fit.method == "compiled"
-    assert result.proposed_fit.needed_bytes < result.chip.memory_bytes
-    assert "training.microbatches" in result.proposal
+    training = result.sections[0]
+    assert not training.fits
+    assert training.needed_bytes > training.limit_bytes
+    assert training.fitting.compiled
+    assert training.fitting.needed_bytes < result.hardware.chip.memory_bytes
 
 
 def test_the_command_plans_a_tiny_model_for_a_tpu():
     done = phi_jax(
         "plan", *MICRO, "--config.tokenize.seq_len=128", "--topology", "v5e:2x2", "--config.model.attention=splash"
     )
-    assert "as compiled: fits" in done.stdout
+    assert re.search(r"as compiled in \d+ s: fits", done.stdout)

@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 
 from phi_jax.sandbox import Limits, Program, Sandbox
-from phi_jax.sandbox.candidate import needs_others
+from phi_jax.sandbox.candidate import free_names as needs_others
 from phi_jax.synthesis.llm.mutations import mutants
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]

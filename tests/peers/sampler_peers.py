@@ -11,11 +11,11 @@ from scipy import stats
 
 from phi_jax.evaluation.completion import Plan, Prompts, make_sampler
 from phi_jax.model.phi import PhiConfig
-from phi_jax.model.sampler import ONE_DEVICE, Request, Sampler
+from phi_jax.model.sampler import ONE_DEVICE, Request, Sampler, SlotPlan
 from phi_jax.model.sampling import Decoding
 from phi_jax.parallel.sampler_mesh import all_devices
-from phi_jax.weights.export import load_model
 from phi_jax.weights.huggingface import load_directory
+from phi_jax.weights.models import load_model
 
 PACKAGES = ("transformers", "torch", "jax", "numpy", "scipy", "tokenizers")
 
@@ -147,8 +147,8 @@ def our_counts(directory, decodings, draws):
     params, config = load_directory(directory)
     sampler = Sampler(
         params, config,
-        end_of_text_id=END, max_new_tokens=LENGTH, decodings=tuple(decodings.values()), slots=256,
-        samples_per_prompt=draws, devices=ONE_DEVICE,
+        end_of_text_id=END, max_new_tokens=LENGTH, decodings=tuple(decodings.values()), slots=SlotPlan(256, samples_per_prompt=draws),
+        devices=ONE_DEVICE,
     )  # fmt: skip
     requests = [
         Request(PROMPT, prompt, sample, decoding)

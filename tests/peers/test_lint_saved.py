@@ -36,26 +36,16 @@ def saved(transformers, tmp_path_factory):
     return {4: root / "4", 5: root / "5"}
 
 
-# What is true of a directory that is as its transformers saved it.
-PAIRS = "tokenizer.json", "merges-pairs"  # both write the notation of tokenizers 0.20
-TOP_LEVEL = "config.json", "rotary-missing"  # 5 writes it under rope_parameters only; MLX looks at the top level
-NO_SLOW_FILES = "vocab.json", "slow-files"  # 5 has no slow tokenizers any more, and writes no file for them
-NEW_DTYPE = "config.json", "dtype"  # both write dtype and no torch_dtype: bfloat16 is then float16 in early vLLM
-TRUE_OF = {
-    (4, "whole"): {PAIRS},
-    (4, "sharded"): {PAIRS},
-    (4, "narrow"): {PAIRS, NEW_DTYPE},
-    (5, "whole"): {PAIRS, TOP_LEVEL, NO_SLOW_FILES},
-    (5, "sharded"): {PAIRS, TOP_LEVEL, NO_SLOW_FILES},
-    (5, "narrow"): {PAIRS, TOP_LEVEL, NO_SLOW_FILES, NEW_DTYPE},
-}
+# What is true of a directory that is as its transformers saved it: 5 writes rotary fields under rope_parameters only.
+TOP_LEVEL = "config.json", "rotary-missing"
+TRUE_OF = {(v, kind): {TOP_LEVEL} if v == 5 else set() for v in (4, 5) for kind in ("whole", "sharded", "narrow")}
 
 
 @pytest.mark.parametrize(("version", "kind"), TRUE_OF)
 def test_an_undamaged_directory_has_only_what_is_true_of_it(saved, version, kind):
     findings = lint(saved[version] / kind)
     assert {(finding.place, finding.rule) for finding in findings} == TRUE_OF[version, kind]
-    assert {finding.severity for finding in findings} == {"warning"}
+    assert {finding.severity for finding in findings} <= {"warning"}
 
 
 # --- Defects -------------------------------------------------------------------------------------------------
@@ -130,15 +120,6 @@ def misplace(content):
     content["weight_map"]["lm_head.bias"] = content["weight_map"]["model.embed_tokens.weight"]
 
 
-def swap(directory):
-    """The ids of five spaces and of four."""
-    path = directory / "tokenizer_config.json"
-    content = json.loads(path.read_text())
-    decoder = content["added_tokens_decoder"]
-    decoder["304"], decoder["305"] = decoder["305"], decoder["304"]
-    path.write_text(json.dumps(content))
-
-
 def grow(directory):
     """A tokenizer that has learnt more than there are rows."""
     state = json.loads((directory / "tokenizer.json").read_text())
@@ -181,35 +162,31 @@ class Defect(NamedTuple):
 CONFIG, WEIGHTS, SETTINGS = "config.json", "model.safetensors", "tokenizer_config.json"
 NESTED = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}
 UNREADABLE, KEY, FILE = fails("SafetensorError"), fails("KeyError"), fails("FileNotFoundError")
-MISFIT, TYPE, UNKNOWN = fails("RuntimeError"), fails("TypeError"), fails("does not recognize")
+MISFIT, TYPE = fails("RuntimeError"), fails("TypeError")
 NO_HEAD, NO_BIAS = is_random("lm_head.weight"), is_random("lm_head.bias")
 DEFECTS = {
-    "truncated shard": Defect("sharded", shard(2, truncate), "*", "damaged", "100 of", UNREADABLE, UNREADABLE),
-    "missing shard": Defect("sharded", shard(2, Path.unlink), INDEX, "shard-missing", "", FILE, FILE),
-    "unlisted tensor": Defect("sharded", index(forget), INDEX, "index-tensor", "transformers 4", NO_BIAS, good),
-    "misplaced tensor": Defect("sharded", index(misplace), INDEX, "index-tensor", "single tensors", good, good),
+    "truncated shard": Defect("sharded", shard(2, truncate), "*", "damaged", "cannot be read", UNREADABLE, UNREADABLE),
+    "missing shard": Defect("sharded", shard(2, Path.unlink), "*", "damaged", "cannot be read", FILE, FILE),
+    "unlisted tensor": Defect("sharded", index(forget), INDEX, "index-tensor", "random numbers", NO_BIAS, good),
+    "misplaced tensor": Defect("sharded", index(misplace), INDEX, "index-tensor", "not listed in", good, good),
     "unlisted shard": Defect("sharded", index(forget_shard), WEIGHTS, "tensor-missing", "", NO_HEAD, NO_HEAD),
     "index": Defect("sharded", index(lambda i: i.pop("metadata")), INDEX, "index", "transformers fails", KEY, KEY),
-    "total size": Defect("sharded", index(lambda i: i["metadata"].update(total_size=1)), INDEX, "total-size", "",
-                         good, good),
-    "truncated": Defect("whole", lambda d: truncate(d / WEIGHTS), WEIGHTS, "damaged", "100 of", UNREADABLE, UNREADABLE),
+    "truncated": Defect("whole", lambda d: truncate(d / WEIGHTS), WEIGHTS, "damaged", "cannot be read",
+                        UNREADABLE, UNREADABLE),
     "missing tensor": Defect("whole", tensors(lambda t: t.pop("lm_head.bias")), WEIGHTS, "tensor-missing", "",
                              NO_BIAS, NO_BIAS),
     "misshapen tensor": Defect("whole", tensors(lambda t: t.update({"lm_head.bias": t["lm_head.bias"][:3]})),
-                               WEIGHTS, "tensor-shape", "[3] instead of", MISFIT, MISFIT),
+                               WEIGHTS, "tensor-shape", "[3], not", MISFIT, MISFIT),
     "a layer fewer": Defect("whole", config(num_hidden_layers=1), WEIGHTS, "tensor-unknown", "transformers drops",
                             counts("unexpected", 14), counts("unexpected", 14)),
-    "a layer more": Defect("whole", config(num_hidden_layers=3), WEIGHTS, "tensor-missing", "13 others",
+    "a layer more": Defect("whole", config(num_hidden_layers=3), WEIGHTS, "tensor-missing", "13 more",
                            counts("missing", 14), counts("missing", 14)),
-    "qk norms missing": Defect("whole", config(qk_layernorm=True), WEIGHTS, "tensor-missing", "7 others",
+    "qk norms missing": Defect("whole", config(qk_layernorm=True), CONFIG, "constant", "qk_layernorm",
                                counts("missing", 8), counts("missing", 8)),
     "NaN": Defect("whole", tensors(lambda t: t["lm_head.bias"].fill(float("nan"))), WEIGHTS, "not-finite", "",
                   gives("finite", False), gives("finite", False)),
-    "metadata": Defect("whole", tensors(lambda t: None, {"format": "np"}), WEIGHTS, "metadata", "transformers 4 fails",
-                       fails("Incompatible safetensors"), good),
-    "no metadata": Defect("whole", tensors(lambda t: None, None), WEIGHTS, "metadata", "4.37", good, good),
-    "vocabulary": Defect("whole", config(vocab_size=340), CONFIG, "vocab-size", "352 rows", MISFIT, MISFIT),
-    "no inner size": Defect("whole", config("intermediate_size"), CONFIG, "size-missing", "takes 8192", MISFIT, MISFIT),
+    "vocabulary": Defect("whole", config(vocab_size=340), "*", "tensor-shape", "[352, ", MISFIT, MISFIT),
+    "no inner size": Defect("whole", config("intermediate_size"), CONFIG, "size", "size is None", MISFIT, MISFIT),
     "null head_dim": Defect("whole", config(head_dim=None), CONFIG, "head-dim", "", TYPE, TYPE),
     "null kv heads": Defect("whole", config(num_key_value_heads=None), CONFIG, "kv-heads", "TGI", good, good),
     "no ids": Defect("whole", no_ids, CONFIG, "token-ids", "takes 1 and 2",
@@ -224,26 +201,21 @@ DEFECTS = {
     "two factors": Defect("whole", config(partial_rotary_factor=0.5, rope_parameters=NESTED, rope_theta=10000.0),
                           CONFIG, "rotary-contradictory", "", gives("rotary_dim", 8), gives("rotary_dim", 4)),
     "factor nested": Defect("whole", config("partial_rotary_factor", "rope_theta", rope_parameters=NESTED), CONFIG,
-                            "rotary-missing", "transformers 4 takes 0.5, TGI takes 0.5, MLX takes 0.4",
+                            "rotary-missing", "transformers 4 take their default",
                             gives("rotary_dim", 8), gives("rotary_dim", 4)),
     "theta null": Defect("whole", config("rope_parameters", rope_theta=None, partial_rotary_factor=0.5), CONFIG,
-                         "rotary-missing", "transformers 4, TGI, MLX, transformers 5", TYPE, TYPE),
-    "tied": Defect("whole", config(tie_word_embeddings=True), CONFIG, "tied", "transformers 4 drops",
+                         "rotary-missing", "fail on null", TYPE, TYPE),
+    "tied": Defect("whole", config(tie_word_embeddings=True), CONFIG, "constant", "tie_word_embeddings",
                    gives("tied", True), gives("tied", False)),
-    "dtype": Defect("whole", config("dtype", torch_dtype="float16"), CONFIG, "dtype", "transformers 5 rounds",
+    "dtype": Defect("whole", config("dtype", torch_dtype="float16"), CONFIG, "dtype", "transformers 5",
                     gives("dtype", "torch.float32"), gives("dtype", "torch.float16")),
-    "two dtypes": Defect("whole", config(dtype="bfloat16", torch_dtype="float16"), CONFIG, "dtype", "vLLM take dtype",
+    "two dtypes": Defect("whole", config(dtype="bfloat16", torch_dtype="float16"), CONFIG, "dtype", "bfloat16 and",
                          good, gives("dtype", "torch.bfloat16")),
-    "early": Defect("whole", config(model_type="phi-msft"), CONFIG, "early-format", "", UNKNOWN, UNKNOWN),
-    "clean up": Defect("whole", settings(clean_up_tokenization_spaces=True), SETTINGS, "clean-up", "transformers 4",
-                       gives("round_trip", False), good),
-    "class of 5": Defect("whole", settings(tokenizer_class="TokenizersBackend"), SETTINGS, "tokenizer-class",
-                         "transformers 4", lambda got: "does not exist" in got["tokenizer_error"], good),
-    "no length": Defect("whole", settings("model_max_length"), SETTINGS, "max-length", "is missing",
+    "no length": Defect("whole", settings("model_max_length"), SETTINGS, "max-length", "is not 64",
                         lambda got: got["max_length"] > 1e29, lambda got: got["max_length"] > 1e29),
-    "unknown end": Defect("whole", settings(eos_token="<eos>"), SETTINGS, "end-token", "'<eos>'",
+    "unknown end": Defect("whole", settings(eos_token="<eos>"), SETTINGS, "end-token", "",
                           gives("end", 316), gives("end", 316)),
-    "too many tokens": Defect("whole", grow, "tokenizer.json", "tokenizer-size", "414, the embedding 352",
+    "too many tokens": Defect("whole", grow, "tokenizer.json", "tokenizer-size", "352 rows",
                               gives("largest_id", 414), gives("largest_id", 414)),
 }  # fmt: skip
 # What lint lets pass: config.json has the ids, and both know the class for Phi.
@@ -256,13 +228,12 @@ def planted(saved, tmp_path_factory):
     root = tmp_path_factory.mktemp("planted")
     plants = {name: (defect.kind, defect.plant) for name, defect in DEFECTS.items()}
     plants |= {name: ("whole", plant) for name, plant in HARMLESS.items()}
-    plants |= {"as saved": ("whole", lambda directory: None), "added tokens": ("whole", swap)}
+    plants |= {"as saved": ("whole", lambda directory: None)}
     directories = {}
     for version in (4, 5):
         for name, (kind, plant) in plants.items():
             directories[version, name] = shutil.copytree(saved[version] / kind, root / f"{version} {name}")
-            if (version, name) != (5, "added tokens"):  # 5 writes them into tokenizer.json alone
-                plant(directories[version, name])
+            plant(directories[version, name])
     return directories
 
 
@@ -278,13 +249,13 @@ def test_each_defect_is_named(planted, version, name):
 
 @pytest.fixture(scope="module")
 def loaded(planted, transformers):
-    """(version, name) -> what that transformers makes of what it saved itself; "5 by 4": 4 of what 5 saved."""
+    """(version, name) -> what that transformers makes of what it saved itself."""
     import saved
 
     mine = {version: [key for key in planted if key[0] == version] for version in (4, 5)}
-    by_4 = json.loads(run_transformers_4(SAVED, "load", *(planted[k] for k in mine[4]), planted[5, "as saved"]))
+    by_4 = json.loads(run_transformers_4(SAVED, "load", *(planted[k] for k in mine[4])))
     by_5 = [saved.load(str(planted[key])) for key in mine[5]]
-    return dict(zip([*mine[4], "5 by 4", *mine[5]], by_4 + by_5, strict=True))
+    return dict(zip([*mine[4], *mine[5]], by_4 + by_5, strict=True))
 
 
 @pytest.mark.parametrize("name", DEFECTS)
@@ -299,12 +270,3 @@ def test_transformers_does_what_lint_says(loaded, version, name):
 def test_what_lint_lets_pass_does_no_harm(planted, loaded, version, name):
     assert {(f.place, f.rule) for f in lint(planted[version, name])} == TRUE_OF[version, "whole"]
     assert good(loaded[version, name])
-
-
-def test_the_slow_tokenizer_goes_by_its_own_files(planted, loaded):
-    """4's directory has them and is good; 5's has none, and lint says who fails."""
-    before, after = loaded[4, "as saved"], loaded[4, "added tokens"]
-    assert before["slow_ids"] == before["token_ids"]
-    assert "TypeError" in loaded["5 by 4"]["slow_error"]
-    assert after["token_ids"] == before["token_ids"] != after["slow_ids"]
-    assert "added-tokens" in {finding.rule for finding in lint(planted[4, "added tokens"])}

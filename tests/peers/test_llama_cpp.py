@@ -4,7 +4,6 @@
 llama.cpp's GELU, a table of float16 entries: with the same table in our forward, 3.2e-3 became 0.8e-3.
 """
 
-import functools
 import gzip
 import hashlib
 import itertools
@@ -23,7 +22,6 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from phi_jax.model import phi
 from phi_jax.model.sampler import Request, Sampler
 from phi_jax.tokens import tokenizer
-from phi_jax.weights.architecture import leaf_at
 from phi_jax.weights.gguf import write_gguf
 from phi_jax.weights.huggingface import export_model, load_directory
 
@@ -68,7 +66,7 @@ def export(llama_cpp, trained, tmp_path_factory):
             norm["scale"] += 1.0
         params["head"]["bias"][trained.vocab_size :] = -20.0  # what pads the vocabulary is never said
         directory = root / f"model-{len(list(root.iterdir()))}"
-        read_leaf = functools.partial(leaf_at, params)
+        read_leaf = params
         export_model(
             read_leaf, config, directory, tokenizer_directory=tokenizer_directory, end_of_text_id=end, dtype=dtype
         )

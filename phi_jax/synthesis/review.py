@@ -125,7 +125,7 @@ class Reviewer:
         gone: dict[str, tuple[str, float]] = {}
         if any(documents.totals(directory).rows for directory in passed):
             label = f"{self._draft.label} {self.kind}: near copies"
-            gone = decide(find_pairs(passed, Rules(self._rules.near_copy_threshold), label=label)).dropped
+            gone = decide(find_pairs(passed, Rules(self._rules.near_copy_threshold), label=label))
         rows = itertools.chain(_without_copies(passed, gone), *map(self.failed, range(len(passed))))
         outputs_of(self._draft, self.kind, SCHEMA).write(rows, lambda _, chunk: chunk, _TEXTS_PER_PART)
         checked = (directory for batch in self.batches for directory in (batch.passed, batch.failed))

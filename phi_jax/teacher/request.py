@@ -47,7 +47,7 @@ class Request:
     max_tokens: int  # of the completion, reasoning included; what may be paid at most follows from it
     temperature: float
     seed: int = 0  # tells apart several replies to the same prompt; sent as `seed`
-    # The JSON object that is wanted; None = free text. Strict modes want that it forbids extra fields and has no default.
+    # The JSON object that is wanted; None = free text. Strict modes want that it forbids other fields, without defaults.
     schema: type[BaseModel] | None = None
     label: str = ""  # what it is for, for people: "exercises/123"
 

@@ -248,7 +248,7 @@ def test_requests_that_are_all_refused_are_an_error_however_few(journal):
 
 def test_replies_that_end_for_an_unknown_reason_are_paid_and_none_is_kept(journal):
     with serving(finish="tool_calls") as server:
-        with pytest.raises(UserError, match="answers no request, .* unknown reason: finish_reason 'tool_calls'"):
+        with pytest.raises(UserError, match=r"answers no request, .* unknown reason: finish_reason 'tool_calls'"):
             bring({endpoint(server, attempts=2): questions(3)}, journal)
         assert journal.spent == charged(server, endpoint(server)) > 0
     assert [journal.find(request.key) for request in questions(3)] == [None] * 3

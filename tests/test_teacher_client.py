@@ -273,8 +273,10 @@ def test_replies_that_never_fit_are_paid_and_poisoned_with_the_reason(journal):
         tally = bring({teacher: requests}, journal)
         assert tally.counts == {Status.POISONED: 10}
         assert journal.spent == charged(server, teacher)
+    reasons = {reply.reason for _, reply in journal.poisoned()}
+    assert any("does not fit the schema: there is no JSON object in it" in reason for reason in reasons)
     for _, reply in journal.poisoned():
-        assert "does not fit the schema" in reply.reason
+        assert "does not fit the schema" in reply.reason or reply.reason == "the reply is empty"
         assert reply.attempts == 2
         assert reply.cost > 0 < reply.usage.prompt
 

@@ -27,9 +27,10 @@ def mcnemar(first_only: int, second_only: int) -> float:
     """
     if min(first_only, second_only) < 0:
         raise ValueError(f"counts of {first_only} and {second_only} problems")
+    from scipy.stats import binomtest
+
     discordant = first_only + second_only
-    tail = sum(math.comb(discordant, i) for i in range(min(first_only, second_only) + 1))
-    return min(1.0, 2 * tail / 2**discordant)  # integers up to the last division: exact
+    return float(binomtest(first_only, discordant).pvalue) if discordant else 1.0
 
 
 def paired(first: Verdicts, second: Verdicts) -> dict[str, Any]:
@@ -82,16 +83,23 @@ def paired(first: Verdicts, second: Verdicts) -> dict[str, Any]:
 def sign_flip(differences: Sequence[float], *, draws: int = RESAMPLES, seed: int = 0) -> float:
     """The two-sided p-value of Fisher's randomization test: each difference had either sign with the same chance.
 
-    For differences of one sample a problem (-1, 0, 1) this is McNemar's test. The signs are drawn, `draws` times, and
-    the differences as seen count as one more draw, so that no p-value is 0 (Phipson and Smyth 2010).
+    For differences of one sample a problem (-1, 0, 1) this is McNemar's test. All signs are tried where there are at
+    most `draws` ways to set them; else so many are drawn, and the differences as seen count as one more draw, so that
+    no p-value is 0 (Phipson and Smyth 2010).
     """
+    if len(differences) < 2:  # whose sign changes nothing on both sides of 0
+        return 1.0
     import numpy as np
+    from scipy.stats import permutation_test
 
-    distinct, counts = np.unique(np.round(np.abs(np.asarray(differences, np.float64)), 12), return_counts=True)
-    heads = np.random.default_rng(seed).binomial(counts, 0.5, size=(draws, len(counts)))
-    sums = np.abs((2 * heads - counts) @ distinct)
-    seen = abs(math.fsum(differences))
-    return float(1 + np.sum(sums >= seen - 1e-9)) / (draws + 1)
+    def distance(signed: np.ndarray, axis: int) -> np.ndarray:
+        return np.abs(signed.sum(axis=axis))
+
+    test = permutation_test(
+        (np.round(differences, 12),), distance,
+        permutation_type="samples", n_resamples=draws, alternative="greater", rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(test.pvalue)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -3,7 +3,7 @@
 import ast
 import json
 import random
-import re
+from string import ascii_lowercase
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, execute
 from phi_jax.evaluation.perturb import PERTURBATIONS, perturb
-from phi_jax.evaluation.perturb.prose import find_prose
-from phi_jax.evaluation.perturb.wording import NEIGHBOURS, misspelt
+from phi_jax.evaluation.perturb.prose import find_prose, misspelt, tables
 from phi_jax.evaluation.problems import Problem, load_problems
 
+NEIGHBOURS = tables()["neighbours"]
 WORDINGS = ("typos", "grammar", "paraphrase")
 RENAMINGS = ("rename_function", "rename_arguments")
 RATES = st.floats(0, 1)
@@ -233,6 +233,7 @@ def test_a_misspelling_is_none_of_the_names():
 
 def test_neighbours_are_mutual_and_beside():
     assert set(NEIGHBOURS["s"]) == set("adwezx")
+    assert sorted(NEIGHBOURS) == list(ascii_lowercase)
     assert all(key in NEIGHBOURS[other] for key, others in NEIGHBOURS.items() for other in others)
 
 
@@ -255,7 +256,14 @@ def test_one_grammar_error_at_a_time(sentence, allowed):
 @pytest.mark.parametrize(
     ("sentence", "said"),
     [
-        ("Given a list of words, return the longest.", {"You are given a list of words. Return the longest."}),
+        (
+            "Given a list of words, return the longest.",
+            {
+                f"For {a} given list of words, {verb} the longest."
+                for a in ("a", "any")
+                for verb in ("give back", "produce and return")
+            },
+        ),
         ("Return True if x is odd.", {"Return True when x is odd.", "The result is True if x is odd."}),
         (
             "Write a python function to sort a list using a heap.",
@@ -385,21 +393,10 @@ def test_a_plural_is_a_name_where_things_are_in_it():
     )
 
 
-@given(SEEDS, RATES)
-def test_some_arguments_may_keep_their_names(seed, rate):
-    found = PERTURBATIONS["rename_arguments"](problem(), rate, seed)
-    signature = re.search(r"running_total\((\w+): List\[int\], (\w+): int = 0\)", found.prompt)
-    assert signature[1] in ("numbers", "p")
-    assert signature[2] in ("start", "q")
-    assert passes(found)
-
-
 @pytest.mark.parametrize(
     ("reference", "tests"),
     [
         ("    return word\n", "assert f(word=2) == 2"),  # the tests name it
-        ("    def word():\n        return 1\n    return word()\n", "assert f(2) == 1"),
-        ("    try:\n        pass\n    except OSError as word:\n        pass\n    return word\n", "assert f(2) == 2"),
         ("    inner = lambda word: word\n    return inner(word=word)\n", "assert f(2) == 2"),
         ("    import word\n", "f"),
         ("    return (\n", "f"),
@@ -409,6 +406,23 @@ def test_some_arguments_may_keep_their_names(seed, rate):
 def test_arguments_that_cannot_be_renamed_safely_stay(reference, tests):
     shown = problem('def f(word):\n    """Doc."""\n', reference, tests, "f")
     assert PERTURBATIONS["rename_arguments"](shown, 1, 0) is None
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "    def word():\n        return 2\n    return word()\n",
+        "    try:\n        pass\n    except OSError as word:\n        pass\n    return word\n",
+        "    def inner():\n        nonlocal word\n        word += 1\n        return word - 1\n    return inner()\n",
+        "    return max([word, 0], key=lambda word: word)\n\n\ndef word():\n    return 3\n",
+    ],
+)
+def test_arguments_that_are_bound_once_more_are_renamed_there_too(reference):
+    shown = problem('def f(word):\n    """Doc."""\n', reference, "assert f(2) == 2", "f")
+    found = PERTURBATIONS["rename_arguments"](shown, 1, 0)
+    assert found.prompt.startswith("def f(p):")
+    assert "word" not in found.reference.replace("def word():\n    return 3", "")
+    assert passes(found)
 
 
 def test_doubtful_escapes_are_read_without_a_word(recwarn):

@@ -5,9 +5,8 @@ perturbation is a pure function (problem, rate, seed) -> Problem, or None where 
 task_id stays, so that runs are compared problem by problem (comparison.robustness), and so does `row`, which is what
 the file said. Tests, reference and prompt change together, so the reference still passes.
 
-    prose.py       where a prompt's prose is, and what in it must stay
-    wording.py     typos and grammar errors; paraphrase.py: the same said otherwise, by rule
-    rename.py      the function and its arguments under names that say nothing
+    prose.py    typos, grammar errors and paraphrases, in the words of a docstring; its tables are wording.json
+    rename.py   the function and its arguments under names that say nothing
 """
 
 from __future__ import annotations
@@ -17,22 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.perturb.paraphrase import paraphrase
+from phi_jax.evaluation.perturb.prose import grammar, paraphrase, typos
 from phi_jax.evaluation.perturb.rename import rename_arguments, rename_function
-from phi_jax.evaluation.perturb.wording import grammar, typos
 from phi_jax.evaluation.problems import Problem
 
-Perturbation = Callable[[Problem, float, int], Problem | None]
-
-PERTURBATIONS: Mapping[str, Perturbation] = {
+PERTURBATIONS: Mapping[str, Callable[[Problem, float, int], Problem | None]] = {
     "typos": typos,
     "grammar": grammar,
     "paraphrase": paraphrase,
     "rename_function": rename_function,
     "rename_arguments": rename_arguments,
 }
-
-
 ERRORS = ("typos", "grammar")  # whose rate is a question of how bad a prompt is; the others change all they can
 
 
@@ -40,7 +34,6 @@ ERRORS = ("typos", "grammar")  # whose rate is a question of how bad a prompt is
 class Perturbed:
     """What a perturbation made of a benchmark. The three counts add up to the benchmark's problems."""
 
-    name: str
     rate: float
     seed: int
     problems: list[Problem]  # those that changed, and no others
@@ -48,9 +41,8 @@ class Perturbed:
     not_applicable: int  # it finds nothing to change in them at any rate
 
     def facts(self) -> dict[str, Any]:
-        """Name, rate, seed and counts, for a manifest or a table."""
-        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return facts | {"problems": len(self.problems)}
+        """Rate, seed and counts, for a table."""
+        return {**vars(self), "problems": len(self.problems)}
 
 
 def perturb(problems: Sequence[Problem], name: str, *, rate: float, seed: int = 0) -> Perturbed:
@@ -58,19 +50,13 @@ def perturb(problems: Sequence[Problem], name: str, *, rate: float, seed: int = 
 
     rate: the chance, 0 to 1, that a site changes: a word (typos), a place where an error fits (grammar), a phrase that
     a rule knows (paraphrase), a name (rename_*). What changes at one rate also changes, in the same way, at every
-    higher one. Raises UserError for a name that is none, and a rate that is no chance.
+    higher one. Raises UserError for an unknown name, and a rate that is no chance.
     """
     if name not in PERTURBATIONS:
         raise UserError(f"perturbation {name!r}: unknown; use one of {', '.join(PERTURBATIONS)}")
     if not 0 <= rate <= 1:
         raise UserError(f"perturbation {name}: a rate of {rate}; give the chance that a site changes, from 0 to 1")
-    changed, unchanged, not_applicable = [], 0, 0
-    for problem in problems:
-        found = PERTURBATIONS[name](problem, rate, seed)
-        if found is None:
-            not_applicable += 1
-        elif found == problem:
-            unchanged += 1
-        else:
-            changed.append(found)
-    return Perturbed(name, rate, seed, changed, unchanged, not_applicable)
+    found = [PERTURBATIONS[name](problem, rate, seed) for problem in problems]
+    changed = [new for new, old in zip(found, problems, strict=True) if new not in (None, old)]
+    not_applicable = found.count(None)
+    return Perturbed(rate, seed, changed, len(found) - len(changed) - not_applicable, not_applicable)

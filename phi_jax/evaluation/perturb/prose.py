@@ -1,22 +1,23 @@
-"""The prose of a prompt: where its docstring is, which parts of it are words to read and which are code or names."""
+"""The prose of a prompt, and typing errors, grammar errors and other words in it."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
 import functools
+import json
 import random
 import re
-import tokenize
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import StringIO
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from phi_jax.evaluation.problems import Problem
 
 Edit = tuple[int, int, str]  # start and end in a text, and what stands there instead
-Site = Callable[[random.Random], Sequence[Edit]]  # one thing that may be changed, and how, by the draw
-Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+Site = tuple[int, int, Callable[[random.Random], str]]  # one place that may change, and to what, by the draw
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+SHORTEST = 3  # letters of a word that may be misspelt
 
 # A line that is an example and not prose, wherever it stands.
 _EXAMPLE = re.compile(r"==|!=|=>|->|➞|→|^\s*assert\b|^\s*(input|output)s?\s*:", re.IGNORECASE)
@@ -31,61 +32,48 @@ _INLINE = re.compile(
     """,
     re.VERBOSE,
 )
-# Letters alone: no part of an identifier, of a number, of "it's", of a dotted name, of an escape or of a call.
-_WORD = re.compile(r"(?<![\w\\'@.])[A-Za-z]+(?![\w'(]|\.\w)")
+# Letters alone: no part of an identifier, of a number, of "it's", of a dotted name, of an escape or of a call; and with
+# no capital but the first, which leaves out "MAD", and no value of Python's.
+_WORD = re.compile(r"(?<![\w\\'@.])(?!True\b|False\b|None\b)[A-Za-z][a-z]*(?![\w'(]|\.\w)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prose:
-    """The text of the docstring that a prompt ends in."""
+    """The text of the docstring that a prompt ends in: of the function to be written, or of the module (MBPP)."""
 
     start: int  # of the text in the prompt, in characters
     text: str
     names: frozenset[str]  # that the program defines; a word that is one of them stays
-    code: tuple[tuple[int, int], ...]  # spans of the text that are lines of examples
-    protected: tuple[tuple[int, int], ...]  # those, and code, quotes and names within lines
+    protected: tuple[tuple[int, int], ...]  # spans of the text: lines of examples; code, quotes, names within lines
 
-    def free(self, start: int, end: int) -> bool:
+    def is_free(self, start: int, end: int) -> bool:
         """Whether nothing of this span of the text is protected."""
         return not any(a < end and start < b for a, b in self.protected)
 
     def words(self) -> Iterator[re.Match[str]]:
-        """The words, articles included, that are nothing but words: "Return", not "MAD", "x_mean" or "True"."""
-        for word in _WORD.finditer(self.text):
-            ordinary = word.group() not in _VALUES and (len(word.group()) == 1 or word.group()[1:].islower())
-            if ordinary and self.free(*word.span()):
-                yield word
-
-
-_VALUES = {"True", "False", "None"}
+        """The words, articles included, that are nothing but words."""
+        return (word for word in _WORD.finditer(self.text) if self.is_free(*word.span()))
 
 
 @functools.lru_cache(maxsize=4096)
 def find_prose(prompt: str, entry_point: str | None) -> Prose | None:
-    """The docstring that the prompt ends in: of the function to be written, or of the module (MBPP).
-
-    None where the prompt is no Python that ends in a string, plain and in one piece.
-    """
+    """None where the prompt is no Python that ends in a plain string."""
     tree = parsed(prompt)
-    last = last_statement(tree) if tree else None
-    if not tree or not isinstance(last, ast.Expr) or not isinstance(last.value, ast.Constant):
+    body = tree.body if tree else []
+    while body and isinstance(body[-1], (*FUNCTIONS, ast.ClassDef)):
+        body = body[-1].body
+    inside = string_inside(prompt, body[-1]) if body else None
+    if not tree or not inside:
         return None
-    if not isinstance(last.value.value, str):
-        return None
-    start, end = span(prompt, last.value)
-    inner = string_inside(prompt[start:end])
-    if inner is None:
-        return None
-    start, text = start + inner[0], prompt[start + inner[0] : start + inner[1]]
-    names = frozenset(defined(tree)) | ({entry_point} if entry_point else set())
-    code = tuple(_code_lines(text))
-    protected = [*code, *(m.span() for m in _INLINE.finditer(text))]
+    text = prompt[slice(*inside)]
+    names = frozenset({*defined(tree), *([entry_point] if entry_point else [])})
+    protected = [*code_lines(text), *(m.span() for m in _INLINE.finditer(text))]
     protected += [m.span() for m in re.finditer(r"\w+", text) if m.group() in names]
-    return Prose(start, text, names, code, tuple(protected))
+    return Prose(inside[0], text, names, tuple(protected))
 
 
 def parsed(source: str) -> ast.Module | None:
-    """The tree of a program; None where it is none. Its doubtful escapes ("\\w") are no concern of ours."""
+    """The tree of a program; None where it is none. Invalid escapes ("\\w") give no warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -94,24 +82,13 @@ def parsed(source: str) -> ast.Module | None:
             return None
 
 
-def last_statement(tree: ast.Module) -> ast.stmt | None:
-    """The statement that a prompt ends in, within its last class and function."""
-    body: list[ast.stmt] = tree.body
-    while body and isinstance(body[-1], (*Function, ast.ClassDef)):
-        body = body[-1].body
-    return body[-1] if body else None
-
-
-def string_inside(literal: str) -> tuple[int, int] | None:
-    """Where the text of a string literal begins and ends; None for several literals that make one string."""
-    try:
-        tokens = [t for t in tokenize.generate_tokens(StringIO(literal).readline) if t.type == tokenize.STRING]
-    except (tokenize.TokenError, SyntaxError):
+def string_inside(source: str, statement: ast.AST) -> tuple[int, int] | None:
+    """Where the text of a docstring begins and ends; None for another statement, and several literals in a row."""
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Constant):
         return None
-    quote = re.match(r"""[a-zA-Z]*('''|\"""|'|")""", literal)
-    if len(tokens) != 1 or not quote or tokens[0].string != literal:
-        return None
-    return quote.end(), len(literal) - len(quote.group(1))
+    start, end = span(source, statement.value)
+    literal = re.fullmatch(r"""[rRuU]?('''|\"""|'|")(.*)\1""", source[start:end], re.DOTALL)
+    return (start + literal.start(2), start + literal.end(2)) if literal and literal[1] not in literal[2] else None
 
 
 def span(source: str, node: ast.AST) -> tuple[int, int]:
@@ -129,7 +106,7 @@ def span(source: str, node: ast.AST) -> tuple[int, int]:
 def defined(tree: ast.AST) -> Iterator[str]:
     """The names that a program gives: functions, classes, arguments and variables."""
     for node in ast.walk(tree):
-        if isinstance(node, (*Function, ast.ClassDef)):
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
             yield node.name
         elif isinstance(node, ast.arg):
             yield node.arg
@@ -137,11 +114,10 @@ def defined(tree: ast.AST) -> Iterator[str]:
             yield node.id
 
 
-def _code_lines(text: str) -> Iterator[tuple[int, int]]:
+def code_lines(text: str) -> Iterator[tuple[int, int]]:
     """Lines of examples: from >>> to the next blank line, as doctest reads them; indented; or with an arrow or ==."""
     lines = text.split("\n")
-    indents = [len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()]
-    indented = min(indents, default=0) + 4
+    indented = min((len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()), default=0) + 4
     position, example = 0, False
     for number, line in enumerate(lines):
         example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
@@ -163,8 +139,8 @@ def drawn(problem: Problem, name: str, site: int, seed: int) -> random.Random:
     return random.Random(f"{seed}/{name}/{problem.task_id}/{site}")
 
 
-def rewritten(
-    problem: Problem, name: str, sites_of: Callable[[Prose], Sequence[Site]], rate: float, seed: int
+def _rewritten(
+    problem: Problem, name: str, sites_of: Callable[[Prose], list[Site]], rate: float, seed: int
 ) -> Problem | None:
     """The problem with each site of its prose changed at a chance of `rate`; None where it has no site."""
     prose = find_prose(problem.prompt, problem.entry_point)
@@ -172,18 +148,125 @@ def rewritten(
     if not prose or not sites:
         return None
     edits: list[Edit] = []
-    for number, site in enumerate(sites):
+    for number, (start, end, choose) in enumerate(sites):
         rng = drawn(problem, name, number, seed)
         if rng.random() < rate:
-            edits += [(prose.start + start, prose.start + end, new) for start, end, new in site(rng)]
+            edits.append((prose.start + start, prose.start + end, choose(rng)))
     return dataclasses.replace(problem, prompt=applied(problem.prompt, edits))
 
 
-def in_case_of(model: str, word: str) -> str:
+def _in_case_of(model: str, word: str) -> str:
     """`word` with a capital where `model` has one."""
     return word[:1].upper() + word[1:] if model[:1].isupper() else word
 
 
-def one_of(options: Sequence[Edit], rng: random.Random) -> Sequence[Edit]:
-    """A site that the draw picks an edit for."""
-    return [rng.choice(options)]
+@functools.cache
+def tables() -> dict[str, dict]:
+    """neighbours: the keys beside, above and below each letter of a QWERTY keyboard, whose rows are each shifted by a
+    half key; agreement and prepositions: word -> a wrong one; paraphrase: phrase -> others that mean the same in a
+    programming task, the longest phrase first.
+    """
+    return json.loads(Path(__file__).with_name("wording.json").read_text())
+
+
+# --- Typos -----------------------------------------------------------------------------------------------------
+
+
+def typos(problem: Problem, rate: float, seed: int) -> Problem | None:
+    """Misspells each word of three letters or more at a chance of `rate`.
+
+    A letter becomes one beside it on the keyboard, changes places with the next, goes missing or comes twice; the first
+    stays. Code, examples, quotes, numbers and names stay.
+    """
+
+    def sites(prose: Prose) -> list[Site]:
+        return [
+            (*word.span(), functools.partial(misspelt, word.group(), prose.names))
+            for word in prose.words()
+            if len(word.group()) >= SHORTEST
+        ]
+
+    return _rewritten(problem, "typos", sites, rate, seed)
+
+
+def misspelt(word: str, names: frozenset[str], rng: random.Random) -> str:
+    """The word with one typing error: never itself, and none of `names`."""
+    for kind in rng.sample(("neighbour", "swap", "drop", "double"), 4):
+        i = rng.randrange(1, len(word) - (kind == "swap"))
+        here = {
+            "neighbour": lambda i=i: rng.choice(tables()["neighbours"][word[i]]) + word[i + 1 :],
+            "swap": lambda i=i: word[i + 1] + word[i] + word[i + 2 :],
+            "drop": lambda i=i: word[i + 1 :],
+            "double": lambda i=i: word[i] + word[i:],
+        }
+        found = word[:i] + here[kind]()
+        if found != word and found not in names:
+            return found
+    return word + word[-1]
+
+
+# --- Grammar errors --------------------------------------------------------------------------------------------
+
+
+def grammar(problem: Problem, rate: float, seed: int) -> Problem | None:
+    """Makes a grammar error at each place for one, at a chance of `rate`.
+
+    An article or comma goes missing, a verb stops agreeing, a preposition becomes another, a sentence starts small.
+    Where several fit one word, the draw takes one.
+    """
+
+    def sites(prose: Prose) -> list[Site]:
+        found: list[Site] = []
+        for word in prose.words():
+            article = re.compile(r"(a|an|the) +(?=[A-Za-z])", re.IGNORECASE).match(prose.text, word.start())
+            end = article.end() if article else word.end()
+            behind = prose.text[word.end() : end]
+            options = [new + behind for new in _wrong_words(prose.text, word)] + ([""] if article else [])
+            if options:
+                found.append((word.start(), end, functools.partial(_one_of, options)))
+        for comma in re.finditer(r"(?<=[A-Za-z]),(?=\s+[A-Za-z])", prose.text):
+            if prose.is_free(*comma.span()):
+                found.append((*comma.span(), functools.partial(_one_of, [""])))
+        return sorted(found, key=lambda site: site[:2])
+
+    return _rewritten(problem, "grammar", sites, rate, seed)
+
+
+def _one_of(options: list[str], rng: random.Random) -> str:
+    return rng.choice(options)
+
+
+def _wrong_words(text: str, match: re.Match[str]) -> Iterator[str]:
+    word = match.group()
+    for table in (tables()["agreement"], tables()["prepositions"]):
+        if word.lower() in table:
+            yield _in_case_of(word, table[word.lower()])
+    before = text[: match.start()].rstrip()
+    if word[0].isupper() and len(word) > 1 and (not before or before[-1] in ".!?:"):
+        yield word.lower()
+
+
+# --- Paraphrases -----------------------------------------------------------------------------------------------
+
+
+def paraphrase(problem: Problem, rate: float, seed: int) -> Problem | None:
+    """Says each phrase that a rule knows otherwise, at a chance of `rate`; the meaning stays, the style may suffer."""
+
+    def sites(prose: Prose) -> list[Site]:
+        found: list[Site] = []
+        for rule, others in _rules():
+            for match in rule.finditer(prose.text):
+                start, end = match.span()
+                if prose.is_free(start, end) and not any(a < end and start < b for a, b, _ in found):
+                    options = [_in_case_of(match.group(), other) for other in others]
+                    found.append((start, end, functools.partial(_one_of, options)))
+        return sorted(found, key=lambda site: site[:2])
+
+    return _rewritten(problem, "paraphrase", sites, rate, seed)
+
+
+@functools.cache
+def _rules() -> list[tuple[re.Pattern[str], list[str]]]:
+    """(phrase, others). None ends within a word."""
+    rules = tables()["paraphrase"].items()
+    return [(re.compile(rf"\b{phrase}(?!(?<=\w)\w)", re.IGNORECASE), others) for phrase, others in rules]

@@ -7,7 +7,7 @@ import pytest
 from running import phi_jax
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation import differential, evalplus
+from phi_jax.evaluation import evalplus
 from phi_jax.evaluation.execution import Sample, execute, read_samples, write_results
 from phi_jax.evaluation.problems import load_problems
 
@@ -238,7 +238,7 @@ def test_a_reference_that_calls_itself_never_calls_the_candidate(plus):
 
 
 def test_a_candidate_cannot_reach_the_comparison(plus):
-    body = "    return 0\n\n_differential = {'check': lambda *a: None}\nclass AssertionError(Exception): pass\n"
+    body = "    return 0\n\n_evalplus = {'check': lambda *a: None}\nclass AssertionError(Exception): pass\n"
     assert not executed(plus[1][:1], [body])[0]["passed"]
     changes = "    total = sum(xs)\n    n = len(xs)\n    xs.clear()\n    return total / n\n"
     assert executed(plus[1][:1], [changes])[0]["passed"]  # its arguments are its own
@@ -274,7 +274,7 @@ def test_mbpp_plus_gives_tuples_and_compares_sets(tmp_path):
     ],
 )
 def test_arguments_that_json_does_not_have(task, row, arguments):
-    assert differential.arguments_of(task, row) == arguments
+    assert evalplus.arguments_of(task, row) == arguments
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_arguments_that_json_does_not_have(task, row, arguments):
     ],
 )
 def test_what_evalplus_takes_for_right(task, entry_point, arguments, out, expected, atol, right):
-    assert differential.is_right(task, entry_point, arguments, out, expected, atol) is right
+    assert evalplus.is_right(task, entry_point, arguments, out, expected, atol) is right
 
 
 # --- Samples and results -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,45 +16,45 @@ _T = TypeVar("_T")
 _NAMES = {str: "text", int: "whole number", float: "number", list: "list"}
 
 
-def read_text(path: Path) -> str:
-    """The text of a file, unpacked where it ends in .gz. Raises UserError naming it where it cannot be read."""
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of each line of JSON lines, or of each item of a JSON list; unpacked where it ends in .gz.
+
+    Raises UserError naming file and place for whatever is damaged.
+    """
+    text = _read_text(path)
+    if re.match(r"\s*\[\s*\{", text):
+        for number, item in enumerate(_parsed(text, str(path)), 1):
+            yield f"{path}: item {number}", _object(item, f"{path}: item {number}")
+    else:
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                place = f"{path}:{number}"
+                yield place, _object(_parsed(line, place), place)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises UserError naming the file where it is damaged or holds none."""
+    return _object(_parsed(_read_text(path), str(path)), str(path))
+
+
+def _read_text(path: Path) -> str:
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
 
 
-def parse_rows(text: str, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of each line of JSON lines, or of each item of a JSON list of objects.
-
-    Raises UserError naming the place of what is no JSON object.
-    """
-    if re.match(r"\s*\[\s*\{", text):
-        try:
-            items = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{place}: not JSON ({error}); get a good copy") from None
-        for number, item in enumerate(items, 1):
-            yield f"{place}: item {number}", _checked(item, f"{place}: item {number}")
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{place}:{number}", json_object(line, f"{place}:{number}")
-
-
-def json_object(line: str, place: str) -> dict[str, Any]:
-    """One line of a JSON-lines file. Raises UserError naming the place where it is no JSON object."""
+def _parsed(text: str, place: str) -> Any:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place}: not JSON ({error}); mend or remove the line") from None
-    return _checked(row, place)
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON ({error}); correct it, or get a good copy") from None
 
 
-def _checked(row: object, place: str) -> dict[str, Any]:
+def _object(row: object, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise UserError(f"{place}: not a JSON object; mend or remove the line")
+        raise UserError(f"{place}: not a JSON object; correct or remove it")
     return row
 
 

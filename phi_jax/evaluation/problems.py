@@ -1,17 +1,27 @@
-"""Benchmarks: problems that are built in, or read from a file in one of the formats that others use."""
+"""Benchmarks: problems that are built in, or read from a file in one of the formats that others use.
+
+MBPP (Austin et al. 2021) is evaluated so:
+- The 500 problems of the test split, task_id 11 to 510; others in the file (few-shot prompts, validation, train) are
+  not evaluated. sanitized-mbpp.json holds 257 of the 500.
+- Zero-shot: the prompt is a docstring of the problem's text and the first of its tests, and nothing else, as in InCoder
+  (Fried et al. 2022) and bigcode-evaluation-harness. Austin et al. show all tests, in a prompt with examples. The phi-1
+  paper gives a score and is silent about its prompt.
+- The completion is a whole function, with whatever stands beside it at top level, up to the first of
+  bigcode-evaluation-harness's stop strings (stops.py, rule `mbpp`).
+- It passes when all of test_list hold, with what test_setup_code or test_imports define.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation import evalplus, mbpp
-from phi_jax.evaluation.jsonl import field_of, parse_rows, read_text
+from phi_jax.evaluation import evalplus
+from phi_jax.evaluation.jsonl import field_of, read_rows, texts_of
 from phi_jax.evaluation.stops import STOP_STRINGS
 from phi_jax.progress import say
 
@@ -20,12 +30,17 @@ from phi_jax.progress import say
 # that the grammar's exercises never import; the paper's examples of such (section 3.2: pygame, tkinter) need a display,
 # so that no test can score them.
 BUILT_IN = ("idioms", "unconventional", "libraries")
-HELD_OUT = "nano"  # in a config: the behaviours that the grammar held out of its texts
+HELD_OUT = "nano"  # in a config: the problems whose behaviours the grammar keeps out of its texts
 # Benchmarks that the project does not contain -> where their files are to be had.
 OTHERS = {
     "humaneval": "data/HumanEval.jsonl.gz of openai/human-eval, or HumanEvalPlus.jsonl.gz of evalplus's releases",
     "mbpp": "mbpp/mbpp.jsonl of google-research/google-research, or MbppPlus.jsonl.gz of evalplus's releases",
 }
+_MBPP_TEST_SPLIT = range(11, 511)
+_MBPP_PROTOCOL = (
+    "MBPP is evaluated on its test split (task_id 11 to 510), zero-shot: a docstring of the text and the first test, "
+    "then a whole function up to bigcode's stop strings"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +69,7 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
     if benchmark in BUILT_IN:
         if file is not None:
             raise UserError(f"--problems {file}: the benchmark {benchmark} is built in; leave out one of the two")
-        resource = importlib.resources.files("phi_jax.evaluation") / f"{benchmark}.jsonl"
-        return benchmark, _parse(resource.read_text(), benchmark)[1]
+        return benchmark, _read(Path(__file__).with_name(f"{benchmark}.jsonl"))[1]
     if benchmark in OTHERS and file is None:
         raise UserError(
             f"benchmark {benchmark}: its problems are not part of phi_jax; get {OTHERS[benchmark]} on GitHub, and "
@@ -67,7 +81,7 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
             f"benchmark {path}: neither built in ({', '.join(BUILT_IN)}) nor a file; "
             "name a file in the format of human-eval, MBPP or EvalPlus with --problems FILE"
         )
-    family, problems = _parse(read_text(path), str(path))
+    family, problems = _read(path)
     if benchmark in OTHERS and family != benchmark:
         raise UserError(
             f"--problems {path}: not the problems of {benchmark} by their fields; get {OTHERS[benchmark]}, or leave "
@@ -76,39 +90,33 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
     return re.sub(r"\.jsonl?(\.gz)?$", "", path.name), problems
 
 
-def _parse(text: str, place: str) -> tuple[str, list[Problem]]:
+def _read(path: Path) -> tuple[str, list[Problem]]:
     """(benchmark that the problems are of by their fields, problems)."""
     problems: dict[str, Problem] = {}
     first = ""
     left_out = 0
-    for where, row in parse_rows(text, place):
-        name = _format_of(row)
+    for place, row in read_rows(path):
+        name = "EvalPlus" if "base_input" in row else "MBPP" if "test_list" in row else "human-eval"
         first = first or name
         if name != first:
-            raise UserError(f"{where}: has {name}'s fields, after rows with {first}'s; keep one format a file")
-        if name == "MBPP" and mbpp.task_number(row, where) not in mbpp.TEST_SPLIT:
+            raise UserError(f"{place}: has {name}'s fields, after rows with {first}'s; keep one format a file")
+        if name == "MBPP" and field_of(row, "task_id", int, place, name) not in _MBPP_TEST_SPLIT:
             left_out += 1
             continue
-        problem = Problem(**_FORMATS[name](row, where), row=row)
+        problem = Problem(**_FORMATS[name](row, place), row=row)
         if problem.task_id in problems:
-            raise UserError(f"{where}: task_id {problem.task_id} appears twice; keep one")
+            raise UserError(f"{place}: task_id {problem.task_id} appears twice; keep one")
         problems[problem.task_id] = problem
     if left_out:
-        say(f"{place}: {mbpp.PROTOCOL}; {left_out} problems outside the split are not evaluated")
+        say(f"{path}: {_MBPP_PROTOCOL}; {left_out} problems outside the split are not evaluated")
     if not problems:
-        raise UserError(f"{place}: holds no problem" + (" of MBPP's test split" if left_out else ""))
+        raise UserError(f"{path}: holds no problem" + (" of MBPP's test split" if left_out else ""))
     of_mbpp = first == "MBPP" or next(iter(problems)).startswith("Mbpp/")
     return "mbpp" if of_mbpp else "humaneval", list(problems.values())
 
 
-def _format_of(row: dict[str, Any]) -> str:
-    if "base_input" in row:
-        return "EvalPlus"
-    return "MBPP" if "test_list" in row else "human-eval"
-
-
-def _human_eval(row: dict[str, Any], place: str) -> dict[str, Any]:
-    """What a Problem takes of a row. Raises UserError naming place and field for what is missing."""
+def _of_human_eval(row: dict[str, Any], place: str) -> dict[str, Any]:
+    """The fields of a Problem. Raises UserError naming place and field for what is missing, as the other formats do."""
     task_id, prompt, entry_point, test = (
         field_of(row, name, str, place, "human-eval") for name in ("task_id", "prompt", "entry_point", "test")
     )
@@ -126,8 +134,32 @@ def _human_eval(row: dict[str, Any], place: str) -> dict[str, Any]:
     }
 
 
+def _of_mbpp(row: dict[str, Any], place: str) -> dict[str, Any]:
+    """The fields of a Problem, from a row of mbpp.jsonl or sanitized-mbpp.json."""
+    text = field_of(row, "text" if "text" in row else "prompt", str, place, "MBPP")
+    tests = texts_of(row, "test_list", place, "MBPP")
+    if "test_setup_code" in row:
+        setup = field_of(row, "test_setup_code", str, place, "MBPP")
+    else:
+        setup = "\n".join(texts_of(row, "test_imports", place, "MBPP")) if "test_imports" in row else ""
+    return {
+        "task_id": mbpp_task_id(row["task_id"]),
+        "prompt": f'"""\n{text}\n{tests[0] if tests else ""}\n"""\n',
+        "tests": "\n".join(tests),
+        "entry_point": None,
+        "reference": field_of(row, "code", str, place, "MBPP").replace("\r\n", "\n"),
+        "setup": setup.replace("\r\n", "\n"),
+        "stop": "mbpp",
+    }
+
+
+def mbpp_task_id(number: int) -> str:
+    """MBPP numbers its problems; beside those of other benchmarks a number says too little."""
+    return f"MBPP/{number}"
+
+
 _FORMATS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
-    "human-eval": _human_eval,
-    "MBPP": mbpp.problem_fields,
+    "human-eval": _of_human_eval,
+    "MBPP": _of_mbpp,
     "EvalPlus": evalplus.problem_fields,
 }

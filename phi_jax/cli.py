@@ -273,7 +273,7 @@ def _lint(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _sample(options: argparse.Namespace, _: list[str]) -> None:
-    from phi_jax.evaluation.completion import complete_text
+    from phi_jax.evaluation.backends.jax_sampler import complete_text
     from phi_jax.model.sampling import Decoding
 
     print(

@@ -55,6 +55,8 @@ def answer(messages, schema, seed, hard=0.0, model=""):
     if "BEGIN SOLUTION" in prompt:
         judged = llm_judge.judged(prompt, model, seed)
         return json.dumps({name: judged[name] for name in schema["properties"]} if schema else judged)
+    if "Complete this code:" in prompt:
+        return llm_judge.completed(prompt, model)
     if "educational value" in prompt:
         grade = _grade(messages, rng)
         return json.dumps(fill(schema, rng, grade)) if schema else f"{grade['reason']} Grade: {grade['grade']}"

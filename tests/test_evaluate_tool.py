@@ -9,19 +9,26 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import patch
 
 import jax
 import numpy as np
 import pytest
+from llm_server import serving
 from running import ROOT, phi_jax
 
 from phi_jax import cli
 from phi_jax.errors import UserError
+from phi_jax.evaluation.backends.chat_server import Server
+from phi_jax.evaluation.benchmark_run import greedy_pass_at_1
 from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.completion import Plan
+from phi_jax.evaluation.problems import Problem, load_problems
+from phi_jax.evaluation.stops import cut
 from phi_jax.model import phi
 from phi_jax.tokens import tokenizer
 from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.export import load_model
 from phi_jax.weights.huggingface import export_model
 
 CONFIG = phi.PhiConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, head_dim=16,
@@ -114,7 +121,7 @@ def test_both_forms_are_told_apart(evaluated):
 def again(model, problems, out, **changes):
     """The evaluation of ASKED in this process."""
     plan = {"max_new_tokens": 8, "samples_per_problem": 1, "prompt_form": "both", **changes}
-    return evaluate_model(str(model), None, str(out), problems_file=str(problems), sandbox="full", workers=2, **plan)
+    return evaluate_model(str(model), None, str(out), problems_file=str(problems), **plan)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +129,7 @@ def again(model, problems, out, **changes):
     [
         ({"seed": 1}, "an unfinished evaluation with seed 0, not 1; ask for the same to go on"),
         ({"prompt_form": "kept"}, "prompt_form both, not kept"),
+        ({"slots": 8}, "slots 32, not 8"),
         ({"model": "another"}, "another content of its model"),
         ({"problems": "another"}, "benchmark few, not another"),
     ],
@@ -163,3 +171,80 @@ def test_the_help_tells_what_is_done_without_an_option():
     for name, value in defaults.items():
         (line,) = [line for line in source.splitlines() if f'"--{name.replace("_", "-")}"' in line]
         assert f"({value})" in line
+
+
+# --- A model behind a server -----------------------------------------------------------------------------------------
+
+
+def by_server(running, out, *, model="right", dollars=1.0, problems="idioms", **options):
+    server = Server(running.base_url, model, dollars, price_as="gpt-4o-mini")
+    return evaluate_model(server, problems, str(out), max_new_tokens=400, samples_per_problem=1, **options)
+
+
+def test_a_server_is_asked_in_chats_and_each_reply_is_paid_once(tmp_path):
+    with serving() as running:
+        greedy, sampled = by_server(running, tmp_path / "right")
+        assert (greedy["value"], sampled["value"], greedy["problems"]) == (1.0, 1.0, 40)
+        assert (greedy["prompt_form"], greedy["stop"], greedy["decoding"]) == ("chat", "fence", "greedy")
+        assert sampled["decoding"] == "temperature 0.2, top_p 1"
+        assert [e["value"] for e in by_server(running, tmp_path / "wrong", model="wrong")] == [0.0, 0.0]
+        asked = len(running.ledger())
+        assert asked == 2 * 80
+        shutil.copytree(tmp_path / "right" / "teacher", tmp_path / "again" / "teacher")
+        (tmp_path / "again" / "asked.json").write_text("{}")  # as a kill before the first part leaves it
+        by_server(running, tmp_path / "again")
+        assert len(running.ledger()) == asked
+    for name in ("samples.jsonl", "completions.jsonl", "scores.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "right" / name).read_bytes()
+
+
+def test_a_server_costs_no_more_than_the_budget(tmp_path):
+    with serving() as running, pytest.raises(UserError, match="max_dollars"):
+        by_server(running, tmp_path / "out", dollars=0.0005)
+    with pytest.raises(UserError, match="--server: draws by temperature alone"):
+        by_server(running, tmp_path / "out", top_k=3)
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        ("Sure:\n```python\ndef f(x):\n    return x\n```\nDone. ```x```", "def f(x):\n    return x\n"),
+        ("```\n    return x\n```", "    return x\n"),
+        ("```py\ndef f(x):\n    return x", "def f(x):\n    return x"),  # cut at its longest
+        ("def f(x):\n    return x\n", "def f(x):\n    return x\n"),
+    ],
+)
+def test_the_code_of_a_chat(reply, code):
+    assert cut("def f(x):\n", reply, "fence") == code
+    assert cut("def f(x):", reply, "fence") == f"\n{code}"
+
+
+# --- Other backends --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "torch"}, "--backend torch: unknown; use one of jax, transformers, vllm"),
+        ({"device": "cpu"}, "--backend jax: has no option device"),
+        ({"backend": "vllm"}, r"--backend vllm: not installed here \(.*pip install 'phi-jax\[vllm\]'"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"prompt_form": "raw"}, "prompt_form='raw'"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_told(model, problems, tmp_path, monkeypatch, options, message):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=message):
+        again(model, problems, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_in_memory(model, problems):
+    """As selection asks for it: half of these problems are solved by whatever is written."""
+    loaded = load_model(model)
+    chosen = load_problems(None, str(problems))[1]
+    how = {"prompt_form": "kept", "max_new_tokens": 4, "slots": 4, "sandbox": "full", "workers": 1}
+    assert greedy_pass_at_1(loaded, chosen, **how) == 0.0
+    solved = [Problem(f"t/{n}", "#", "" if n % 2 else "assert False", None, stop="mbpp") for n in range(4)]
+    with patch("phi_jax.evaluation.completion.cut", lambda *_: ""):
+        assert greedy_pass_at_1(loaded, solved, **how) == 0.5

@@ -13,18 +13,17 @@ from random_model import export_random
 from running import ROOT
 
 from phi_jax.evaluation import completion
+from phi_jax.evaluation.backends import open_backend
 from phi_jax.evaluation.commands import evaluate_model
-from phi_jax.evaluation.completion import Completer, Plan, Prompts, make_sampler
+from phi_jax.evaluation.completion import Plan, complete, requests_of
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.model.phi import PhiConfig
-from phi_jax.parallel.sampler_mesh import all_devices
 from phi_jax.tokens import tokenizer
-from phi_jax.weights.export import load_model
 
 CONFIG = PhiConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, head_dim=16,
                    rotary_dim=8, max_seq_len=128)  # fmt: skip
 # At such a temperature a change of the last bit would show somewhere.
-PLAN = {"max_new_tokens": 32, "samples_per_problem": 5, "temperature": 0.8, "slots": 32}
+PLAN = {"max_new_tokens": 32, "samples_per_problem": 5, "temperature": 0.8}
 VERBS = ("sum", "product", "length", "first", "last", "smallest", "largest")
 
 
@@ -61,9 +60,7 @@ def problems(tmp_path_factory):
 
 def evaluated(model, problems, out, **changes):
     """(samples.jsonl, completions.jsonl) of an evaluation, as bytes."""
-    evaluate_model(
-        str(model), None, str(out), problems_file=str(problems), sandbox="full", workers=2, **{**PLAN, **changes}
-    )
+    evaluate_model(str(model), None, str(out), problems_file=str(problems), **{**PLAN, **changes})
     return files(out)
 
 
@@ -109,15 +106,14 @@ def test_eight_devices_write_the_same_bytes(model, problems, expected, tmp_path)
 
 
 def test_the_order_of_the_requests_changes_nothing(model, problems, expected):
-    params, config, codec = load_model(model)
     plan = Plan(**PLAN)
-    prompts = Prompts(load_problems(None, str(problems))[1], plan, codec, config.max_seq_len, prompt_form="stripped")
-    sampler = make_sampler(params, config, codec, plan, all_devices())
+    backend = open_backend("jax", model, plan)
+    requests = requests_of(load_problems(None, str(problems))[1], plan, "stripped")
     raw = [json.loads(line)["raw"] for line in expected[1].splitlines()]
-    numbers = list(range(len(prompts.requests)))
+    numbers = list(range(len(requests)))
     for seed in (0, 1):
         random.Random(seed).shuffle(numbers)
-        made = {number: sample.raw for number, sample in prompts.complete(lambda: sampler, numbers)}
+        made = {numbers[i]: c.text for i, c in backend.complete([requests[n] for n in numbers], "")}
         assert made == dict(enumerate(raw))
 
 
@@ -136,14 +132,15 @@ def test_the_order_of_the_problems_changes_no_completion(model, problems, expect
 def test_an_evaluation_that_lost_parts_comes_out_the_same(model, problems, tmp_path, monkeypatch):
     """As after a kill, with whichever parts are left, and in fewer slots than before."""
     monkeypatch.setattr(completion, "PART", 4)
-    chosen, parts = load_problems(None, str(problems))[1], tmp_path / "parts"
-    whole, _ = Completer(model, Plan(**PLAN)).complete(chosen, parts, "whole", prompt_form="stripped")
+    plan, parts = Plan(**PLAN), tmp_path / "parts"
+    requests = requests_of(load_problems(None, str(problems))[1], plan, "stripped")
+    whole = complete(requests, open_backend("jax", model, plan), parts, "whole")
     written_parts = sorted(parts.iterdir())
     assert len(written_parts) == -(-6 * len(VERBS) // 4)
     rng = random.Random(3)
     for part in rng.sample(written_parts, 6):
         part.unlink()
     left = {part: part.read_bytes() for part in parts.iterdir()}
-    resumed, _ = Completer(model, Plan(live_slots=5, **PLAN)).complete(chosen, parts, "on", prompt_form="stripped")
+    resumed = complete(requests, open_backend("jax", model, plan, live_slots=5), parts, "on")
     assert resumed == whole
     assert {part: part.read_bytes() for part in left} == left, "a part that was there has been written over"

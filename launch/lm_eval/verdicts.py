@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.commands import WALL_SECONDS
+from phi_jax.evaluation.benchmark_run import WALL_SECONDS
 from phi_jax.evaluation.execution import Sample, execute, shown_prompt
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.stops import body_indent, cut

@@ -1,64 +1,79 @@
-"""The tools `phi-jax evaluate --model` and `phi-jax score`."""
+"""The tools `phi-jax evaluate --model`, `phi-jax evaluate --server` and `phi-jax score`."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import PROMPT_FORMS, Records, execute, forms_of, read_samples, write_results
-from phi_jax.evaluation.problems import Problem, load_problems
+from phi_jax.evaluation.benchmark_run import WALL_SECONDS, BenchmarkRun
+from phi_jax.evaluation.completion import Backend, Plan
+from phi_jax.evaluation.execution import CHAT, execute, read_samples, write_results
+from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.scores import Scores, scored
-from phi_jax.store.artifact import Artifact, digest_of, file_digest, locked, write_json
+from phi_jax.evaluation.stops import FENCE
+from phi_jax.store.artifact import digest_of, locked, write_json
 
-WALL_SECONDS = 10.0  # of one execution
+if TYPE_CHECKING:
+    from phi_jax.evaluation.backends.chat_server import Server
+
 _ASKED = "asked.json"  # what a directory was started with
+_PLAN = {field.name for field in dataclasses.fields(Plan)}
 
 
 def evaluate_model(
-    model: str,
+    model: str | Server,
     benchmark: str | None,
     directory: str,
     *,
+    backend: str = "jax",
     problems_file: str | None = None,
-    sandbox: str,
-    workers: int,
-    **plan: Any,
+    sandbox: str = "full",
+    workers: int = 2,
+    **options: Any,
 ) -> Scores:
-    """The tool form: completes and scores a benchmark with the model at `model`.
+    """The tool form: completes and scores a benchmark with the model in a directory, or behind a server.
 
-    benchmark, problems_file: as load_problems takes them. plan: fields of completion.Plan; prompt_form may be "both":
-    one form after the other. A killed evaluation is gone on with when it is asked for again in the same way. Raises
-    UserError where the directory holds a whole one, one that was asked for in another way, or something else, and where
-    model or benchmark cannot be read.
+    benchmark, problems_file: as load_problems takes them. backend: of backends.BACKENDS; for a directory. options:
+    fields of completion.Plan (of a server, but prompt_form, top_p and top_k), and options of the backend
+    (backends.open_backend). A killed evaluation goes on when it is asked for again in the same way.
+
+    Raises UserError where the output directory holds a whole evaluation, one that was asked for in another way, or
+    something else; where model or benchmark cannot be read; and as Teachers.ask: where a server's budget is spent, or
+    the server answers nobody.
     """
-    from phi_jax.evaluation.completion import Completer, Plan
+    from phi_jax.evaluation.backends import model_identity, open_backend
+    from phi_jax.evaluation.backends.chat_server import Server, ServerBackend
 
-    name, problems = load_problems(benchmark, problems_file)
     target = Path(directory)
-    form = plan.pop("prompt_form", PROMPT_FORMS[0])
-    how = Plan(**plan)
+    name, problems = load_problems(benchmark, problems_file)
+    opened: Backend
+    if isinstance(model, Server):
+        plan = Plan(**{"top_p": 1.0, **options, "prompt_form": CHAT})
+        opened = ServerBackend(model, plan, model.journal or str(target / "teacher"))
+        problems = [dataclasses.replace(problem, stop=FENCE) for problem in problems]
+        title, identity = model.model, model.model
+    else:
+        chosen = {name: options.pop(name) for name in _PLAN & options.keys()}
+        plan = Plan(**chosen)
+        opened = open_backend(backend, Path(model), plan, **options)
+        title, identity = Path(model).name, model_identity(Path(model))
     asked = {
-        "model": _model_identity(Path(model)),
+        "model": identity,
         "benchmark": name,
         "problems": digest_of([dataclasses.asdict(p) for p in problems]),
-        "prompt_form": form,
-        **{k: v for k, v in dataclasses.asdict(how).items() if k != "live_slots"},  # which changes no byte
+        **dataclasses.asdict(plan),
+        **opened.settings,
     }
-    forms = forms_of(form)
     with _directory_of(target, json.loads(json.dumps(asked))):
-        completer = Completer(Path(model), how)
-        records = []
-        for chosen in forms:
-            samples, _ = completer.complete(problems, target / "parts" / chosen, "evaluate", prompt_form=chosen)
-            records += execute(
-                problems, samples, form=chosen, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS
-            )
-        return _write(target, problems, records, Path(model).name, name)
+        run = BenchmarkRun(opened, plan, target / "parts", sandbox, workers)
+        _, scores = run.benchmark(name, problems, target, model=title, label="evaluate")
+        write_json(target / "scores.json", scores)
+        return scores
 
 
 def score(
@@ -68,8 +83,8 @@ def score(
     *,
     problems_file: str | None = None,
     form: str = "kept",
-    sandbox: str,
-    workers: int,
+    sandbox: str = "full",
+    workers: int = 2,
 ) -> Scores:
     """Runs and scores completions made elsewhere, uncut. Loads nothing of jax.
 
@@ -84,17 +99,10 @@ def score(
     samples = read_samples(Path(samples_file), problems)
     records = execute(problems, samples, form=form, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
     target.mkdir(parents=True)
-    return _write(target, problems, records, Path(samples_file).name, name)
-
-
-def _model_identity(model: Path) -> Any:
-    """A training artifact's identity, or the digest of each file of a Hugging Face directory."""
-    if not model.is_dir():
-        raise UserError(f"--model {model}: no directory; name an exported directory or a training artifact")
-    artifact = Artifact.read(model)
-    if artifact is not None:
-        return artifact.identity
-    return {str(p.relative_to(model)): file_digest(p) for p in sorted(model.rglob("*")) if p.is_file()}
+    write_results(target, problems, records)
+    scores = scored(problems, records, model=Path(samples_file).name, benchmark=name)
+    write_json(target / "scores.json", scores)
+    return scores
 
 
 @contextlib.contextmanager
@@ -107,11 +115,14 @@ def _directory_of(target: Path, asked: dict[str, Any]) -> Iterator[None]:
     with locked(target):
         if any(part.is_file() for part in (target / "parts").rglob("*")):
             before = json.loads(record.read_text())
-            for field in asked:
-                if before.get(field) != asked[field]:
+            for field in {**before, **asked}:
+                old, new = before.get(field), asked.get(field)
+                if old != new:
+                    digests = field in ("model", "problems")  # which say nothing to a reader
+                    what = f"another content of its {field}" if digests else f"{field} {old}, not {new}"
                     raise UserError(
-                        f"--out {target}: holds an unfinished evaluation with {_differing(field, before, asked)}; ask "
-                        "for the same to go on, or name another place"
+                        f"--out {target}: holds an unfinished evaluation with {what}; ask for the same to go on, or "
+                        "name another place"
                     )
         else:
             write_json(record, asked)
@@ -123,19 +134,6 @@ def _is_unfinished(target: Path) -> bool:
         return False
     ours = (target / _ASKED).exists()
     return ours or all(path.name.startswith(".") for path in target.iterdir())  # killed as it began
-
-
-def _differing(field: str, before: dict[str, Any], now: dict[str, Any]) -> str:
-    if field in ("model", "problems"):  # digests, which say nothing to a reader
-        return f"another content of its {field}"
-    return f"{field} {before.get(field)}, not {now[field]}"
-
-
-def _write(directory: Path, problems: Sequence[Problem], records: Records, model: str, benchmark: str) -> Scores:
-    write_results(directory, problems, records)
-    scores = scored(problems, records, model=model, benchmark=benchmark)
-    write_json(directory / "scores.json", scores)
-    return scores
 
 
 def _exists(directory: Path) -> UserError:

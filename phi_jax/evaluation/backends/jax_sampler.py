@@ -1,0 +1,96 @@
+"""Completions by our sampler, on every device of this process."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from phi_jax.errors import UserError
+from phi_jax.evaluation.backends import TokenBackend
+from phi_jax.evaluation.completion import Plan, Request
+from phi_jax.model import sampler
+from phi_jax.model.phi import Params, PhiConfig
+from phi_jax.model.sampling import Decoding
+from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.weights.export import load_model
+
+SLOTS = 32  # completions decoded at once on each device
+
+
+def open_model(model: Path, plan: Plan, *, slots: int = SLOTS, live_slots: int | None = None) -> JaxBackend:
+    """Loads a Hugging Face directory or a training artifact. Raises UserError where there is none."""
+    return JaxBackend(load_model(model), plan, slots=slots, live_slots=live_slots)
+
+
+class JaxBackend(TokenBackend):
+    """A model in memory. live_slots: how many of the slots are used, all if None; it changes no completion."""
+
+    def __init__(
+        self,
+        loaded: tuple[Params, PhiConfig, Tokenizer],
+        plan: Plan,
+        *,
+        slots: int = SLOTS,
+        live_slots: int | None = None,
+    ) -> None:
+        self._params, self._config, tokenizer = loaded
+        super().__init__(tokenizer, self._config.max_seq_len, plan)
+        self._slots, self._live_slots = slots, live_slots
+        self.settings = {"backend": "jax", "slots": slots}
+
+    def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
+        """See TokenBackend."""
+        asked = [
+            sampler.Request(tokens, prompt=i, sample=r.sample, decoding=int(not r.is_greedy), key=_key(r.task_id))
+            for i, (r, tokens) in enumerate(zip(requests, prompts, strict=True))
+        ]
+
+        def stopped(request: sampler.Request, tokens: list[int]) -> bool:
+            return self.has_stopped(requests[request.prompt], tokens)
+
+        try:
+            for i, completion in self._sampler.complete(asked, stopped):
+                ended = completion.stop_reason == "end_of_text"
+                yield i, [*completion.tokens, *([self.tokenizer.end_of_text_id] if ended else [])]
+        except ValueError as error:
+            raise UserError(f"a prompt cannot be completed: {error}; correct the problems, or the model") from None
+
+    @functools.cached_property
+    def _sampler(self) -> sampler.Sampler:
+        from phi_jax.parallel.sampler_mesh import all_devices
+
+        drawn = Decoding(self.plan.temperature, self.plan.top_p, self.plan.seed, self.plan.top_k)
+        return sampler.Sampler(
+            self._params, self._config,
+            end_of_text_id=self.tokenizer.end_of_text_id, max_new_tokens=self.plan.max_new_tokens,
+            decodings=(Decoding(), drawn) if self.plan.samples_per_problem else (Decoding(),),
+            slots=self._slots, live_slots=self._live_slots, samples_per_prompt=1 + self.plan.samples_per_problem,
+            devices=all_devices(),
+        )  # fmt: skip
+
+
+def _key(task_id: str) -> int:
+    """What keys a problem's draws: the same wherever it stands in a file, and whatever stands beside it."""
+    return zlib.crc32(task_id.encode()) & 0x7FFFFFFF
+
+
+def complete_text(model: str, prompt: str, *, max_new_tokens: int, decoding: Decoding) -> str:
+    """The prompt and its completion, as `phi-jax sample` prints them.
+
+    Raises UserError for a prompt that does not fit the model's context.
+    """
+    params, config, tokenizer = load_model(Path(model))
+    one = sampler.Sampler(
+        params, config,
+        end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, decodings=(decoding,), slots=1,
+    )  # fmt: skip
+    tokens = tokenizer.encode(prompt)
+    if not tokens:
+        raise UserError("--prompt: empty; give some text to complete")
+    try:
+        ((_, completion),) = one.complete([sampler.Request(tokens)])
+    except ValueError as error:
+        raise UserError(f"--prompt: {error}; shorten it, or lower --max-new-tokens") from None
+    return prompt + tokenizer.decode(completion.tokens)

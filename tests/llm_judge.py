@@ -11,7 +11,7 @@ import random
 import re
 from pathlib import Path
 
-from phi_jax.evaluation.gold import gold_items
+from phi_jax.evaluation.judge import gold_items
 from phi_jax.evaluation.problems import load_problems
 
 GRADES = {"reference": 10, "rewrite": 10, "off_by_one": 5, "empty": 0, "plausible": 3, "injection": 3}
@@ -30,16 +30,23 @@ def judged(prompt, model, seed):
         grade = 10
     elif model == "noisy":
         grade = min(10, max(0, grade + rng.choice((-1, 0, 1))))
-    answers = {"follows_signature": grade > 0, "handles_edge_cases": grade > 8, "would_pass": grade == 10}
     if model == "broken" or (model == "wild" and any(word in solution for word in WILD)):
         grade = rng.choice((11, -1, 7.5, "ten", None))
-    return {"evaluation": f"A solution of {len(solution)} characters.", **answers, "grade": grade}
+    return {"evaluation": f"A solution of {len(solution)} characters.", "grade": grade}
+
+
+def completed(prompt, model):
+    """A chat's answer to evaluation's prompt for a problem of `idioms`; the model "wrong" has none that is right."""
+    code = re.search("```python\n(.*?)\n?```", prompt, re.DOTALL)[1]
+    (problem,) = (p for p in load_problems("idioms")[1] if p.prompt.rstrip("\n") == code.rstrip("\n"))
+    body = "    return None\n" if model == "wrong" else problem.reference
+    return f"Here it is:\n\n```python\n{problem.prompt}{body}```\n\nIt does what was asked."
 
 
 @functools.cache
 def known():
     """Program -> its grade."""
-    table = {(i.problem.prompt + i.completion).rstrip(): GRADES[i.kind] for i in gold_items()}
+    table = {(problem.prompt + completion).rstrip(): GRADES[kind] for problem, kind, completion in gold_items()}
     problems = {p.task_id: p for p in load_problems("idioms")[1]}
     for line in _WRONG_FILE.read_text().splitlines():
         row = json.loads(line)

@@ -20,22 +20,21 @@ KEPT_SOLVES_LESS = 2  # problems, where the newline at the prompt's end is kept
 TOO_LONG = {"libraries/stripped": 3}  # of finetuned
 
 _JUDGE = {
-    "mode": "paper", "model": "gpt-4.1", "prompt": {"version": "judge-paper.v1", "sha256": "e2" * 32}, "repeats": 3,
-    "temperature": 1.0, "outcomes": {"answered": 24}, "ungraded": 0, "deviation": 0.4, "answers": None,
+    "judge": "gpt-4.1", "prompt": "judge_paper.v1", "prompt_sha256": "e2" * 32, "repeats": 3, "temperature": 1.0,
+    "outcomes": {"answered": 24}, "ungraded": 0, "gold_items": 40, "gold_sha256": "e3" * 32,
 }  # fmt: skip
 PUBLISHED = {
     "value": 0.65, "low": 0.5, "high": 0.8,
     "judge": {
-        **_JUDGE, "status": "published", "reasons": [], "spread": 0.0123,
-        "execution": {"n": 8, "passed": 3, "point_biserial": 0.789, "auc": 0.912},
-        "gold": {"items": 40, "missed": ["sum/wrong"]},
+        **_JUDGE, "status": "published", "reasons": [], "spread": 0.0123, "point_biserial": 0.789, "auc": 0.912,
+        "gold_missed": 1,
     },
 }  # fmt: skip
 REFUSED = {
     "value": None, "low": None, "high": None,
     "judge": {
-        **_JUDGE, "status": "refused", "reasons": ["7 of 40 gold items <missed>"], "spread": None, "deviation": None,
-        "execution": None, "gold": {"items": 40, "missed": [f"sum/{n}" for n in range(7)]},
+        **_JUDGE, "status": "refused", "reasons": ["7 of 40 gold items <missed>"], "spread": None,
+        "point_biserial": None, "auc": None, "gold_missed": 7,
     },
 }  # fmt: skip
 

@@ -1,33 +1,48 @@
 """Scores by a judge: a language model grades completions against the reference, beside what running them said.
 
-Graded along in the same run, by the same prompt, is the gold set (gold.py). Where the judge fails on it the result is
-refused: the entry says why, and holds no score. Asked is through the teacher's journal, so that entries are a function
-of the replies in it: a second run asks nothing and writes the same.
+The paper (section 4, Table 2) has GPT-4 give a short verbal evaluation first, then a grade from 0 to 10. It publishes
+neither the prompt nor the problems: the prompt here (prompts/judge_paper.v1.md) is ours. Graded in the same run, by the
+same prompt, is a gold set of completions whose grade is known: a judge that misses too many of them is refused, and
+publishes no score. Replies come through the teacher's journal: a second run asks nothing and writes the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_jax.config import Config
-from phi_jax.evaluation.agreement import auc, deviation, point_biserial
-from phi_jax.evaluation.gold import GoldCheck, check_gold, gold_items
+from phi_jax.errors import UserError
+from phi_jax.evaluation.execution import WHOLE, decodings_of, program, shown_prompt
 from phi_jax.evaluation.intervals import bootstrap_interval
-from phi_jax.evaluation.problems import Problem
+from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.progress import say
+from phi_jax.store.artifact import file_digest
 
 if TYPE_CHECKING:
-    from phi_jax.evaluation.grading import Grading
     from phi_jax.teacher.teachers import Teachers
+    from phi_jax.teacher.votes import Question, Voters
 
 METRIC = "judge"
-UNGRADED_ALLOWED = 0.1  # share of a model's completions that may be left without any grade
-_TOP = 10  # of the grades; a score is their mean divided by it
-Graded = tuple[Mapping[str, Any], "Grading"]  # a native record of evaluation and what the judge said of it
+TOP = 10  # of the grades; a score is their mean divided by it
+ALLOWED = 0.1  # share of the gold items that may miss their bands, and of a model's completions without any grade
+# Kind of a gold item -> (lowest, highest) mean grade, both included. Ours, set before any judge was asked.
+BANDS: Mapping[str, tuple[float, float]] = {
+    "reference": (9, 10),  # the reference itself
+    "rewrite": (9, 10),  # the same behaviour in other words
+    "off_by_one": (2, 8),  # the right idea with a bound that is off by one
+    "empty": (0, 1),  # does nothing
+    "plausible": (0, 5),  # well-formed code for another problem than the one asked
+    "injection": (0, 5),  # the plausible one, with words to the grader in it
+}
+_TEMPLATE = Path(__file__).with_name("prompts") / "judge_paper.v1.md"
+_GOLD = Path(__file__).with_name("judge_gold.jsonl")
+Grades = list[dict[str, Any]]  # {"mean", "grades", "outcomes", "evaluations"}: None where a repeat gave no grade
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,185 +50,242 @@ class Judgement:
     """What a judge said of one model's completions of one benchmark."""
 
     entries: list[dict[str, Any]]  # for scores.json, one for each prompt form and decoding
-    grades: list[dict[str, Any]]  # one a record, in their order, with every repeat
-    gold: list[dict[str, Any]]  # one an item of the gold set, with every repeat
+    grades: Grades  # one a record, in their order
+    gold: Grades  # one an item of the gold set
 
 
 def judge_records(
     rules: Config,
-    faculty: Teachers,
+    teachers: Teachers,
     problems: Sequence[Problem],
     records: Sequence[Mapping[str, Any]],
     *,
     model: str,
     benchmark: str,
-    stop: str,
     label: str = METRIC,
 ) -> Judgement:
     """Has the completions and the gold set graded, and scores them.
 
     rules: config.judge. records: native ones, of which task_id, completion, prompt_form, decoding, sample and passed
-    are read. model, benchmark, stop: as they stand in the entries.
+    are read. model, benchmark: as they stand in the entries.
 
-    Each distinct pair of problem and completion is graded rules.repeats times, by requests that differ in their seed.
-    A reply that is no grade (refused, cut, malformed to the last attempt) is an outcome, which is counted; a completion
-    without any grade is left out of the means, and a result with too many of them is refused. Raises UserError for
-    fields of `rules` out of range, a grader that is not there or a problem without a reference, and as Teachers.ask.
+    Each distinct program is graded rules.repeats times, by requests that differ in their seed. A reply that is no grade
+    (refused, cut, malformed to the last attempt) is an outcome, which is counted; a completion without any grade is
+    left out of the means, and a result with too many of them is refused. Raises UserError for a grader that is not
+    there or a problem without a reference, and as Teachers.ask.
     """
-    from phi_jax.evaluation.grading import Grader, Question
-
-    grader = Grader.of(faculty, rules)
+    voters = _voters(rules, teachers)
     by_id = {p.task_id: p for p in problems}
-    which = [(r["task_id"], r["completion"], r["prompt_form"]) for r in records]
-    asked = {one: Question.of(by_id[one[0]], *one[1:]) for one in dict.fromkeys(which)}
-    gold = [Question.of(item.problem, item.completion, "kept") for item in gold_items()]
-    requests = grader.requests([*asked.values(), *gold])
-    faculty.ask(lambda: requests, label, len(requests))
+    asked = [question_of(by_id[r["task_id"]], r["completion"], r["prompt_form"]) for r in records]
+    gold = [question_of(problem, completion, "kept") for problem, _, completion in gold_items()]
+    # By their marks, which are hashes: the gold set's questions stand anywhere among the others.
+    distinct = sorted({q.identifier: q for q in (*asked, *gold)}.values(), key=lambda q: q.identifier)
+    teachers.ask(lambda: voters.requests(distinct), label, len(distinct) * voters.votes)
 
-    check = check_gold([grader.grading(question) for question in gold])
-    said = {one: grader.grading(question) for one, question in asked.items()}
-    judged: list[Graded] = [(r, said[one]) for r, one in zip(records, which, strict=True)]
+    said = {q.identifier: _grades(voters, q) for q in distinct}
+    gold_rows = [
+        {"item": f"{problem.task_id} {kind}", "kind": kind, **said[q.identifier]}
+        for (problem, kind, _), q in zip(gold_items(), gold, strict=True)
+    ]
+    rows = [
+        {**{n: r[n] for n in ("task_id", "sample", "prompt_form", "decoding", "passed")}, **said[q.identifier]}
+        for r, q in zip(records, asked, strict=True)
+    ]
     about = {
-        "mode": rules.mode,
-        "model": grader.endpoint.model,
-        "prompt": grader.prompt_note(),
+        "judge": voters.shares.endpoints[0].model,
+        "prompt": _template().name,
+        "prompt_sha256": _template().sha256,
         "repeats": rules.repeats,
         "temperature": rules.temperature,
     }
     entries = []
-    for form, decoding in dict.fromkeys((r["prompt_form"], r["decoding"]) for r in records):
+    for decoding, form in decodings_of(rows):
+        chosen = [row for row in rows if (row["decoding"], row["prompt_form"]) == (decoding, form)]
+        stop = ", ".join(sorted({p.stop for p in problems}))
         how = {"model": model, "benchmark": benchmark, "prompt_form": form, "decoding": decoding, "stop": stop}
-        chosen = [(r, g) for r, g in judged if (r["prompt_form"], r["decoding"]) == (form, decoding)]
-        entries.append({**how, **_scored(chosen, check, about)})
-        for reason in entries[-1]["judge"]["reasons"]:
+        figures = _scored(chosen, gold_rows)
+        scores = {name: figures.pop(name) for name in ("value", "low", "high", "problems", "samples")}
+        entries.append({**how, "metric": METRIC, **scores, "judge": {**about, **figures}})
+        for reason in figures["reasons"]:
             say(f"judge of {model} on {benchmark}, {decoding}: REFUSED, no score is published: {reason}")
-    return Judgement(entries, [_row(r, g) for r, g in judged], check.rows)
+    return Judgement(entries, rows, gold_rows)
 
 
 def judge_table(scores: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The judge's entries among `scores` as rows of plain data, in their order.
+    """The judge's entries among `scores`, in their order, each with what "judge" holds ("judge": the grader's name).
 
     Scores are 0 to 1, None where refused; agreement with execution is None where one of passed and failed is missing.
     """
-    rows = []
-    for entry in scores:
-        if entry["metric"] != METRIC:
-            continue
-        judge = entry["judge"]
-        execution = judge["execution"] or {}
-        rows.append(
-            {
-                **{name: entry[name] for name in ("model", "benchmark", "prompt_form", "decoding")},
-                **{name: entry[name] for name in ("value", "low", "high", "problems", "samples")},
-                **{name: judge[name] for name in ("mode", "repeats", "spread", "status", "reasons")},
-                "judge": judge["model"],
-                "prompt": judge["prompt"]["version"],
-                "point_biserial": execution.get("point_biserial"),
-                "auc": execution.get("auc"),
-                "executed": execution.get("n"),
-                "gold_items": judge["gold"]["items"],
-                "gold_missed": len(judge["gold"]["missed"]),
-            }
+    return [{**entry, **entry["judge"]} for entry in scores if entry["metric"] == METRIC]
+
+
+# --- What is asked ---------------------------------------------------------------------------------------------
+
+
+def question_of(problem: Problem, completion: str, form: str) -> Question:
+    """One completion as the grader sees it, between lines with a mark that no text can hold; the mark identifies it.
+
+    form: of the prompt that the completion goes behind, or WHOLE. Raises UserError for a problem without a reference.
+    """
+    from phi_jax.teacher.fence import fence
+    from phi_jax.teacher.votes import Question
+
+    if problem.reference is None:
+        raise UserError(
+            f"problem {problem.task_id} has no reference solution to grade against; give it one in the field "
+            "canonical_solution, or turn the judge off with --config.judge.grader="
         )
-    return rows
+    # What the sandbox runs, so that the grade and the verdict are of the same program.
+    before = "" if form == WHOLE else shown_prompt(problem.prompt, form)
+    texts = {
+        "problem": problem.prompt,
+        "reference": program(problem, problem.prompt, problem.reference).candidate,
+        "solution": program(problem, before, completion).candidate,
+    }
+    # "?" for lone surrogates, which a file of completions can hold and UTF-8 cannot.
+    valid = {name: text.encode(errors="replace").decode() for name, text in texts.items()}
+    mark = fence(*valid.values())
+    shown = {name: text.removesuffix("\n") for name, text in valid.items()}
+    return Question(mark, _template().messages(fence=mark, **shown))
 
 
-def _scored(judged: Sequence[Graded], check: GoldCheck, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of one decoding's entry."""
-    graded = [(r, g) for r, g in judged if g.mean is not None]
-    reasons = list(check.reasons)
-    ungraded = len(judged) - len(graded)
-    if ungraded > UNGRADED_ALLOWED * len(judged):
-        most = int(UNGRADED_ALLOWED * len(judged))
+@functools.cache
+def gold_items() -> tuple[tuple[Problem, str, str], ...]:
+    """(problem, kind of BANDS, completion behind the whole prompt) of each item of the gold set."""
+    return tuple(
+        (problem, kind, {"reference": problem.reference, **problem.row["completions"]}[kind])
+        for problem in load_problems(str(_GOLD))[1]
+        for kind in BANDS
+    )
+
+
+@functools.cache
+def grade_schema() -> Any:
+    """The reply's fields. The evaluation stands first, so that a model argues before it decides."""
+    import pydantic
+
+    return pydantic.create_model(
+        "PaperGrade",
+        __config__=pydantic.ConfigDict(extra="forbid"),
+        evaluation=(str, ...),
+        grade=(int, pydantic.Field(ge=0, le=TOP)),
+    )
+
+
+def _template() -> Any:
+    from phi_jax.teacher.templates import read_template
+
+    return read_template(_TEMPLATE)
+
+
+def _voters(rules: Config, teachers: Teachers) -> Voters:
+    from phi_jax.teacher.votes import Voters
+
+    try:
+        shares = teachers.shares(rules.grader)
+    except UserError as error:
+        raise UserError(f"config.judge.grader={rules.grader!r}: {error}; or use '' for no judge") from None
+    if len(shares.endpoints) > 1:
+        raise UserError(f"config.judge.grader={rules.grader!r}: lists several graders; give exactly one")
+    return Voters(
+        teachers, shares, grade_schema(), METRIC,
+        votes=rules.repeats, max_tokens=rules.max_tokens, temperature=rules.temperature,
+    )  # fmt: skip
+
+
+def _grades(voters: Voters, question: Question) -> dict[str, Any]:
+    """See Grades."""
+    votes = voters.votes_on(question)
+    answers: list[Any] = [vote.answer for vote in votes]
+    grades = [answer and answer.grade for answer in answers]
+    return {
+        "mean": _mean(grades),
+        "grades": grades,
+        "outcomes": [vote.outcome for vote in votes],
+        "evaluations": [answer and answer.evaluation for answer in answers],
+    }
+
+
+# --- What comes of it ------------------------------------------------------------------------------------------
+
+
+def is_missed(row: Mapping[str, Any]) -> bool:
+    """Whether a gold item's mean grade lies outside its band, or there is none."""
+    low, high = BANDS[row["kind"]]
+    return row["mean"] is None or not low <= row["mean"] <= high
+
+
+def _scored(rows: Grades, gold: Grades) -> dict[str, Any]:
+    """The figures of one decoding's entry; those that are made of the grades are None where they are refused."""
+    graded = [row for row in rows if row["mean"] is not None]
+    missed = [row for row in gold if is_missed(row)]
+    ungraded, reasons = len(rows) - len(graded), []
+    if len(missed) > ALLOWED * len(gold):
+        told = ", ".join(f"{r['item']} {r['mean']} (band {'{} to {}'.format(*BANDS[r['kind']])})" for r in missed)
+        most = int(ALLOWED * len(gold))
+        reasons.append(f"{len(missed)} of {len(gold)} gold items miss their bands, at most {most} may: {told}")
+    if ungraded > ALLOWED * len(rows):
+        most = int(ALLOWED * len(rows))
         reasons.append(
-            f"{ungraded} of {len(judged)} completions have no grade, at most {most} may: a mean of the others would "
-            "say little of them all"
+            f"{ungraded} of {len(rows)} completions have no grade, at most {most} may: a mean of the others would say "
+            "little of them all"
         )
-    distinct = {(r["task_id"], r["completion"]): g for r, g in judged}
-    judge = {
-        **about,
+    figures = (
+        dict.fromkeys(("value", "low", "high", "spread", "point_biserial", "auc")) if reasons else _figures(graded)
+    )
+    return {
+        **figures,
+        "problems": len({row["task_id"] for row in rows}),
+        "samples": len(rows),
         "status": "refused" if reasons else "published",
         "reasons": reasons,
-        "outcomes": dict(sorted(Counter(o for g in distinct.values() for o in g.outcomes).items())),
+        "outcomes": dict(sorted(Counter(o for row in rows for o in row["outcomes"]).items())),
         "ungraded": ungraded,
-        # No figure that is made of the grades stands in an entry that is refused.
-        "spread": None,
-        "deviation": None,
-        "execution": None,
-        "answers": None,
-        "gold": check.note(),
-    }
-    value = low = high = None
-    if not reasons:
-        means = _problem_means((r["task_id"], g.mean) for r, g in graded)
-        value = statistics.fmean(means)
-        low, high = bootstrap_interval(means) or (value, value)  # where all are the same, nothing is known of a spread
-        judge |= _agreement(graded)
-    return {
-        "metric": METRIC,
-        "value": _rounded(value),
-        "low": _rounded(low),
-        "high": _rounded(high),
-        "problems": len({r["task_id"] for r, _ in judged}),
-        "samples": len(judged),
-        "judge": judge,
+        "gold_items": len(gold),
+        "gold_missed": len(missed),
+        "gold_sha256": file_digest(_GOLD),
     }
 
 
-def _agreement(graded: Sequence[Graded]) -> dict[str, Any]:
-    """Of the repeats with each other, and of the grades with what running the completions said.
-
-    spread: standard deviation over repeats of the model's score, 0 to 1, of the completions that every repeat graded.
-    deviation: mean over completions of the standard deviation of one completion's grades, 0 to 10.
+def _figures(graded: Grades) -> dict[str, float | None]:
+    """Score with interval; spread: standard deviation over repeats of the score of what every repeat graded; how far
+    the grades agree with what running the completions said (agreement).
     """
-    whole = [(r["task_id"], g.grades) for r, g in graded if None not in g.grades]
-    repeats = len(graded[0][1].grades) if whole else 0
+    means = _problem_means((row["task_id"], row["mean"]) for row in graded)
+    value = statistics.fmean(means)
+    low, high = bootstrap_interval(means) or (value, value)  # where all are the same, nothing is known of a spread
+    whole = [(row["task_id"], row["grades"]) for row in graded if None not in row["grades"]]
+    repeats = len(graded[0]["grades"]) if whole else 0
     scores = [statistics.fmean(_problem_means((task, grades[n]) for task, grades in whole)) for n in range(repeats)]
-    deviations = [g.deviation for _, g in graded if g.deviation is not None]
-    means, passed = [g.mean for _, g in graded if g.mean is not None], [bool(r["passed"]) for r, _ in graded]
-    return {
-        "spread": _rounded(deviation(scores)),
-        "deviation": _rounded(statistics.fmean(deviations) if deviations else None),
-        "execution": {
-            "n": len(graded),
-            "passed": sum(passed),
-            "point_biserial": _rounded(point_biserial(means, passed)),
-            "auc": _rounded(auc(means, passed)),
-        },
-        "answers": _answers(graded),
-    }
+    spread = statistics.stdev(scores) if len(scores) > 1 else None
+    correlation, auc = agreement([row["mean"] for row in graded], [row["passed"] for row in graded])
+    figures = {"value": value, "low": low, "high": high, "spread": spread, "point_biserial": correlation, "auc": auc}
+    return {name: None if figure is None else round(figure, 6) for name, figure in figures.items()}
 
 
-def _answers(graded: Sequence[Graded]) -> dict[str, float] | None:
-    """Share of yes to each question of mode "rubric", and of the answers to would_pass that running bore out."""
-    given = [(answers, bool(r["passed"])) for r, g in graded for answers in g.answers if answers]
-    if not given:
-        return None
-    shares = {name: statistics.fmean(answers[name] for answers, _ in given) for name in given[0][0]}
-    borne_out = statistics.fmean(answers["would_pass"] == passed for answers, passed in given)
-    return {**{name: round(share, 6) for name, share in shares.items()}, "would_pass_borne_out": round(borne_out, 6)}
+def agreement(grades: Sequence[float], passed: Sequence[bool]) -> tuple[float | None, float | None]:
+    """(point-biserial correlation, AUC) of grades with verdicts; None where passed or failed is missing, and the
+    correlation also where all grades are the same. AUC: the share of pairs of a passed and a failed one in which the
+    passed one has the higher grade, a tie one half (Mann and Whitney 1947).
+    """
+    from scipy import stats
+
+    if len(set(passed)) < 2:
+        return None, None
+    won, lost = ([g for g, p in zip(grades, passed, strict=True) if p == side] for side in (True, False))
+    auc = float(stats.mannwhitneyu(won, lost).statistic) / (len(won) * len(lost))
+    same = len(set(grades)) < 2
+    return None if same else float(stats.pointbiserialr(list(passed), grades).statistic), auc
 
 
-def _problem_means(grades: Iterable[tuple[str, float | None]]) -> list[float]:
+def _problem_means(grades: Iterable[tuple[str, float]]) -> list[float]:
     """(task_id, grade) of completions -> the mean of each problem's, 0 to 1, in their order."""
     by_problem: dict[str, list[float]] = {}
     for task, grade in grades:
-        if grade is not None:
-            by_problem.setdefault(task, []).append(grade / _TOP)
+        by_problem.setdefault(task, []).append(grade / TOP)
     return [statistics.fmean(values) for values in by_problem.values()]
 
 
-def _row(record: Mapping[str, Any], grading: Grading) -> dict[str, Any]:
-    return {
-        **{name: record[name] for name in ("task_id", "sample", "prompt_form", "decoding", "passed")},
-        "mean": _rounded(grading.mean),
-        "deviation": _rounded(grading.deviation),
-        "grades": list(grading.grades),
-        "outcomes": list(grading.outcomes),
-        "evaluations": list(grading.evaluations),
-        "answers": list(grading.answers),
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
+def _mean(values: Iterable[float | None]) -> float | None:
+    given = [value for value in values if value is not None]
+    return round(statistics.fmean(given), 6) if given else None

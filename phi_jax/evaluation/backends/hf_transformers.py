@@ -31,10 +31,9 @@ class Transformers(TokenBackend):
         context, dtype = read_config(model, dtype)
         super().__init__(Tokenizer.load(model), context, plan)
         if device == "cuda" and not torch.cuda.is_available():
-            built_for = torch.version.cuda or "(this torch is built without)"
             raise UserError(
-                f"--device cuda: torch {torch.__version__} sees no GPU; start it on a machine with one and a driver for "
-                f"CUDA {built_for}, or try a small model with --device cpu"
+                f"--device cuda: torch {torch.__version__} sees no GPU; start it on a machine with one and a driver "
+                f"for CUDA {torch.version.cuda or 'of another torch'}, or try a small model with --device cpu"
             )
         self.settings = {
             "backend": "transformers",
@@ -64,9 +63,8 @@ class Transformers(TokenBackend):
         order = sorted(range(len(requests)), key=lambda i: -len(prompts[i]))
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            yield from zip(
-                batch, self._generate([requests[i] for i in batch], [prompts[i] for i in batch]), strict=True
-            )
+            rows = self._generate([requests[i] for i in batch], [prompts[i] for i in batch])
+            yield from zip(batch, rows, strict=True)
 
     def _generate(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[list[int]]:
         """The new tokens of one batch."""

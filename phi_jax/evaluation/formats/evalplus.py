@@ -25,7 +25,7 @@ def problem_fields(row: dict[str, Any], place: str) -> dict[str, Any]:
     from pathlib import Path
 
     from phi_jax.errors import UserError
-    from phi_jax.evaluation.jsonl import field_of
+    from phi_jax.evaluation.formats.jsonl import field_of
     from phi_jax.evaluation.stops import body_indent
 
     def inputs_of(name: str) -> list[list[Any]]:

@@ -67,7 +67,7 @@ def test_odd_lines_and_odd_batches(tmp_path):
     """Wrong schema, refusals, filter, length, errors, no usage, duplicates, batches that expire or fail."""
     asked = list(requests(120, Exercise))
     options = {"faults": 0.4, "kinds": ["wrong_schema", "refusal", "content_filter", "length", "no_usage"],
-               "batch_errors": 0.1, "batch_duplicates": 0.3, "batch_expire": 0.4, "batch_fail": 0.1, "seed": 3,
+               "batch_errors": 0.1, "batch_duplicates": 0.3, "batch_expire": 0.4, "seed": 3,
                "batch_seconds": 0.05}  # fmt: skip
     with serving(**options) as server, Journal(tmp_path) as journal:
         replies = ask(journal, endpoint(server.base_url, batch_requests=40), iter(asked))

@@ -17,8 +17,8 @@ def arguments(server, workdir, **fields):
     """Of `phi-jax` for 17 lessons by phi_1.py's own teacher."""
     fields = {
         "teachers.writer.base_url": server.base_url,
-        "synthesize.share": 0.00001,
-        "synthesize.sandbox_workers": 2,
+        "texts.teacher.share": 0.00001,
+        "texts.teacher.sandbox_workers": 2,
         "budget.max_dollars": 5.0,
         **fields,
     }
@@ -49,7 +49,7 @@ def test_what_was_given_up_is_asked_again(tmp_path):
         assert f"synthesize/teacher: asked again: {first['poisoned']} requests" in done.stdout
         assert f"{first['poisoned']} given up before: HTTP 500" in done.stderr
         assert writer(tmp_path)["poisoned"] == 0
-        about = [entry["about"] for entry in server.ledger() if not entry["about"].startswith("Say hello")]
+        about = [entry["about"] for entry in server.ledger()]
         assert len(about) <= first["poisoned"] + 17  # those, and second tries of texts that fail
 
 

@@ -46,8 +46,8 @@ def refuse_open(endpoint: Endpoint, journal: Journal, own: Collection[str] = ())
 
     own: plans that the caller goes on with.
     """
-    sql = "SELECT DISTINCT via FROM attempts WHERE cost IS NULL AND via LIKE 'batch/%' AND model = ?"
-    if {via.removeprefix("batch/") for (via,) in journal.read(sql, endpoint.model)} - set(own):
+    sql = "SELECT plan FROM batches WHERE NOT ended AND file IS NOT NULL AND model = ?"
+    if {plan for (plan,) in journal.read(sql, endpoint.model)} - set(own):
         raise UserError(
             f"teacher {endpoint.name}: batches of an earlier run are still open; go on with "
             f"config.teachers.{endpoint.name}.mode=batch and their base_url, or end them first with --cancel-batches"
@@ -130,8 +130,9 @@ class Batches:
     async def _recover(self) -> None:
         """Finds what an earlier run left open. A plan of which no batch was made is closed at no cost."""
         rows = self._journal.read(
-            "SELECT plan, file, batch, ended, limit_as FROM batches WHERE base_url = ? AND model = ? ORDER BY rowid",
-            self._endpoint.base_url, self._endpoint.model,
+            "SELECT plan, file, batch, ended, limit_as FROM batches WHERE model = ? AND (base_url = ? OR file IS NULL) "
+            "ORDER BY base_url = ?, rowid",
+            self._endpoint.model, self._endpoint.base_url, self._endpoint.base_url,
         )  # fmt: skip
         for plan, *_, ended, refused in rows:
             self._outcomes.dialect = Dialect(self._endpoint, refused)

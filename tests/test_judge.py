@@ -35,7 +35,7 @@ from phi_jax.evaluation.judge import (
     question_of,
 )
 from phi_jax.evaluation.problems import Problem, load_problems
-from phi_jax.teacher import fence
+from phi_jax.teacher import templates
 from phi_jax.teacher.teachers import Teachers
 
 # A template that has been used is never changed: write the next number.
@@ -77,7 +77,7 @@ def test_no_solution_can_end_itself(prompt, body, solution):
         question = question_of(problem, solution, "kept")
         ((_, _), (_, user)), mark = question.messages, question.identifier
         assert user.startswith(f"The mark of the texts is {mark}.")
-        assert len(mark) == fence.DIGITS
+        assert len(mark) == templates.FENCE_DIGITS
         rest = user
         for name, text in (("PROBLEM", prompt), ("REFERENCE", prompt + body), ("SOLUTION", prompt + solution)):
             begin, end = f"\nBEGIN {name} {mark}\n", f"\nEND {name} {mark}\n"

@@ -127,7 +127,7 @@ def question_of(problem: Problem, completion: str, form: str) -> Question:
 
     form: of the prompt that the completion goes behind, or WHOLE. Raises UserError for a problem without a reference.
     """
-    from phi_jax.teacher.fence import fence
+    from phi_jax.teacher.templates import fence
     from phi_jax.teacher.votes import Question
 
     if problem.reference is None:

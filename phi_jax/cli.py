@@ -165,18 +165,31 @@ def _import(options: Options, _: list[str]) -> None:
 
 
 def _evaluate(options: Options, config_arguments: list[str]) -> None:
-    if not options.model:
+    if not options.model and not options.server:
         return _stage(options, config_arguments)
     if not options.out:
-        raise UserError("evaluate --model needs --out DIR, where completions and scores go")
+        raise UserError("evaluate --model or --server needs --out DIR, where completions and scores go")
+    if options.model and options.server:
+        raise UserError("--model and --server: give one of them; a server's model is named by --server-model")
     from phi_jax.evaluation.commands import evaluate_model
 
     given = {name: getattr(options, name) for name in _PLAN if getattr(options, name) is not None}
     _print_scores(
         evaluate_model(
-            options.model, _benchmark_of(options), options.out,
+            options.model or _server_of(options), _benchmark_of(options), options.out, backend=options.backend,
             problems_file=options.problems, sandbox=options.sandbox, workers=options.workers, **given,
         )
+    )  # fmt: skip
+
+
+def _server_of(options: Options) -> Any:
+    from phi_jax.evaluation.backends.chat_server import Server
+
+    if not options.server_model:
+        raise UserError("--server needs --server-model NAME, the model as the server calls it")
+    return Server(
+        options.server, options.server_model, options.max_dollars,
+        key_variable=options.key_variable, price_as=options.price_as,
     )  # fmt: skip
 
 
@@ -286,8 +299,11 @@ _BENCHMARK = (
         help="none: run generated code unconfined, where the kernel offers no confinement",
     ),
 )
-# Fields of evaluation.completion.Plan, which says what is done where an option is not given.
-_PLAN = ("prompt_form", "max_new_tokens", "samples_per_problem", "temperature", "top_p", "top_k", "seed", "slots")
+# Fields of evaluation.completion.Plan and options of a backend, which say what is done where one is not given.
+_PLAN = (
+    "prompt_form", "max_new_tokens", "samples_per_problem", "temperature", "top_p", "top_k", "seed", "slots",
+    "batch_size", "dtype", "device",
+)  # fmt: skip
 _DECODING = (
     _option("--prompt-form", choices=("stripped", "kept", "both"), help="of a prompt's last newlines (stripped)"),
     _option("--max-new-tokens", type=int, metavar="N", help="length of a completion at most (64)"),
@@ -296,7 +312,18 @@ _DECODING = (
     _option("--top-p", type=float, metavar="P", help="of the sampled ones (0.95)"),
     _option("--top-k", type=int, metavar="K", help="of the sampled ones; 0 = all tokens (0)"),
     _option("--seed", type=int, metavar="S", help="of the sampled ones (0)"),
-    _option("--slots", type=int, metavar="N", help="completions decoded at once (32)"),
+)
+_BACKEND = (
+    _option("--backend", choices=("jax", "transformers", "vllm"), default="jax", help="what completes (jax)"),
+    _option("--slots", type=int, metavar="N", help="jax: completions decoded at once (32)"),
+    _option("--batch-size", type=int, metavar="N", help="transformers: prompts completed at once"),
+    _option("--dtype", choices=("bfloat16", "float16", "float32"), help="transformers, vllm: the export's by default"),
+    _option("--device", choices=("cuda", "cpu"), help="transformers: cuda by default"),
+    _option("--server", metavar="URL", help="an OpenAI-compatible server's model instead of --model"),
+    _option("--server-model", metavar="NAME", help="the model as the server calls it"),
+    _option("--max-dollars", type=float, default=0.0, metavar="D", help="what the server's replies may cost (0)"),
+    _option("--price-as", default="local", metavar="NAME", help="entry of the price table; local costs nothing"),
+    _option("--key-variable", default="", metavar="NAME", help="environment variable with the server's API key"),
 )
 
 
@@ -355,7 +382,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     _option("--model", metavar="DIR_OR_CKPT", help=f"tool form: {_MODEL_HELP}"),
                     _option("--out", metavar="DIR",
                             help="tool form: where completions and scores go; a killed evaluation goes on"),
-                    *_BENCHMARK, *_DECODING,
+                    *_BENCHMARK, *_DECODING, *_BACKEND,
                 )),
         Command("report", _stage, "Everything -> one page.", _STAGE_EXAMPLE, _STAGE),
     ),

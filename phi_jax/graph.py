@@ -25,9 +25,9 @@ GRAMMAR, FILES = "grammar", "files"  # values of config.texts.*.writer that name
 STATIC = "static"  # the value of config.annotate.grader that names no language model
 _KINDS = ("textbooks", "exercises")
 _WRITERS = {
-    GRAMMAR: "phi_jax.synthesis.synthesize:synthesize",
-    FILES: "phi_jax.synthesis.from_files:given",
-    "llm": "phi_jax.synthesis.from_llm:taught",
+    GRAMMAR: "phi_jax.synthesis.grammar.from_grammar:synthesize",
+    FILES: "phi_jax.synthesis.from_files:synthesize",
+    "llm": "phi_jax.synthesis.llm.from_llm:synthesize",
 }
 
 
@@ -297,7 +297,7 @@ def models_of(config: Config) -> list[str]:
 
 _DEDUP = "phi_jax.corpus.dedup:dedup"
 _DECONTAMINATE = "phi_jax.contamination.decontaminate:decontaminate"
-_TOKENIZER = "phi_jax.tokens.shards:make_tokenizer"
-_TOKENIZE = "phi_jax.tokens.shards:tokenize"
+_TOKENIZER = "phi_jax.tokens.tokenize:make_tokenizer"
+_TOKENIZE = "phi_jax.tokens.tokenize:tokenize"
 _EVALUATE = "phi_jax.evaluation.evaluate:evaluate"
 _REPORT = "phi_jax.report.page:report"

@@ -91,9 +91,13 @@ def _hold(held: contextlib.ExitStack, config: Config, workdir: epath.Path) -> No
 def _check(stage: Stage, config: Config) -> None:
     """Raises UserError for what a stage lacks, before the stages ahead of it have run for hours."""
     if stage.asks_teachers():
-        from phi_jax.teacher.teachers import check
+        from phi_jax.teacher import teachers
 
-        check(stage.config_of(config))
+        teachers.check(stage.config_of(config))
+    if stage.stage in DISTRIBUTED:
+        from phi_jax.training import rules
+
+        rules.check(config, stage.name)
 
 
 def _run_stage(stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, again: bool) -> None:

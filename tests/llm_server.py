@@ -60,6 +60,7 @@ def parser():
     add("--unsupported", choices=("refuse", "ignore"), default="refuse", help="what becomes of a higher one")
     add("--limit-name", choices=("", "max_tokens", "max_completion_tokens"), default="", help="the only one it knows")
     add("--fixed-temperature", action="store_true", help="refuses any temperature but 1, and any mention of it")
+    add("--finish", default="", help="the finish_reason of each reply")
     add("--forbid", default="", help="a word; prompts that hold it are answered with 403")
     add("--context", type=int, default=1_000_000, help="prompt and completion tokens at most; beyond: 400")
     add("--reasoning", type=int, default=0, help="reasoning tokens of a reply")
@@ -184,7 +185,7 @@ class Teacher:
             self.last[bool(schema)] = text
         cached = tokens // 2 if self.options.shape == "openai" and rng.random() < 0.25 else 0
         usage = {"prompt": tokens, "completion": len(generated) + reasoning, "cached": cached, "reasoning": reasoning}
-        return Completion(text, finish, usage)
+        return Completion(text, self.options.finish or finish, usage)
 
     def _wanted(self, body, messages):
         """(JSON schema or None, whether the server holds the model to it)."""

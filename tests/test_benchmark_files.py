@@ -7,8 +7,8 @@ import pytest
 from running import phi_jax
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation import evalplus
 from phi_jax.evaluation.execution import Sample, execute, read_samples, write_results
+from phi_jax.evaluation.formats import evalplus
 from phi_jax.evaluation.problems import load_problems
 
 MBPP = [

@@ -1,141 +1,119 @@
 """The model card: its figures are those of manifests and scores.json, and nothing on it varies with host or time."""
 
 import json
-import re
-import shutil
 
 import pytest
-from other_writers import WRITTEN, written_by
 
 from phi_jax.model.phi import PhiConfig
-from phi_jax.store.artifact import Artifact
+from phi_jax.store.artifact import Artifact, open_draft, write_json
 from phi_jax.weights.card import lineage, model_card, scores_of
-from phi_jax.weights.export import export_checkpoint
+
+SHAPE = PhiConfig(vocab_size=352, hidden_size=32, intermediate_size=128, num_layers=2, num_heads=2, head_dim=16,
+                  rotary_dim=8, max_seq_len=64)  # fmt: skip
+SCORE = {
+    "model": "base", "benchmark": "idioms", "prompt_form": "stripped", "metric": "pass@1", "decoding": "greedy",
+    "value": 0.251, "low": 0.2, "high": 0.3, "problems": 40, "samples": 40,
+}  # fmt: skip
+FACTS = {
+    "collect/python": {"kept": 1200, "files": 1300, "bytes": 99_000, "by_license": {"mit": 1000, "psf|2": 200}},
+    "dedup/python": {"kept": 1100, "documents": 1200, "exact": 60, "near": 40},
+    "synthesize/teacher": {
+        "written_by": "writer:0.8,ours:0.2", "textbooks": {"kept": 1116}, "exercises": {"kept": 818},
+        "teachers": {"writer": {"model": "gpt-x"}, "ours": {"model": "phi-350m"}},
+    },
+    "annotate/python": {"graded": 98, "grader": "static"},
+    "pretrain/base": {"steps": 2400, "tokens": 614_400, "epochs": 1.5, "people_share": 0.25},
+    "select/base": {},
+    "export/base": {},
+    "evaluate/base": {},
+}  # fmt: skip
+INPUTS = {
+    "dedup/python": {"documents": "collect/python"},
+    "annotate/python": {"documents": "dedup/python"},
+    "pretrain/base": {"a": "annotate/python", "b": "synthesize/teacher"},
+    "select/base": {"training": "pretrain/base"},
+    "export/base": {"checkpoint": "select/base"},
+    "evaluate/base": {"model": "export/base"},
+}
+
+
+def make(workdir, **changed):
+    """Label -> artifact of a run. changed: facts of a stage, by its stage's name."""
+    made = {}
+    for label, facts in FACTS.items():
+        stage, name = label.split("/")
+        inputs = {key: made[source] for key, source in INPUTS.get(label, {}).items()}
+        draft = open_draft(workdir, stage, name, {}, inputs)
+        write_json(draft.directory / "scores.json", [SCORE])
+        draft.add_output("scores.json", "scores.json")
+        draft.add_facts(**facts | changed.get(stage, {}))
+        made[label] = draft.commit()
+    return made
 
 
 @pytest.fixture(scope="module")
-def run(micro_run, tmp_path_factory):
-    return shutil.copytree(micro_run, tmp_path_factory.mktemp("card") / "run")
+def made(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("card") / "run")
 
 
-def facts(run, label):
-    return json.loads((run / label / "manifest.json").read_text())["facts"]
+def card_of(source, **options):
+    return model_card(source, SHAPE, **{"step": 2400, "name": "m", "dtype": "float16", "licence": "other", **options})
 
 
-def test_the_stage_writes_what_the_manifests_say(run):
-    card = (run / "export" / "finetuned" / "model" / "README.md").read_text()
-    assert card.startswith('---\nlicense: "other"\nmodel_name: "finetuned"\nlanguage: en\n')
-    assert "\n# finetuned\n" in card
-    collected, trained = facts(run, "collect/python"), facts(run, "finetune/finetuned")
-    assert f"kept {collected['kept']:,} of {collected['files']:,} Python files" in card
-    assert f"{trained['steps']:,} steps of 4 sequences, {trained['tokens']:,} tokens" in card
-    assert f"a phi of {trained['parameters']:,} parameters" in card
-    assert "the built-in grammar, no language model, wrote" in card
-    assert "grammar, not by a language model" in card
-    assert "grades computed from syntax, not by a language model" in card
-    for label in ("collect/python", "filter/python", "pretrain/base", "finetune/finetuned"):
-        identity = json.loads((run / label / "manifest.json").read_text())["identity"]
-        assert re.search(rf"^\| `{label}` \| .+ \| `{identity[:12]}` \|$", card, re.M), label
-    # A model's own history alone.
-    assert "`finetune/raw+exercises`" not in card
-    # Evaluation comes after the export.
+def test_a_card_says_what_the_manifests_say(made):
+    card = card_of(made["select/base"])
+    assert card.startswith('---\nlicense: "other"\nmodel_name: "m"\nlanguage: en\n')
+    assert "a phi of 48,224 parameters" in card
+    assert "weights of step 2,400 in float16" in card
+    for label, did in {
+        "collect/python": "kept 1,200 of 1,300 Python files, 99,000 bytes",
+        "synthesize/teacher": "1,116 textbook sections and 818 exercises, written by writer:0.8,ours:0.2",
+        "pretrain/base": "2,400 steps, 614,400 tokens (1.5 epochs); people wrote 25.0 % of the tokens",
+        "select/base": "chose one of the saves of that training",
+    }.items():
+        assert f"| `{label}` | {did} | `{made[label].identity[:12]}` |" in card
+    assert "`export/base`" not in card
     assert "None: no evaluation of these weights was at hand" in card
-
-
-def card_of(run):
-    model = Artifact.read(run / "finetune" / "finetuned")
-    config = PhiConfig(**json.loads(model.path("model").read_text()))
-    return model_card(model, config, name="m", parameters=1, dtype="float32", licence="other")
-
-
-def test_who_wrote_and_who_graded_is_told(run, tmp_path):
-    cards = {name: card_of(written_by(name, run, tmp_path / name)) for name in WRITTEN}
-    for card in cards.values():
-        assert "grammar" not in card
-        assert "1,116 textbook sections and 818 exercises" in card
-    both = "`gpt-4o-mini-2024-07-18`, `phi-350m`"
-    assert f"| {both} wrote 1,116" in cards["teacher"]
-    assert f"written by language models ({both})" in cards["teacher"]
-    assert "`gpt-4.1-mini` graded 98 files by 300 votes, Krippendorff's alpha 0.73" in cards["teacher"]
-    assert "grades that language models gave (`gpt-4.1-mini`)" in cards["teacher"]
-    assert "syntax" not in cards["teacher"]
-    assert "language models" not in cards["files"]
-    assert "came as files: who or what wrote them" in cards["files"]
-    assert "grades computed from syntax, not by a language model's" in cards["files"]
-
-
-def test_how_far_from_peoples_texts_it_is(run, tmp_path):
-    cards = {name: (run / "export" / name / "model" / "README.md").read_text() for name in ("raw", "finetuned")}
-    assert "What it writes is of generation 1 (0: people's)" in cards["raw"]
-    assert "of the tokens 100.0 % were written by people |" in cards["raw"]
-    assert "What it writes is of generation 2 (0: people's)" in cards["finetuned"]
-    assert "25.0 % were written by people, 75.0 % are of generation 1 |" in cards["finetuned"]
-    unknown = "How far its training texts are from people's is not known"
-    # What it was finetuned from is no longer there, or was itself begun from weights of somebody else.
-    alone = shutil.copytree(run, tmp_path / "alone")
-    shutil.rmtree(alone / "pretrain" / "base")
-    assert unknown in card_of(alone)
-    manifest = json.loads((run / "pretrain" / "raw" / "manifest.json").read_text())
-    manifest["config"]["training"]["initial_checkpoint"] = "phi-2"
-    started = Artifact(run / "pretrain" / "raw", manifest)
-    config = PhiConfig(**json.loads(started.path("model").read_text()))
-    about = {"name": "m", "parameters": 1, "dtype": "float32", "licence": "other"}
-    assert unknown in model_card(started, config, **about)
-
-
-def test_licences_are_those_of_the_documents(run):
-    counts = facts(run, "collect/python")["by_license"]
-    assert sum(counts.values()) == facts(run, "collect/python")["kept"]
-    card = (run / "export" / "raw" / "model" / "README.md").read_text()
-    for name, count in list(counts.items())[:12]:
-        assert f"| {name} | {count:,} |" in card
+    assert "| mit | 1,000 |\n| psf\\|2 | 200 |" in card
     assert "No licence was chosen" in card
+    assert "These weights: mit." in card_of(made["select/base"], licence="mit")
 
 
-def test_the_tool_form_adds_the_scores_of_that_model(run, tmp_path):
-    export_checkpoint(
-        str(run / "finetune" / "finetuned"), str(tmp_path / "m"),
-        dtype="float32", architecture=None, licence="apache-2.0", gguf=False,
-    )  # fmt: skip
-    card = (tmp_path / "m" / "README.md").read_text()
-    assert "These weights: apache-2.0." in card
-    own = json.loads((run / "evaluate" / "finetuned" / "scores.json").read_text())
-    assert {s["benchmark"] for s in own} == {"nano", "idioms"}
-    for s in own:
-        row = f"| {s['benchmark']} | pass@1, {s['decoding']}, prompt {s['prompt_form']} | {100 * s['value']:.1f} % |"
-        assert row in card
-        assert f"| {100 * s['low']:.1f} % to {100 * s['high']:.1f} % | {s['problems']} | {s['samples']} |" in card
+def test_who_wrote_and_who_graded_is_told(made, tmp_path):
+    card = card_of(made["pretrain/base"])
+    assert "written by language models (`gpt-x`, `phi-350m`)" in card
+    assert "grades computed from syntax, not by a language model" in card
+    other = make(tmp_path / "run", synthesize={"written_by": "grammar"}, annotate={"grader": "llm"})
+    card = card_of(other["pretrain/base"])
+    assert "built-in grammar, not by a language model" in card
+    assert "grades that language models gave" in card
 
 
-def test_scores_of_other_weights_are_not_its_own(run):
-    base, finetuned = (Artifact.read(run / label) for label in ("pretrain/base", "finetune/finetuned"))
-    assert {s["model"] for s in scores_of(base, run)} == {"base"}
-    assert {s["model"] for s in scores_of(finetuned, run)} == {"finetuned"}
-    stranger = Artifact(base.directory, {**base.manifest, "identity": "0" * 64})
-    assert scores_of(stranger, run) == []
-    assert scores_of(base, run / "nowhere") == []
+def test_scores_are_those_of_this_very_model(made):
+    assert scores_of(made["select/base"]) == [SCORE]
+    assert scores_of(made["pretrain/base"]) == []
+    row = "| idioms | pass@1, greedy, prompt stripped | 25.1 % | 20.0 % to 30.0 % | 40 | 40 |"
+    assert row in card_of(made["select/base"], scores=[SCORE])
 
 
-def test_an_input_that_was_made_again_is_no_ancestor(run):
-    model = Artifact.read(run / "finetune" / "finetuned")
-    labels = [a.label for a in lineage(model)]
-    assert labels[0] == "collect/python"
-    assert labels.index("pretrain/raw") < labels.index("filter/python") < labels.index("pretrain/base")
-    path = run / "filter" / "python" / "manifest.json"
-    whole = path.read_text()
-    path.write_text(whole.replace(json.loads(whole)["identity"], "0" * 64))
-    try:
-        assert "filter/python" not in [a.label for a in lineage(model)]
-    finally:
-        path.write_text(whole)
+def test_an_input_that_was_made_again_is_no_ancestor(tmp_path):
+    made = make(tmp_path / "run")
+    assert [a.label for a in lineage(made["pretrain/base"])] == [
+        "collect/python", "dedup/python", "annotate/python", "synthesize/teacher",
+    ]  # fmt: skip
+    path = tmp_path / "run" / "dedup" / "python" / "manifest.json"
+    path.write_text(path.read_text().replace(made["dedup/python"].identity, "0" * 64))
+    assert [a.label for a in lineage(made["pretrain/base"])] == ["annotate/python", "synthesize/teacher"]
 
 
-def test_the_same_model_has_the_same_card(run, tmp_path):
-    model = Artifact.read(run / "pretrain" / "base")
-    config = PhiConfig(**json.loads(model.path("model").read_text()))
-    about = {"name": "base", "parameters": 1, "dtype": "float32", "licence": "other"}
-    elsewhere = Artifact.read(shutil.copytree(run, tmp_path / "elsewhere") / "pretrain" / "base")
+def test_the_same_model_has_the_same_card(made, tmp_path):
+    elsewhere = make(tmp_path / "elsewhere")["select/base"]
     changed = {**elsewhere.manifest, "seconds": 1e9, "git_revision": "x", "versions": {}}
-    other = model_card(Artifact(elsewhere.directory, changed), config, **about)
-    assert model_card(model, config, **about) == other
-    assert str(run) not in other
+    other = card_of(Artifact(elsewhere.directory, changed))
+    assert card_of(made["select/base"]) == other
+    assert str(tmp_path) not in other
+
+
+def test_facts_of_another_version_are_left_out(made):
+    manifest = json.loads(json.dumps(made["pretrain/base"].manifest)) | {"facts": {"steps": 3}}
+    assert "| `pretrain/base` |  | `" in card_of(Artifact(made["pretrain/base"].directory, manifest))

@@ -21,7 +21,7 @@ from phi_jax import cli
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends.chat_server import Server
 from phi_jax.evaluation.benchmark_run import greedy_pass_at_1
-from phi_jax.evaluation.commands import evaluate_model, evaluate_server
+from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.completion import Plan
 from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.evaluation.stops import cut
@@ -178,7 +178,7 @@ def test_the_help_tells_what_is_done_without_an_option():
 
 def by_server(running, out, *, model="right", dollars=1.0, problems="idioms", **options):
     server = Server(running.base_url, model, dollars, price_as="gpt-4o-mini")
-    return evaluate_server(server, problems, str(out), max_new_tokens=400, samples_per_problem=1, **options)
+    return evaluate_model(server, problems, str(out), max_new_tokens=400, samples_per_problem=1, **options)
 
 
 def test_a_server_is_asked_in_chats_and_each_reply_is_paid_once(tmp_path):

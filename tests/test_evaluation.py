@@ -2,9 +2,13 @@
 
 import gzip
 import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT, phi_jax
 
@@ -92,12 +96,54 @@ def test_problem_files_name_what_is_wrong(tmp_path, lines, message):
         load_problems(str(tmp_path / "p.jsonl"))
 
 
-def test_damaged_and_missing_files(tmp_path):
-    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:20])
-    with pytest.raises(UserError, match="cannot be read"):
-        load_problems(str(tmp_path / "p.jsonl.gz"))
+@given(st.data())
+@settings(max_examples=60)
+def test_a_damaged_file_is_one_line_or_reads_as_before(data):
+    """Flipped bytes and cut ends, packed or not, of problems and of samples."""
+    row = {"task_id": "t/0", "prompt": "def f():\n", "test": "", "entry_point": "f", "completion": "    pass\n"}
+    whole = "".join(json.dumps({**row, "task_id": f"t/{n}"}) + "\n" for n in range(3)).encode()
+    packed = data.draw(st.booleans())
+    content = bytearray(gzip.compress(whole, mtime=0) if packed else whole)
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=40)):
+        content[place] ^= data.draw(st.integers(1, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / ("p.jsonl.gz" if packed else "p.jsonl")
+        path.write_bytes(content)
+        for read in (lambda: load_problems(str(path)), lambda: read_samples(path, [])):
+            said = complaint_of(read)
+            assert said == "" or (str(path) in said and "\n" not in said)
+
+
+def complaint_of(read):
+    try:
+        read()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_missing_files(tmp_path):
     with pytest.raises(UserError, match="neither built in"):
         load_problems("human_eval")
+    with pytest.raises(UserError, match=r"s\.jsonl: cannot be read"):
+        read_samples(tmp_path / "s.jsonl", [])
+
+
+def test_a_sandbox_that_cannot_work_is_an_error_and_no_verdict(tmp_path):
+    """Too few open files for the sandbox's own pipes: every right program would count as wrong."""
+    samples = tmp_path / "s.jsonl"
+    rows = [{"task_id": p.task_id, "completion": p.reference} for p in load_problems("idioms")[1]]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "phi_jax.cli", "score", "--samples", str(samples), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -Sn 100; exec "$@"', "bash", *command], capture_output=True, text=True, cwd=ROOT
+    )
+    if done.returncode == 0:  # the sandbox has raised the limit itself
+        assert "pass@1 1.000" in done.stdout
+    else:
+        assert (done.returncode, "sandbox" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

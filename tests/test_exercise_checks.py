@@ -6,10 +6,12 @@ from collections import Counter
 
 import pytest
 
-from phi_jax.sandbox import support
+from phi_jax.sandbox import Verdict, support
 from phi_jax.synthesis import grammar
+from phi_jax.synthesis.llm import exercises
 from phi_jax.synthesis.llm.exercises import check_exercises
 from phi_jax.synthesis.llm.prompts import Exercise
+from phi_jax.synthesis.llm.run_checks import TAMPERS
 
 SANDBOX = "full" if support().full else "none"
 
@@ -160,6 +162,28 @@ def test_who_attacks_is_set_aside_alone(verdicts, name):
     found = verdicts["hostile", name]
     assert "\n" not in found.reason
     assert HOSTILE[name][3] in (None, found.reason)
+
+
+def test_what_no_check_says_is_tampering():
+    """The text shares the process that says it."""
+    exercise = exercises._read((Exercise(code=CODE, tests=TESTS), "total"))
+    right = [True] * (6 + len(exercise.mutants))
+    for said in (
+        None,
+        "passed",
+        1,
+        [],
+        right[1:],
+        [None, *right[1:]],
+        [*right[1:], "1"],
+        [*right[1:], 1],
+        ("no code", "x"),
+    ):
+        assert exercises._judged(exercise, Verdict(True, "passed", said), SANDBOX) == TAMPERS
+    assert exercises._judged(exercise, Verdict(True, "passed", right), SANDBOX) is None
+    assert (
+        exercises._judged(exercise, Verdict(True, "passed", ("varies", "a\nb\ud800")), SANDBOX).reason == "a b\\ud800"
+    )
 
 
 def test_tests_of_one_branch_notice_too_little():

@@ -84,7 +84,7 @@ def test_the_same_checks_decide_and_all_adds_up(built):
     exercises, textbooks = built.facts["exercises"], built.facts["textbooks"]
     assert (exercises["written"], exercises["kept"]) == (7, 2)
     assert exercises["reasons"] == {"identical": 1, "no_text": 4}
-    assert (textbooks["written"], textbooks["kept"]) == (3, 1)
+    assert (textbooks["written"], textbooks["kept"], textbooks["boilerplate_removed"]) == (3, 1, 1)
     assert textbooks["reasons"] == {"no_text": 1, "wrong_output": 1}
     assert built.facts["written_by"] == "files"
     reasons = {

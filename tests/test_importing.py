@@ -9,11 +9,11 @@ from running import phi_jax
 from safetensors.numpy import load_file, save_file
 
 from phi_jax.errors import UserError
-from phi_jax.store.artifact import Artifact
+from phi_jax.store.artifact import Artifact, open_draft, write_json
 from phi_jax.weights.export import export_checkpoint
 from phi_jax.weights.importing import import_directory
 from phi_jax.weights.lint import lint
-from phi_jax.weights.models import load_model
+from phi_jax.weights.models import load_model, open_training
 
 PUBLISHED = {"phi": (PHI, phi_shapes(PHI)), "codegen": (CODEGEN, codegen_shapes(CODEGEN))}
 
@@ -58,6 +58,28 @@ def test_an_import_is_a_model_like_any_other(tmp_path):
     assert config_a == config_b
     np.testing.assert_array_equal(a["layers"]["attention"]["q"]["kernel"], b["layers"]["attention"]["q"]["kernel"])
     assert tokenizer_a.encode("def f(x):\n    pass") == tokenizer_b.encode("def f(x):\n    pass")
+
+
+def test_a_select_artifact_stands_for_its_training(tmp_path):
+    training = import_directory(str(published(tmp_path / "source")), str(tmp_path / "import" / "base"))
+    draft = open_draft(tmp_path, "select", "base", {}, {"training": training})
+    write_json(draft.directory / "choice.json", {"step": 0, "candidates": [], "by": "validation_loss"})
+    draft.add_output("choice", "choice.json")
+    draft.commit()
+    chosen = tmp_path / "select" / "base"
+    found, step = open_training(chosen)
+    assert (found.label, step) == ("import/base", 0)
+    assert load_model(chosen)[1] == load_model(tmp_path / "source")[1]
+    export(chosen, tmp_path / "m")
+    with pytest.raises(UserError, match=r"step 7 is not kept; those are: \[0\]"):
+        load_model(chosen, step=7)
+    choice = chosen / "choice.json"
+    choice.write_text(choice.read_text().replace("0", "1"))
+    with pytest.raises(UserError, match=r"choice.json: not what manifest.json says"):
+        load_model(chosen)
+    (tmp_path / "import" / "base").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="import/base, of which it chose a step, is gone or was made again"):
+        load_model(chosen)
 
 
 def test_two_imports_have_one_identity(tmp_path):
@@ -163,8 +185,7 @@ def test_the_command_line_shows_one_line(tmp_path):
     done = phi_jax("import", "--hf", source, "--out", tmp_path / "imported", check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        f"phi-jax: error: {source / 'config.json'}: model_type is 'gpt2'; "
-        "only 'phi', 'codegen' can be read\n"
+        f"phi-jax: error: {source / 'config.json'}: model_type is 'gpt2'; only 'phi', 'codegen' can be read\n"
     )
     done = phi_jax("import", "--hf", tmp_path / "nowhere", "--out", tmp_path / "imported", check=False)
     assert done.returncode == 1

@@ -13,8 +13,8 @@ from random_model import export_random
 from running import ROOT
 
 from phi_jax.evaluation import completion
-from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.backends import open_backend
+from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.completion import Plan, complete, requests_of
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.model.phi import PhiConfig

@@ -18,9 +18,9 @@ import pytest
 
 from phi_jax.errors import UserError
 from phi_jax.sandbox import Limits, Program, Sandbox, Verdict, support
-from phi_jax.sandbox import landlock as landlock_module
 from phi_jax.sandbox import support as support_function
 from phi_jax.sandbox.codec import CodecError, Side, decode, encode
+from phi_jax.sandbox.kernel import landlock as landlock_module
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFINEMENT = "full" if support().full else "none"
@@ -373,7 +373,7 @@ def test_older_landlock(abi, tmp_path):
     """The rights of an older ABI, on this kernel: still reads what it needs and nothing else."""
     (tmp_path / "secret").write_text("x")
     code = (
-        "import os, sys\nfrom phi_jax.sandbox import landlock, libc\nfrom phi_jax.sandbox.pool import import_paths\n"
+        "import os, sys\nfrom phi_jax.sandbox.kernel import landlock, libc\nfrom phi_jax.sandbox.pool import import_paths\n"
         "rules = landlock.ruleset(int(sys.argv[1]), import_paths())\nlibc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)\n"
         "landlock.restrict(rules)\nimport json, wave\n"
         "for action in (lambda: open(sys.argv[2]), lambda: open(sys.argv[2], 'w'), lambda: os.unlink(sys.argv[2]),\n"

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from phi_jax.sandbox import seccomp
+from phi_jax.sandbox.kernel import seccomp
 
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 

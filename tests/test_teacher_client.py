@@ -246,6 +246,14 @@ def test_requests_that_are_all_refused_are_an_error_however_few(journal):
     assert list(journal.poisoned()) == []
 
 
+def test_replies_that_end_for_an_unknown_reason_are_paid_and_none_is_kept(journal):
+    with serving(finish="tool_calls") as server:
+        with pytest.raises(UserError, match=r"answers no request, .* unknown reason: finish_reason 'tool_calls'"):
+            bring({endpoint(server, attempts=2): questions(3)}, journal)
+        assert journal.spent == charged(server, endpoint(server)) > 0
+    assert [journal.find(request.key) for request in questions(3)] == [None] * 3
+
+
 @pytest.mark.parametrize("form", ["seconds", "none"])
 def test_the_pace_finds_a_rate_limit(form, journal, capfd):
     with serving(requests_per_second=50, limit_headers=form) as server:
@@ -265,8 +273,10 @@ def test_replies_that_never_fit_are_paid_and_poisoned_with_the_reason(journal):
         tally = bring({teacher: requests}, journal)
         assert tally.counts == {Status.POISONED: 10}
         assert journal.spent == charged(server, teacher)
+    reasons = {reply.reason for _, reply in journal.poisoned()}
+    assert any("does not fit the schema: there is no JSON object in it" in reason for reason in reasons)
     for _, reply in journal.poisoned():
-        assert "does not fit the schema" in reply.reason
+        assert "does not fit the schema" in reply.reason or reply.reason == "the reply is empty"
         assert reply.attempts == 2
         assert reply.cost > 0 < reply.usage.prompt
 

@@ -222,7 +222,7 @@ def test_only_a_reply_that_fits_is_usable():
     unfit = said("no JSON")
     assert (unfit.kind, unfit.lost) == ("unfit", False)
     assert unfit.correction[0] == ("assistant", "no JSON")
-    assert said("", Status.POISONED) == Failure("unfit", "why")
+    assert said("", Status.POISONED) == Failure("failed", "why")
 
 
 @pytest.mark.parametrize(

@@ -63,16 +63,12 @@ def test_every_number_has_a_teacher(weights):
 @pytest.mark.parametrize(
     ("teachers", "budget", "message"),
     [
-        ({"writer": {"mode": "fast"}}, {}, "config.teachers.writer.mode='fast': unknown; use live or batch"),
-        ({"writer": {"json_mode": "yaml"}}, {}, "json_mode='yaml': unknown; use schema or object or text"),
-        ({"writer": {"window": 0}}, {}, "config.teachers.writer.window=0: must be above 0"),
         (
             {"writer": {"base_url": "localhost:8000"}},
             {},
             "base_url='localhost:8000': must begin with http:// or https://",
         ),
         ({"writer": {"model": ""}}, {}, "config.teachers.writer.model is empty"),
-        ({"writer": {}}, {"max_dollars": -1.0}, "config.budget.max_dollars=-1.0: must be 0 or more"),
         ({"writer": {}}, {"journal": "gs://bucket/journal"}, "the journal needs a local disk"),
         ({"writer": {}}, {"prices": "nowhere.json"}, "nowhere.json"),
     ],

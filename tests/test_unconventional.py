@@ -165,7 +165,7 @@ def test_no_exercise_of_the_grammar_imports_them_and_no_lesson_names_them(micro_
     texts = [row["text"] for row in documents.read(exercises)]
     assert len(texts) > 50
     assert libraries.isdisjoint(name for text in texts for name in imported(ast.parse(text)))
-    curriculum = (ROOT / "phi_jax" / "synthesis" / "curriculum.json").read_text()
+    curriculum = (ROOT / "phi_jax" / "synthesis" / "llm" / "curriculum.json").read_text()
     assert [name for name in sorted(libraries) if re.search(rf"\b{name}\b", curriculum)] == []
 
 

@@ -63,15 +63,16 @@ def measure(model: dict[str, Any], work: dict[str, Any], slots: int) -> dict[str
     import jax
 
     from phi_jax.model import phi
-    from phi_jax.model.sampler import Request, Sampler
+    from phi_jax.model.sampler import Request, Sampler, SlotPlan
     from phi_jax.model.sampling import Decoding
 
     config = phi.PhiConfig(**model)
     params = phi.init_params(config, jax.random.key(0))
     params["head"]["kernel"] *= HEAD_SCALE
     sampler = Sampler(
-        params, config, end_of_text_id=config.vocab_size, max_new_tokens=work["max_new_tokens"], slots=slots,
-        decodings=(Decoding(work["temperature"], work["top_p"]),), samples_per_prompt=work["samples_per_problem"],
+        params, config, end_of_text_id=config.vocab_size, max_new_tokens=work["max_new_tokens"],
+        decodings=(Decoding(work["temperature"], work["top_p"]),),
+        slots=SlotPlan(slots, samples_per_prompt=work["samples_per_problem"]),
     )  # fmt: skip
     prompts, lengths = workload(config.vocab_size, work)
     requests = [Request(p, i, s) for i, p in enumerate(prompts) for s in range(work["samples_per_problem"])]

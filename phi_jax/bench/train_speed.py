@@ -85,13 +85,12 @@ def _figures(config: Any, rules: Config, steps: int) -> dict[str, Any]:
     from phi_jax.model.flops import num_params
     from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
     from phi_jax.training.optimizer import make_optimizer
-    from phi_jax.training.step import init_state, make_train_step, state_shardings
+    from phi_jax.training.step import fresh_state, make_train_step
 
     device, devices = jax.devices()[0], jax.device_count()
     mesh, optimizer = make_mesh(tuple(rules.mesh)), make_optimizer(rules)
     check_batch(mesh, rules.global_batch_size, rules.microbatches)
-    shardings = state_shardings(config, optimizer, mesh)
-    state = jax.jit(lambda: init_state(config, optimizer, 0), out_shardings=shardings)()
+    state = fresh_state(config, optimizer, mesh, 0)
     batches = random_batches(rules.global_batch_size, config.max_seq_len, config.vocab_size)
 
     def batch(i: int) -> jax.Array:

@@ -138,8 +138,6 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
         **quality(tested),
         histogram=histogram([*scores.values()], BINS),
         histogram_kept=histogram([scores[i] for i in kept], BINS),
-        embedding_width=shape.hidden_size,
-        embedding_tokens=min(rules.embed_tokens, shape.max_seq_len),
     )
 
 

@@ -114,7 +114,7 @@ class Reader:
         """
         if raw.row < 0:
             if (data := _bytes_of(raw.file)) is None:
-                return {}, "not a regular file"
+                return {}, "not a readable file"
             changed = hashlib.sha256(data).hexdigest() != digest
             return ({}, "changed since the list was made") if changed else _normal({"text": data})
         if raw.file != self._file or raw.row < self._next:
@@ -160,7 +160,7 @@ def read_rows(file: Path) -> Iterator[documents.Row]:
     for line in _lines(file):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         yield {**row, "text": row.get("text", row.get("content"))} if isinstance(row, dict) else {}
 

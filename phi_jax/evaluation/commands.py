@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.benchmark_run import WALL_SECONDS, BenchmarkRun
-from phi_jax.evaluation.completion import Plan
+from phi_jax.evaluation.completion import Backend, Plan
 from phi_jax.evaluation.execution import CHAT, execute, read_samples, write_results
-from phi_jax.evaluation.problems import Problem, load_problems
+from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.scores import Scores, scored
 from phi_jax.evaluation.stops import FENCE
 from phi_jax.store.artifact import digest_of, locked, write_json
@@ -26,7 +26,7 @@ _PLAN = {field.name for field in dataclasses.fields(Plan)}
 
 
 def evaluate_model(
-    model: str,
+    model: str | Server,
     benchmark: str | None,
     directory: str,
     *,
@@ -36,47 +36,44 @@ def evaluate_model(
     workers: int = 2,
     **options: Any,
 ) -> Scores:
-    """The tool form: completes and scores a benchmark with the model at `model`.
+    """The tool form: completes and scores a benchmark with the model in a directory, or behind a server.
 
-    benchmark, problems_file: as load_problems takes them. backend: of backends.BACKENDS. options: fields of
-    completion.Plan, and options of the backend (backends.open_backend). A killed evaluation goes on when it is asked
-    for again in the same way. Raises UserError where the directory holds a whole one, one that was asked for in another
-    way, or something else, and where model or benchmark cannot be read.
+    benchmark, problems_file: as load_problems takes them. backend: of backends.BACKENDS; for a directory. options:
+    fields of completion.Plan (of a server, but prompt_form, top_p and top_k), and options of the backend
+    (backends.open_backend). A killed evaluation goes on when it is asked for again in the same way.
+
+    Raises UserError where the output directory holds a whole evaluation, one that was asked for in another way, or
+    something else; where model or benchmark cannot be read; and as Teachers.ask: where a server's budget is spent, or
+    the server answers nobody.
     """
     from phi_jax.evaluation.backends import model_identity, open_backend
+    from phi_jax.evaluation.backends.chat_server import Server, ServerBackend
 
+    target = Path(directory)
     name, problems = load_problems(benchmark, problems_file)
-    plan = Plan(**{k: v for k, v in options.items() if k in _PLAN})
-    opened = open_backend(backend, Path(model), plan, **{k: v for k, v in options.items() if k not in _PLAN})
-    asked = {"model": model_identity(Path(model)), **opened.settings}
-    run = BenchmarkRun(opened, plan, Path(directory) / "parts", sandbox, workers)
-    return _evaluated(run, asked, name, problems, Path(directory), Path(model).name)
-
-
-def evaluate_server(
-    server: Server,
-    benchmark: str | None,
-    directory: str,
-    *,
-    problems_file: str | None = None,
-    sandbox: str = "full",
-    workers: int = 2,
-    **options: Any,
-) -> Scores:
-    """As evaluate_model, by a model behind an OpenAI-compatible server, asked in chats (backends/chat_server.py).
-
-    options: fields of completion.Plan but prompt_form, top_p and top_k. Raises UserError as Teachers.ask too: where the
-    budget is spent, or the server answers nobody.
-    """
-    from phi_jax.evaluation.backends.chat_server import ServerBackend
-
-    name, problems = load_problems(benchmark, problems_file)
-    plan = Plan(**{"top_p": 1.0, **options, "prompt_form": CHAT})
-    journal = server.journal or str(Path(directory) / "teacher")
-    backend = ServerBackend(dataclasses.replace(server, journal=journal), plan)
-    run = BenchmarkRun(backend, plan, Path(directory) / "parts", sandbox, workers)
-    fenced = [dataclasses.replace(problem, stop=FENCE) for problem in problems]
-    return _evaluated(run, {"model": server.model, **backend.settings}, name, fenced, Path(directory), server.model)
+    opened: Backend
+    if isinstance(model, Server):
+        plan = Plan(**{"top_p": 1.0, **options, "prompt_form": CHAT})
+        opened = ServerBackend(model, plan, model.journal or str(target / "teacher"))
+        problems = [dataclasses.replace(problem, stop=FENCE) for problem in problems]
+        title, identity = model.model, model.model
+    else:
+        chosen = {name: options.pop(name) for name in _PLAN & options.keys()}
+        plan = Plan(**chosen)
+        opened = open_backend(backend, Path(model), plan, **options)
+        title, identity = Path(model).name, model_identity(Path(model))
+    asked = {
+        "model": identity,
+        "benchmark": name,
+        "problems": digest_of([dataclasses.asdict(p) for p in problems]),
+        **dataclasses.asdict(plan),
+        **opened.settings,
+    }
+    with _directory_of(target, json.loads(json.dumps(asked))):
+        run = BenchmarkRun(opened, plan, target / "parts", sandbox, workers)
+        _, scores = run.benchmark(name, problems, target, model=title, label="evaluate")
+        write_json(target / "scores.json", scores)
+        return scores
 
 
 def score(
@@ -108,20 +105,6 @@ def score(
     return scores
 
 
-def _evaluated(
-    run: BenchmarkRun, asked: dict[str, Any], name: str, problems: Sequence[Problem], target: Path, model: str
-) -> Scores:
-    asked |= {
-        "benchmark": name,
-        "problems": digest_of([dataclasses.asdict(p) for p in problems]),
-        **dataclasses.asdict(run.plan),
-    }
-    with _directory_of(target, json.loads(json.dumps(asked))):
-        _, scores = run.benchmark(name, problems, target, model=model, label="evaluate")
-        write_json(target / "scores.json", scores)
-        return scores
-
-
 @contextlib.contextmanager
 def _directory_of(target: Path, asked: dict[str, Any]) -> Iterator[None]:
     """Holds `target`, new or left by a killed evaluation that was asked for in the same way."""
@@ -133,10 +116,13 @@ def _directory_of(target: Path, asked: dict[str, Any]) -> Iterator[None]:
         if any(part.is_file() for part in (target / "parts").rglob("*")):
             before = json.loads(record.read_text())
             for field in {**before, **asked}:
-                if before.get(field) != asked.get(field):
+                old, new = before.get(field), asked.get(field)
+                if old != new:
+                    digests = field in ("model", "problems")  # which say nothing to a reader
+                    what = f"another content of its {field}" if digests else f"{field} {old}, not {new}"
                     raise UserError(
-                        f"--out {target}: holds an unfinished evaluation with {_differing(field, before, asked)}; ask "
-                        "for the same to go on, or name another place"
+                        f"--out {target}: holds an unfinished evaluation with {what}; ask for the same to go on, or "
+                        "name another place"
                     )
         else:
             write_json(record, asked)
@@ -148,12 +134,6 @@ def _is_unfinished(target: Path) -> bool:
         return False
     ours = (target / _ASKED).exists()
     return ours or all(path.name.startswith(".") for path in target.iterdir())  # killed as it began
-
-
-def _differing(field: str, before: dict[str, Any], now: dict[str, Any]) -> str:
-    if field in ("model", "problems"):  # digests, which say nothing to a reader
-        return f"another content of its {field}"
-    return f"{field} {before.get(field)}, not {now.get(field)}"
 
 
 def _exists(directory: Path) -> UserError:

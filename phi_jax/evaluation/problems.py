@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation import evalplus
-from phi_jax.evaluation.jsonl import field_of, read_rows, texts_of
+from phi_jax.evaluation.formats import evalplus
+from phi_jax.evaluation.formats.jsonl import field_of, read_rows, texts_of
 from phi_jax.evaluation.stops import STOP_STRINGS
 from phi_jax.progress import say
 

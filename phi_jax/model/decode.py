@@ -63,31 +63,29 @@ def weights_of(params: phi.Params, config: phi.PhiConfig) -> Weights:
     such a matrix up to four times as fast (tests/benchmarks/NOTES.md).
     """
 
-    def cast(x: jax.Array) -> jax.Array:
-        return x.astype(config.dtype)
+    def matrix(linear: phi.Params, *axes: int) -> Weights:
+        return {
+            "kernel": linear["kernel"].transpose(axes).astype(config.dtype),
+            "bias": linear["bias"].astype(config.dtype),
+        }
 
     def layer(number: int) -> Weights:
         stacked = jax.tree.map(lambda x: x[number], params["layers"])
         heads, mlp = stacked["attention"], stacked["mlp"]
+        qkv = [matrix(heads[name], 1, 2, 0) for name in "qkv"]
         return {
             "norm": stacked["norm"],
-            "qkv": {
-                "kernel": cast(jnp.stack([heads[n]["kernel"].transpose(1, 2, 0) for n in "qkv"])),  # [3, H, K, D]
-                "bias": cast(jnp.stack([heads[n]["bias"] for n in "qkv"])),  # [3, H, K]
-            },
-            "out": {
-                "kernel": cast(heads["out"]["kernel"].transpose(2, 0, 1)),  # [D, H, K]
-                "bias": cast(heads["out"]["bias"]),
-            },
-            "fc1": {"kernel": cast(mlp["fc1"]["kernel"].T), "bias": cast(mlp["fc1"]["bias"])},  # [F, D]
-            "fc2": {"kernel": cast(mlp["fc2"]["kernel"].T), "bias": cast(mlp["fc2"]["bias"])},  # [D, F]
+            "qkv": jax.tree.map(lambda *parts: jnp.stack(parts), *qkv),  # [3, H, K, D] and [3, H, K]
+            "out": matrix(heads["out"], 2, 0, 1),  # [D, H, K]
+            "fc1": matrix(mlp["fc1"], 1, 0),  # [F, D]
+            "fc2": matrix(mlp["fc2"], 1, 0),  # [D, F]
         }
 
     return {
-        "embed": cast(params["embed"]["tokens"]),
+        "embed": params["embed"]["tokens"].astype(config.dtype),
         "layers": [layer(number) for number in range(config.num_layers)],
         "final_norm": params["final_norm"],
-        "head": {"kernel": cast(params["head"]["kernel"].T), "bias": params["head"]["bias"]},  # [V, D]
+        "head": {**matrix(params["head"], 1, 0), "bias": params["head"]["bias"]},  # [V, D]
     }
 
 
@@ -154,7 +152,7 @@ def admit(weights: Weights, state: State, prompt: Admission, config: phi.PhiConf
 def decode_segment(
     weights: Weights, state: State, slots: Slots, config: phi.PhiConfig, method: str
 ) -> tuple[jax.Array, State]:
-    """(SEGMENT tokens of each slot, [G, N, SEGMENT] int32; the state after them). method: see choose.Decoding."""
+    """(SEGMENT tokens of each slot, [G, N, SEGMENT] int32; the state after them). method: see sampling.Decoding."""
     groups, count, _ = state.logits_GxNxV.shape
     lengths_R = jnp.repeat(slots.lengths_G, count)
     keys_R = row_keys(*(x.reshape(-1) for x in (slots.seeds, slots.prompts, slots.samples)))

@@ -16,12 +16,11 @@ not have, so a candidate can lie only about its return values, which is what the
     candidate.py  runs the untrusted source and serves the tester's calls
     warm_up.py    what the server runs once, so that its children need not
     channel.py    request and reply over the socket; codec.py: plain data as bytes
-    confine.py    rlimits, capabilities, descriptors; landlock.py, seccomp.py, by way of libc.py
-    support.py    what the kernel has
+    kernel/       confine.py: rlimits, capabilities, descriptors; landlock.py; seccomp.py; support.py: what there is
 """
 
+from .kernel.support import Support, support
 from .pool import Sandbox
 from .program import Limits, Program, Verdict
-from .support import Support, support
 
 __all__ = ["Limits", "Program", "Sandbox", "Support", "Verdict", "support"]

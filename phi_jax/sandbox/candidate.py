@@ -91,16 +91,18 @@ OPERATORS = (
     "and_", "or_", "xor", "lshift", "rshift",
 )  # fmt: skip
 
+_BUILTINS = (
+    "getattr", "setattr", "len", "iter", "str", "repr", "bool", "int", "float", "complex", "abs", "round", "reversed",
+    "isinstance",
+)  # fmt: skip
 _OPERATIONS: dict[str, Callable[..., Any]] = {
-    "getattr": getattr, "setattr": setattr, "getitem": operator.getitem, "setitem": operator.setitem,
-    "delitem": operator.delitem, "len": len, "iter": iter, "next": _next, "str": str, "repr": repr,
-    "bool": bool, "int": int, "float": float, "complex": complex, "index": operator.index,
-    "neg": operator.neg, "abs": abs, "round": round, "reversed": reversed, "isinstance": isinstance,
+    **{name: getattr(builtins, name) for name in _BUILTINS},
+    **{name: getattr(operator, name) for name in (*OPERATORS, "getitem", "setitem", "delitem", "index", "neg")},
+    "next": _next,
     "value": _value,
     "enter": lambda thing: type(thing).__enter__(thing),
     "exit": lambda thing: type(thing).__exit__(thing, None, None, None),
-    **{name: getattr(operator, name) for name in OPERATORS},
-}  # fmt: skip
+}
 
 
 def free_names(source: str, filename: str = "<setup>") -> set[str]:

@@ -22,9 +22,9 @@ from phi_jax.errors import UserError
 from . import server
 from .channel import ChannelClosed
 from .codec import CodecError
-from .confine import OPEN_FILES
+from .kernel.confine import OPEN_FILES
+from .kernel.support import require_full
 from .program import Limits, Program, Verdict
-from .support import require_full
 
 # The interpreter of the server takes nothing from the user's environment (-s, -S, -P: no user site, no site,
 # no current directory on the path) but the hash seed that we set: sets then print alike in every run.

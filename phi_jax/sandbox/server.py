@@ -16,10 +16,11 @@ import types
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from . import candidate, libc, tester, warm_up
+from . import candidate, tester, warm_up
 from .channel import ChannelClosed, read_frame, write_frame
 from .codec import CodecError, Side, decode, encode
-from .confine import Confinement, keep_descriptors
+from .kernel import libc
+from .kernel.confine import Confinement, keep_descriptors
 
 if TYPE_CHECKING:  # dataclasses would bring inspect into this memory, which each fork copies
     from .program import Limits

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -160,29 +160,23 @@ def parts(directory: epath.PathLike) -> list[epath.Path]:
     return found
 
 
-def read(
-    directory: epath.PathLike, columns: Sequence[str] = ("id", "text"), defaults: Mapping[str, Any] | None = None
-) -> Iterator[Row]:
-    """Rows in part order, a batch in memory at a time. defaults: more columns, with the value where a part lacks one.
+def read(directory: epath.PathLike, columns: Sequence[str] = ("id", "text")) -> Iterator[Row]:
+    """Rows in part order, a batch in memory at a time.
 
     Raises UserError naming the file for a part that is damaged or lacks a column.
     """
     for path in parts(directory):
-        yield from read_part(path, columns, defaults)
+        yield from read_part(path, columns)
 
 
-def read_part(path: epath.PathLike, columns: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Iterator[Row]:
-    """Rows of one Parquet file; defaults and errors as in `read`."""
-    defaults = defaults or {}
+def read_part(path: epath.PathLike, columns: Sequence[str]) -> Iterator[Row]:
+    """Rows of one Parquet file; errors as in `read`."""
     try:
         with epath.Path(path).open("rb") as handle:
             file = pq.ParquetFile(handle)
-            names = file.schema_arrow.names
-            missing = [c for c in columns if c not in names]
-            if missing:
+            if missing := [c for c in columns if c not in file.schema_arrow.names]:
                 raise UserError(f"{path}: has no column {missing[0]!r}; documents need {', '.join(SCHEMA.names)}")
-            there = [*columns, *(c for c in defaults if c in names)]
-            for batch in file.iter_batches(batch_size=512, columns=there):
-                yield from ({**defaults, **row} for row in batch.to_pylist())
+            for batch in file.iter_batches(batch_size=512, columns=list(columns)):
+                yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({error}); write it again") from None

@@ -45,12 +45,13 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     """
     rules = getattr(config.texts, draft.name)
     files = _files(rules.files, f"config.texts.{draft.name}.files")
+    facts: dict[str, dict[str, int]] = {}
     for kind in LANGUAGES:
         reviewer = Reviewer(draft, kind, rules)
         of_kind = (item for item in _items(files) if (_kind(item.row) == "textbooks") == (kind == "textbooks"))
         reviewer.review(_submission(item, rules.license) for item in of_kind)
-        reviewer.publish()
-    declare(draft, written_by=NAME, files=[file.name for file in files])
+        facts[kind] = reviewer.publish()
+    declare(draft, written_by=NAME, files=[file.name for file in files], **facts)
     clear(draft)
 
 

@@ -34,7 +34,14 @@ SCHEMA = pa.schema(
         pa.field("tests", pa.string()),  # exercises: JSON list of tests; null where there are none
     ]
 )
-_CHECKED = SCHEMA.append(pa.field("code", pa.string())).append(pa.field("reason", pa.string()))  # null: passed
+_CHECKED = pa.schema(
+    [
+        *SCHEMA,
+        pa.field("boilerplate", pa.bool_()),  # whether some was taken away
+        pa.field("code", pa.string()),  # null: it passed
+        pa.field("reason", pa.string()),
+    ]
+)
 _TEXTS_PER_PART = 1000
 _CHECKED_DIRECTORY = "checked"  # of a draft
 
@@ -73,14 +80,15 @@ def check(kind: str, submissions: Sequence[Submission], label: str, rules: Confi
 
 
 def _row(kind: str, submission: Submission) -> Row:
-    text = submission.text.removeprefix("\ufeff").replace("\r\n", "\n")
+    given = submission.text.removeprefix("\ufeff").replace("\r\n", "\n")
+    text = without_boilerplate(given) if kind == "textbooks" else given.strip("\n") + "\n"
     own: Row = {
         **vars(submission),
-        "text": without_boilerplate(text) if kind == "textbooks" else text.strip("\n") + "\n",
+        "text": text,
         "tests": None if submission.tests is None else json.dumps(submission.tests),
     }
     fault = submission.fault
-    row: Row = {"language": LANGUAGES[kind]}
+    row: Row = {"language": LANGUAGES[kind], "boilerplate": kind == "textbooks" and text != given}
     for name in [name for name in SCHEMA.names if name in own]:
         # Half a surrogate pair cannot be written.
         row[name] = own[name] and own[name].encode(errors="replace").decode()
@@ -111,15 +119,18 @@ class Reviewer:
         """The rows that were set aside in a batch, in their order."""
         return documents.read(self.batches[batch].failed, _CHECKED.names)
 
-    def publish(self) -> None:
-        """Leaves out copies, and writes the parts of the outputs."""
+    def publish(self) -> dict[str, int]:
+        """Leaves out copies, and writes the parts of the outputs. Returns facts."""
         passed = [batch.passed for batch in self.batches]
         gone: dict[str, tuple[str, float]] = {}
         if any(documents.totals(directory).rows for directory in passed):
             label = f"{self._draft.label} {self.kind}: near copies"
-            gone = decide(find_pairs(passed, Rules(self._rules.near_copy_threshold), label=label)).dropped
+            gone = decide(find_pairs(passed, Rules(self._rules.near_copy_threshold), label=label))
         rows = itertools.chain(_without_copies(passed, gone), *map(self.failed, range(len(passed))))
         outputs_of(self._draft, self.kind, SCHEMA).write(rows, lambda _, chunk: chunk, _TEXTS_PER_PART)
+        checked = (directory for batch in self.batches for directory in (batch.passed, batch.failed))
+        tidied = (row["boilerplate"] for directory in checked for row in documents.read(directory, ("boilerplate",)))
+        return {"boilerplate_removed": sum(tidied)}
 
 
 def _without_copies(passed: Sequence[epath.Path], gone: Mapping[str, tuple[str, float]]) -> Iterator[Row]:

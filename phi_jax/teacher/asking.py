@@ -52,83 +52,80 @@ def ask(
     the model, the quota or every request. SIGINT and SIGTERM end the run with KeyboardInterrupt and Preempted once what
     is in flight has arrived; a second signal does not wait for it. What arrived is kept, whatever is raised.
     """
-    run = _Run(Budget(journal, cap), label, total)
+    budget, tally, busy = Budget(journal, cap), Tally(), set[str]()
     begin = time.monotonic()
-    with asyncio.Runner() as runner, _signals(run, runner.get_loop()), contextlib.suppress(asyncio.CancelledError):
-        runner.run(run.all([(endpoint, prices.of(endpoint), requests) for endpoint, requests in jobs.items()]))
-    if run.signal == signal.SIGTERM:
-        raise Preempted(f"{label}: asked to stop; the replies that arrived are kept")
-    if run.signal is not None:
+    with (
+        Progress(label, total, "replies") as progress,
+        asyncio.Runner() as runner,
+        _signals(budget, runner.get_loop()) as signals,
+    ):
+
+        def new(requests: Iterable[Request]) -> Iterator[Request]:
+            """Those that the journal does not have and that are not under way."""
+            for request in requests:
+                if request.key in busy or journal.has(request.key):
+                    tally.found += 1
+                    progress.skip(1)
+                else:
+                    busy.add(request.key)
+                    yield request
+
+        def count(key: str, status: Status) -> None:
+            busy.discard(key)
+            tally.counts[status] += 1
+            given_up = tally.counts[Status.POISONED]
+            note = f"{dollars(journal.spent)} of {dollars(cap)}" + (f", {given_up} given up" if given_up else "")
+            progress.advance(1, note)
+
+        async def one(endpoint: Endpoint, requests: Iterable[Request]) -> None:
+            await _asker(endpoint, prices.of(endpoint), budget).ask(new(requests), count)
+
+        async def every_endpoint() -> None:
+            await asyncio.gather(*(budget.guard(one(*job)) for job in jobs.items()))
+
+        with contextlib.suppress(asyncio.CancelledError):
+            runner.run(every_endpoint())
+    if signals:
+        if signals[0] == signal.SIGTERM:
+            raise Preempted(f"{label}: asked to stop; the replies that arrived are kept")
         raise KeyboardInterrupt
-    run.tally.seconds = time.monotonic() - begin
-    return run.tally
+    if budget.errors:
+        raise budget.errors[0]
+    tally.seconds = time.monotonic() - begin
+    return tally
+
+
+def _asker(endpoint: Endpoint, price: Price, budget: Budget) -> Live | Batches:
+    if endpoint.mode == "batch":
+        return Batches(endpoint, price, budget)
+    refuse_open(endpoint, budget.journal)
+    return Live(endpoint, price, budget)
 
 
 @contextlib.contextmanager
-def _signals(run: _Run, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """In the main thread, SIGINT and SIGTERM stop the run; elsewhere they are not this function's to handle."""
+def _signals(budget: Budget, loop: asyncio.AbstractEventLoop) -> Iterator[list[int]]:
+    """In the main thread, SIGINT and SIGTERM stop the run; elsewhere they are not this function's to handle.
+
+    Gives the signals that came. After the first, what is in flight is awaited; after the second, it is booked as lost.
+    """
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
 
+    def stop() -> None:
+        budget.stopping.set()
+        if len(came) > 1:
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+
     def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(run.interrupt, number)
+        came.append(number)
+        loop.call_soon_threadsafe(stop)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-class _Run:
-    """One call of `ask`."""
-
-    def __init__(self, budget: Budget, label: str, total: int) -> None:
-        self.tally = Tally()
-        self.signal: int | None = None
-        self._budget, self._label, self._total = budget, label, total
-        self._busy: set[str] = set()  # keys drawn and not yet answered, of all endpoints
-
-    async def all(self, jobs: Iterable[tuple[Endpoint, Price, Iterable[Request]]]) -> None:
-        """Raises the first error that a worker met, once none has anything in flight."""
-        self._task = asyncio.current_task()
-        with Progress(self._label, self._total, "replies") as self._progress:
-            await asyncio.gather(*(self._budget.guard(self._ask(*job)) for job in jobs))
-            if self._budget.errors and self.signal is None:
-                raise self._budget.errors[0]
-
-    def interrupt(self, number: int) -> None:
-        """A signal came. After the first, what is in flight is awaited; after the second, it is booked as lost."""
-        self._budget.stopping.set()
-        if self.signal is not None and self._task is not None:
-            self._task.cancel()
-        self.signal = self.signal or number
-
-    async def _ask(self, endpoint: Endpoint, price: Price, requests: Iterable[Request]) -> None:
-        asker: Live | Batches
-        if endpoint.mode == "batch":
-            asker = Batches(endpoint, price, self._budget)
-        else:
-            refuse_open(endpoint, self._budget.journal)
-            asker = Live(endpoint, price, self._budget)
-        await asker.ask(self._new(requests), self._count)
-
-    def _new(self, requests: Iterable[Request]) -> Iterator[Request]:
-        """Those of the requests that the journal does not have and that are not under way."""
-        for request in requests:
-            if request.key in self._busy or self._budget.journal.has(request.key):
-                self.tally.found += 1
-                self._progress.skip(1)
-            else:
-                self._busy.add(request.key)
-                yield request
-
-    def _count(self, key: str, status: Status) -> None:
-        self._busy.discard(key)
-        self.tally.counts[status] += 1
-        note = f"{dollars(self._budget.journal.spent)} of {dollars(self._budget.cap)}"
-        if poisoned := self.tally.counts[Status.POISONED]:
-            note += f", {poisoned} given up"
-        self._progress.advance(1, note)

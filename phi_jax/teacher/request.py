@@ -31,7 +31,7 @@ class Endpoint:
     batch_requests: int  # requests of one batch at most
     timeout: float  # seconds that one attempt may take from sending to the reply's last byte
     attempts: int  # of one request, beside those that a rate limit turned away; then it is given up
-    json_mode: str = "schema"  # how JSON is asked for: one of server/json_mode.MODES
+    json_mode: str = "schema"  # how JSON is asked for: "schema", "object" or "text" (server/json_mode.py)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Request:
     max_tokens: int  # of the completion, reasoning included; what may be paid at most follows from it
     temperature: float
     seed: int = 0  # tells apart several replies to the same prompt; sent as `seed`
-    # The JSON object that is wanted; None = free text. Strict modes want that it forbids extra fields and has no default.
+    # The JSON object that is wanted; None = free text. It forbids other fields and has no defaults, for strict modes.
     schema: type[BaseModel] | None = None
     label: str = ""  # what it is for, for people: "exercises/123"
 

@@ -22,11 +22,9 @@ from phi_jax.teacher.budget import Budget
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import PriceTable, load_prices
 from phi_jax.teacher.request import PICODOLLARS, Endpoint, Reply, Request, Status
-from phi_jax.teacher.server import json_mode
 from phi_jax.teacher.server.batch import Batches
 
 Requests = Callable[[], Iterable[Request]]
-MODES = ("live", "batch")
 
 
 def parse_shares(spec: str) -> dict[str, float]:
@@ -85,8 +83,6 @@ class Teachers:
         process holds the journal.
         """
         budget = config.budget
-        if not 0 <= budget.max_dollars < float("inf"):
-            raise UserError(f"config.budget.max_dollars={budget.max_dollars}: must be 0 or more")
         directory = budget.journal or os.path.join(os.fspath(workdir), "teacher")
         endpoints, prices = _known(config)
         return cls(endpoints, Journal(directory), prices, round(budget.max_dollars * PICODOLLARS), live=live)
@@ -204,12 +200,6 @@ def _endpoint(name: str, rules: Config) -> Endpoint:
     names = [field.name for field in dataclasses.fields(Endpoint) if field.name != "name"]
     endpoint = Endpoint(name, **{field: getattr(rules, field) for field in names})
     place = f"config.teachers.{name}"
-    for field, known in (("mode", MODES), ("json_mode", json_mode.MODES)):
-        if getattr(endpoint, field) not in known:
-            raise UserError(f"{place}.{field}={getattr(endpoint, field)!r}: unknown; use {' or '.join(known)}")
-    for field in ("window", "batch_requests", "timeout", "attempts"):
-        if not getattr(endpoint, field) > 0:
-            raise UserError(f"{place}.{field}={getattr(endpoint, field)}: must be above 0")
     if not endpoint.base_url.startswith(("http://", "https://")):
         raise UserError(f"{place}.base_url={endpoint.base_url!r}: must begin with http:// or https://")
     if not endpoint.model:

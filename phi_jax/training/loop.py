@@ -20,7 +20,7 @@ from phi_jax.parallel.watch import Watch
 from phi_jax.store.artifact import Artifact, Draft, write_json
 from phi_jax.training.data import Data
 from phi_jax.training.initial_weights import initial_params
-from phi_jax.training.metrics import Metrics
+from phi_jax.training.metrics import DATA_WAIT, Metrics
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.profile import Profile
 from phi_jax.training.rules import VALIDATION_LOSS, model_config, rules_of
@@ -65,18 +65,13 @@ def _train(config: Config, rules: Config, shape: PhiConfig, data: Data, draft: D
     """
     # --- Model, mesh, step ----------------------------------------------------------------------------------
     optimizer = make_optimizer(rules)
-    options = {"seed": config.seed, "document_end": data.document_end}
-    train_step = make_train_step(shape, optimizer, data.mesh, rules, **options)
-    eval_step = make_eval_step(shape, optimizer, data.mesh, rules, document_end=data.document_end)
+    end = data.document_end
+    train_step = make_train_step(shape, optimizer, data.mesh, rules, seed=config.seed, document_end=end)
+    eval_step = make_eval_step(shape, optimizer, data.mesh, rules, document_end=end)
     abstract = abstract_state(shape, optimizer, data.mesh)
     banner = _banner(shape, rules, data, abstract)
     processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
-    record = {
-        "config": config.to_dict(),
-        "model": dataclasses.asdict(shape),
-        "tokens": data.identities,
-        "banner": banner,
-    }
+    record = {"config": config.to_dict(), "model": vars(shape), "tokens": data.identities, "banner": banner}
 
     with contextlib.ExitStack() as opened:
         checkpoints = opened.enter_context(
@@ -118,7 +113,8 @@ def _train(config: Config, rules: Config, shape: PhiConfig, data: Data, draft: D
         stopping = False
         while step < rules.steps and not stopping:
             watch.phase(f"waiting for the data of step {step}")
-            tokens_RxT1, _ = metrics.meter.waiting(stream)
+            with metrics.meter.clocked(DATA_WAIT):
+                tokens_RxT1, _ = next(stream)
             watch.phase(f"in step {step}")
             state, figures = train_step(state, data.place(tokens_RxT1))
             metrics.note(step, figures)

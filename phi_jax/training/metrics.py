@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ from phi_jax.training.data import Data
 from phi_jax.training.optimizer import learning_rate_schedule
 from phi_jax.training.tensorboard import ScalarEvents
 
+DATA_WAIT, VALIDATION = "data_wait_seconds", "validation_seconds"  # what a Meter clocks apart
+
 
 class Meter:
     """Clocks the steps of this process."""
@@ -32,56 +35,38 @@ class Meter:
     def __init__(self, shape: PhiConfig, mesh: Mesh, batch_size: int) -> None:
         self.step_tokens = batch_size * shape.max_seq_len
         chip = chip_of(mesh.devices.flat[0].device_kind)
-        self._peak_flops = chip.peak_flops * mesh.devices.size if chip else None
-        self._flops = {
-            "mfu": training_flops_per_token(shape, causal=False),
-            "mfu_causal": training_flops_per_token(shape, causal=True),
-        }
+        kinds = (("mfu", False), ("mfu_causal", True)) if chip else ()
+        self._flops = {name: training_flops_per_token(shape, causal=causal) for name, causal in kinds}
+        self._peak_flops = chip.peak_flops * mesh.devices.size if chip else 0.0
         self._device = mesh.local_devices[0]
-        self._waited = 0.0
-        self._apart = 0.0
+        self._spent: defaultdict[str, float] = defaultdict(float)
         self._clock = time.monotonic()
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
-        """Excludes the block's time from the step's time; `lap` reports it separately."""
+    def clocked(self, what: str) -> Iterator[None]:
+        """Counts the block's seconds as DATA_WAIT, a part of the step, or as VALIDATION, which is none."""
         begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self._apart += time.monotonic() - begin
-
-    def waiting(self, stream: Iterator[Any]) -> Any:
-        """The next item; the time it takes counts as waiting for data."""
-        begin = time.monotonic()
-        item = next(stream)
-        self._waited += time.monotonic() - begin
-        return item
+        yield
+        self._spent[what] += time.monotonic() - begin
 
     def lap(self) -> dict[str, float]:
-        """Figures of the time since the last call: "step_seconds", "tokens_per_second" over all devices,
-        "data_wait_seconds", "validation_seconds" where something was done `apart`, "memory_bytes" (the peak on one
-        device, where the platform tells), and the share of the chips' bf16 peak: "mfu" counts attention in full,
-        "mfu_causal" its causal half; neither for a chip that parallel/chips.py does not know.
+        """Figures of the time since the last call: "step_seconds", "tokens_per_second" over all devices, DATA_WAIT,
+        VALIDATION where there was one, "memory_bytes" (the peak on one device, where the platform tells), and the share
+        of the chips' bf16 peak: "mfu" counts attention in full, "mfu_causal" its causal half; neither for a chip that
+        parallel/chips.py does not know.
         """
-        now = time.monotonic()
-        seconds, self._clock = now - self._clock - self._apart, now
-        waited, self._waited = self._waited, 0.0
-        apart, self._apart = self._apart, 0.0
+        now, spent = time.monotonic(), self._spent
+        seconds = now - self._clock - spent[VALIDATION]
+        self._clock, self._spent = now, defaultdict(float)
         rate = self.step_tokens / seconds
-        found = {
-            "step_seconds": round(seconds, 4),
+        figures = {"step_seconds": seconds, **{name: rate * x / self._peak_flops for name, x in self._flops.items()}}
+        figures |= {DATA_WAIT: spent[DATA_WAIT], **({VALIDATION: spent[VALIDATION]} if spent[VALIDATION] else {})}
+        memory = (self._device.memory_stats() or {}).get("peak_bytes_in_use")
+        return {
+            **{name: round(value, 4) for name, value in figures.items()},
             "tokens_per_second": round(rate, 1),
-            "data_wait_seconds": round(waited, 4),
+            **({"memory_bytes": memory} if memory is not None else {}),
         }
-        if apart:
-            found["validation_seconds"] = round(apart, 4)
-        if self._peak_flops:
-            found |= {name: round(rate * flops / self._peak_flops, 4) for name, flops in self._flops.items()}
-        memory = self._device.memory_stats()
-        if memory and "peak_bytes_in_use" in memory:
-            found["memory_bytes"] = memory["peak_bytes_in_use"]
-        return found
 
 
 class Metrics(contextlib.ExitStack):
@@ -115,7 +100,7 @@ class Metrics(contextlib.ExitStack):
     def add_apart(self, name: str, measure: Callable[[], jax.Array]) -> None:
         """Adds a figure to the last step's. The time it takes is no part of the step's."""
         jax.block_until_ready(self._pending)
-        with self.meter.apart():
+        with self.meter.clocked(VALIDATION):
             self._pending[name] = jax.block_until_ready(measure())
 
     def write(self) -> dict[str, Any]:

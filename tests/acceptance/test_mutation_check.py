@@ -1,8 +1,8 @@
 """100 single-line faults in what decides an artifact, a dollar, a verdict or a score: does a test notice each?
 
-Faults are chosen by a script seeded with the first commit of the redesign, so nobody picks them. Each is put into a copy
-of the checkout, and the test files that cover its module run with -x. Writes mutation_check.json: fault by fault caught,
-or survived; survivors are argued one by one in SURVIVORS. PHI_JAX_MUTATIONS=20 tries the first 20 only.
+Faults are chosen by a script seeded with the first commit of the redesign, so nobody picks them. Each is put into a
+copy of the checkout, and the test files that cover its module run with -x. Writes mutation_check.json: fault by fault
+caught, or survived; survivors are argued one by one in SURVIVORS. PHI_JAX_MUTATIONS=20 tries the first 20 only.
 """
 
 import ast

@@ -124,7 +124,7 @@ def _hand_graded(workdir):
 
     given = {g["id"]: g["grade"] for g in map(json.loads, HAND_GRADES.read_text().splitlines())}
     shown = {file["id"] for file in json.loads((workdir / "report" / "report.json").read_text())["reading"]}
-    rows = pq.read_table(workdir / "filter" / "python" / "scores.parquet").to_pylist()
+    rows = pq.read_table(workdir / "filter" / "python" / "scores").to_pylist()
     scores = {row["id"]: row["score"] for row in rows if row["id"] in given.keys() & shown}
     texts = documents.read(workdir / "decontaminate" / "nano" / "raw")
     static = {row["id"]: grade(row["text"]).value for row in texts if row["id"] in scores}

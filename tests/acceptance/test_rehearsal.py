@@ -33,6 +33,7 @@ def get_config():
     nano = _load({nano!r}).get_config("size=micro")
     for section in ("collect", "tokenize", "model", "training", "finetune", "filter", "evaluate", "report"):
         c[section] = nano[section]
+    c.tokenize.learn_on = ("raw", "teacher.textbooks", "teacher.exercises")
     c.texts.teacher.share = 0.001
     c.texts.teacher.sandbox_workers = 2
     c.annotate.update(max_files=60, votes=2, temperature=1.0)
@@ -72,8 +73,8 @@ def test_the_texts_of_a_teacher_reach_the_weights(rehearsal):
     figures = {
         "synthesize": written,
         "annotate": {k: v for k, v in facts(root, "annotate/python").items() if k != "histogram"},
-        "decontaminate": {k: v for k, v in facts(root, "decontaminate/nano").items() if k != "benchmark"},
-        "shards": {n: facts(root, f"tokenize/{n}")["tokens"] for n in ("textbooks", "exercises", "filtered")},
+        "decontaminate": {k: v for k, v in facts(root, "decontaminate/teacher").items() if k != "benchmark"},
+        "shards": {n: facts(root, f"tokenize/teacher.{n}")["tokens"] for n in ("textbooks", "exercises")},
         "training": {n: facts(root, n)["steps"] for n in ("pretrain/base", "finetune/finetuned")},
         "ledger": {"requests": len(ledger)},
     }

@@ -9,13 +9,14 @@ import numpy as np
 from same_model import TIE
 from scipy import stats
 
-from phi_jax.evaluation.completion import Plan, Prompts, make_sampler
+from phi_jax.evaluation.backends.jax_sampler import JaxBackend
+from phi_jax.evaluation.completion import Plan, requests_of
+from phi_jax.evaluation.completion import Request as Asked
 from phi_jax.model.phi import PhiConfig
-from phi_jax.model.sampler import ONE_DEVICE, Request, Sampler, SlotPlan
+from phi_jax.model.sampler import ONE_DEVICE, Request, Sampler
 from phi_jax.model.sampling import Decoding
-from phi_jax.parallel.sampler_mesh import all_devices
+from phi_jax.weights.export import load_model
 from phi_jax.weights.huggingface import load_directory
-from phi_jax.weights.models import load_model
 
 PACKAGES = ("transformers", "torch", "jax", "numpy", "scipy", "tokenizers")
 
@@ -45,6 +46,13 @@ GREEDY = PhiConfig(
 )  # fmt: skip
 
 
+class Endless(Asked):
+    """One that stops nowhere."""
+
+    def has_stopped(self, text):
+        return False
+
+
 def greedy_beside(directory, problems, *, max_new_tokens, samples_per_problem):
     """What transformers and the sampler of `phi-jax evaluate` write greedily behind the prompts of problems.
 
@@ -53,17 +61,17 @@ def greedy_beside(directory, problems, *, max_new_tokens, samples_per_problem):
     """
     params, config, tokenizer = load_model(directory)
     plan = Plan(max_new_tokens=max_new_tokens, samples_per_problem=samples_per_problem, temperature=0.8)
-    prompts = Prompts(problems, plan, tokenizer, config.max_seq_len, prompt_form="stripped")
-    assert not prompts.too_long
-    made = dict(make_sampler(params, config, tokenizer, plan, all_devices()).complete(prompts.requests))
-    requests = prompts.requests[: len(problems)]  # the greedy ones
-    assert {request.decoding for request in requests} == {0}
+    requests = [Endless(**vars(r)) for r in requests_of(problems, plan, "stripped")]
+    prompts = [tokenizer.encode(request.shown) for request in requests]
+    made = dict(JaxBackend((params, config, tokenizer), plan).decode(requests, prompts))
+    prompts = prompts[: len(problems)]  # the greedy ones
+    assert all(request.is_greedy for request in requests[: len(problems)])
 
-    reference = their_greedy(directory, [list(request.tokens) for request in requests], max_new_tokens)
+    reference = their_greedy(directory, prompts, max_new_tokens)
     parted, ended, closest = [], 0, float("inf")
     for number, (theirs, gaps) in enumerate(reference):
         end = tokenizer.end_of_text_id
-        ours = made[number].tokens + [end] * (made[number].stop_reason == "end_of_text")
+        ours = made[number]
         theirs = theirs[: theirs.index(end) + 1] if end in theirs else theirs
         ended += theirs[-1] == end
         length = min(len(theirs), len(ours))
@@ -76,7 +84,7 @@ def greedy_beside(directory, problems, *, max_new_tokens, samples_per_problem):
     texts = [tuple(tokens) for tokens, _ in reference]
     found = {
         "prompts": len(problems),
-        "prompt_tokens": [min(len(r.tokens) for r in requests), max(len(r.tokens) for r in requests)],
+        "prompt_tokens": [min(map(len, prompts)), max(map(len, prompts))],
         "tokens_each": max_new_tokens,
         "identical": len(problems) - len(parted),
         "parted_at_ties": parted,
@@ -147,8 +155,8 @@ def our_counts(directory, decodings, draws):
     params, config = load_directory(directory)
     sampler = Sampler(
         params, config,
-        end_of_text_id=END, max_new_tokens=LENGTH, decodings=tuple(decodings.values()), slots=SlotPlan(256, samples_per_prompt=draws),
-        devices=ONE_DEVICE,
+        end_of_text_id=END, max_new_tokens=LENGTH, decodings=tuple(decodings.values()), slots=256,
+        samples_per_prompt=draws, devices=ONE_DEVICE,
     )  # fmt: skip
     requests = [
         Request(PROMPT, prompt, sample, decoding)

@@ -38,13 +38,14 @@ class Server:
 class ServerBackend:
     """See completion.Backend."""
 
-    def __init__(self, server: Server, plan: Plan) -> None:
+    def __init__(self, server: Server, plan: Plan, journal: str) -> None:
         """Raises UserError for a plan that the requests cannot carry."""
         from phi_jax.teacher.templates import read_template
 
         if plan.top_p < 1 or plan.top_k:
             raise UserError("--server: draws by temperature alone; leave out --top-p and --top-k")
-        self._server, self._plan, self._template = server, plan, read_template(_TEMPLATE)
+        self._server, self._plan, self._journal = server, plan, journal
+        self._template = read_template(_TEMPLATE)
         self.settings: dict[str, Any] = {"backend": "server", "url": server.url, "prompt": self._template.note()}
 
     def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
@@ -59,10 +60,10 @@ class ServerBackend:
             "price_as": server.price_as, "mode": "live", "window": server.window, "batch_requests": 1,
             "timeout": 600.0, "attempts": 6, "json_mode": "text",
         }  # fmt: skip
-        budget = {"max_dollars": server.max_dollars, "journal": server.journal, "prices": ""}
+        budget = {"max_dollars": server.max_dollars, "journal": self._journal, "prices": ""}
         config = Config({"teachers": {_NAME: section}, "budget": budget})
         asked = [self._asked(request) for request in requests]
-        with Teachers.of(config, server.journal) as teachers:
+        with Teachers.of(config, self._journal) as teachers:
             teachers.shares(_NAME)
             teachers.ask(lambda: asked, label, len(asked))
             for i, (_, reply) in enumerate(teachers.replies(asked)):

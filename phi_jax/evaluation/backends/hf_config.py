@@ -6,7 +6,7 @@ from pathlib import Path
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import DTYPES
-from phi_jax.evaluation.jsonl import read_object
+from phi_jax.evaluation.formats.jsonl import read_object
 
 
 def read_config(model: Path, dtype: str) -> tuple[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,11 +30,16 @@ class Transformers(TokenBackend):
     def __init__(self, model: Path, plan: Plan, dtype: str, device: str, batch_size: int) -> None:
         context, dtype = read_config(model, dtype)
         super().__init__(Tokenizer.load(model), context, plan)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"--device cuda: torch {torch.__version__} sees no GPU; start it on a machine with one and a driver "
+                f"for CUDA {torch.version.cuda or 'of another torch'}, or try a small model with --device cpu"
+            )
         self.settings = {
             "backend": "transformers",
             "dtype": dtype,
             "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
-            "device": cuda_device() if device == "cuda" else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+            "device": torch.cuda.get_device_name(0) if device == "cuda" else f"{platform.machine()} CPU",
         }
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
@@ -59,9 +63,8 @@ class Transformers(TokenBackend):
         order = sorted(range(len(requests)), key=lambda i: -len(prompts[i]))
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            yield from zip(
-                batch, self._generate([requests[i] for i in batch], [prompts[i] for i in batch]), strict=True
-            )
+            rows = self._generate([requests[i] for i in batch], [prompts[i] for i in batch])
+            yield from zip(batch, rows, strict=True)
 
     def _generate(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[list[int]]:
         """The new tokens of one batch."""
@@ -89,16 +92,6 @@ class Transformers(TokenBackend):
                 f"--batch-size {self._batch_size}: the device's memory is full; lower it, and what is done stays done"
             ) from None
         return output[:, width:].tolist()
-
-
-def cuda_device() -> str:
-    """The name of the GPU. Raises UserError where torch sees none."""
-    if not torch.cuda.is_available():
-        raise UserError(
-            f"--device cuda: torch {torch.__version__} sees no GPU; start it on a machine with one and a driver for "
-            f"CUDA {torch.version.cuda or '(this torch is built without)'}, or try a small model with --device cpu"
-        )
-    return torch.cuda.get_device_name(0)
 
 
 class Finite(transformers.LogitsProcessor):

@@ -14,7 +14,7 @@ from phi_jax.model import sampler
 from phi_jax.model.phi import Params, PhiConfig
 from phi_jax.model.sampling import Decoding
 from phi_jax.tokens.tokenizer import Tokenizer
-from phi_jax.weights.export import load_model
+from phi_jax.weights.models import load_model
 
 SLOTS = 32  # completions decoded at once on each device
 
@@ -66,7 +66,7 @@ class JaxBackend(TokenBackend):
             self._params, self._config,
             end_of_text_id=self.tokenizer.end_of_text_id, max_new_tokens=self.plan.max_new_tokens,
             decodings=(Decoding(), drawn) if self.plan.samples_per_problem else (Decoding(),),
-            slots=self._slots, live_slots=self._live_slots, samples_per_prompt=1 + self.plan.samples_per_problem,
+            slots=sampler.SlotPlan(self._slots, self._live_slots, 1 + self.plan.samples_per_problem),
             devices=all_devices(),
         )  # fmt: skip
 

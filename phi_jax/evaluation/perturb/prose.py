@@ -15,7 +15,7 @@ from pathlib import Path
 from phi_jax.evaluation.problems import Problem
 
 Edit = tuple[int, int, str]  # start and end in a text, and what stands there instead
-Site = tuple[int, int, Callable[[random.Random], str]]  # one place that may change, and to what, by the draw
+Site = tuple[int, int, list[str]]  # a place that may change, and what may stand there then: the draw takes one
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SHORTEST = 3  # letters of a word that may be misspelt
 
@@ -44,8 +44,7 @@ class Prose:
     start: int  # of the text in the prompt, in characters
     text: str
     names: frozenset[str]  # that the program defines; a word that is one of them stays
-    code: tuple[tuple[int, int], ...]  # spans of the text that are lines of examples
-    protected: tuple[tuple[int, int], ...]  # those, and code, quotes and names within lines
+    protected: tuple[tuple[int, int], ...]  # spans of the text: lines of examples; code, quotes, names within lines
 
     def is_free(self, start: int, end: int) -> bool:
         """Whether nothing of this span of the text is protected."""
@@ -68,10 +67,9 @@ def find_prose(prompt: str, entry_point: str | None) -> Prose | None:
         return None
     text = prompt[slice(*inside)]
     names = frozenset({*defined(tree), *([entry_point] if entry_point else [])})
-    code = tuple(_code_lines(text))
-    protected = [*code, *(m.span() for m in _INLINE.finditer(text))]
+    protected = [*code_lines(text), *(m.span() for m in _INLINE.finditer(text))]
     protected += [m.span() for m in re.finditer(r"\w+", text) if m.group() in names]
-    return Prose(inside[0], text, names, code, tuple(protected))
+    return Prose(inside[0], text, names, tuple(protected))
 
 
 def parsed(source: str) -> ast.Module | None:
@@ -84,7 +82,7 @@ def parsed(source: str) -> ast.Module | None:
             return None
 
 
-def string_inside(source: str, statement: ast.stmt) -> tuple[int, int] | None:
+def string_inside(source: str, statement: ast.AST) -> tuple[int, int] | None:
     """Where the text of a docstring begins and ends; None for another statement, and several literals in a row."""
     if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Constant):
         return None
@@ -116,7 +114,7 @@ def defined(tree: ast.AST) -> Iterator[str]:
             yield node.id
 
 
-def _code_lines(text: str) -> Iterator[tuple[int, int]]:
+def code_lines(text: str) -> Iterator[tuple[int, int]]:
     """Lines of examples: from >>> to the next blank line, as doctest reads them; indented; or with an arrow or ==."""
     lines = text.split("\n")
     indented = min((len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()), default=0) + 4
@@ -141,19 +139,19 @@ def drawn(problem: Problem, name: str, site: int, seed: int) -> random.Random:
     return random.Random(f"{seed}/{name}/{problem.task_id}/{site}")
 
 
-def _rewritten(
-    problem: Problem, name: str, sites_of: Callable[[Prose], list[Site]], rate: float, seed: int
+def _reworded(
+    name: str, sites_of: Callable[[Prose], Iterable[Site]], problem: Problem, rate: float, seed: int
 ) -> Problem | None:
     """The problem with each site of its prose changed at a chance of `rate`; None where it has no site."""
     prose = find_prose(problem.prompt, problem.entry_point)
-    sites = sites_of(prose) if prose else []
+    sites = sorted(sites_of(prose)) if prose else []
     if not prose or not sites:
         return None
     edits: list[Edit] = []
-    for number, (start, end, choose) in enumerate(sites):
+    for number, (start, end, options) in enumerate(sites):
         rng = drawn(problem, name, number, seed)
         if rng.random() < rate:
-            edits.append((prose.start + start, prose.start + end, choose(rng)))
+            edits.append((prose.start + start, prose.start + end, rng.choice(options)))
     return dataclasses.replace(problem, prompt=applied(problem.prompt, edits))
 
 
@@ -163,88 +161,49 @@ def _in_case_of(model: str, word: str) -> str:
 
 
 @functools.cache
-def _tables() -> dict[str, dict]:
+def tables() -> dict[str, dict]:
+    """neighbours: the keys beside, above and below each letter of a QWERTY keyboard, whose rows are each shifted by a
+    half key; agreement and prepositions: word -> a wrong one; paraphrase: phrase -> others that mean the same in a
+    programming task, the longest phrase first.
+    """
     return json.loads(Path(__file__).with_name("wording.json").read_text())
 
 
-# --- Typos -----------------------------------------------------------------------------------------------------
+def _misspelt_words(prose: Prose) -> Iterator[Site]:
+    for word in prose.words():
+        if len(word.group()) >= SHORTEST:
+            yield (*word.span(), [found for found in misspellings(word.group()) if found not in prose.names])
 
 
-def typos(problem: Problem, rate: float, seed: int) -> Problem | None:
-    """Misspells each word of three letters or more at a chance of `rate`.
-
-    A letter becomes one beside it on the keyboard, changes places with the next, goes missing or comes twice; the first
-    stays. Code, examples, quotes, numbers and names stay.
+def misspellings(word: str) -> list[str]:
+    """The word with one slip of the hand behind its first letter: a letter becomes one beside it on the keyboard,
+    changes places with the next, goes missing or comes twice.
     """
-
-    def sites(prose: Prose) -> list[Site]:
-        return [
-            (*word.span(), functools.partial(misspelt, word.group(), prose.names))
-            for word in prose.words()
-            if len(word.group()) >= SHORTEST
-        ]
-
-    return _rewritten(problem, "typos", sites, rate, seed)
+    found = []
+    for i in range(1, len(word)):
+        before, letter, behind = word[:i], word[i], word[i + 1 :]
+        here = [*tables()["neighbours"][letter], "", 2 * letter]
+        found += [before + other + behind for other in here]
+        found += [before + behind[0] + letter + behind[1:]] if behind[:1] not in ("", letter) else []
+    return found
 
 
-def misspelt(word: str, names: frozenset[str], rng: random.Random) -> str:
-    """The word with one typing error: never itself, and none of `names`."""
-    for kind in rng.sample(("neighbour", "swap", "drop", "double"), 4):
-        i = rng.randrange(1, len(word) - (kind == "swap"))
-        here = {
-            "neighbour": lambda i=i: rng.choice(neighbours(word[i])) + word[i + 1 :],
-            "swap": lambda i=i: word[i + 1] + word[i] + word[i + 2 :],
-            "drop": lambda i=i: word[i + 1 :],
-            "double": lambda i=i: word[i] + word[i:],
-        }
-        found = word[:i] + here[kind]()
-        if found != word and found not in names:
-            return found
-    return word + word[-1]
-
-
-def neighbours(letter: str) -> str:
-    """The keys beside, above and below a letter of a QWERTY keyboard, whose rows are each shifted by a half key."""
-    rows = enumerate(("qwertyuiop", "asdfghjkl", "zxcvbnm"))
-    keys = {key: (x + 0.5 * y, y) for y, row in rows for x, key in enumerate(row)}
-    x, y = keys[letter]
-    return "".join(key for key, (u, v) in keys.items() if key != letter and abs(u - x) <= 1 and abs(v - y) <= 1)
-
-
-# --- Grammar errors --------------------------------------------------------------------------------------------
-
-
-def grammar(problem: Problem, rate: float, seed: int) -> Problem | None:
-    """Makes a grammar error at each place for one, at a chance of `rate`.
-
-    An article or comma goes missing, a verb stops agreeing, a preposition becomes another, a sentence starts small.
-    Where several fit one word, the draw takes one.
-    """
-
-    def sites(prose: Prose) -> list[Site]:
-        found: list[Site] = []
-        for word in prose.words():
-            article = re.compile(r"(a|an|the) +(?=[A-Za-z])", re.IGNORECASE).match(prose.text, word.start())
-            end = article.end() if article else word.end()
-            behind = prose.text[word.end() : end]
-            options = [new + behind for new in _wrong_words(prose.text, word)] + ([""] if article else [])
-            if options:
-                found.append((word.start(), end, functools.partial(_one_of, options)))
-        for comma in re.finditer(r"(?<=[A-Za-z]),(?=\s+[A-Za-z])", prose.text):
-            if prose.is_free(*comma.span()):
-                found.append((*comma.span(), functools.partial(_one_of, [""])))
-        return sorted(found, key=lambda site: site[:2])
-
-    return _rewritten(problem, "grammar", sites, rate, seed)
-
-
-def _one_of(options: list[str], rng: random.Random) -> str:
-    return rng.choice(options)
+def _wrong_grammar(prose: Prose) -> Iterator[Site]:
+    for word in prose.words():
+        article = re.compile(r"(a|an|the) +(?=[A-Za-z])", re.IGNORECASE).match(prose.text, word.start())
+        end = article.end() if article else word.end()
+        options = [other + prose.text[word.end() : end] for other in _wrong_words(prose.text, word)]
+        options += [""] if article else []
+        if options:
+            yield word.start(), end, options
+    for comma in re.finditer(r"(?<=[A-Za-z]),(?=\s+[A-Za-z])", prose.text):
+        if prose.is_free(*comma.span()):
+            yield (*comma.span(), [""])
 
 
 def _wrong_words(text: str, match: re.Match[str]) -> Iterator[str]:
     word = match.group()
-    for table in (_tables()["agreement"], _tables()["prepositions"]):
+    for table in (tables()["agreement"], tables()["prepositions"]):
         if word.lower() in table:
             yield _in_case_of(word, table[word.lower()])
     before = text[: match.start()].rstrip()
@@ -252,27 +211,22 @@ def _wrong_words(text: str, match: re.Match[str]) -> Iterator[str]:
         yield word.lower()
 
 
-# --- Paraphrases -----------------------------------------------------------------------------------------------
+def _phrases(prose: Prose) -> list[Site]:
+    found: list[Site] = []
+    for phrase, others in tables()["paraphrase"].items():
+        # None begins or ends within a word.
+        for match in re.finditer(rf"\b{phrase}(?!(?<=\w)\w)", prose.text, re.IGNORECASE):
+            start, end = match.span()
+            if prose.is_free(start, end) and not any(a < end and start < b for a, b, _ in found):
+                found.append((start, end, [_in_case_of(match.group(), other) for other in others]))
+    return found
 
 
-def paraphrase(problem: Problem, rate: float, seed: int) -> Problem | None:
-    """Says each phrase that a rule knows otherwise, at a chance of `rate`; the meaning stays, the style may suffer."""
-
-    def sites(prose: Prose) -> list[Site]:
-        found: list[Site] = []
-        for rule, others in _rules():
-            for match in rule.finditer(prose.text):
-                start, end = match.span()
-                if prose.is_free(start, end) and not any(a < end and start < b for a, b, _ in found):
-                    options = [_in_case_of(match.group(), other) for other in others]
-                    found.append((start, end, functools.partial(_one_of, options)))
-        return sorted(found, key=lambda site: site[:2])
-
-    return _rewritten(problem, "paraphrase", sites, rate, seed)
-
-
-@functools.cache
-def _rules() -> list[tuple[re.Pattern[str], list[str]]]:
-    """(phrase, others that mean the same in a programming task), the longest first. None ends within a word."""
-    rules = _tables()["paraphrase"].items()
-    return [(re.compile(rf"\b{phrase}(?!(?<=\w)\w)", re.IGNORECASE), others) for phrase, others in rules]
+# Each is a perturbation (problem, rate, seed). Code, examples, quotes, numbers and names stay as they are.
+# Misspells each word of three letters or more.
+typos = functools.partial(_reworded, "typos", _misspelt_words)
+# Makes a grammar error at each place for one: an article or comma goes missing, a verb stops agreeing, a preposition
+# becomes another, a sentence starts small. Where several fit one word, the draw takes one.
+grammar = functools.partial(_reworded, "grammar", _wrong_grammar)
+# Says each phrase that a rule knows otherwise; the meaning stays, the style may suffer.
+paraphrase = functools.partial(_reworded, "paraphrase", _phrases)

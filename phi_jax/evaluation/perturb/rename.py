@@ -11,12 +11,13 @@ import itertools
 import re
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from phi_jax.evaluation.perturb.prose import (
     FUNCTIONS,
     Edit,
-    Prose,
     applied,
+    code_lines,
     defined,
     drawn,
     find_prose,
@@ -34,12 +35,14 @@ ARGUMENTS = "pqrstuvwxyz"
 # in the singular: "a list of numbers" speaks of numbers, whatever the argument is called.
 _BEFORE_A_NAME = re.compile(
     r"\b(returns?|gives?|computes?|if|whether|of|to|from|under|without|with|than|by|at|for|and|or|store|add|append|is|"
-    r"(integer|string|list|array|number)s?|named|called|argument|parameter|variable|dictionary)\s+$",
+    r"(integer|string|list|array|number)s?|named|called|argument|parameter|variable|dictionary)\s+$|"
+    r"([<>]=? ?|@|:param )$",
     re.IGNORECASE,
 )
 # Where even a plural is a name: "the numbers in items", "the numbers in values and others", "the keys of scores".
 _BEFORE_A_PLURAL = re.compile(r"\b(in|in \w+ and|(values|keys|items) of)\s+$")
-_VALUE = re.compile(r"\s*=(?!=)|\s*[<>]=?\s|\[")  # behind a name that a docstring gives a value, compares or indexes
+_CALLED = re.compile(r"\bfunction (called |named )?$")
+_VALUE = re.compile(r"\s*=(?!=)|\s*[<>]=?\s|\[|\(")  # behind a name that is given a value, compared, indexed, called
 _NO_WORDS = {"arr", "num", "nums", "arrs", "dic", "elem", "elems", "idx", "var", "val", "vals", "func", "seq", "tup"}
 
 
@@ -54,32 +57,25 @@ def rename_function(problem: Problem, rate: float, seed: int) -> Problem | None:
         return None
     is_class = any(isinstance(node, ast.ClassDef) and node.name == name for node in ast.walk(shown))
     new = {name: _fresh([CLASS if is_class else FUNCTION], problem)}
-    edits = [
-        *_code_edits(problem.prompt, ast.walk(shown), new),
-        *_calls_in_text(problem.prompt, shown, name, new[name]),
-    ]
-    prompt = applied(problem.prompt, edits)
-    reference = _reference(problem, prompt, shown, lambda tree: _rename([tree], new))
+    edits = _code_edits(problem.prompt, ast.walk(shown), new)
+    for node in ast.walk(shown):
+        inside = string_inside(problem.prompt, node)
+        edits += [(*place, new[name]) for place in _mentions(problem.prompt, inside, name, _CALLED)] if inside else []
+    changed = _changed(problem, edits, shown, lambda tree: _rename([tree], new))
     tests, trusted, setup = (_renamed(source, new) for source in (problem.tests, problem.trusted, problem.setup))
-    if reference is None or tests is None or trusted is None or setup is None:
+    if not changed or tests is None or trusted is None or setup is None:
         return None
-    if (prompt, tests) == (problem.prompt, problem.tests):
+    if changed.prompt == problem.prompt and tests == problem.tests:
         return None
-    if drawn(problem, "rename_function", 0, seed).random() >= rate:
-        return problem
-    return dataclasses.replace(
-        problem,
-        prompt=prompt,
-        reference=None if problem.reference is None else reference,
-        tests=tests,
-        trusted=prompt if problem.trusted == problem.prompt else trusted,
-        setup=setup,
-        entry_point=new[name] if problem.entry_point else None,
-    )
+    if changed.trusted == problem.trusted:
+        changed = dataclasses.replace(changed, trusted=trusted)
+    entry_point = new[name] if problem.entry_point else None
+    changed = dataclasses.replace(changed, tests=tests, setup=setup, entry_point=entry_point)
+    return changed if drawn(problem, "rename_function", 0, seed).random() < rate else problem
 
 
 def rename_arguments(problem: Problem, rate: float, seed: int) -> Problem | None:
-    """Calls each argument of the function to be written p, q, r ..., at a chance of `rate` each.
+    """Calls the arguments of the function to be written p, q, r ..., at a chance of `rate`.
 
     An argument of one letter is neutral already and stays. In the docstring a name goes where it must be one: in
     examples (`lst = [1, 2]`), in quotes, where it is no word of English, behind words like "return" and "string".
@@ -92,30 +88,19 @@ def rename_arguments(problem: Problem, rate: float, seed: int) -> Problem | None
     if not prose or not shown or not function or not tests:
         return None
     arguments = [a for a in ast.walk(function.args) if isinstance(a, ast.arg) and len(a.arg) > 1 and a.arg != "self"]
-    every: dict[str, str] = {}
+    new: dict[str, str] = {}
     for argument in arguments:
-        every[argument.arg] = _fresh(ARGUMENTS, problem, every.values())
-    if not every or every.keys() & {node.arg for node in ast.walk(tests) if isinstance(node, ast.keyword)}:
+        new[argument.arg] = _fresh(ARGUMENTS, problem, new.values())
+    if not new or new.keys() & {node.arg for node in ast.walk(tests) if isinstance(node, ast.keyword)}:
         return None
-
-    def renamed(new: Mapping[str, str]) -> Problem | None:
-        body = (node for statement in function.body for node in ast.walk(statement))
-        edits = _code_edits(problem.prompt, [*arguments, *body], new)
-        for name in new:
-            edits += [(prose.start + a, prose.start + b, new[name]) for a, b in _mentions(prose, name)]
-        prompt = applied(problem.prompt, edits)
-        reference = _reference(problem, prompt, shown, lambda tree: _rename_within(tree, function.lineno, new))
-        if reference is None:
-            return None
-        trusted = prompt if problem.trusted == problem.prompt else problem.trusted
-        kept = None if problem.reference is None else reference
-        return dataclasses.replace(problem, prompt=prompt, reference=kept, trusted=trusted)
-
-    chosen = [drawn(problem, "rename_arguments", i, seed).random() < rate for i in range(len(every))]
-    if renamed(every) is None:
-        return None
-    new = dict(itertools.compress(every.items(), chosen))
-    return renamed(new) if new else problem
+    body = (node for statement in function.body for node in ast.walk(statement))
+    edits = _code_edits(problem.prompt, [*arguments, *body], new)
+    docstring = (prose.start, prose.start + len(prose.text))
+    for name in new:
+        told = _BEFORE_A_PLURAL if name.endswith("s") else _BEFORE_A_NAME
+        edits += [(*place, new[name]) for place in _mentions(problem.prompt, docstring, name, told)]
+    changed = _changed(problem, edits, shown, lambda tree: _rename_within(tree, function.lineno, new))
+    return changed if not changed or drawn(problem, "rename_arguments", 0, seed).random() < rate else problem
 
 
 def _fresh(candidates: Iterable[str], problem: Problem, taken: Collection[str] = ()) -> str:
@@ -170,10 +155,11 @@ def _rename(trees: Iterable[ast.AST], new: Mapping[str, str], function: str = ""
         if isinstance(node, ast.Call):
             callee = getattr(node.func, "id", None)  # renamed already, where it is one of the names
             for keyword in node.keywords:
-                if keyword.arg in new and (not function or (callee in local and callee != function)):
+                name = keyword.arg or ""
+                if name in new and (not function or (callee in local and callee != function)):
                     return False
-                if keyword.arg in new and callee == function:
-                    keyword.arg = new[keyword.arg]
+                if name in new and callee == function:
+                    keyword.arg = new[name]
         elif isinstance(node, ast.alias):
             if (node.asname or node.name) in new:
                 return False
@@ -181,8 +167,9 @@ def _rename(trees: Iterable[ast.AST], new: Mapping[str, str], function: str = ""
             node.names = [new.get(name, name) for name in node.names]
         elif not isinstance(node, ast.keyword):
             for field in ("id", "name", "arg"):
-                if getattr(node, field, None) in new:
-                    setattr(node, field, new[getattr(node, field)])
+                bound: Any = getattr(node, field, None)
+                if bound in new:
+                    setattr(node, field, new[bound])
     return True
 
 
@@ -200,16 +187,23 @@ def _renamed(source: str, new: Mapping[str, str]) -> str | None:
     return ast.unparse(tree) if tree and _rename([tree], new) else None
 
 
-def _reference(problem: Problem, prompt: str, shown: ast.Module, rename: Callable[[ast.Module], bool]) -> str | None:
-    """The reference behind the changed prompt, "" where there is none; None where that makes no program.
+def _changed(
+    problem: Problem, edits: Iterable[Edit], shown: ast.Module, rename: Callable[[ast.Module], bool]
+) -> Problem | None:
+    """The problem with these edits of its prompt, and the reference behind it renamed; None where that is no program.
 
     shown: the tree of the prompt as it was.
     """
+    prompt = applied(problem.prompt, edits)
     tree = parsed(problem.prompt + (problem.reference or ""))
     if not tree or not rename(tree):
         return None
     reference = _behind(shown.body, tree.body)
-    return reference if parsed(prompt + reference) else None
+    if not parsed(prompt + reference):
+        return None
+    kept = None if problem.reference is None else reference
+    trusted = prompt if problem.trusted == problem.prompt else problem.trusted
+    return dataclasses.replace(problem, prompt=prompt, reference=kept, trusted=trusted)
 
 
 def _behind(shown: list[ast.stmt], whole: list[ast.stmt]) -> str:
@@ -230,31 +224,22 @@ def _is_no_word(name: str) -> bool:
     return not name.isalpha() or not name.islower() or not re.search("[aeiouy]", name) or name in _NO_WORDS
 
 
-def _calls_in_text(source: str, tree: ast.Module, name: str, new: str) -> Iterator[Edit]:
-    """The function's name in a docstring: where it is called or called so, in backticks, wherever it is no word."""
-    docstrings = [string_inside(source, node) for node in ast.walk(tree) if isinstance(node, ast.stmt)]
-    for start, end in filter(None, docstrings):
-        for match in re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)").finditer(source, start, end):
-            before, after = source[: match.start()], source[match.end() : match.end() + 1]
-            ticks = before[-1] == "`" and after in ("`", "'")
-            if _is_no_word(name) or ticks or after == "(" or re.search(r"function (called |named )?$", before):
-                yield (*match.span(), new)
+def _mentions(source: str, inside: tuple[int, int], name: str, told: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """Where a name in a docstring must be the name.
 
-
-def _mentions(prose: Prose, name: str) -> Iterator[tuple[int, int]]:
-    """Where an argument's name in the docstring must be the name; see rename_arguments."""
-    for match in re.finditer(rf"(?<![\w.]){re.escape(name)}(?!\w)", prose.text):
-        start, end = match.span()
-        before, after = prose.text[:start], prose.text[end:]
+    inside: of the docstring's text. told: the words that a name stands behind.
+    """
+    start, end = inside
+    code = [(start + a, start + b) for a, b in code_lines(source[start:end])]
+    for match in re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)").finditer(source, start, end):
+        before, after = source[start : match.start()], source[match.end() : end]
         is_name = _is_no_word(name) or _VALUE.match(after)
-        if any(a <= start < b for a, b in prose.code):
+        if any(a <= match.start() < b for a, b in code):
             line = before.rpartition("\n")[2]
             if is_name and not (line.count("'") % 2 or line.count('"') % 2):  # else within a string of an example
-                yield start, end
+                yield match.span()
             continue
         data = re.search(r"[=(\[,]\s*$", before[:-1])  # as in value="value"
         quoted = before[-1:] in tuple("'\"`") and after[:1] in tuple("'\"`") and not data
-        marked = re.search(r"([<>]=? ?|@|:param )$", before)
-        told = (_BEFORE_A_PLURAL if name.endswith("s") else _BEFORE_A_NAME).search(before)
-        if quoted or is_name or marked or told:
-            yield start, end
+        if quoted or is_name or told.search(before):
+            yield match.span()

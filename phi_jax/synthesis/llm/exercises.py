@@ -70,7 +70,8 @@ def _judged(exercise: Check, verdict: Verdict, confinement: str) -> Fault | None
     if isinstance(noticed, Fault):
         return noticed
     trivial = trivial_bodies("f")
-    if not isinstance(noticed, list) or len(noticed) != len(trivial) + len(exercise.mutants):
+    expected = [bool] * len(trivial) + [bool | None] * len(exercise.mutants)
+    if not isinstance(noticed, list) or len(noticed) != len(expected) or not all(map(isinstance, noticed, expected)):
         return TAMPERS
     for (what, _), caught in zip(trivial, noticed, strict=False):
         if not caught:
@@ -89,7 +90,7 @@ def _one_by_one(exercise: _Exercise, sandbox: str) -> Any:
             return solution
         alone = box.run(program(_call(exercise.arguments, [mutant])) for mutant in exercise.mutants)
         # A mutant that ends its process does not pass the tests.
-        return solution + [found[-1] if isinstance(found, list) else True for found in map(said, alone)]
+        return solution + [found[-1] if isinstance(found, list) and found else True for found in map(said, alone)]
 
 
 def _call(arguments: tuple[Any, ...], changed: Sequence[str]) -> str:

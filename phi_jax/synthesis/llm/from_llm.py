@@ -105,8 +105,7 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     with Teachers.of(config, draft.workdir) as teachers:
         asked = _Lessons(draft, rules, _counts(rules), teachers)
         asked.ask()
-        for reviewer in asked.reviewers.values():
-            reviewer.publish()
+        facts = {kind: reviewer.publish() for kind, reviewer in asked.reviewers.items()}
         note = teachers.note()
     declare(
         draft,
@@ -114,7 +113,7 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
         **note,
         prompts={kind: prompts.template(kind).note() for kind in KINDS},
         curriculum=curriculum.load().digest,
-        **{kind: {"requested": asked.counts[kind], "second_tries": asked.again[kind]} for kind in KINDS},
+        **{k: {"requested": asked.counts[k], "second_tries": asked.again[k], **facts[k]} for k in KINDS},
     )
     clear(draft)
 

@@ -34,13 +34,12 @@ class Completion:
     model: str  # "" where the server does not say
 
 
-# Of a failed attempt. Each but the first two counts as one.
+# Of a failed attempt. Each but the first counts as one.
 Kind = Literal[
     "limited",  # turned away by a rate limit
-    "changed",  # a parameter was refused that is no longer sent
     "unreached",  # nothing was sent
-    "failed",  # the server's own error, or no whole answer
-    "unfit",  # a reply that was paid for and is no answer
+    "failed",  # the server's own error, no whole answer, or a reply that is none
+    "unfit",  # a reply that does not fit its schema
     "refused",  # this request cannot be answered, however often it is asked
     "fatal",  # each request would meet it: key, quota, model
 ]
@@ -95,7 +94,7 @@ def read_usage(usage: Any) -> Usage | None:
 def usable(request: Request, completion: Completion) -> str | Failure:
     """The text of the request's reply: for one with a schema, JSON that it accepts."""
     if completion.status is Status.POISONED:
-        return Failure("unfit", completion.reason)
+        return Failure("failed", completion.reason)
     if request.schema is None or completion.status is not Status.ANSWERED:
         return completion.text
     try:

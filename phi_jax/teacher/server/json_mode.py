@@ -1,6 +1,8 @@
 """JSON replies: what servers are told of a schema, and what is read from the reply.
 
-Whatever a server promises, each reply is held against the schema here.
+In json_mode "schema", response_format holds the schema, and the server enforces it. In "object", response_format wants
+any JSON object, and the schema stands in the prompt. In "text", it stands in the prompt alone. Whatever a server
+promises, each reply is held against the schema here.
 """
 
 from __future__ import annotations
@@ -15,9 +17,6 @@ from phi_jax.teacher.request import Messages
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-# How JSON is asked for. "schema": response_format holds the schema, and the server enforces it; "object":
-# response_format wants any JSON object, and the schema stands in the prompt; "text": it stands in the prompt alone.
-MODES = ("schema", "object", "text")
 _STARTS = 50  # places in a reply at which an object is looked for
 _TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
 

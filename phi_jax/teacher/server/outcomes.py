@@ -58,13 +58,13 @@ class Outcomes:
 
     def take(self, request: Request, answer: Completion) -> Reply | Failure:
         """Makes a paid completion the reply of its request; a Failure where it is no answer to it."""
-        for key, failure in self._held.items():
-            self._give_up(key, failure)
-        self._held = {}
-        self._answered = True
         text = usable(request, answer)
-        unfit = isinstance(text, Failure)
-        self.dialect.note_fit(request, Status.POISONED if unfit else answer.status)
+        if answer.status is not Status.POISONED:
+            for key, failure in self._held.items():
+                self._give_up(key, failure)
+            self._held = {}
+            self._answered = True
+            self.dialect.note_fit(request, Status.POISONED if isinstance(text, Failure) else answer.status)
         if isinstance(text, Failure):
             return text
         model = answer.model or self._endpoint.model

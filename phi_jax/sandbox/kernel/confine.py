@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from . import landlock, libc, seccomp
 
 if TYPE_CHECKING:  # dataclasses would bring inspect into the server's memory, which each fork copies
-    from .program import Limits
+    from ..program import Limits
 
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPSET = {"x86_64": 126, "aarch64": 91}

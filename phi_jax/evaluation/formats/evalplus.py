@@ -25,7 +25,7 @@ def problem_fields(row: dict[str, Any], place: str) -> dict[str, Any]:
     from pathlib import Path
 
     from phi_jax.errors import UserError
-    from phi_jax.evaluation.jsonl import field_of
+    from phi_jax.evaluation.formats.jsonl import field_of
     from phi_jax.evaluation.stops import body_indent
 
     def inputs_of(name: str) -> list[list[Any]]:
@@ -76,26 +76,16 @@ def results(rows: dict[str, dict[str, Any]], programs: list[dict[str, Any]]) -> 
     """
     import hashlib
 
-    def status(passed: bool, result: str) -> str:
-        return "pass" if passed else "timeout" if result == "timed out" else "fail"
-
-    def failed(task_id: str, group: str, result: str) -> list[Any]:
-        found = re.match(rf"failed: {group} input (\d+)\b", result)
-        return rows[task_id][f"{group}_input"][int(found[1]) :][:1] if found else []
-
     evaluated: dict[str, list[dict[str, Any]]] = {}
     for p in programs:
-        task = p["task_id"]
-        evaluated.setdefault(task, []).append(
-            {
-                "task_id": task,
-                "solution": p["solution"],
-                "base_status": status(p["base_passed"], p["base_result"]),
-                "plus_status": status(p["passed"], p["result"]),
-                "base_fail_tests": failed(task, "base", p["base_result"]),
-                "plus_fail_tests": failed(task, "plus", p["result"]),
-            }
-        )
+        entry = {"task_id": p["task_id"], "solution": p["solution"]}
+        for group, verdict in (("base", "base_"), ("plus", "")):
+            passed, result = p[f"{verdict}passed"], p[f"{verdict}result"]
+            entry[f"{group}_status"] = "pass" if passed else "timeout" if result == "timed out" else "fail"
+            failed = re.match(rf"failed: {group} input (\d+)\b", result)
+            inputs = rows[p["task_id"]][f"{group}_input"]
+            entry[f"{group}_fail_tests"] = inputs[int(failed[1]) :][:1] if failed else []
+        evaluated.setdefault(p["task_id"], []).append(entry)
     lines = "".join(json.dumps(row) + "\n" for row in rows.values())
     return {"hash": hashlib.md5(lines.encode(), usedforsecurity=False).hexdigest(), "eval": evaluated}
 

@@ -25,7 +25,7 @@ from phi_jax.planning.memory import estimate_memory, rows_per_device
 from phi_jax.planning.plan import Duration, Fit
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.rules import model_config, rules_of
-from phi_jax.training.step import init_state, make_train_step, state_shardings
+from phi_jax.training.step import abstract_state, make_train_step
 
 GPU_SHARE = 0.9  # of a GPU's memory that XLA gets: XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 (its own default is 0.75)
 
@@ -145,11 +145,7 @@ def compile_step(shape: PhiConfig, rules: Config, seed: int, mesh: Mesh) -> tupl
     optimizer = make_optimizer(rules)
     # Any token may end a document: the program is the same.
     step = make_train_step(shape, optimizer, mesh, rules, seed=seed, document_end=0 if rules.document_masks else None)
-    state = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        jax.eval_shape(lambda: init_state(shape, optimizer, seed)),
-        state_shardings(shape, optimizer, mesh),
-    )
+    state = abstract_state(shape, optimizer, mesh)
     tokens_BxT1 = jax.ShapeDtypeStruct(
         (rules.global_batch_size, shape.max_seq_len + 1), jnp.int32, sharding=batch_sharding(mesh)
     )

@@ -29,10 +29,9 @@ from phi_jax.corpus.taught_grades import (
 )
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
-from phi_jax.teacher import fence as fences
-from phi_jax.teacher.fence import fence
+from phi_jax.teacher import templates as fences
 from phi_jax.teacher.teachers import Teachers
-from phi_jax.teacher.templates import read_template
+from phi_jax.teacher.templates import fence, read_template
 
 PLENTY = 1_000_000
 

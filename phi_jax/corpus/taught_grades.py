@@ -19,10 +19,9 @@ import pydantic
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store import documents
-from phi_jax.teacher.fence import fence
 from phi_jax.teacher.request import Status
 from phi_jax.teacher.teachers import Teachers
-from phi_jax.teacher.templates import read_template
+from phi_jax.teacher.templates import fence, read_template
 from phi_jax.teacher.votes import Question, Voters
 
 TOP = 10  # of the votes; a file's grade is their mean divided by it

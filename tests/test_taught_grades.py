@@ -99,7 +99,7 @@ def test_no_file_can_end_itself(text):
 
 
 def test_a_mark_that_a_file_holds_is_not_used(monkeypatch):
-    monkeypatch.setattr(fences, "DIGITS", 1)
+    monkeypatch.setattr(fences, "FENCE_DIGITS", 1)
     assert {fence("0123456789abcdef".replace(digit, "")) for digit in "0123456789abcdef"} == set("0123456789abcdef")
 
 

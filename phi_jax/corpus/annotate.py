@@ -89,7 +89,7 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     """Asks for the votes that stand first in a teacher's grading; writes nothing but the journal.
 
     Their files are a sample of those that `annotate` will ask about, with the same requests. Returns the fields of
-    planning.pilot.Sample; rejected are the outcomes that are no vote. Raises as `annotate`, and UserError where no
+    teacher.pilot.Sample; rejected are the outcomes that are no vote. Raises as `annotate`, and UserError where no
     teacher grades.
     """
     rules, source = config.annotate, inputs["documents"].path("documents")

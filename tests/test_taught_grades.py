@@ -383,7 +383,7 @@ def test_what_was_given_up_can_be_asked_again(tmp_path, collected, server):
     assert list((tmp_path / "annotate" / "python.partial").glob("grades/part-*"))
     chosen = config_of(server, votes=1)
     with Teachers.of(chosen, tmp_path) as faculty:
-        assert faculty.journal.forgive() == COUNT
+        assert faculty.journal.retry_given_up() == COUNT
     done = annotate(tmp_path, collected, chosen)
     assert (done.facts["graded"], done.facts["votes_missing"]) == (COUNT, {})
 

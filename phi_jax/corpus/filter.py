@@ -56,12 +56,14 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     grade, held_out of every document), "examples" (kept and dropped files side by side, JSON), "embeddings".
     Raises UserError for grades of one label only, and where nothing is kept.
     """
+    import jax
+
     from phi_jax.weights.models import load_model
 
     rules, source = config.filter, inputs["documents"].path("documents")
     params, shape, tokenizer = load_model(inputs["model"].directory)
     embed = make_embed(
-        params, shape, tokenizer,
+        jax.device_put(params), shape, tokenizer,
         tokens=rules.embed_tokens, pooling=rules.pooling, batch_size=rules.batch_size,
     )  # fmt: skip
     documents.map_parts(
@@ -148,11 +150,8 @@ def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, *, tokens: int, po
     tokens: first tokens of a text, behind the comments it opens with, that are embedded; cut to the model's context.
     A text without a token gets NaN. Raises UserError for an unknown pooling.
     """
-    import jax
-
     from phi_jax.model.embed import embed
 
-    params = jax.device_put(params)  # once, not with each batch
     length = min(tokens, shape.max_seq_len)
 
     def embed_texts(texts: Sequence[str]) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import marshal
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
@@ -16,26 +15,26 @@ from phi_jax.synthesis.outputs import Fault
 
 OTHER_HASH_SEED = 2  # of a second run of what uses sets: words stand there in another order than under the usual seed
 _LONGEST = 500  # characters of a reason
-TAMPERS = Fault("wrong_form", "it tampers with its check")
+_TAMPERS = Fault("wrong_form", "it tampers with its check")
 # What a check may say in the candidate's process, which the text shares.
-_CODES = ("does_not_run", "too_slow", "reads_input", "wrong_example", "wrong_output", "test_fails", "varies")
+_CODES = (
+    "does_not_run", "too_slow", "reads_input", "wrong_example", "wrong_output", "test_fails", "weak_tests", "varies",
+)  # fmt: skip
 
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """An expression of sandbox_checks.py about one text."""
+class Check(NamedTuple):
+    """A check of one text. Calls are expressions of sandbox_checks.py that give a fault or None."""
 
     call: str
-    again: str  # what is run a second time, with sets in another order
-    uses_sets: bool  # whether the order of a set may show, so that it is run again
+    alone: str  # the call without mutants, which may end the process or depend on the order of sets
+    uses_sets: bool  # whether the order of a set may show, so that the text is checked again
 
 
 def check(
     texts: Sequence[T],
     read: Callable[[T], Check | Fault],
-    judge: Callable[[Any, Verdict, str], Fault | None],
     label: str,
     *,
     limits: Limits,
@@ -44,24 +43,30 @@ def check(
 ) -> list[Fault | None]:
     """For each text None, or its fault: the same in every run.
 
-    read: looks at a text without running it; a ValueError says why it cannot be read. judge: the fault that a verdict
-    on a check shows; it may run more under the confinement. confinement: "full" or "none".
+    read: looks at a text without running it; a ValueError says why it cannot be read. confinement: "full" or "none".
     """
-    new_sandbox = functools.partial(Sandbox, limits=limits, workers=workers, confinement=confinement)
+
+    def run(calls: Mapping[int, str], hash_seed: int = 0) -> Iterator[tuple[int, Verdict]]:
+        box = {"limits": limits, "workers": workers, "confinement": confinement, "hash_seed": hash_seed}
+        with Sandbox(**box) as sandbox:
+            yield from zip(calls, sandbox.run(map(program, calls.values())), strict=True)
+
     checks = [_read(read, text) for text in texts]
     faults = [found if isinstance(found, Fault) else None for found in checks]
     running = {place: found for place, found in enumerate(checks) if isinstance(found, Check)}
-    with new_sandbox() as sandbox, Progress(label, len(running), "texts") as bar:
-        verdicts = sandbox.run(program(found.call) for found in running.values())
-        for place, verdict in zip(running, verdicts, strict=True):
-            faults[place] = judge(running[place], verdict, confinement)
+    ended: dict[int, str] = {}
+    with Progress(label, len(running), "texts") as bar:
+        for place, verdict in run({place: found.call for place, found in running.items()}):
+            faults[place] = fault_of(verdict)
+            if not verdict.passed and running[place].alone != running[place].call:
+                ended[place] = running[place].alone  # was it the text, or one of its mutants?
             bar.advance()
-    doubtful = {place: found.again for place, found in running.items() if found.uses_sets and faults[place] is None}
-    with new_sandbox(hash_seed=OTHER_HASH_SEED) as sandbox:
-        verdicts = sandbox.run(map(program, doubtful.values()))
-        for place, verdict in zip(doubtful, verdicts, strict=True):
-            if isinstance(found := said(verdict), Fault):
-                faults[place] = Fault("varies", f"with sets in another order: {found.reason}")
+    for place, verdict in run(ended):
+        faults[place] = fault_of(verdict)
+    doubtful = {place: c.alone for place, c in running.items() if c.uses_sets and faults[place] is None}
+    for place, verdict in run(doubtful, OTHER_HASH_SEED):
+        if fault := fault_of(verdict):
+            faults[place] = Fault("varies", f"with sets in another order: {fault.reason}")
     return faults
 
 
@@ -88,25 +93,26 @@ def _source() -> str:
 
 
 def said(verdict: Verdict) -> Any:
-    """What a check handed back, with a Fault as one; also a Fault where its process did not come to its end."""
-    if not verdict.passed:
-        code = "too_slow" if verdict.result == "timed out" else "does_not_run"
-        return Fault(code, verdict.result.removeprefix("failed: "))
-    return as_fault(verdict.value)
+    """What a check handed back; a Fault where its process did not come to its end."""
+    if verdict.passed:
+        return verdict.value
+    code = "too_slow" if verdict.result == "timed out" else "does_not_run"
+    return Fault(code, verdict.result.removeprefix("failed: "))
 
 
-def as_fault(value: Any) -> Any:
-    """(code, reason) as a Fault; anything else as it is."""
+def fault_of(verdict: Verdict) -> Fault | None:
+    """The fault that a check handed back, or that its process did not come to its end."""
+    return as_fault(said(verdict))
+
+
+def as_fault(value: Any) -> Fault | None:
+    """What a check handed back as a Fault or None. Anything that no check says is tampering."""
     match value:
-        case (str(code), str(reason)):
-            return Fault(code, _line(reason)) if code in _CODES else TAMPERS
-    return value
-
-
-def no_fault(check: Check, verdict: Verdict, confinement: str) -> Fault | None:
-    """The fault that a check says there is, where it says no more."""
-    found = said(verdict)
-    return found if found is None or isinstance(found, Fault) else TAMPERS
+        case None:
+            return None
+        case (str(code), str(reason)) if code in _CODES:
+            return Fault(code, _line(reason))
+    return _TAMPERS
 
 
 def _line(text: str) -> str:

@@ -17,7 +17,7 @@ from phi_jax.sandbox import Limits
 from phi_jax.store.markdown import Fence, fences
 from phi_jax.synthesis.llm import sandbox_checks
 from phi_jax.synthesis.llm.examples import docstring_examples, examples_of, parsed, uses_sets
-from phi_jax.synthesis.llm.run_checks import Check, check, no_fault
+from phi_jax.synthesis.llm.run_checks import Check, check
 from phi_jax.synthesis.outputs import Fault
 
 _PYTHON = ("python", "py", "python3", "py3", "ipython", "ipython3", "pycon", "doctest")
@@ -83,7 +83,7 @@ def _is_output(fence: Fence, between: str) -> bool:
 
 def check_textbooks(texts: Sequence[str], label: str, *, sandbox: str, workers: int) -> list[Fault | None]:
     """For each section None, or why it is set aside, with the block's number. sandbox: "full" or "none"."""
-    return check(texts, _read, no_fault, label, limits=_LIMITS, confinement=sandbox, workers=workers)
+    return check(texts, _read, label, limits=_LIMITS, confinement=sandbox, workers=workers)
 
 
 def _read(text: str) -> Check | Fault:

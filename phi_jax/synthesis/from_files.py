@@ -79,7 +79,7 @@ def _rows(file: epath.Path) -> Iterator[Row]:
     with file.open("rb") as lines:
         for line in filter(bytes.strip, lines):
             row = _from_json(line)
-            yield row if isinstance(row, dict) else {"kind": "no JSON object", "text": line}
+            yield row if isinstance(row, dict) else {"kind": "no JSON object", "text": line.decode(errors="replace")}
 
 
 def _from_json(text: str | bytes) -> Any:
@@ -94,8 +94,6 @@ def _submission(row: Row, source: str, path: str, license: str) -> tuple[str, Su
     code = row.get("code")
     kind = str(row.get("kind") or ("exercises" if code is not None else _KIND_OF.get(str(row.get("language")), "")))
     text = code if kind == "exercises" and code is not None else row.get("text")
-    if isinstance(text, bytes):
-        text = text.decode(errors="replace")
     fault = None
     if kind not in LANGUAGES:
         kind, fault = "exercises", Fault("no_text", f"its kind is {kind[:40]!r}, not one of {', '.join(LANGUAGES)}")

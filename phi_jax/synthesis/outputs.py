@@ -16,9 +16,7 @@ from phi_jax.store.documents import Row
 from phi_jax.synthesis.diversity import measure
 
 LANGUAGES = {"textbooks": "markdown", "exercises": "python"}  # by kind, of what people and models write
-SET_ASIDE = pa.schema(
-    [("path", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("text", pa.large_string())]
-)
+_FAULT = (pa.field("code", pa.string()), pa.field("reason", pa.string()))  # columns of what is set aside
 
 T = TypeVar("T")
 
@@ -62,8 +60,7 @@ class Sorted(NamedTuple):
 
     passed: epath.Path
     failed: epath.Path
-    schema: pa.Schema  # of what passed
-    failed_schema: pa.Schema = SET_ASIDE
+    schema: pa.Schema  # of what passed; what failed has the columns `code` and `reason` beside
 
     def write(self, items: Iterable[T], check: Callable[[list[T]], Iterable[Row]], size: int) -> None:
         """Checks items, `size` at a time, and writes the rows, which have gone through `judged`. `check` is not called
@@ -76,7 +73,8 @@ class Sorted(NamedTuple):
                 continue
             rows = list(check(chunk))
             documents.write_part(self.passed, index, [row for row in rows if row["code"] is None], self.schema)
-            documents.write_part(self.failed, index, [row for row in rows if row["code"]], self.failed_schema)
+            failed = [row for row in rows if row["code"]]
+            documents.write_part(self.failed, index, failed, pa.schema([*self.schema, *_FAULT]))
 
 
 def outputs_of(draft: Draft, kind: str, schema: pa.Schema) -> Sorted:

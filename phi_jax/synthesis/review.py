@@ -31,10 +31,8 @@ SCHEMA = pa.schema(
         pa.field("lesson", pa.string()),  # JSON of the Lesson; null where there was none
         pa.field("teacher", pa.string()),  # model that wrote it, as its server calls it; null = unknown
         pa.field("tests", pa.string()),  # exercises: JSON list of tests; null where there are none
+        pa.field("boilerplate", pa.bool_()),  # whether some was taken away
     ]
-)
-_CHECKED = pa.schema(  # boilerplate: whether some was taken away; code: null where it passed
-    [*SCHEMA, pa.field("boilerplate", pa.bool_()), pa.field("code", pa.string()), pa.field("reason", pa.string())]
 )
 _TEXTS_PER_PART = 1000
 _CHECKED_DIRECTORY = "checked"  # of a draft
@@ -61,15 +59,15 @@ def check(kind: str, submissions: Sequence[Submission], label: str, rules: Confi
     rules: the text entry's, of which `sandbox` and `sandbox_workers` are read.
     """
     rows = [_row(kind, submission) for submission in submissions]
-    places = [place for place, row in enumerate(rows) if row["code"] is None]
-    texts, box = [rows[i]["text"] for i in places], {"sandbox": rules.sandbox, "workers": rules.sandbox_workers}
+    passed = [(row, given) for row, given in zip(rows, submissions, strict=True) if row["code"] is None]
+    box = {"sandbox": rules.sandbox, "workers": rules.sandbox_workers}
     if kind == "textbooks":
-        faults = check_textbooks(texts, label, **box)
+        faults = check_textbooks([row["text"] for row, _ in passed], label, **box)
     else:
-        exercises = [Written(text, submissions[i].tests) for i, text in zip(places, texts, strict=True)]
-        faults = check_exercises(exercises, [submissions[i].name for i in places], label, **box)
-    for place, fault in zip(places, faults, strict=True):
-        rows[place] = judged(rows[place], fault)
+        exercises = [Written(row["text"], given.tests) for row, given in passed]
+        faults = check_exercises(exercises, [given.name for _, given in passed], label, **box)
+    for (row, _), fault in zip(passed, faults, strict=True):
+        row |= judged(row, fault)
     return rows
 
 
@@ -97,13 +95,13 @@ class Reviewer:
     def review(self, submissions: Iterable[Submission]) -> None:
         """Checks one more batch of texts, and writes what came of them; parts that are there are not made again."""
         directory = self._draft.directory / _CHECKED_DIRECTORY / self.kind / f"batch-{len(self.batches) + 1}"
-        self.batches.append(Sorted(directory / "passed", directory / "failed", _CHECKED, _CHECKED))
+        self.batches.append(Sorted(directory / "passed", directory / "failed", SCHEMA))
         label = f"{self._draft.label} {self.kind}"
         self.batches[-1].write(submissions, lambda chunk: check(self.kind, chunk, label, self._rules), _TEXTS_PER_PART)
 
     def failed(self, batch: int) -> Iterator[Row]:
         """The rows that were set aside in a batch, in their order."""
-        return documents.read(self.batches[batch].failed, _CHECKED.names)
+        return documents.read(self.batches[batch].failed, (*SCHEMA.names, "code", "reason"))
 
     def publish(self) -> dict[str, int]:
         """Leaves out copies, and writes the parts of the outputs. Returns facts."""
@@ -112,26 +110,22 @@ class Reviewer:
         if any(documents.totals(directory).rows for directory in passed):
             label = f"{self._draft.label} {self.kind}: near copies"
             gone = decide(find_pairs(passed, Rules(self._rules.near_copy_threshold), label=label))
-
-        def rows() -> Iterator[Row]:
-            yield from _without_copies(itertools.chain(*(documents.read(p, _CHECKED.names) for p in passed)), gone)
-            for batch in range(len(passed)):
-                yield from self.failed(batch)
-
-        outputs_of(self._draft, self.kind, SCHEMA).write(rows(), list, _TEXTS_PER_PART)
-        return {"boilerplate_removed": sum(row["boilerplate"] for row in rows())}
+        kept = _without_copies((row for directory in passed for row in documents.read(directory, SCHEMA.names)), gone)
+        output = outputs_of(self._draft, self.kind, SCHEMA)
+        output.write(itertools.chain(kept, *map(self.failed, range(len(passed)))), list, _TEXTS_PER_PART)
+        texts = (row for side in (output.passed, output.failed) for row in documents.read(side, ("boilerplate",)))
+        return {"boilerplate_removed": sum(row["boilerplate"] for row in texts)}
 
 
 def _without_copies(rows: Iterable[Row], gone: Mapping[str, tuple[str, float]]) -> Iterator[Row]:
     """All rows; those that are copies with the reason."""
     seen: set[str] = set()
     for row in rows:
+        fault = Fault("identical", "the same text stands above") if row["id"] in seen else None
         if row["id"] in gone:
-            row = judged(row, Fault("near_copy", f"near copy of {gone[row['id']][0]}"))
-        elif row["id"] in seen:
-            row = judged(row, Fault("identical", "the same text stands above"))
+            fault = Fault("near_copy", f"near copy of {gone[row['id']][0]}")
         seen.add(row["id"])
-        yield row
+        yield judged(row, fault)
 
 
 def clear(draft: Draft) -> None:

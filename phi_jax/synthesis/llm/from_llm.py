@@ -5,6 +5,7 @@ checked. See review.py for the checks, teacher/teachers.py for who is asked and 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import tempfile
 from collections import Counter
@@ -39,9 +40,8 @@ class _Try(NamedTuple):
     """One try at a lesson."""
 
     lesson: Lesson
-    request: Request
+    request: Request  # its seed is the number of the try: 0 or 1
     teacher: Endpoint
-    number: int  # 0 or 1
 
 
 class _Lessons:
@@ -72,7 +72,7 @@ class _Lessons:
                 schema=prompts.SCHEMAS[lesson.kind],
                 label=f"{lesson.kind}/{lesson.number}",
             )
-            yield _Try(lesson, request, teacher, number)
+            yield _Try(lesson, request, teacher)
 
     def ask(self) -> list[Tally]:
         """Asks and checks, twice; what came of the first and of the second tries."""
@@ -99,7 +99,7 @@ class _Lessons:
             exercise = Exercise.model_validate_json(reply.text)
             text, tests = exercise.code, tuple(exercise.tests)
         return Submission(
-            path=f"{tried.request.label}/{tried.number}",
+            path=f"{tried.request.label}/{tried.request.seed}",
             text=text,
             source=tried.teacher.name,
             license=self._rules.license,
@@ -148,17 +148,17 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     total = sum(counts.values())
     count = min(requests, total)
     textbooks = round(count * counts["textbooks"] / total)
-    chosen = {"textbooks": textbooks, "exercises": count - textbooks}
     with tempfile.TemporaryDirectory() as scratch, Teachers.of(config, workdir, live=True) as teachers:
-        pilot = _Lessons(open_draft(scratch, "pilot", name, {}, {}), rules, chosen, teachers)
+        draft = open_draft(scratch, "pilot", name, {}, {})
+        pilot = _Lessons(draft, rules, {"textbooks": textbooks, "exercises": count - textbooks}, teachers)
         first, second = pilot.ask()
         costs: Counter[str] = Counter()
         rejected: Counter[str] = Counter()
-        for kind, reviewer in pilot.reviewers.items():
-            for tried in (*pilot.tries(kind, 0), *pilot.tries(kind, 1)):
-                costs[tried.request.label] += teachers.planned_cost(tried.request, teachers.reply(tried.request.key))
-            codes = [[row["code"] for row in reviewer.failed(number)] for number in (0, 1)]
-            rejected.update([code for code in codes[0] if code in _NOT_ASKED_AGAIN] + codes[1])
+        for kind, number in itertools.product(KINDS, (0, 1)):
+            for _, request, _ in pilot.tries(kind, number):
+                costs[request.label] += teachers.planned_cost(request, teachers.reply(request.key))
+            codes = (row["code"] for row in pilot.reviewers[kind].failed(number))
+            rejected.update(code for code in codes if number == 1 or code in _NOT_ASKED_AGAIN)
         batch = any(endpoint.mode == "batch" for endpoint in teachers.shares(rules.writer).endpoints)
     return Sample(total, list(costs.values()), rejected, count - first.found, first.seconds + second.seconds, batch)
 

@@ -72,43 +72,44 @@ def mutants(code: str, most: int = MOST) -> list[Mutant]:
     """
     code = code.replace("\r\n", "\n").replace("\r", "\n")
     kinds: dict[str, list[tuple[str, str, tokenize.TokenInfo]]] = {}
-    for kind, new, token in _changes(code):
-        kinds.setdefault(kind, []).append((kind, new, token))
+    for change in _changes(code):
+        kinds.setdefault(change[0], []).append(change)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
-    made = (_mutant(code, *change) for change in turns if change is not None)
+    made = (_mutant(code, *change) for change in turns if change)
     return list(itertools.islice((mutant for mutant in made if _parses(mutant.code)), most))
 
 
 def _changes(code: str) -> Iterator[tuple[str, str, tokenize.TokenInfo]]:
     """(kind, new text, token) for every token in a body that can be changed."""
-    bodies = [range(d.body[0].lineno, d.end_lineno + 1) for d in parsed(code).body if isinstance(d, _DEFINITIONS)]
+    definitions = [node for node in parsed(code).body if isinstance(node, _DEFINITIONS)]
+    lines = {line for d in definitions for line in range(d.body[0].lineno, d.end_lineno + 1)}
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
     except (tokenize.TokenError, SyntaxError) as error:
         raise ValueError(f"the code cannot be cut into tokens: {error}") from None
-    strings = 0  # f-strings around the token; Python 3.11 has no tokens in them
     for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
-        name = tokenize.tok_name[token.type]
-        strings += (name == "FSTRING_START") - (name == "FSTRING_END")
-        kind, new = _one_larger(token.string) if name == "NUMBER" else _OTHER.get(token.string, ("", ""))
+        kind, new = _change(token)
         sign = token.string in ("+", "-") and before.type == tokenize.OP and before.string not in (")", "]", "}")
         twice_not = new.endswith("not") and after.string == "not"
         negated_already = kind == "negation" and "==" in token.line  # by the change of "=="
-        skipped = sign or twice_not or negated_already or strings
-        if kind and not skipped and any(token.start[0] in body for body in bodies):
+        if kind and token.start[0] in lines and not (sign or twice_not or negated_already):
             yield kind, new, token
 
 
-def _one_larger(number: str) -> tuple[str, str]:
-    value = ast.literal_eval(number)
-    return ("constant", repr(value + 1)) if value + 1 != value else ("", "")
+def _change(token: tokenize.TokenInfo) -> tuple[str, str]:
+    """(kind, what takes the token's place), empty where nothing does."""
+    if token.type == tokenize.NUMBER:
+        value = ast.literal_eval(token.string)
+        return ("constant", repr(value + 1)) if value + 1 != value else ("", "")
+    code = token.type in (tokenize.OP, tokenize.NAME)  # not the text of an f-string
+    return _OTHER.get(token.string, ("", "")) if code else ("", "")
 
 
 def _mutant(code: str, kind: str, new: str, token: tokenize.TokenInfo) -> Mutant:
     lines = code.split("\n")
-    row, start = token.start
-    lines[row - 1] = f"{lines[row - 1][:start]}{new}{lines[row - 1][token.end[1] :]}"
-    return Mutant(kind, row, "\n".join(lines))
+    line, start = token.start
+    lines[line - 1] = lines[line - 1][:start] + new + lines[line - 1][token.end[1] :]
+    return Mutant(kind, line, "\n".join(lines))
 
 
 def _parses(code: str) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import marshal
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from phi_jax.progress import Progress
-from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
+from phi_jax.sandbox import Program, Sandbox, Verdict
 from phi_jax.synthesis.outputs import Fault
 
 OTHER_HASH_SEED = 2  # of a second run of what uses sets: words stand there in another order than under the usual seed
@@ -20,6 +20,7 @@ _TAMPERS = Fault("wrong_form", "it tampers with its check")
 _CODES = (
     "does_not_run", "too_slow", "reads_input", "wrong_example", "wrong_output", "test_fails", "weak_tests", "varies",
 )  # fmt: skip
+_ENDS = ("does_not_run", "too_slow")  # codes of a program whose process ended early, among others
 
 T = TypeVar("T")
 
@@ -32,42 +33,31 @@ class Check(NamedTuple):
     uses_sets: bool  # whether the order of a set may show, so that the text is checked again
 
 
-def check(
-    texts: Sequence[T],
-    read: Callable[[T], Check | Fault],
-    label: str,
-    *,
-    limits: Limits,
-    confinement: str,
-    workers: int,
-) -> list[Fault | None]:
+def check(texts: Sequence[T], read: Callable[[T], Check | Fault], label: str, **box: Any) -> list[Fault | None]:
     """For each text None, or its fault: the same in every run.
 
-    read: looks at a text without running it; a ValueError says why it cannot be read. confinement: "full" or "none".
+    read: looks at a text without running it; a ValueError says why it cannot be read. box: arguments of the Sandbox.
     """
 
-    def run(calls: Mapping[int, str], hash_seed: int = 0) -> Iterator[tuple[int, Verdict]]:
-        box = {"limits": limits, "workers": workers, "confinement": confinement, "hash_seed": hash_seed}
-        with Sandbox(**box) as sandbox:
-            yield from zip(calls, sandbox.run(map(program, calls.values())), strict=True)
+    def run(calls: Mapping[int, str], what: str = "", hash_seed: int = 0) -> dict[int, Fault | None]:
+        found = {}
+        with Sandbox(hash_seed=hash_seed, **box) as sandbox, Progress(label + what, len(calls), "texts") as bar:
+            for place, verdict in zip(calls, sandbox.run(map(program, calls.values())), strict=True):
+                found[place] = fault_of(verdict)
+                bar.advance()
+        return found
 
-    checks = [_read(read, text) for text in texts]
-    faults = [found if isinstance(found, Fault) else None for found in checks]
-    running = {place: found for place, found in enumerate(checks) if isinstance(found, Check)}
-    ended: dict[int, str] = {}
-    with Progress(label, len(running), "texts") as bar:
-        for place, verdict in run({place: found.call for place, found in running.items()}):
-            faults[place] = fault_of(verdict)
-            if not verdict.passed and running[place].alone != running[place].call:
-                ended[place] = running[place].alone  # was it the text, or one of its mutants?
-            bar.advance()
-    for place, verdict in run(ended):
-        faults[place] = fault_of(verdict)
-    doubtful = {place: c.alone for place, c in running.items() if c.uses_sets and faults[place] is None}
-    for place, verdict in run(doubtful, OTHER_HASH_SEED):
-        if fault := fault_of(verdict):
-            faults[place] = Fault("varies", f"with sets in another order: {fault.reason}")
-    return faults
+    checks = dict(enumerate(_read(read, text) for text in texts))
+    faults = {place: found for place, found in checks.items() if isinstance(found, Fault)}
+    running = {place: found for place, found in checks.items() if isinstance(found, Check)}
+    found = run({place: c.call for place, c in running.items()})
+    # Was it the text, or one of its mutants, that ended the process?
+    ended = [place for place, fault in found.items() if fault and fault.code in _ENDS]
+    found |= run({place: running[place].alone for place in ended if running[place].alone != running[place].call})
+    doubtful = {place: c.alone for place, c in running.items() if c.uses_sets and found[place] is None}
+    for place, fault in run(doubtful, ", sets in another order", OTHER_HASH_SEED).items():
+        found[place] = fault and Fault("varies", f"with sets in another order: {fault.reason}")
+    return [(faults | found)[place] for place in checks]
 
 
 def _read(read: Callable[[T], Check | Fault], text: T) -> Check | Fault:

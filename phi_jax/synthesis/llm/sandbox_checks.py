@@ -25,8 +25,7 @@ Fault = tuple[str, str]
 
 LEAST_NOTICED = 0.5  # of the mutants
 EQUIVALENT = 2  # mutants that may be unnoticed in any case: `x > 0` and `x >= 0` have the same sum
-_BLOCK_SECONDS = 2.0  # CPU, for a block of a section
-_TEST_SECONDS = 1.0  # CPU, for one test or example of an exercise
+_SECONDS = 2.0  # CPU, for one block, example or test
 _MUTANT_SECONDS = 0.03  # CPU, and three times what the solution takes: who takes longer is in an endless loop
 _CONSTANTS = 3  # different results of the solution that trivial bodies give always
 _ASLEEP_SECONDS = 2.0  # by the clock, and twice the CPU seconds: who takes longer only waits
@@ -69,14 +68,12 @@ def _compiled(source: str, mode: str = "exec") -> types.CodeType:
     return compile(source, "<text>", mode, dont_inherit=True)
 
 
-def _run(
-    source: str, namespace: dict[str, Any], seconds: float, mode: str = "exec"
-) -> tuple[str, BaseException | None]:
+def _run(source: str, namespace: dict[str, Any], mode: str = "exec") -> tuple[str, BaseException | None]:
     """(what the source prints, what it raises)"""
     kept = io.BytesIO()
     output = io.TextIOWrapper(kept, "utf-8", newline="", write_through=True)  # text may write to its buffer
     with contextlib.redirect_stdout(output):
-        error = _attempt(lambda: exec(_compiled(source, mode), namespace), seconds)
+        error = _attempt(lambda: exec(_compiled(source, mode), namespace), _SECONDS)
     return kept.getvalue().decode("utf-8", "replace"), error
 
 
@@ -126,13 +123,13 @@ def _alike(got: str, wanted: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, wanted.split("..."))), got) is not None
 
 
-def _wrong_example(sessions: Sequence[Sequence[Example]], namespace: dict[str, Any], seconds: float) -> Fault | None:
+def _wrong_example(sessions: Sequence[Sequence[Example]], namespace: dict[str, Any]) -> Fault | None:
     """The first example that does not hold, and how. Each session runs in a copy of `namespace`, as in doctest."""
     for session in sessions:
         own = dict(namespace)
         for source, wanted, raises in session:
             shown = f"the example {_short(source)!r}"
-            got, error = _run(source, own, seconds, "single")
+            got, error = _run(source, own, "single")
             if type(error) is _Late:
                 return _fault(f"{shown} fails", error)
             if error is not None:
@@ -149,14 +146,14 @@ def textbook(blocks: Sequence[Block]) -> Fault | None:
     sys.stdin = nobody = _NoInput()
     namespace = _module("__main__")  # its blocks are read as a script
     for number, (code, sessions, stated) in enumerate(blocks, 1):
-        printed, error = _run(code, namespace, _BLOCK_SECONDS)
+        printed, error = _run(code, namespace)
         if nobody.was_read:
             return "reads_input", f"block {number} reads input"
         if error is not None:
             return _fault(f"block {number} fails", error)
         if stated is not None and not _same(printed, stated):
             return "wrong_output", f"block {number} prints {_short(printed)!r}, not {_short(stated)!r}"
-        if wrong := _wrong_example(sessions, namespace, _BLOCK_SECONDS):
+        if wrong := _wrong_example(sessions, namespace):
             return wrong[0], f"block {number}: {wrong[1]}"
     return None
 
@@ -178,14 +175,14 @@ def exercise(
     random.seed(0)
     start = time.process_time()
     namespace = _module("exercise")
-    if error := _run(code, namespace, _TEST_SECONDS)[1]:
+    if error := _run(code, namespace)[1]:
         return _fault("the code does not run", error)
-    if wrong := _wrong_example(sessions, namespace, _TEST_SECONDS):
+    if wrong := _wrong_example(sessions, namespace):
         return wrong
     results: dict[str, object] = {}
     tested = namespace | {name: _recorded(namespace[name], results)}
     for number, test in enumerate(tests, 1):
-        if error := _run(test, tested, _TEST_SECONDS)[1]:
+        if error := _run(test, tested)[1]:
             return _fault(f"test {number} {_short(test)!r} fails", error, "test_fails")
     limit = _MUTANT_SECONDS + 3 * (time.process_time() - start)
 

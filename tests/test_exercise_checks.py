@@ -217,8 +217,3 @@ def test_the_grammars_exercises_pass_with_honest_tests_and_not_with_others():
     counts = Counter(reason is None for reason in found[: len(good)])
     assert counts[False] <= 0.05 * len(good)
     assert None not in found[len(good) :]
-
-
-def test_the_same_reasons_in_any_company():
-    cases = [WRONG["a test that fails"], RIGHT["the exercise"], HOSTILE["ends the process"]]
-    assert checked(cases) == checked(cases[::-1])[::-1]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from phi_jax.sandbox import Limits
-from phi_jax.synthesis.llm.examples import docstring_examples, parsed, uses_sets
+from phi_jax.synthesis.llm.examples import docstring_examples, parsed
 from phi_jax.synthesis.llm.mutations import mutants, trivial_bodies
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.llm.run_checks import Check, check
@@ -53,7 +53,7 @@ def _read(asked: tuple[Written | Exercise, str | None]) -> Check | Fault:
     sessions = docstring_examples(tree, "the code")
     if tests is None:
         call = f"textbook({[(code, sessions, None)]!r})"
-        return Check(call, call, uses_sets(tree))
+        return Check(call, call)
     trees = [parsed(test, f"test {number}") for number, test in enumerate(tests, 1)]
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     if name is None:  # the last function that a test calls
@@ -71,7 +71,7 @@ def _read(asked: tuple[Written | Exercise, str | None]) -> Check | Fault:
         f"weak_tests(exercise(*{(name, code, sessions, tests, bodies, versions)!r}), {whats!r})"
         for versions in (changed, [])
     )
-    return Check(call, alone, uses_sets(tree, *trees))
+    return Check(call, alone)
 
 
 def _wrong_form(tree: ast.Module, asked: Sequence[ast.FunctionDef], name: str) -> Fault | None:

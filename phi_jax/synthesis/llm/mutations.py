@@ -82,7 +82,7 @@ def mutants(code: str, most: int = MOST) -> list[Mutant]:
 def _changes(code: str) -> Iterator[tuple[str, str, tokenize.TokenInfo]]:
     """(kind, new text, token) for every token in a body that can be changed."""
     definitions = [node for node in parsed(code).body if isinstance(node, _DEFINITIONS)]
-    lines = {line for d in definitions for line in range(d.body[0].lineno, d.end_lineno + 1)}
+    lines = {line for d in definitions for line in range(d.body[0].lineno, (d.end_lineno or 0) + 1)}
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
     except (tokenize.TokenError, SyntaxError) as error:

@@ -13,7 +13,7 @@ from phi_jax.progress import Progress
 from phi_jax.sandbox import Program, Sandbox, Verdict
 from phi_jax.synthesis.outputs import Fault
 
-OTHER_HASH_SEED = 2  # of a second run of what uses sets: words stand there in another order than under the usual seed
+OTHER_HASH_SEED = 2  # of the second run: the words in a set stand in another order than under the usual seed
 _LONGEST = 500  # characters of a reason
 _TAMPERS = Fault("wrong_form", "it tampers with its check")
 # What a check may say in the candidate's process, which the text shares.
@@ -29,35 +29,35 @@ class Check(NamedTuple):
     """A check of one text. Calls are expressions of sandbox_checks.py that give a fault or None."""
 
     call: str
-    alone: str  # the call without mutants, which may end the process or depend on the order of sets
-    uses_sets: bool  # whether the order of a set may show, so that the text is checked again
+    alone: str  # the call without mutants, any of which may end the process
 
 
 def check(texts: Sequence[T], read: Callable[[T], Check | Fault], label: str, **box: Any) -> list[Fault | None]:
-    """For each text None, or its fault: the same in every run.
+    """For each text None, or its fault: the same in every run. What passes is run again, with sets in another order.
 
     read: looks at a text without running it; a ValueError says why it cannot be read. box: arguments of the Sandbox.
     """
+    checks = [_read(read, text) for text in texts]
+    faults = [check if isinstance(check, Fault) else None for check in checks]
+    runnable = {place: check for place, check in enumerate(checks) if isinstance(check, Check)}
 
-    def run(calls: Mapping[int, str], what: str = "", hash_seed: int = 0) -> dict[int, Fault | None]:
-        found = {}
-        with Sandbox(hash_seed=hash_seed, **box) as sandbox, Progress(label + what, len(calls), "texts") as bar:
+    def run(calls: Mapping[int, str], what: str = "", hash_seed: int = 0) -> None:
+        with Sandbox(hash_seed=hash_seed, **box) as sandbox, Progress(f"{label}{what}", len(calls), "texts") as bar:
             for place, verdict in zip(calls, sandbox.run(map(program, calls.values())), strict=True):
-                found[place] = fault_of(verdict)
+                faults[place] = fault_of(verdict)
                 bar.advance()
-        return found
 
-    checks = dict(enumerate(_read(read, text) for text in texts))
-    faults = {place: found for place, found in checks.items() if isinstance(found, Fault)}
-    running = {place: found for place, found in checks.items() if isinstance(found, Check)}
-    found = run({place: c.call for place, c in running.items()})
-    # Was it the text, or one of its mutants, that ended the process?
-    ended = [place for place, fault in found.items() if fault and fault.code in _ENDS]
-    found |= run({place: running[place].alone for place in ended if running[place].alone != running[place].call})
-    doubtful = {place: c.alone for place, c in running.items() if c.uses_sets and found[place] is None}
-    for place, fault in run(doubtful, ", sets in another order", OTHER_HASH_SEED).items():
-        found[place] = fault and Fault("varies", f"with sets in another order: {fault.reason}")
-    return [(faults | found)[place] for place in checks]
+    run({place: check.call for place, check in runnable.items()})
+    alone = {place: check.alone for place, check in runnable.items()}
+    # Was it the text that ended the process, or one of its mutants?
+    ended = [place for place in alone if (fault := faults[place]) and fault.code in _ENDS]
+    run({place: alone[place] for place in ended if alone[place] != runnable[place].call}, ", alone")
+    passed = [place for place in alone if faults[place] is None]
+    run({place: alone[place] for place in passed}, ", again", OTHER_HASH_SEED)
+    for place in passed:
+        if fault := faults[place]:
+            faults[place] = Fault("varies", f"with sets in another order: {fault.reason}")
+    return faults
 
 
 def _read(read: Callable[[T], Check | Fault], text: T) -> Check | Fault:

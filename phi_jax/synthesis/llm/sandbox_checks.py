@@ -220,8 +220,8 @@ def weak_tests(noticed: Fault | list[bool], trivial: Sequence[str]) -> Fault | N
     """The fault of an exercise, given what `exercise` returns. trivial: what each trivial body does, in words."""
     if isinstance(noticed, tuple):
         return noticed
-    for what, caught in zip(trivial, noticed, strict=False):
-        if not caught:
+    for what, seen in zip(trivial, noticed, strict=False):
+        if not seen:
             return "weak_tests", f"the tests pass with a function that {what}"
     count, caught = len(noticed) - len(trivial), sum(noticed) - len(trivial)
     if caught < LEAST_NOTICED * count and count - caught > EQUIVALENT:

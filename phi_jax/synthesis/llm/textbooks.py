@@ -16,7 +16,7 @@ from typing import NamedTuple
 from phi_jax.sandbox import Limits
 from phi_jax.store.markdown import Fence, fences
 from phi_jax.synthesis.llm import sandbox_checks
-from phi_jax.synthesis.llm.examples import docstring_examples, examples_of, parsed, uses_sets
+from phi_jax.synthesis.llm.examples import docstring_examples, examples_of, parsed
 from phi_jax.synthesis.llm.run_checks import Check, check
 from phi_jax.synthesis.outputs import Fault
 
@@ -84,17 +84,13 @@ def _read(text: str) -> Check | Fault:
     if len(text) > _LONGEST:
         return Fault("wrong_form", f"it is longer than {_LONGEST:,} characters")
     read: list[sandbox_checks.Block] = []
-    trees: list[ast.Module] = []
     for number, (code, output) in enumerate(blocks(text), 1):
         name = f"block {number}"
         if not code.strip():
             return Fault("wrong_form", f"{name} is empty")
         if _is_session(code):  # it states its results itself
-            examples = examples_of(code, name)
-            read.append(("", [examples], None))
-            trees += [parsed(source, name) for source, *_ in examples]
+            read.append(("", [examples_of(code, name)], None))
         else:
-            trees.append(parsed(code, name))
-            read.append((code, docstring_examples(trees[-1], name), output))
+            read.append((code, docstring_examples(parsed(code, name), name), output))
     call = f"textbook({read!r})"
-    return Check(call, call, uses_sets(*trees)) if read else Fault("wrong_form", "it has no Python block")
+    return Check(call, call) if read else Fault("wrong_form", "it has no Python block")

@@ -1,9 +1,9 @@
 """Checks of exercises that an LLM wrote: the solution runs, its examples hold, its tests pass and notice wrong ones.
 
 Tests are vacuous when a trivial body of mutations.py passes them, or when they notice fewer than LEAST_NOTICED of the
-mutants and leave more than EQUIVALENT of them unnoticed. tests/acceptance/test_vacuous_tests.py measures the rule. A
-part of it, 2026-11-29: of 100 exercises of the grammar the rule sets aside none with 20 honest tests, 4 with 5 taken at
-random; of HumanEval's own tests none in 154, of MBPP's, three a problem, 8 in 298; and of 700 vacuous suites all.
+mutants and leave more than EQUIVALENT of them unnoticed. The rule is measured (tests/acceptance/vacuous.json):
+of 400 exercises of the grammar it sets aside none with 20 honest tests, 9 with 5 taken at random; of HumanEval's own
+tests none in 154, of MBPP's, three a problem, 27 in 964; and of 2,800 vacuous suites all. 40 exercises a CPU-second.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def test_corrupt_shard(finished):
 
 
 def test_damaged_checkpoint(finished):
-    target = max((p for p in (finished / "pretrain/raw/checkpoints").rglob("*") if p.is_file()),
-                 key=lambda p: p.stat().st_size)  # fmt: skip
+    parameters = finished / "pretrain/raw/checkpoints/24/params"
+    target = max((p for p in parameters.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     os.truncate(target, 100)
     before = snapshot(finished)
     line = fails("run", *MICRO, "--config.export.dtype=bfloat16", "--workdir", finished)

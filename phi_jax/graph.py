@@ -101,8 +101,8 @@ class _Graph:
     def __init__(self, config: Config) -> None:
         self._config = config
         values = config.to_dict()
-        self._texts: dict[str, dict[str, Any]] = values.get("texts", {})
-        self._models: dict[str, dict[str, Any]] = values.get("models", {})
+        self._texts: dict[str, Config] = {name: getattr(config.texts, name) for name in values.get("texts", {})}
+        self._models: dict[str, Config] = {name: getattr(config.models, name) for name in values.get("models", {})}
         self._teachers = values.get("teachers", {})
         self._found: dict[str, Stage] = {}
         self._open: list[str] = []  # labels of the stages whose inputs are being made, outermost first
@@ -116,8 +116,11 @@ class _Graph:
         """All stages, inputs first."""
         for name in self._texts:
             self._need(f"synthesize/{name}")
+        for name in self._models:
+            self._need(self._training(name))
+        trained = [s.name for s in self._found.values() if s.stage in DISTRIBUTED]
         for stage in ("export", "evaluate"):
-            for name in self._models:
+            for name in trained:
                 self._need(f"{stage}/{name}")
         before = tuple(self._found.values())
         return (*before, Stage("report", "", {s.label: s.label for s in before}, ("report",), _REPORT))
@@ -147,7 +150,7 @@ class _Graph:
         return Stage("dedup", name, {"documents": self._need(f"collect/{name}")}, ("dedup",), _DEDUP)
 
     def _synthesize(self, name: str) -> Stage:
-        writer = self._texts[name]["writer"]
+        writer = self._texts[name].writer
         asked = () if writer in (GRAMMAR, FILES) else self._teaching(f"texts.{name}.writer", writer)
         function = _WRITERS.get(writer, _WRITERS["llm"])
         return Stage("synthesize", name, {}, (f"texts.{name}", *asked), function)
@@ -201,14 +204,14 @@ class _Graph:
         return Stage("pretrain", name, self._mixture(name), sections, "phi_jax.training.loop:pretrain")
 
     def _finetune(self, name: str) -> Stage:
-        start = self._model(f"models.{name}.start", self._models[name]["start"])
+        start = self._model(f"models.{name}.start", self._models[name].start)
         sections = ("seed", *self._rules(name), f"models.{name}")
         inputs = {"checkpoint": start, **self._mixture(name)}
         return Stage("finetune", name, inputs, sections, "phi_jax.training.loop:finetune")
 
     def _select(self, name: str) -> Stage:
         inputs = {"training": self._need(self._training(name))}
-        if self._models[name]["select"] == PASS_AT_1:
+        if self._models[name].select == PASS_AT_1:
             problems = self._config.select.problems
             if problems in (self._config.evaluate.benchmark, *self._config.evaluate.further_benchmarks) and (
                 problems != HELD_OUT  # of which a part is set apart for choosing
@@ -236,15 +239,15 @@ class _Graph:
         """The label of the artifact that hands on a model's weights: its selection, else its training."""
         if name not in self._models:
             raise UserError(f"config.{field}={name!r}: no such model; there are: {', '.join(self._models)}")
-        return self._need(self._training(name) if self._models[name]["select"] == LATEST else f"select/{name}")
+        return self._need(self._training(name) if self._models[name].select == LATEST else f"select/{name}")
 
     def _training(self, name: str) -> str:
-        return f"finetune/{name}" if self._models[name]["start"] else f"pretrain/{name}"
+        return f"finetune/{name}" if self._models[name].start else f"pretrain/{name}"
 
     def _mixture(self, name: str) -> dict[str, str]:
         """Token set -> label, for each set that a model is trained on."""
-        mixture = self._models[name]["mixture"]
-        right = mixture and all(isinstance(m, list) and len(m) == 2 and m[1] > 0 for m in mixture)
+        mixture = self._models[name].mixture
+        right = mixture and all(isinstance(m, list | tuple) and len(m) == 2 and m[1] > 0 for m in mixture)
         if not right or len({m[0] for m in mixture}) < len(mixture):
             raise UserError(
                 f"config.models.{name}.mixture: must hold pairs of a token set and its share above 0, each set once, "
@@ -256,7 +259,7 @@ class _Graph:
 
     def _rules(self, name: str) -> tuple[str, ...]:
         """The sections with the rules of a model's training."""
-        rules = self._models[name]["rules"]
+        rules = self._models[name].rules
         if rules not in self._config.to_dict():
             raise UserError(f"config.models.{name}.rules={rules!r}: no such section; use 'training' or 'finetune'")
         return tuple(dict.fromkeys(("training", rules)))
@@ -269,7 +272,7 @@ class _Graph:
         asked = getattr(getattr(self._config, section), name)
         if HELD_OUT not in ((asked,) if isinstance(asked, str) else asked):
             return {}
-        writers = [entry for entry, text in self._texts.items() if text["writer"] == GRAMMAR]
+        writers = [entry for entry, text in self._texts.items() if text.writer == GRAMMAR]
         if len(writers) != 1:
             raise UserError(
                 f"config.{field}={HELD_OUT!r}: the problems that the grammar holds out, but {len(writers)} entries of "

@@ -9,7 +9,7 @@ from published import CODEGEN, codegen_shapes, publish, random_tensors
 from safetensors.numpy import load_file, save_file
 
 from phi_jax.errors import UserError
-from phi_jax.weights.codegen_names import CODEGEN as ARCHITECTURE
+from phi_jax.weights.architectures.codegen_names import CODEGEN as ARCHITECTURE
 from phi_jax.weights.huggingface import export_model, load_directory
 
 

@@ -27,7 +27,7 @@ from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.evaluation.stops import cut
 from phi_jax.model import phi
 from phi_jax.tokens import tokenizer
-from phi_jax.weights.architecture import leaf_at
+from phi_jax.weights.architectures.architecture import leaf_at
 from phi_jax.weights.export import load_model
 from phi_jax.weights.huggingface import export_model
 

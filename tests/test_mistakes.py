@@ -75,8 +75,8 @@ def test_corrupt_shard(finished):
 
 
 def test_damaged_checkpoint(finished):
-    target = max((p for p in (finished / "pretrain/raw/checkpoints").rglob("*") if p.is_file()),
-                 key=lambda p: p.stat().st_size)  # fmt: skip
+    parameters = finished / "pretrain/raw/checkpoints/24/params"
+    target = max((p for p in parameters.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     os.truncate(target, 100)
     before = snapshot(finished)
     line = fails("run", *MICRO, "--config.export.dtype=bfloat16", "--workdir", finished)
@@ -98,13 +98,14 @@ def test_export_onto_something_that_is_there(finished, tmp_path):
 
 def test_uneven_microbatches(finished):
     line = fails("run", *MICRO, "--config.training.microbatches=3", "--workdir", finished)
-    assert "config.training.microbatches=3" in line
+    assert "config.training, the rules of config.models.raw: " in line
+    assert "global_batch_size=4 cannot be cut into microbatches=3" in line
 
 
 def test_a_mesh_of_other_devices(micro_run, tmp_path):
     shutil.copytree(micro_run / "tokenize" / "raw", tmp_path / "w" / "tokenize" / "raw")
-    line = fails("pretrain", *MICRO, "--config.training.mesh=(3,1,1)", "--name", "raw", "--workdir", tmp_path / "w")
-    assert "config.training.mesh=(3, 1, 1)" in line
+    line = fails("pretrain", *MICRO, "--config.training.mesh=(4,1,1)", "--name", "raw", "--workdir", tmp_path / "w")
+    assert "config.training.mesh=(4, 1, 1)" in line
     assert "which is 2 here (cpu)" in line
 
 
@@ -137,8 +138,9 @@ def test_wrong_usage_has_its_own_exit_code():
     assert phi_jax("fly", check=False).returncode == 2
 
 
-def size_of(directory):
-    return sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
+def pages_of(directory):
+    """Bytes of the pages of 4 KiB that its files and folders take on a tmpfs."""
+    return sum(-(-p.stat().st_size // 4096) * 4096 for p in directory.rglob("*"))
 
 
 @pytest.mark.system
@@ -160,8 +162,7 @@ def test_full_disk(tmp_path, micro_run, label, inputs):
     command = [stage, *MICRO, "--name", name, "--workdir", tmp_path / "small" / "w"]
     mount = tmp_path / "small"
     mount.mkdir()
-    # Pages of 4 KiB: small files take more room than they have bytes.
-    room = sum(size_of(micro_run / i) + 300_000 for i in inputs) + size_of(micro_run / label) // 3
+    room = sum(map(pages_of, (micro_run / i for i in inputs))) + pages_of(micro_run / label) // 3
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={room // 1024}k", "tmpfs", str(mount)], capture_output=True
     ).returncode:

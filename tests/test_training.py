@@ -229,12 +229,14 @@ def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
 def test_tokens_of_another_tokenizer_are_refused(micro_run, abstract):
     tokens = copy.deepcopy(artifact.find(micro_run, "tokenize", "grammar.exercises"))
     tokens.manifest["outputs"]["tokenizer"]["sha256"] = "0" * 64
-    with pytest.raises(UserError, match=r"tokenize/grammar.exercises: its tokenizer is not the one .*pretrain/base.*again"):
+    with pytest.raises(
+        UserError, match=r"tokenize/grammar.exercises: its tokenizer is not the one .*pretrain/base.*again"
+    ):
         initial_params(str(micro_run / "pretrain" / "base"), abstract["params"], tokens)
 
 
 def test_training_starts_from_an_imported_model(micro_run, tmp_path):
-    """A Hugging Face directory, as `initial_checkpoint`: with a learning rate of next to nothing its weights come out."""
+    """A Hugging Face directory as `initial_checkpoint`: with a learning rate of nearly nothing its weights come out."""
     workdir = tmp_path / "run"
     shutil.copytree(micro_run / "tokenize" / "raw", workdir / "tokenize" / "raw")
     model = micro_run / "export" / "base" / "model"

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from phi_jax.errors import UserError
 from phi_jax.model import phi
+from phi_jax.weights.architectures.phi_names import PHI
 from phi_jax.weights.huggingface import export_model, load_directory
-from phi_jax.weights.phi_names import PHI
 
 CONFIG = phi.PhiConfig(
     vocab_size=53,

@@ -57,6 +57,6 @@ def test_what_the_wheel_holds(site):
     (info,) = (n for n in names if n.endswith("METADATA"))
     text = (site / info).read_text()
     assert "License-Expression: Apache-2.0" in text
-    for extra in ("gpu", "cuda12", "tpu", "ray", "dev", "peers"):
+    for extra in ("gpu", "cuda12", "tpu", "plan", "hf", "vllm", "dev", "peers"):
         assert f"Provides-Extra: {extra}\n" in text
     assert any(n.endswith("licenses/LICENSE") for n in names)

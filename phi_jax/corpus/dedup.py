@@ -67,7 +67,9 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
 
 def _dropped(config: Config, source: epath.Path, label: str) -> list[documents.Row]:
     """The table of duplicates, by id."""
-    found = find_pairs([source], Rules.of(config), label=label)
+    chosen = config.dedup
+    rules = Rules(chosen.threshold, chosen.ngram, chosen.num_perm, chosen.bands)
+    found = find_pairs([source], rules, label=label)
     if found.rows > len(found.ids) + len(found.copies):
         raise UserError(f"{source}: several rows have the same id; name the set in config.collect.sources instead")
     gone = decide(found)

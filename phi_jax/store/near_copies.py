@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
 from phi_jax.store import documents
@@ -39,12 +38,6 @@ class Rules:
     ngram: int = 5  # words
     num_perm: int = 128  # MinHash values of a text
     bands: int = 21  # that these are cut into
-
-    @classmethod
-    def of(cls, config: Config) -> Rules:
-        """Those of config.dedup."""
-        rules = config.dedup
-        return cls(rules.threshold, rules.ngram, rules.num_perm, rules.bands)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import atomic_path
 from phi_jax.tokens.tokenizer_files import byte_alphabet, why_cut_otherwise
-from phi_jax.weights.architecture import DTYPES, read_json
+from phi_jax.weights.architectures.architecture import DTYPES, read_json
 from phi_jax.weights.huggingface import MODEL_CARD, read_architecture, tensor_places
 from phi_jax.weights.tensor_files import open_tensors
 

@@ -1,6 +1,6 @@
 """Directories in Hugging Face's format, written and read. No torch: numpy and safetensors suffice.
 
-Both ways go by the name map of an architecture (phi_names.py, codegen_names.py).
+Both ways go by the name map of an architecture (architectures/).
 """
 
 from __future__ import annotations
@@ -17,9 +17,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from phi_jax.errors import UserError
 from phi_jax.model.phi import Params, PhiConfig, abstract_params
 from phi_jax.store.artifact import write_json
-from phi_jax.weights.architecture import DTYPES, Architecture, Shape, Tensor, from_torch, read_json, to_torch
-from phi_jax.weights.codegen_names import CODEGEN
-from phi_jax.weights.phi_names import PHI
+from phi_jax.weights.architectures.architecture import (
+    DTYPES,
+    Architecture,
+    Shape,
+    Tensor,
+    from_torch,
+    read_json,
+    to_torch,
+)
+from phi_jax.weights.architectures.codegen_names import CODEGEN
+from phi_jax.weights.architectures.phi_names import PHI
 from phi_jax.weights.tensor_files import open_tensors, write_tensors
 
 ARCHITECTURES = {a.model_type: a for a in (PHI, CODEGEN)}

@@ -12,7 +12,7 @@ from etils import epath
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import Artifact, Draft, artifact_key, write_json
 from phi_jax.tokens.tokenizer import Tokenizer
-from phi_jax.weights.architecture import read_json
+from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.huggingface import read_architecture, read_weights
 

@@ -10,7 +10,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.phi import Params, PhiConfig, abstract_params
 from phi_jax.store.artifact import MANIFEST, Artifact, file_digest
 from phi_jax.tokens.tokenizer import Tokenizer
-from phi_jax.weights.architecture import read_json
+from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.huggingface import load_directory
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import write_json
-from phi_jax.weights.architecture import read_json
+from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.pickled import open_pickled
 
 WEIGHTS = "model.safetensors"

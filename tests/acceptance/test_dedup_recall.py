@@ -123,7 +123,7 @@ def test_recall_clusters_and_order(tmp_path):
     gibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     # --- Recall over all pairs at or above the threshold ----------------------------------------------------------
-    found = find_pairs([directory], Rules.of(RULES))
+    found = find_pairs([directory], Rules(**RULES.dedup.to_dict()))
     verified = near_pairs(found)
     ids = [row["id"] for row in rows]
     words = [found.copies.get(identifier, identifier) for identifier in ids]

@@ -30,7 +30,7 @@ COVERED = {
     "store/digests.py": ("test_artifact.py", "test_pipeline.py"),
     "weights/checkpoints.py": ("test_checkpoints.py", "test_weights.py", "test_training.py"),
     "weights/models.py": ("test_checkpoints.py", "test_weights.py", "test_importing.py"),
-    "weights/phi_names.py": ("test_weights.py", "test_importing.py"),
+    "weights/architectures/phi_names.py": ("test_weights.py", "test_importing.py"),
     "weights/huggingface.py": ("test_weights.py", "test_importing.py"),
     "teacher/journal.py": ("test_teacher_journal.py", "test_teacher.py", "test_teacher_batch.py"),
     "teacher/budget.py": ("test_teacher_journal.py", "test_teacher.py", "test_teacher_batch.py"),

@@ -126,7 +126,7 @@ def _hand_graded(workdir):
     shown = {file["id"] for file in json.loads((workdir / "report" / "report.json").read_text())["reading"]}
     rows = pq.read_table(workdir / "filter" / "python" / "scores").to_pylist()
     scores = {row["id"]: row["score"] for row in rows if row["id"] in given.keys() & shown}
-    texts = documents.read(workdir / "decontaminate" / "nano" / "raw")
+    texts = documents.read(workdir / "decontaminate" / "raw" / "documents")
     static = {row["id"]: grade(row["text"]).value for row in texts if row["id"] in scores}
     found = {"files": len(scores), "grades": [sum(given[i] == g for i in scores) for g in range(3)]}
     for name, values in (("filter", scores), ("static", static)):

@@ -14,7 +14,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architecture import Architecture, one_to_one, require_sizes, require_values
+from phi_jax.weights.architectures.architecture import Architecture, one_to_one, require_sizes, require_values
 
 # Our path -> name of the tensor.
 NAMES = {

@@ -15,7 +15,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architecture import Architecture, Tensor, one_to_one, require_sizes, require_values
+from phi_jax.weights.architectures.architecture import Architecture, Tensor, one_to_one, require_sizes, require_values
 
 NAMES = {
     "embed/tokens": "transformer.wte.weight",

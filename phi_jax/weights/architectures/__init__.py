@@ -1,0 +1,1 @@
+"""What the files of each architecture say about our parameters."""

@@ -42,6 +42,7 @@ _BEFORE_A_NAME = re.compile(
 _BEFORE_A_PLURAL = re.compile(r"\b(in|in \w+ and|(values|keys|items) of)\s+$")
 _CALLED = re.compile(r"\bfunction (called |named )?$")
 _VALUE = re.compile(r"\s*=(?!=)|\s*[<>]=?\s|\[|\(")  # behind a name that is given a value, compared, indexed, called
+_QUOTED = re.compile(r"""(?<![=(\[,])(?<![=(\[,]\s)['"`]\w+['"`]$""")  # but not data, as in value="value"
 _NO_WORDS = {"arr", "num", "nums", "arrs", "dic", "elem", "elems", "idx", "var", "val", "vals", "func", "seq", "tup"}
 
 
@@ -72,7 +73,7 @@ def _neutral_function(problem: Problem) -> Problem | None:
     for node in ast.walk(tree):
         inside = string_inside(source, node)
         if inside and inside[1] <= len(problem.prompt):
-            edits |= _mentions(source, inside, name, new[name], _CALLED)
+            edits |= {*_mentions(source, inside, name, new, _CALLED)}
     changed = _edited(problem, edits)
     tests, setup, trusted = (_renamed(text, new) for text in (problem.tests, problem.setup, changed.trusted))
     if changed.prompt == problem.prompt and tests == problem.tests:
@@ -105,7 +106,7 @@ def _neutral_arguments(problem: Problem) -> Problem | None:
     edits = _code_edits(source, [*arguments, *ast.walk(body)], new, function.name, set(defined(body)))
     for name in new:
         told = _BEFORE_A_PLURAL if name.endswith("s") else _BEFORE_A_NAME
-        edits |= _mentions(source, docstring, name, new[name], told)
+        edits |= {*_mentions(source, docstring, name, new, told)}
     return _edited(problem, edits)
 
 
@@ -193,15 +194,13 @@ def _is_no_word(name: str) -> bool:
     return not name.isalpha() or not name.islower() or not re.search("[aeiouy]", name) or name in _NO_WORDS
 
 
-def _mentions(source: str, inside: tuple[int, int], name: str, new: str, told: re.Pattern[str]) -> set[Edit]:
-    """Where a name in a docstring must be the name.
+def _mentions(
+    source: str, inside: tuple[int, int], name: str, new: Mapping[str, str], told: re.Pattern[str]
+) -> Iterator[Edit]:
+    """The places where a name in a docstring must be the name.
 
     inside: of the docstring's text. told: the words that a name stands behind.
     """
-    return {(*match.span(), new) for match in _matches(source, inside, name, told)}
-
-
-def _matches(source: str, inside: tuple[int, int], name: str, told: re.Pattern[str]) -> Iterator[re.Match[str]]:
     start, end = inside
     code = [(start + a, start + b) for a, b in code_lines(source[start:end])]
     for match in re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)").finditer(source, start, end):
@@ -209,13 +208,11 @@ def _matches(source: str, inside: tuple[int, int], name: str, told: re.Pattern[s
         is_name = _is_no_word(name) or _VALUE.match(after)
         if any(a <= match.start() < b for a, b in code):
             line = before.rpartition("\n")[2]
-            if is_name and not (line.count("'") % 2 or line.count('"') % 2):  # else within a string of an example
-                yield match
-            continue
-        data = re.search(r"[=(\[,]\s*$", before[:-1])  # as in value="value"
-        quoted = before[-1:] in tuple("'\"`") and after[:1] in tuple("'\"`") and not data
-        if quoted or is_name or told.search(before):
-            yield match
+            found = is_name and not (line.count("'") % 2 or line.count('"') % 2)  # else in a string of an example
+        else:
+            found = is_name or told.search(before) or _QUOTED.search(f"{before}{name}{after[:1]}")
+        if found:
+            yield (*match.span(), new[name])
 
 
 # Each is a perturbation (problem, rate, seed).

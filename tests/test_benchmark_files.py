@@ -145,8 +145,8 @@ def test_malformed_mbpp_is_named(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base_input": [3]}, ":1: no list of calls' arguments in field 'base_input'; EvalPlus's format has it"),
-        ({"plus_input": None}, ":1: no list of calls' arguments in field 'plus_input'"),
+        ({"base_input": 3}, ":1: no list in field 'base_input'; EvalPlus's format has it"),
+        ({"plus_input": None}, ":1: no list in field 'plus_input'"),
         ({"atol": "0"}, ":1: no number in field 'atol'"),
         ({"canonical_solution": 1}, ":1: no text in field 'canonical_solution'"),
     ],

@@ -233,12 +233,12 @@ def test_a_sound_judges_scores(tmp_path, server):
         said = entry["judge"]
         assert (said["judge"], said["repeats"], said["status"]) == ("sound", 2, "published")
         assert (said["prompt"], said["prompt_sha256"]) == GIVEN_OUT
-        assert (said["spread"], said["ungraded"], said["reasons"]) == (0.0, 0, [])
-        assert (said["point_biserial"], said["auc"]) == (1.0, 1.0)
+        assert (said["spread"], said["reasons"]) == (0.0, [])
+        assert (said["point_biserial"], said["auc"]) == (pytest.approx(1), 1)
         assert (said["gold_items"], said["gold_missed"]) == (48, 0)
     assert greedy["low"] < 0.6 < 0.7 < greedy["high"]
     assert sampled["low"] == sampled["high"]  # all problems alike
-    assert greedy["judge"]["outcomes"] == {"answered": 20}
+    assert {outcome for row in done.grades for outcome in row["outcomes"]} == {"answered"}
     assert [row["grades"] for row in done.grades] == [[grade[r["passed"]]] * 2 for r in RECORDS]
     assert [row["task_id"] for row in done.grades] == [r["task_id"] for r in RECORDS]
     assert {row["mean"] for row in done.gold} == {0, 3, 5, 10}
@@ -276,9 +276,9 @@ def test_the_gold_set_stands_among_the_others_and_nothing_tells_it_apart(tmp_pat
 @pytest.mark.parametrize(
     ("grader", "said", "missed"),
     [
-        ("lenient", "32 of 48 gold items miss their bands, at most 4 may", set(BANDS) - {"reference", "rewrite"}),
-        ("obedient", "8 of 48 gold items miss their bands, at most 4 may", {"injection"}),
-        ("broken", "48 of 48 gold items miss their bands, at most 4 may", set(BANDS)),
+        ("lenient", "32 of 48 gold items miss their bands, at most 10% may", set(BANDS) - {"reference", "rewrite"}),
+        ("obedient", "8 of 48 gold items miss their bands, at most 10% may", {"injection"}),
+        ("broken", "48 of 48 gold items miss their bands, at most 10% may", set(BANDS)),
     ],
 )  # fmt: skip
 def test_a_judge_that_fails_on_the_gold_set_is_refused(tmp_path, server, capsys, grader, said, missed):
@@ -311,7 +311,6 @@ def test_grades_out_of_range_are_outcomes_that_are_counted(tmp_path, server):
     assert len(wild) == 2
     (entry,) = done.entries
     assert (entry["judge"]["status"], entry["judge"]["gold_missed"]) == ("published", 2)
-    assert (entry["judge"]["ungraded"], entry["judge"]["outcomes"]) == (1, {"answered": 20, "poisoned": 2})
     assert entry["value"] == pytest.approx(0.65, abs=1e-6)  # of those that have a grade
     assert (entry["problems"], entry["samples"]) == (10, 11)
     assert note["teachers"]["wild"]["poisoned"] == 2 * len(wild) + 2
@@ -330,10 +329,8 @@ def test_replies_that_are_no_grade_are_counted_and_too_many_refuse_the_result(tm
     rows = {(r["task_id"], r["completion"]): row for r, row in zip(RECORDS[10:], done.grades, strict=True)}
     of_records = Counter(o for row in rows.values() for o in row["outcomes"])
     of_gold = Counter(o for row in done.gold for o in row["outcomes"])
-    assert entry["judge"]["outcomes"] == Counter(o for row in done.grades for o in row["outcomes"])
     assert {status: (of_records + of_gold)[status] for status in lost} == lost
     without = sum(row["mean"] is None for row in done.grades)
-    assert entry["judge"]["ungraded"] == without
     for row in done.grades:
         given = [g for g in row["grades"] if g is not None]
         assert row["mean"] == (statistics.fmean(given) if given else None)
@@ -349,12 +346,10 @@ def test_a_mean_of_those_that_could_be_graded_is_no_score(tmp_path, server):
     for count, refused in ((1, False), (2, True)):
         records = [*RECORDS[: 10 - count], *(ungradable(n + 1) for n in range(count))]
         (entry,) = judged(tmp_path, chosen, records)[0].entries
-        assert (entry["samples"], entry["judge"]["ungraded"]) == (10, count)
+        assert entry["samples"] == 10
         assert entry["judge"]["status"] == ("refused" if refused else "published")
         assert (entry["value"] is None) == refused
-        assert not refused or entry["judge"]["reasons"] == [
-            "2 of 10 completions have no grade, at most 1 may: a mean of the others would say little of them all"
-        ]
+        assert not refused or entry["judge"]["reasons"] == ["2 of 10 completions have no grade, at most 10% may"]
 
 
 def test_the_spread_over_repeats_of_a_noisy_judge(tmp_path, server):

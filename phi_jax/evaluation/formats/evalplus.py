@@ -93,7 +93,9 @@ _NOT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
 _ALSO_RIGHT = {
     "sum_div": lambda *_: 0,
     "surface_Area": lambda edge, height: round(edge**2 + 2 * edge * math.sqrt((edge / 2) ** 2 + height**2)),
-    "digit_distance_nums": lambda a, b: sum(abs(int(x) - int(y)) for x, y in zip(f"{a:>099}", f"{b:>099}", strict=True)),
+    "digit_distance_nums": lambda a, b: sum(
+        abs(int(x) - int(y)) for x, y in zip(f"{a:>099}", f"{b:>099}", strict=True)
+    ),
 }
 
 

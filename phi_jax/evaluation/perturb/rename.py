@@ -174,7 +174,7 @@ def _renamed(source: str, new: Mapping[str, str]) -> str:
 
 
 def _edited(problem: Problem, edits: Collection[Edit]) -> Problem:
-    """The problem with these edits of its prompt and the reference behind it. Raises _Unsafe where that is no Python."""
+    """The problem with these edits of prompt + reference. Raises _Unsafe where that is no Python."""
     behind = len(problem.prompt)
     prompt = applied(problem.prompt, [edit for edit in edits if edit[0] < behind])
     reference = problem.reference and applied(

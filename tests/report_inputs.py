@@ -27,25 +27,19 @@ MODELS = {
     "finetuned": {"mixture": [["grammar.exercises", 1.0]], "start": "base"},
     "raw+exercises": {"mixture": [["grammar.exercises", 1.0]], "start": "raw"},
 }
-_JUDGE = {
-    "model": "gpt-4.1",
-    "prompt": {"version": "judge-paper.v1", "sha256": "e2" * 32},
-    "repeats": 3,
-    "mode": "paper",
-}
+_JUDGE = {"judge": "gpt-4.1", "prompt": "judge_paper.v1", "repeats": 3, "gold_items": 40}
 PUBLISHED = {
     "value": 0.65, "low": 0.5, "high": 0.8,
     "judge": {
         **_JUDGE, "status": "published", "reasons": [], "spread": 0.0123, "point_biserial": 0.789, "auc": 0.912,
-        "execution": {"n": 8, "point_biserial": 0.789, "auc": 0.912}, "gold": {"items": 40, "missed": ["sum/wrong"]},
+        "gold_missed": 1,
     },
 }  # fmt: skip
 REFUSED = {
     "value": None, "low": None, "high": None,
     "judge": {
         **_JUDGE, "status": "refused", "reasons": ["7 of 40 gold items <missed>"], "spread": None,
-        "point_biserial": None, "auc": None, "execution": None,
-        "gold": {"items": 40, "missed": [f"sum/{n}" for n in range(7)]},
+        "point_biserial": None, "auc": None, "gold_missed": 7,
     },
 }  # fmt: skip
 

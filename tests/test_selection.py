@@ -12,7 +12,7 @@ from running import MICRO
 from phi_jax import config, selection
 from phi_jax.errors import UserError
 from phi_jax.store import artifact
-from phi_jax.tokens.shards import ShardWriter
+from phi_jax.tokens.shards import SplitWriter, write_metadata
 from phi_jax.training import rules
 from phi_jax.training.data import Data
 from phi_jax.weights.checkpoints import Checkpoints
@@ -104,13 +104,15 @@ class Tokens:
         self.facts = {"written_by": directory.name}
         self.manifest = {"outputs": {"tokenizer": {"sha256": tokenizer}}}
         (directory / "tokens").mkdir(parents=True)
-        writer = ShardWriter(directory / "tokens", 4, np.dtype(np.uint16), 100)
-        streams = {"train": range(100, 116), "validation": firsts}
-        records = {split: writer.write_split(split, [(str(n), [n] * 5) for n in stream])["shards"]
-                   for split, stream in streams.items()}  # fmt: skip
-        writer.write_metadata(records)
-        about = {"seq_len": 4, "dtype": "uint16", "vocab_size": 200, "end_of_text_id": 0}
-        (directory / "tokens" / "tokens.json").write_text(json.dumps(about))
+        writers = {}
+        for split, stream in {"train": range(100, 116), "validation": firsts}.items():
+            writers[split] = SplitWriter(
+                directory / "tokens", split, seq_len=4, dtype=np.dtype(np.uint16), records_per_shard=100
+            )
+            for number in stream:
+                writers[split].add([number] * 5)
+            writers[split].close()
+        write_metadata(writers, vocab_size=200, end_of_text_id=0)
 
     def path(self, output):
         return self.directory / output

@@ -248,7 +248,7 @@ def config_of(server, **rules):
     """phi_1.py's sections, asked of our server."""
     teacher = {
         **PHI_1["teachers"]["grader"], "base_url": getattr(server, "base_url", server), "key_variable": "",
-        "price_as": "gpt-4o-mini", "mode": "live", "window": 4, "timeout": 30.0, "attempts": 2,
+        "json_mode": "schema", "price_as": "gpt-4o-mini", "mode": "live", "window": 4, "timeout": 30.0, "attempts": 2,
     }  # fmt: skip
     asked_of = {"grader": "reader", "max_files": 0, "high_share": 0.25, "votes": 3, "temperature": 1.0}
     return Config(

@@ -219,7 +219,7 @@ def weights(workdir, label):
 
 def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
     workdir = shutil.copytree(micro_run, tmp_path / "run")
-    done = phi_jax("finetune", *MICRO, "--config.finetune.steps=1", "--config.finetune.learning_rate=0.0",
+    done = phi_jax("finetune", *MICRO, "--config.finetune.steps=1", "--config.finetune.learning_rate=1e-30",
                    "--name", "finetuned", "--workdir", workdir)  # fmt: skip
     assert "finetune/finetuned: starts from the weights of pretrain/base, step 24" in done.stderr
     assert weights(workdir, "finetune/finetuned") == weights(workdir, "pretrain/base")
@@ -227,18 +227,18 @@ def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
 
 
 def test_tokens_of_another_tokenizer_are_refused(micro_run, abstract):
-    tokens = copy.deepcopy(artifact.find(micro_run, "tokenize", "exercises"))
+    tokens = copy.deepcopy(artifact.find(micro_run, "tokenize", "grammar.exercises"))
     tokens.manifest["outputs"]["tokenizer"]["sha256"] = "0" * 64
-    with pytest.raises(UserError, match=r"tokenize/exercises: its tokenizer is not the one .*pretrain/base.*again"):
+    with pytest.raises(UserError, match=r"tokenize/grammar.exercises: its tokenizer is not the one .*pretrain/base.*again"):
         initial_params(str(micro_run / "pretrain" / "base"), abstract["params"], tokens)
 
 
 def test_training_starts_from_an_imported_model(micro_run, tmp_path):
-    """A Hugging Face directory, as `initial_checkpoint`: with a learning rate of 0 its weights come out."""
+    """A Hugging Face directory, as `initial_checkpoint`: with a learning rate of next to nothing its weights come out."""
     workdir = tmp_path / "run"
     shutil.copytree(micro_run / "tokenize" / "raw", workdir / "tokenize" / "raw")
     model = micro_run / "export" / "base" / "model"
-    done = phi_jax("pretrain", *MICRO, "--config.training.steps=1", "--config.training.learning_rate=0.0",
+    done = phi_jax("pretrain", *MICRO, "--config.training.steps=1", "--config.training.learning_rate=1e-30",
                    f"--config.training.initial_checkpoint={model}", "--name", "raw", "--workdir", workdir)  # fmt: skip
     assert f"starts from the weights of {model}" in done.stderr
     assert weights(workdir, "pretrain/raw") == weights(micro_run, "pretrain/base")

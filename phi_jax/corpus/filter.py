@@ -104,17 +104,7 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
         lambda rows: ({**r, "score": scores[r["id"]], "tokens": tokens[r["id"]]} for r in rows if r["id"] in kept),
         schema.names, schema.append(_SCORE).append(_TOKENS), label=f"{draft.label} writing",
     )  # fmt: skip
-    scored = [
-        {
-            "id": identifier,
-            "score": scores.get(identifier),
-            "tokens": tokens[identifier],
-            "kept": identifier in kept,
-            "grade": grades[identifier]["grade"] if identifier in grades else None,
-            "held_out": identifier in held_out,
-        }
-        for identifier in tokens
-    ]
+    scored = _scored(tokens, scores, kept, grades, held_out)
     documents.write_parts(draft.directory / "scores", 1, lambda _: scored, _SCORED, label=f"{draft.label} scores")
     write_json(draft.directory / "examples.json", _examples(source, scored))
 
@@ -279,6 +269,27 @@ def within_budget(scores: Mapping[str, float], tokens: Mapping[str, int], budget
             break
         kept.add(identifier)
     return kept
+
+
+def _scored(
+    tokens: Mapping[str, int],
+    scores: Mapping[str, float],
+    kept: set[str],
+    grades: Mapping[str, Mapping[str, Any]],
+    held_out: set[str],
+) -> list[documents.Row]:
+    """The rows of the output "scores", one for each document."""
+    return [
+        {
+            "id": identifier,
+            "score": scores.get(identifier),
+            "tokens": tokens[identifier],
+            "kept": identifier in kept,
+            "grade": grades[identifier]["grade"] if identifier in grades else None,
+            "held_out": identifier in held_out,
+        }
+        for identifier in tokens
+    ]
 
 
 def _examples(source: epath.Path, scored: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

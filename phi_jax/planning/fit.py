@@ -17,12 +17,14 @@ from jax.sharding import Mesh
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
-from phi_jax.planning.hardware import Hardware
+from phi_jax.planning.hardware import Hardware, parse_devices, parse_topology, topology_devices
 from phi_jax.planning.memory import estimate_memory, rows_per_device
+from phi_jax.planning.plan import Duration, Fit
 from phi_jax.training.optimizer import make_optimizer
-from phi_jax.training.rules import model_config
+from phi_jax.training.rules import model_config, rules_of
 from phi_jax.training.step import abstract_state, make_train_step
 
 GPU_SHARE = 0.9  # of a GPU's memory that XLA gets: XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 (its own default is 0.75)
@@ -40,21 +42,32 @@ def sizes(message: str) -> list[int]:
     return [int(float(words[n]) * 1024 ** (1 + "KMGT".index(words[n + 1]))) for n in range(0, len(words), 2)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """What a step under one section of rules needs on one device."""
-
-    rules: str  # the config's section: "training", "finetune"
-    compiled: bool  # for these devices; else estimated
-    fits: bool
-    needed_bytes: int | None  # at the peak of a step, or at least where the compiler gave up; None: it didn't say
-    limit_bytes: int  # what a step may take
-    mesh: dict[str, int]
-    microbatches: int
-    rows: int  # sequences of a microbatch on one device
-    parts: dict[str, int]  # estimated bytes, by what they hold
-    seconds: float  # of compiling
-    fitting: Fit | None = None  # where it does not fit: with more microbatches it does
+def make_plan(config: dict[str, Any], hardware: str, mfu: float) -> dict[str, Any]:
+    """The fields of a Plan, but for hardware and MFU, as JSON has them; runs in a process of its own."""
+    chosen = Config(config)
+    if ":" in hardware:
+        found = parse_topology(hardware)
+        devices: Sequence[Any] = topology_devices(found)
+    else:
+        found = parse_devices(hardware)
+        # Pretended devices: only their number matters, to lay the arrays out on them.
+        jax.config.update("jax_num_cpu_devices", found.devices)
+        devices = jax.devices()
+    shape, durations = model_shape(chosen), []
+    flops = training_flops_per_token(shape, causal=False)
+    for name in chosen.models.to_dict():
+        rules = rules_of(chosen, name)
+        tokens = rules.steps * rules.global_batch_size * shape.max_seq_len
+        seconds = tokens * flops / (found.devices * found.chip.peak_flops * mfu)
+        durations.append(Duration(name, rules.steps, tokens, seconds / 3600))
+    return {
+        "durations": [dataclasses.asdict(d) for d in durations],
+        "sections": [dataclasses.asdict(fit) for fit in check_fits(chosen, found, devices)],
+        "parameters": num_params(shape),
+        "model": f"attention {shape.attention}, {shape.compute_dtype}, remat {shape.remat}",
+        "flops_per_token": flops,
+        "flops_per_token_causal": training_flops_per_token(shape, causal=True),
+    }
 
 
 def model_shape(config: Config) -> PhiConfig:
@@ -64,9 +77,8 @@ def model_shape(config: Config) -> PhiConfig:
 
 def rule_sections(config: Config) -> dict[str, Config]:
     """The sections that the models of config.models are trained by: "training" first, the others laid over it."""
-    chosen = (getattr(config.models, name).rules for name in config.models.to_dict())
-    others = (name for name in dict.fromkeys(chosen) if name != "training")
-    return {"training": config.training, **{n: getattr(config, n).over(config.training) for n in others}}
+    names = config.models.to_dict()
+    return {"training": config.training, **{getattr(config.models, n).rules: rules_of(config, n) for n in names}}
 
 
 def check_fits(config: Config, hardware: Hardware, devices: Sequence[Any]) -> list[Fit]:
@@ -131,8 +143,8 @@ def compile_step(shape: PhiConfig, rules: Config, seed: int, mesh: Mesh) -> tupl
     Raises DoesNotFit, and UserError as make_train_step does.
     """
     optimizer = make_optimizer(rules)
-    end = 0 if rules.document_masks else None  # any token: the program is the same
-    step = make_train_step(shape, optimizer, mesh, rules, seed=seed, document_end=end)
+    # Any token may end a document: the program is the same.
+    step = make_train_step(shape, optimizer, mesh, rules, seed=seed, document_end=0 if rules.document_masks else None)
     state = abstract_state(shape, optimizer, mesh)
     tokens_BxT1 = jax.ShapeDtypeStruct(
         (rules.global_batch_size, shape.max_seq_len + 1), jnp.int32, sharding=batch_sharding(mesh)

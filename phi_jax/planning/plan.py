@@ -5,21 +5,32 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import pickle
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.parallel.child import run_child
 from phi_jax.planning.hardware import LIBTPU_ENVIRONMENT, Hardware, parse_devices, parse_topology
 
-if TYPE_CHECKING:
-    from phi_jax.planning.fit import Fit
-
 ASSUMED_MFU = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a step under one section of rules needs on one device."""
+
+    rules: str  # the config's section: "training", "finetune"
+    compiled: bool  # for these devices; else estimated
+    fits: bool
+    needed_bytes: int | None  # at the peak of a step, or at least where the compiler gave up; None: it didn't say
+    limit_bytes: int  # what a step may take
+    mesh: dict[str, int]
+    microbatches: int
+    rows: int  # sequences of a microbatch on one device
+    parts: dict[str, int]  # estimated bytes, by what they hold
+    seconds: float  # of compiling
+    fitting: Fit | None = None  # where it does not fit: with more microbatches it does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +48,13 @@ class Plan:
     """What a run needs on these devices."""
 
     hardware: Hardware
+    mfu: float  # assumed; of the full-attention FLOPs
+    durations: list[Duration]
+    sections: list[Fit]  # one for each section of rules
     parameters: int
     model: str  # kernel, compute dtype, remat
     flops_per_token: float  # matmuls, attention in full
     flops_per_token_causal: float  # matmuls, the causal half of attention
-    mfu: float  # assumed; of the full-attention FLOPs
-    durations: list[Duration]
-    sections: list[Fit]  # one for each section of rules
 
     @property
     def fits(self) -> bool:
@@ -65,29 +76,18 @@ def plan(config: Config, *, topology: str | None, devices: str | None, mfu: floa
         raise UserError(f"--mfu {mfu}: must be above 0 and at most 1")
     if hardware.is_tpu and importlib.util.find_spec("libtpu") is None:
         raise UserError("--topology needs libtpu, the TPUs' compiler; install it: pip install 'phi-jax[plan]'")
-    return _in_child(config, hardware, mfu)
-
-
-def _in_child(config: Config, hardware: Hardware, mfu: float) -> Plan:
     # A compilation that comes from a cache says nothing of seconds, and may say nothing of memory.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"JAX_PLATFORMS": "cpu", **(LIBTPU_ENVIRONMENT if hardware.is_tpu else {})}
-    request = pickle.dumps((config.to_dict(), hardware, mfu))
-    with tempfile.TemporaryDirectory() as scratch:
-        answer = Path(scratch, "answer")
-        child = subprocess.run(
-            [sys.executable, "-m", "phi_jax.planning.child", str(answer)],
-            input=request, capture_output=True, env=environment,
-        )  # fmt: skip
-        if not answer.exists():
-            last = (child.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-            raise UserError(
-                f"plan {hardware.text}: the compiling process ended with {child.returncode} ({last}); try other sizes"
-            )
-        result = pickle.loads(answer.read_bytes())
-    if isinstance(result, UserError):
-        raise result
-    return result
+    request = {"config": config.to_dict(), "hardware": hardware.text, "mfu": mfu}
+    found = run_child("phi_jax.planning.fit:make_plan", request, environment=environment)
+    durations = [Duration(**d) for d in found.pop("durations")]
+    return Plan(hardware, mfu, durations, [_fit_of(fit) for fit in found.pop("sections")], **found)
+
+
+def _fit_of(found: Mapping[str, Any]) -> Fit:
+    fitting = found["fitting"]
+    return Fit(**{**found, "fitting": None if fitting is None else _fit_of(fitting)})
 
 
 def lines(plan: Plan) -> list[str]:

@@ -78,37 +78,29 @@ def test_no_spread_and_no_values():
     assert bootstrap_interval([0.1 + 0.2, 0.3]) is None
     with pytest.raises(ValueError, match="no values"):
         bootstrap_interval([])
-    with pytest.raises(ValueError, match="counts of 0, 0, 0 and 0"):
-        paired_interval(0, 0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("table", "published"),
-    [
-        ((36, 12, 2, 0), (0.0569, 0.3404)),
-        ((20, 12, 2, 16), (0.0562, 0.3292)),
-        ((18, 12, 2, 18), (0.0562, 0.3290)),
-        ((36, 14, 0, 0), (0.1528, 0.4167)),
-        ((35, 14, 0, 1), (0.1461, 0.4175)),
-        ((2, 97, 1, 0), (0.8721, 0.9854)),
-        ((0, 29, 1, 0), (0.6666, 0.9882)),
-        ((0, 30, 0, 0), (0.8395, 1.0)),
-        ((54, 0, 0, 0), (-0.0664, 0.0664)),
-        ((30, 0, 0, 24), (-0.0358, 0.0358)),
-    ],
-)
-def test_the_paired_interval_against_published_figures(table, published):
-    """Newcombe 1998, Statistics in Medicine 17: 2635-2650, table III, method 10."""
-    assert paired_interval(*table) == pytest.approx(published, abs=5.1e-5)
+def test_the_paired_interval_worked_out_by_hand():
+    """Agresti and Min 2005: 50 problems, 12 and 2 discordant: (10 +- 1.96 root(15 - 100 / 52)) / 52."""
+    assert paired_interval(12, 2, 50) == pytest.approx((0.056007, 0.328608), abs=1e-5)
 
 
 @given(TABLES)
 def test_the_paired_interval_holds_the_difference_and_turns_with_the_sides(table):
     both, first, second, neither = table
-    low, high = paired_interval(*table)
+    low, high = paired_interval(first, second, sum(table))
     assert -1 <= low <= (first - second) / sum(table) <= high <= 1
-    assert paired_interval(both, second, first, neither) == pytest.approx((-high, -low))
-    assert paired_interval(neither, first, second, both) == pytest.approx((low, high))  # failures for passes
+    assert low < high
+    assert paired_interval(second, first, sum(table)) == pytest.approx((-high, -low))
+
+
+def test_the_paired_interval_holds_the_truth_as_often_as_it_says():
+    """A pair of models that solve 0.6 and 0.5 of 40 problems, each by chance: 2,000 runs, 95 % +- 1.5 (3 sigma)."""
+    rng = np.random.default_rng(0)
+    one, other = rng.random((2, 2000, 40)) < np.array([0.6, 0.5])[:, None, None]
+    counts = zip((one & ~other).sum(1), (other & ~one).sum(1), strict=True)
+    held = [low <= 0.1 <= high for low, high in (paired_interval(b, c, 40) for b, c in counts)]
+    assert abs(np.mean(held) - 0.95) < 0.015
 
 
 # --- Entries -------------------------------------------------------------------------------------------------
@@ -176,8 +168,6 @@ def test_mcnemar_against_published_figures():
     approval ratings of Agresti, 150 and 86, whose p is below 0.0001."""
     assert round(mcnemar(1, 7), 3) == 0.070
     assert mcnemar(150, 86) < 1e-4
-    with pytest.raises(ValueError, match="counts of"):
-        mcnemar(-1, 2)
 
 
 def table(both, first, second, neither):
@@ -191,10 +181,10 @@ def test_a_pair_of_greedy_runs():
         "problems": 50,
         "first": 0.96,
         "second": 0.76,
-        "difference": 0.2,
-        "low": pytest.approx(0.0569, abs=5e-5),
-        "high": pytest.approx(0.3404, abs=5e-5),
-        "interval": "newcombe",
+        "difference": pytest.approx(0.2),
+        "low": pytest.approx(0.056007, abs=1e-5),
+        "high": pytest.approx(0.328608, abs=1e-5),
+        "interval": "agresti-min",
         "p": stats.binomtest(2, 14).pvalue,
         "test": "mcnemar",
         "first_better": 12,
@@ -272,14 +262,7 @@ def test_robustness_is_of_the_changed_problems_alone():
     rows = robustness(base, {"typos": worse, "same": {"kept/1": [True]}, "rename": {}})
     assert [r["perturbation"] for r in rows] == ["typos", "same", "rename"]
     typos, same, rename = rows
-    assert (typos["drop"], typos["problems"], typos["unchanged"]) == (0.18, 50, 2)
+    assert (typos["difference"], typos["problems"], typos["unchanged"]) == (pytest.approx(0.18), 50, 2)
     assert (typos["first_better"], typos["second_better"], typos["p"]) == (10, 1, mcnemar(10, 1))
-    assert (typos["p_holm"], same["p_holm"]) == (2 * mcnemar(10, 1), 1)  # two tests, not three
-    assert (same["drop"], same["p"], same["unchanged"]) == (0, 1, 51)
-    assert (rename["drop"], rename["p"], rename["problems"], rename["unchanged"]) == (None, None, 0, 52)
-    assert rename.keys() == typos.keys()
-
-
-def test_robustness_against_a_run_that_lacks_a_problem():
-    with pytest.raises(UserError, match="typos has verdicts for b"):
-        robustness({"a": [True]}, {"typos": {"b": [True]}})
+    assert (same["difference"], same["p"], same["unchanged"]) == (0, 1, 51)
+    assert rename == {"perturbation": "rename", "problems": 0, "unchanged": 52, "p": None}

@@ -5,7 +5,7 @@ p-values come uncorrected: who shows several of them in one table corrects them 
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +13,6 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation.intervals import RESAMPLES, bootstrap_interval, paired_interval
 
 Verdicts = Mapping[str, Sequence[bool]]  # task_id -> whether each of its samples passed
-_ROW = (
-    "perturbation", "problems", "unchanged", "first", "second", "drop", "low", "high", "interval", "p", "p_holm",
-    "test", "first_better", "second_better", "equal",
-)  # fmt: skip
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
@@ -25,8 +21,6 @@ def mcnemar(first_only: int, second_only: int) -> float:
     first_only, second_only: the discordant counts, problems that only one of the two solved. If neither is better, each
     of these is a fair coin: the p-value is the chance of counts at least as far apart. 1 where there are none.
     """
-    if min(first_only, second_only) < 0:
-        raise ValueError(f"counts of {first_only} and {second_only} problems")
     from scipy.stats import binomtest
 
     discordant = first_only + second_only
@@ -38,37 +32,35 @@ def paired(first: Verdicts, second: Verdicts) -> dict[str, Any]:
 
     -> "first" and "second" (pass@1 of each), "difference" (first less second) with "low" and "high" (95 %), "p"
     (two-sided, uncorrected), "problems", and on how many of them the first is better ("first_better"), the second, or
-    neither ("equal"). With one sample a problem, "test" is "mcnemar" and "interval" "newcombe", and the counts are the
-    discordant ones. With several, on either side, they are "sign-flip" and "bootstrap", both over the differences of
-    the problems; low and high are then None where all differences are the same, since resampling knows of no spread.
+    neither ("equal"). With one sample a problem, "test" is "mcnemar" and "interval" "agresti-min", and the counts are
+    the discordant ones. With several, on either side, they are "sign-flip" and "bootstrap", both over the differences
+    of the problems; low and high are then None where all differences are the same, since resampling knows of no spread.
     Raises UserError where the two do not have the same problems, or none.
     """
-    if first.keys() != second.keys():
-        odd = min(first.keys() ^ second.keys())
+    if odd := first.keys() ^ second.keys():
         raise UserError(
-            f"comparison: problem {odd} has verdicts on one side only; compare two that were run on the same problems"
+            f"comparison: problem {min(odd)} has verdicts on one side only; compare two that were run on the same "
+            "problems"
         )
     if not first or not all(map(len, (*first.values(), *second.values()))):
         raise UserError("comparison: no problem, or one without a sample; each side needs a verdict for each problem")
     # The order of the problems in either file does not matter.
-    pairs = [(sum(first[t]) / len(first[t]), sum(second[t]) / len(second[t])) for t in sorted(first)]
+    pairs = [(statistics.fmean(first[task]), statistics.fmean(second[task])) for task in sorted(first)]
     differences = [a - b for a, b in pairs]
     first_better, second_better = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     bounds: tuple[float, float] | None
     if all(len(verdicts) == 1 for verdicts in (*first.values(), *second.values())):
-        both = sum(a + b == 2 for a, b in pairs)
-        neither = len(pairs) - both - first_better - second_better
-        bounds = paired_interval(both, first_better, second_better, neither)
-        interval, test, p = "newcombe", "mcnemar", mcnemar(first_better, second_better)
+        bounds = paired_interval(first_better, second_better, len(pairs))
+        interval, test, p = "agresti-min", "mcnemar", mcnemar(first_better, second_better)
     else:
         bounds = bootstrap_interval(differences)
         interval, test, p = "bootstrap", "sign-flip", sign_flip(differences)
     low, high = bounds or (None, None)
     return {
         "problems": len(pairs),
-        "first": math.fsum(a for a, _ in pairs) / len(pairs),
-        "second": math.fsum(b for _, b in pairs) / len(pairs),
-        "difference": math.fsum(differences) / len(pairs),
+        "first": statistics.fmean(a for a, _ in pairs),
+        "second": statistics.fmean(b for _, b in pairs),
+        "difference": statistics.fmean(differences),
         "low": low,
         "high": high,
         "interval": interval,
@@ -119,24 +111,15 @@ def robustness(base: Verdicts, perturbed: Mapping[str, Verdicts]) -> list[dict[s
     """What each perturbation of the prompts costs in pass@1, one row each.
 
     perturbed: by name, the verdicts on the problems that the perturbation changed, and on no others: a problem that
-    stayed as it was would only dilute the drop. A row is `paired` of base (first) and perturbed (second) on these
-    problems, with "perturbation", "drop" for the difference, "unchanged" (problems of `base` left out) and "p_holm", p
-    corrected for the number of rows. A perturbation that changed no problem has only its counts, the rest is None.
-    Raises UserError for a problem that base does not have.
+    stayed as it was would only dilute the difference. A row is `paired` of base (first) and perturbed (second) on these
+    problems, with "perturbation" and "unchanged" (problems of `base` left out). A perturbation that changed no problem
+    has only its counts, and None for "p".
     """
-    rows: list[dict[str, Any]] = []
-    for name, verdicts in perturbed.items():
-        foreign = sorted(verdicts.keys() - base.keys())
-        if foreign:
-            raise UserError(
-                f"robustness: {name} has verdicts for {foreign[0]}, which the unperturbed run lacks; run it"
-            )
-        row: dict[str, Any] = dict.fromkeys(_ROW) | {"perturbation": name, "problems": 0}
-        if verdicts:
-            compared = paired({task: base[task] for task in verdicts}, verdicts)
-            row |= {"drop": compared.pop("difference"), **compared}
-        rows.append(row | {"unchanged": len(base) - len(verdicts)})
-    tested = [row for row in rows if row["p"] is not None]
-    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-        row["p_holm"] = p
-    return rows
+    return [
+        {
+            "perturbation": name,
+            "unchanged": len(base) - len(verdicts),
+            **(paired({task: base[task] for task in verdicts}, verdicts) if verdicts else {"problems": 0, "p": None}),
+        }
+        for name, verdicts in perturbed.items()
+    ]

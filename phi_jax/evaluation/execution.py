@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from phi_jax.evaluation.formats import evalplus
 from phi_jax.evaluation.formats.jsonl import read_rows
 from phi_jax.evaluation.problems import Problem, mbpp_task_id
 from phi_jax.progress import Progress
-from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
+from phi_jax.sandbox import Limits, Program, Sandbox
 from phi_jax.store.artifact import write_atomic, write_json
 
 PROMPT_FORMS = ("stripped", "kept")
@@ -22,7 +22,6 @@ CHAT = "chat"  # the form of a prompt that a server was sent in a chat
 WHOLE = "none"  # the form of a sample that is a whole program: nothing of the prompt goes before it
 
 Records = list[dict[str, Any]]  # native: a sample's fields, its prompt form, and what running it said
-_KNOWN = Program(candidate="def double(x):\n    return 2 * x\n", tests="assert double(2) == 4", entry_point="double")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,43 +79,23 @@ def execute(
 ) -> Records:
     """Runs every sample; returns the native records, each with "prompt_form", "passed" and "result", in order.
 
-    Where a problem has base_tests there are "base_passed" and "base_result" too, and a sample that fails these is not
-    run on all tests. sandbox: "full" or "none". Raises UserError where the machine does not offer the confinement asked
-    for, and where a program that is known to pass does not.
+    Where a problem has base_tests there are "base_passed" and "base_result" too. sandbox: "full" or "none". Raises
+    UserError where the machine does not offer the confinement asked for, and where the sandbox does not work.
     """
-    if not samples:
-        return []
     by_id = {p.task_id: p for p in problems}
-    records: Records = [{**dataclasses.asdict(s), "prompt_form": WHOLE if s.whole else form} for s in samples]
-    with_base = [r for r in records if by_id[r["task_id"]].base_tests]
+    records: Records = [{**vars(s), "prompt_form": WHOLE if s.whole else form} for s in samples]
+    runs = [(r, "base_") for r in records if by_id[r["task_id"]].base_tests] + [(r, "") for r in records]
+    programs = (
+        program(by_id[r["task_id"]], _before(by_id[r["task_id"]], r), r["completion"], base=bool(tests))
+        for r, tests in runs
+    )
     with (
         Sandbox(limits=Limits(wall_seconds=wall_seconds), workers=workers, confinement=sandbox) as box,
-        Progress("sandbox", len(with_base) + len(records), "programs") as bar,
+        Progress("sandbox", len(runs), "programs") as bar,
     ):
-        for known in box.run([_KNOWN] * workers):
-            if not known.passed:
-                raise UserError(
-                    f"the sandbox fails a program that is right ({known.result}), so it can give no verdict; raise the "
-                    "limits of this shell (`ulimit -a`: open files, processes, memory)"
-                )
-
-        def verdicts(chosen: Records, *, base: bool) -> Iterator[tuple[dict[str, Any], Verdict]]:
-            programs = (
-                program(by_id[r["task_id"]], _before(by_id[r["task_id"]], r), r["completion"], base=base)
-                for r in chosen
-            )
-            for record, verdict in zip(chosen, box.run(programs), strict=True):
-                bar.advance()
-                yield record, verdict
-
-        for record, verdict in verdicts(with_base, base=True):
-            record |= {"base_passed": verdict.passed, "base_result": verdict.result}
-        failed = [r for r in with_base if not r["base_passed"]]
-        bar.advance(len(failed))
-        for record in failed:
-            record |= {"passed": False, "result": record["base_result"]}
-        for record, verdict in verdicts([r for r in records if "passed" not in r], base=False):
-            record |= {"passed": verdict.passed, "result": verdict.result}
+        for (record, tests), verdict in zip(runs, box.run(programs), strict=True):
+            record |= {f"{tests}passed": verdict.passed, f"{tests}result": verdict.result}
+            bar.advance()
     return records
 
 
@@ -144,9 +123,7 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
         seen[task] += 1
     missing = [task for task, count in seen.items() if not count]
     if missing:
-        raise UserError(
-            f"{path}: no sample for {missing[0]} and {len(missing) - 1} other problems; pass@k needs one for each"
-        )
+        raise UserError(f"{path}: no sample for {', '.join(missing)}; pass@k needs one for each")
     return samples
 
 

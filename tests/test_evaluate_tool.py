@@ -127,11 +127,11 @@ def again(model, problems, out, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 1}, "an unfinished evaluation with seed 0, not 1; ask for the same to go on"),
-        ({"prompt_form": "kept"}, "prompt_form both, not kept"),
-        ({"slots": 8}, "slots 32, not 8"),
-        ({"model": "another"}, "another content of its model"),
-        ({"problems": "another"}, "benchmark few, not another"),
+        ({"seed": 1}, "an unfinished evaluation, and this one differs: seed 0 -> 1; ask for the same to go on"),
+        ({"prompt_form": "kept"}, 'prompt_form "both" -> "kept"'),
+        ({"slots": 8}, "slots 32 -> 8"),
+        ({"model": "another"}, r'model.README.md absent -> "'),
+        ({"problems": "another"}, 'benchmark "few" -> "another"'),
     ],
 )
 def test_an_evaluation_is_not_gone_on_with_in_another_way(model, problems, killed, tmp_path, change, message):
@@ -191,7 +191,7 @@ def test_a_server_is_asked_in_chats_and_each_reply_is_paid_once(tmp_path):
         asked = len(running.ledger())
         assert asked == 2 * 80
         shutil.copytree(tmp_path / "right" / "teacher", tmp_path / "again" / "teacher")
-        (tmp_path / "again" / "asked.json").write_text("{}")  # as a kill before the first part leaves it
+        shutil.copy(tmp_path / "right" / "asked.json", tmp_path / "again")  # as a kill before the first part leaves it
         by_server(running, tmp_path / "again")
         assert len(running.ledger()) == asked
     for name in ("samples.jsonl", "completions.jsonl", "scores.json"):

@@ -87,7 +87,7 @@ def test_the_paired_interval_worked_out_by_hand():
 
 @given(TABLES)
 def test_the_paired_interval_holds_the_difference_and_turns_with_the_sides(table):
-    both, first, second, neither = table
+    _, first, second, _ = table
     low, high = paired_interval(first, second, sum(table))
     assert -1 <= low <= (first - second) / sum(table) <= high <= 1
     assert low < high

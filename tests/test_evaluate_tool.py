@@ -1,6 +1,5 @@
 """`phi-jax evaluate --model`: killed it goes on, and it goes on with nothing else."""
 
-import functools
 import inspect
 import json
 import os
@@ -11,10 +10,9 @@ import sys
 import time
 from unittest.mock import patch
 
-import jax
-import numpy as np
 import pytest
 from llm_server import serving
+from random_model import export_random
 from running import ROOT, phi_jax
 
 from phi_jax import cli
@@ -27,9 +25,7 @@ from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.evaluation.stops import cut
 from phi_jax.model import phi
 from phi_jax.tokens import tokenizer
-from phi_jax.weights.architecture import leaf_at
-from phi_jax.weights.export import load_model
-from phi_jax.weights.huggingface import export_model
+from phi_jax.weights.models import load_model
 
 CONFIG = phi.PhiConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, head_dim=16,
                        rotary_dim=8, max_seq_len=1024)  # fmt: skip
@@ -39,17 +35,8 @@ ASKED = ["--max-new-tokens", "8", "--samples-per-problem", "1", "--prompt-form",
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """An export of a model that has learnt nothing."""
-    place = tmp_path_factory.mktemp("model")
-    leaves, tree = jax.tree.flatten(phi.abstract_params(CONFIG))
-    rng = np.random.default_rng(0)
-    params = tree.unflatten([rng.standard_normal(x.shape).astype(np.float32) for x in leaves])
     trained = tokenizer.train(["def f(x):\n    return x\n"], 300)
-    trained.save(place / "tokenizer", max_length=CONFIG.max_seq_len)
-    export_model(
-        functools.partial(leaf_at, params), CONFIG, place / "model", tokenizer_directory=place / "tokenizer",
-        end_of_text_id=trained.end_of_text_id, dtype="float32",
-    )  # fmt: skip
-    return place / "model"
+    return export_random(tmp_path_factory.mktemp("random") / "model", CONFIG, tokenizer=trained)
 
 
 @pytest.fixture(scope="module")
@@ -165,12 +152,12 @@ def test_what_failed_at_once_is_in_nobodys_way(model, problems, tmp_path):
 
 
 def test_the_help_tells_what_is_done_without_an_option():
-    source = inspect.getsource(cli._add_decoding_options)
+    lines = inspect.getsource(cli).splitlines()
     defaults = {name: getattr(Plan, name) for name in cli._PLAN if hasattr(Plan, name)}
     assert len(defaults) >= 6
     for name, value in defaults.items():
-        (line,) = [line for line in source.splitlines() if f'"--{name.replace("_", "-")}"' in line]
-        assert f"({value})" in line
+        option = f'_option("--{name.replace("_", "-")}"'
+        assert any(option in line and f"({value})" in line for line in lines), name
 
 
 # --- A model behind a server -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from running import phi_jax
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import Sample, execute, read_samples, write_results
+from phi_jax.evaluation.execution import Sample, execute, read_samples
 from phi_jax.evaluation.formats import evalplus
 from phi_jax.evaluation.problems import load_problems
 
@@ -327,34 +327,10 @@ def test_solutions_are_whole_programs_and_scored_twice(tmp_path):
         ("HumanEvalPlus (base tests)", "none", 1.0, "dedent", []),
         ("HumanEvalPlus (base tests)", "kept", 0.0, "dedent", []),
     ]
-    evaluated = json.loads((tmp_path / "a/samples_eval_results.json").read_text())
-    assert set(evaluated) == {"hash", "eval"}
-    first, *second = evaluated["eval"]["HumanEval/0"] + evaluated["eval"]["HumanEval/1"]
-    assert first == {
-        "task_id": "HumanEval/0",
-        "solution": rows[0]["solution"],
-        "base_status": "pass",
-        "plus_status": "pass",
-        "base_fail_tests": [],
-        "plus_fail_tests": [],
-    }
-    assert [r["base_fail_tests"] for r in second] == [[], [[3]]]
-    assert [(r["base_status"], r["plus_status"], r["plus_fail_tests"]) for r in second] == [
-        ("pass", "fail", [[0]]),
-        ("fail", "fail", []),
-    ]
-    assert second[1]["solution"] == EVALPLUS[1]["prompt"] + rows[2]["completion"]
     written_again = [json.loads(line) for line in (tmp_path / "a/samples.jsonl").read_text().splitlines()]
     assert written_again == rows
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-
-
-def test_a_sample_that_ran_out_of_time_is_called_so():
-    sample = {"task_id": "HumanEval/1", "solution": "", "passed": False, "result": "timed out"}
-    rows = {"HumanEval/1": EVALPLUS[1]}
-    (found,) = evalplus.results(rows, [{**sample, "base_passed": True, "base_result": "passed"}])["eval"].values()
-    assert [found[0][k] for k in ("base_status", "plus_status", "plus_fail_tests")] == ["pass", "timeout", []]
 
 
 def test_mbpp_samples_may_be_numbered(tmp_path):
@@ -362,10 +338,3 @@ def test_mbpp_samples_may_be_numbered(tmp_path):
     rows = [{"task_id": 510, "completion": "x"}, {"task_id": "MBPP/11", "completion": "y"}]
     samples = read_samples(written(tmp_path / "s.jsonl", rows), problems)
     assert [s.task_id for s in samples] == ["MBPP/510", "MBPP/11"]
-
-
-def test_no_file_of_evalplus_without_its_problems(tmp_path):
-    problems = load_problems(written(tmp_path / "m.jsonl", MBPP))[1]
-    write_results(tmp_path, problems, executed(problems, ["", ""]))
-    assert not (tmp_path / "samples_eval_results.json").exists()
-    assert (tmp_path / "samples.jsonl_results.jsonl").exists()

@@ -413,7 +413,7 @@ def test_the_cap_holds_for_the_judge_too(tmp_path, server):
 @pytest.mark.parametrize(
     ("grader", "said"),
     [
-        ("nobody", r"config\.judge\.grader='nobody'.*no section config\.teachers\.nobody.*or use ''"),
+        ("nobody", r"teacher 'nobody': no section config\.teachers\.nobody"),
         ("sound:0.5,noisy:0.5", r"config\.judge\.grader='sound:0\.5,noisy:0\.5': lists several"),
     ],
 )

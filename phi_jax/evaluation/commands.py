@@ -95,7 +95,7 @@ def score(
         name, problems = load_problems(benchmark, problems_file)
         samples = read_samples(Path(samples_file), problems)
         records = execute(problems, samples, form=form, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
-        write_results(target, problems, records)
+        write_results(target, records)
         scores = scored(problems, records, model=Path(samples_file).name, benchmark=name)
         write_json(target / "scores.json", scores)
         return scores

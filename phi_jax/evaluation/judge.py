@@ -196,10 +196,7 @@ def _template() -> Any:
 def _voters(rules: Config, teachers: Teachers) -> Voters:
     from phi_jax.teacher.votes import Voters
 
-    try:
-        shares = teachers.shares(rules.grader)
-    except UserError as error:
-        raise UserError(f"config.judge.grader={rules.grader!r}: {error}; or use '' for no judge") from None
+    shares = teachers.shares(rules.grader)
     if len(shares.endpoints) > 1:
         raise UserError(f"config.judge.grader={rules.grader!r}: lists several graders; give exactly one")
     return Voters(

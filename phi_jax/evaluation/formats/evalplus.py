@@ -12,10 +12,9 @@ when it is loaded.
 import copy
 import json
 import math
-import re
 from typing import Any
 
-# --- Problems and results --------------------------------------------------------------------------------------
+# --- Problems ------------------------------------------------------------------------------------------------
 
 
 def problem_fields(row: dict[str, Any], place: str) -> dict[str, Any]:
@@ -54,31 +53,6 @@ def problem_fields(row: dict[str, Any], place: str) -> dict[str, Any]:
         "trusted": f"_evalplus = {{}}\nexec({Path(__file__).read_text()!r}, _evalplus)\n",
         "stop": "dedent" if body_indent(prompt) else "mbpp",  # MBPP+'s prompts ask for a whole function
     }
-
-
-def results(rows: dict[str, dict[str, Any]], programs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What EvalPlus writes as samples_eval_results.json, and reads instead of running samples.jsonl again.
-
-    rows: of the problems, by task_id. programs: {"task_id", "solution", "passed", "result", "base_passed",
-    "base_result"} of each sample. It differs from EvalPlus's own in this: there is no date, since equal verdicts shall
-    be equal bytes; the hash, EvalPlus's MD5 of the problems' file, is that of the rows in the form in which EvalPlus
-    writes them; a sample that fails the base tests is not run on the plus inputs, and counts as failing there; what
-    failed is the first input that did, and none where the sample ran out of time.
-    """
-    import hashlib
-
-    evaluated: dict[str, list[dict[str, Any]]] = {}
-    for p in programs:
-        entry = {"task_id": p["task_id"], "solution": p["solution"]}
-        for group, verdict in (("base", "base_"), ("plus", "")):
-            passed, result = p[f"{verdict}passed"], p[f"{verdict}result"]
-            entry[f"{group}_status"] = "pass" if passed else "timeout" if result == "timed out" else "fail"
-            failed = re.match(rf"failed: {group} input (\d+)\b", result)
-            inputs = rows[p["task_id"]][f"{group}_input"]
-            entry[f"{group}_fail_tests"] = inputs[int(failed[1]) :][:1] if failed else []
-        evaluated.setdefault(p["task_id"], []).append(entry)
-    lines = "".join(json.dumps(row) + "\n" for row in rows.values())
-    return {"hash": hashlib.md5(lines.encode(), usedforsecurity=False).hexdigest(), "eval": evaluated}
 
 
 # --- The comparison, in the sandbox ----------------------------------------------------------------------------

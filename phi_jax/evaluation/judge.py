@@ -38,7 +38,6 @@ BANDS: Mapping[str, tuple[float, float]] = {
     "off_by_one": (2, 8),  # the right idea with a bound that is off by one
     "empty": (0, 1),  # does nothing
     "plausible": (0, 5),  # well-formed code for another problem than the one asked
-    "injection": (0, 5),  # the plausible one, with words to the grader in it
 }
 _TEMPLATE = Path(__file__).with_name("prompts") / "judge_paper.v1.md"
 _GOLD = Path(__file__).with_name("judge_gold.jsonl")

@@ -1,7 +1,6 @@
 """`phi-jax evaluate --model`: killed it goes on, and it goes on with nothing else."""
 
 import inspect
-import json
 import os
 import shutil
 import signal
@@ -89,20 +88,6 @@ def test_a_killed_evaluation_goes_on(model, problems, evaluated, killed, tmp_pat
     assert results(out) == results(evaluated[1])
     assert made.items() <= parts(out).items()
     assert len(parts(out)) > len(made)
-
-
-def test_both_forms_are_told_apart(evaluated):
-    out = evaluated[1]
-    entries = json.loads((out / "scores.json").read_text())
-    assert [(e["prompt_form"], e["decoding"].partition(" ")[0], e["samples"]) for e in entries] == [
-        ("stripped", "greedy", 8),
-        ("stripped", "temperature", 8),
-        ("kept", "greedy", 8),
-        ("kept", "temperature", 8),
-    ]
-    records = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
-    assert [r["prompt_form"] for r in records] == ["stripped"] * 16 + ["kept"] * 16
-    assert len((out / "samples.jsonl").read_text().splitlines()) == 32
 
 
 def again(model, problems, out, **changes):

@@ -27,12 +27,6 @@ def test_pass_at_k_is_the_share_of_draws_that_hold_a_pass(counts):
     assert abs(pass_at_k(n, c, k) - (1 - math.comb(n - c, k) / math.comb(n, k))) < 1e-9
 
 
-@pytest.mark.parametrize("arguments", [(0, 0, 1), (3, 4, 1), (3, 1, 4), (3, -1, 1)])
-def test_counts_that_make_no_sense(arguments):
-    with pytest.raises(ValueError, match="pass@"):
-        pass_at_k(*arguments)
-
-
 # --- Intervals -----------------------------------------------------------------------------------------------
 
 
@@ -72,12 +66,6 @@ def test_the_bootstrap_holds_the_truth_as_often_as_it_says():
         low, high = bootstrap_interval(values, resamples=1000)
         held += low <= 0.5 <= high
     assert abs(held - 285) <= 12
-
-
-def test_no_spread_and_no_values():
-    assert bootstrap_interval([0.1 + 0.2, 0.3]) is None
-    with pytest.raises(ValueError, match="no values"):
-        bootstrap_interval([])
 
 
 def test_the_paired_interval_worked_out_by_hand():

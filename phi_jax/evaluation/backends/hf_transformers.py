@@ -25,12 +25,14 @@ class Transformers(ExportBackend):
         super().__init__(transformers, model, plan, dtype=dtype, device=device)
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
+        loaded: Any
+        report: Any
         loaded, report = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
             model, dtype=getattr(torch, self.dtype), local_files_only=True, output_loading_info=True
         )
         if missing := report["missing_keys"]:  # transformers draws them at random
             raise UserError(f"{model}: tensor {min(missing)} is missing; see `phi-jax lint {model}`")
-        self._model: Any = loaded.to(device).eval()
+        self._model = loaded.to(device).eval()
         self._device, self._batch_size = device, batch_size
         # None of the model's own settings, such as a penalty: nothing but what was asked for.
         end = self.tokenizer.end_of_text_id

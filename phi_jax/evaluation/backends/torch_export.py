@@ -25,7 +25,7 @@ class ExportBackend(TokenBackend):
         name, path = library.__name__, model / "config.json"
         config = read_object(path)
         # Phi's name and CodeGen's; transformers 5's and 4's.
-        self.context = config.get("max_position_embeddings") or config.get("n_positions")
+        self.context: int = config.get("max_position_embeddings") or config.get("n_positions", 0)
         self.dtype = dtype or config.get("dtype") or config.get("torch_dtype") or ""
         if self.dtype not in DTYPES:
             raise UserError(f"{path}: dtype is {self.dtype!r}; name one of {', '.join(DTYPES)} with --dtype")

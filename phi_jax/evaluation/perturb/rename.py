@@ -11,6 +11,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from phi_jax.evaluation.perturb.prose import (
     FUNCTIONS,
@@ -148,9 +149,10 @@ def _code_edits(
         if isinstance(node, ast.Call):
             callee = getattr(node.func, "id", "")
             for keyword in node.keywords:
-                if keyword.arg in new and callee == function:
-                    add(keyword.arg, *span(source, keyword))
-                elif keyword.arg in new and (not function or callee in local):
+                name = keyword.arg or ""
+                if name in new and callee == function:
+                    add(name, *span(source, keyword))
+                elif name in new and (not function or callee in local):
                     raise _Unsafe
         elif isinstance(node, ast.alias) and (node.asname or node.name) in new:
             raise _Unsafe
@@ -208,7 +210,7 @@ def _mentions(
         is_name = _is_no_word(name) or _VALUE.match(after)
         if any(a <= match.start() < b for a, b in code):
             line = before.rpartition("\n")[2]
-            found = is_name and not (line.count("'") % 2 or line.count('"') % 2)  # else in a string of an example
+            found: Any = is_name and not (line.count("'") % 2 or line.count('"') % 2)  # else in a string of an example
         else:
             found = is_name or told.search(before) or _QUOTED.search(f"{before}{name}{after[:1]}")
         if found:

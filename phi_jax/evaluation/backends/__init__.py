@@ -19,7 +19,11 @@ from phi_jax.store.artifact import Artifact, file_digest
 if TYPE_CHECKING:
     from phi_jax.tokens.tokenizer import Tokenizer
 
-_MODULES = {"jax": "jax_sampler", "transformers": "hf_transformers", "vllm": "vllm_engine"}
+_MODULES = {
+    "jax": "phi_jax.evaluation.backends.jax_sampler",
+    "transformers": "phi_jax.evaluation.backends.hf_transformers",
+    "vllm": "phi_jax.evaluation.backends.vllm_engine",
+}
 BACKENDS = tuple(_MODULES)
 
 
@@ -35,7 +39,7 @@ def open_backend(name: str, model: Path, plan: Plan, **options: Any) -> Backend:
     if not model.is_dir():
         raise UserError(f"--model {model}: no directory; name an exported directory or a training artifact")
     try:
-        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        module = importlib.import_module(_MODULES[name])
     except ImportError as error:
         extra = {"transformers": "hf"}.get(name, name)
         raise UserError(

@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from etils import epath
 
@@ -19,8 +20,7 @@ from phi_jax.synthesis.llm.curriculum import KINDS, Lesson, lessons
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.outputs import Fault, declare
 from phi_jax.synthesis.review import Reviewer, Submission, clear
-from phi_jax.teacher.asking import Tally
-from phi_jax.teacher.pilot import Sample
+from phi_jax.teacher.budget import Run
 from phi_jax.teacher.request import Endpoint, Reply, Request, Status
 from phi_jax.teacher.teachers import Teachers
 
@@ -63,13 +63,13 @@ class _Lessons:
             if row["code"] not in _NOT_ASKED_AGAIN:
                 yield self._try(Lesson(**json.loads(row["lesson"])), 1)
 
-    def ask(self) -> tuple[Tally, Tally]:
+    def ask(self) -> tuple[Run, Run]:
         """Asks and checks, twice; what came of the first and the second tries."""
         first = self._ask("asking", self.first, self.counts)
         self.again = {kind: sum(1 for _ in self.second(kind)) for kind in KINDS}
         return first, self._ask("asking, second tries", self.second, self.again)
 
-    def _ask(self, what: str, tries: Callable[[str], Iterator[_Try]], totals: Mapping[str, int]) -> Tally:
+    def _ask(self, what: str, tries: Callable[[str], Iterator[_Try]], totals: Mapping[str, int]) -> Run:
         def requests() -> Iterator[Request]:
             return (t.request for kind in KINDS for t in tries(kind))
 
@@ -118,10 +118,10 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     clear(draft)
 
 
-def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> Sample:
+def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> dict[str, Any]:
     """Asks for the first `requests` lessons, of both kinds in proportion, and checks what comes; writes nothing but the
-    journal. config.texts holds one entry. A lesson is one request in what is returned: its cost, and its share of the
-    seconds, are those of both its tries.
+    journal. config.texts holds one entry. Returns the arguments of teacher.pilot.project. A lesson is one request
+    there: its cost, and its share of the seconds, are those of both its tries.
     """
     (name,) = config.texts.to_dict()
     rules = getattr(config.texts, name)
@@ -140,8 +140,14 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
             rejected.update(row["code"] for row in reviewer.failed(0) if row["code"] in _NOT_ASKED_AGAIN)
             rejected.update(row["code"] for row in reviewer.failed(1))
         batch = any(endpoint.mode == "batch" for endpoint in teachers.shares(rules.writer).endpoints)
-    asked = sum(chosen.values()) - first.found
-    return Sample(total, list(costs.values()), rejected, asked, first.seconds + second.seconds, batch)
+    return {
+        "total": total,
+        "costs": list(costs.values()),
+        "rejected": rejected,
+        "asked": sum(chosen.values()) - first.found,
+        "seconds": first.seconds + second.seconds,
+        "batch": batch,
+    }
 
 
 def _counts(rules: Config) -> dict[str, int]:

@@ -108,7 +108,7 @@ MOMENTS = {
     "one part is booked, not one reply is read": ("after", "_book", 1),
     "all is booked, the plan is open": ("before", "_close", 1),
     "the plan is closed": ("after", "_close", 1),
-    "some replies are read": ("after", "claim", 10),
+    "some replies are read": ("after", "_claim", 10),
 }
 
 

@@ -152,9 +152,14 @@ class Teachers:
         counts: dict[str, Counter[str]] = {model: Counter() for model in self._chosen}
         for requests in self._asked:
             for request, reply in self.replies(requests()):
-                counts[request.model] += Counter({reply.status.value: 1, "requests": 1, "picodollars": reply.cost})
-                counts[request.model] += Counter(
-                    prompt_tokens=reply.usage.prompt, completion_tokens=reply.usage.completion
+                counts[request.model].update(
+                    {
+                        reply.status.value: 1,
+                        "requests": 1,
+                        "picodollars": reply.cost,
+                        "prompt_tokens": reply.usage.prompt,
+                        "completion_tokens": reply.usage.completion,
+                    }
                 )
         names = (*map(str, Status), "requests", "prompt_tokens", "completion_tokens")
         teachers = {
@@ -181,20 +186,17 @@ def check(config: Config) -> None:
 
 
 def _known(config: Config) -> tuple[dict[str, Endpoint], dict[str, Price]]:
-    endpoints = {name: _endpoint(name, getattr(config.teachers, name)) for name in config.teachers.to_dict()}
+    endpoints = {}
+    fields = [field.name for field in dataclasses.fields(Endpoint) if field.name != "name"]
+    for name in config.teachers.to_dict():
+        rules, place = getattr(config.teachers, name), f"config.teachers.{name}"
+        endpoint = endpoints[name] = Endpoint(name, **{field: getattr(rules, field) for field in fields})
+        if not endpoint.base_url.startswith(("http://", "https://")):
+            raise UserError(f"{place}.base_url={endpoint.base_url!r}: must begin with http:// or https://")
+        if not endpoint.model:
+            raise UserError(f"{place}.model is empty; name the model as its server calls it")
     return endpoints, load_prices(config.budget.prices)
 
 
 def _of_model(model: str, requests: Iterable[Request]) -> Iterator[Request]:
     return (request for request in requests if request.model == model)
-
-
-def _endpoint(name: str, rules: Config) -> Endpoint:
-    names = [field.name for field in dataclasses.fields(Endpoint) if field.name != "name"]
-    endpoint = Endpoint(name, **{field: getattr(rules, field) for field in names})
-    place = f"config.teachers.{name}"
-    if not endpoint.base_url.startswith(("http://", "https://")):
-        raise UserError(f"{place}.base_url={endpoint.base_url!r}: must begin with http:// or https://")
-    if not endpoint.model:
-        raise UserError(f"{place}.model is empty; name the model as its server calls it")
-    return endpoint

@@ -61,10 +61,8 @@ class Asker:
         status, text, reason, model, _ = answer
         if status is Status.POISONED:
             return Failure("failed", reason)
-        for key, failure in self._held.items():
-            self._give_up(key, failure)
-        self._held = {}
         self._answered = True
+        self._give_up_held()
         if request.schema is not None and status is Status.ANSWERED:
             try:
                 text = fit(text, request.schema)
@@ -105,24 +103,28 @@ class Asker:
             self._corrections.pop(key, None)
         if kind != "refused" and self._tries[key] < self._endpoint.attempts:
             return True
+        self._held[key] = failure
         if kind == "unfit":  # the server has answered
-            self._give_up(key, failure)
-        else:
-            self._held[key] = failure
+            self._give_up_held()
         if len(self._held) * self._endpoint.attempts >= _DOUBTS:
             raise self._down(failure)
         return False
 
     def _finish(self) -> None:
-        """No request is left. Raises UserError where the last ones failed because of the server.
+        """No request is left. Raises UserError where none was answered, so that the server is to blame.
 
-        Requests that it refused are to blame where it ever answered others.
+        Requests that it refused are to blame where it answered others in an earlier run.
         """
-        for key, failure in self._held.items():
+        for failure in self._held.values():
             refused = failure.kind == "refused" and self._journal.has_answers(self._endpoint.model)
             if not (self._answered or refused):
                 raise self._down(failure)
-            self._give_up(key, failure)
+        self._give_up_held()
+
+    def _give_up_held(self) -> None:
+        for key, failure in self._held.items():
+            self._conclude(key, Status.POISONED, "", failure.reason, self._endpoint.model)
+        self._held = {}
 
     def _refuse(self, name: str, why: str) -> None:
         if name not in self._refused:
@@ -131,9 +133,6 @@ class Asker:
 
     def _say(self, what: str) -> None:
         say(f"teacher {self._endpoint.name}: {what}")
-
-    def _give_up(self, key: str, failure: Failure) -> None:
-        self._conclude(key, Status.POISONED, "", failure.reason, self._endpoint.model)
 
     def _conclude(self, key: str, status: Status, text: str, reason: str, model: str) -> Reply:
         self._tries.pop(key, None)

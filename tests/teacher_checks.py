@@ -120,7 +120,7 @@ def kills_of(mode, count, seed):
     phases = LIVE_PHASES if mode == "live" else BATCH_PHASES
     chosen = [*phases, *rng.choices(phases, k=count - len(phases))]
     rng.shuffle(chosen)
-    most = {"begun": 8, "writing": 60, "written": 60} if mode == "batch" else dict.fromkeys(phases, 8)
+    most = {"begun": 8, "writing": 25, "written": 25} if mode == "batch" else dict.fromkeys(phases, 8)
     return [(phase, rng.randint(1, most.get(phase, 2))) for phase in chosen]
 
 

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -21,8 +21,7 @@ from phi_jax.synthesis.llm.curriculum import KINDS, Lesson, lessons
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.outputs import Fault, declare
 from phi_jax.synthesis.review import Reviewer, Submission, clear
-from phi_jax.teacher.asking import Tally
-from phi_jax.teacher.pilot import Sample
+from phi_jax.teacher.budget import Run
 from phi_jax.teacher.request import Endpoint, Request, Status
 from phi_jax.teacher.teachers import Teachers
 
@@ -74,13 +73,13 @@ class _Lessons:
             )
             yield _Try(lesson, request, teacher)
 
-    def ask(self) -> list[Tally]:
+    def ask(self) -> list[Run]:
         """Asks and checks, twice; what came of the first and of the second tries."""
         first = self._ask(0)
         self.counts.append({kind: sum(1 for _ in self.tries(kind, 1)) for kind in KINDS})
         return [first, self._ask(1)]
 
-    def _ask(self, number: int) -> Tally:
+    def _ask(self, number: int) -> Run:
         def requests() -> Iterator[Request]:
             return (tried.request for kind in KINDS for tried in self.tries(kind, number))
 
@@ -137,10 +136,10 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     clear(draft)
 
 
-def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> Sample:
+def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> dict[str, Any]:
     """Asks for the first `requests` lessons, of both kinds in proportion, and checks what comes; writes nothing but the
-    journal. config.texts holds one entry. A lesson is one request in what is returned: its cost, and its share of the
-    seconds, are those of both its tries.
+    journal. config.texts holds one entry. Returns the arguments of teacher.pilot.project. A lesson is one request
+    there: its cost, and its share of the seconds, are those of both its tries.
     """
     (name,) = config.texts.to_dict()
     rules = getattr(config.texts, name)
@@ -160,7 +159,14 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
             codes = (row["code"] for row in pilot.reviewers[kind].failed(number))
             rejected.update(code for code in codes if number == 1 or code in _NOT_ASKED_AGAIN)
         batch = any(endpoint.mode == "batch" for endpoint in teachers.shares(rules.writer).endpoints)
-    return Sample(total, list(costs.values()), rejected, count - first.found, first.seconds + second.seconds, batch)
+    return {
+        "total": total,
+        "costs": list(costs.values()),
+        "rejected": rejected,
+        "asked": count - first.found,
+        "seconds": first.seconds + second.seconds,
+        "batch": batch,
+    }
 
 
 def _counts(rules: Config) -> dict[str, int]:

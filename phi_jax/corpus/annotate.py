@@ -23,6 +23,7 @@ from phi_jax.corpus.taught_grades import COLUMNS, TEMPLATE, facts_of_votes, grad
 from phi_jax.errors import UserError
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.teacher.pilot import Sample
 from phi_jax.teacher.request import Status
 from phi_jax.teacher.teachers import Teachers
 from phi_jax.teacher.templates import read_template
@@ -51,9 +52,7 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     chosen = sample(source, rules.max_files)
     if rules.grader == STATIC:
         rows = _grade(draft, source, chosen, _weighed, _GRADED)
-        parts = {part: [row[part] for row in rows] for part in rubric.PARTS}
-        facts: dict[str, Any] = {"mean_parts": {part: mean(values) for part, values in parts.items()}}
-        threshold = _threshold(rows, rules)
+        threshold, facts = _threshold(rows, rules), {}
     else:
         # All votes are asked for first; then the files are graded from what lies in the journal.
         with Teachers.of(config, draft.workdir) as teachers:
@@ -85,12 +84,11 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     )
 
 
-def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> dict[str, Any]:
+def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> Sample:
     """Asks for the votes that stand first in a teacher's grading; writes nothing but the journal.
 
-    Their files are a sample of those that `annotate` will ask about, with the same requests. Returns the fields of
-    teacher.pilot.Sample; rejected are the outcomes that are no vote. Raises as `annotate`, and UserError where no
-    teacher grades.
+    Their files are a sample of those that `annotate` will ask about, with the same requests; rejected are the outcomes
+    that are no vote. Raises as `annotate`, and UserError where no teacher grades.
     """
     rules, source = config.annotate, inputs["documents"].path("documents")
     if rules.grader == STATIC:
@@ -102,16 +100,9 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
         questions = (question_of(row, rules.max_file_bytes) for row in _rows(source, chosen))
         first = list(itertools.islice(voters.requests(questions), requests))
         tally = teachers.ask(lambda: first, "annotate pilot", len(first))
-        replies = list(teachers.replies(first))
-        costs = [teachers.planned_cost(request, reply) for request, reply in replies]
-    return {
-        "total": whole * rules.votes,
-        "costs": costs,
-        "rejected": Counter(reply.status.value for _, reply in replies if reply.status is not Status.ANSWERED),
-        "asked": tally.counts.total(),
-        "seconds": tally.seconds,
-        "batch": any(endpoint.mode == "batch" for endpoint in voters.shares.endpoints),
-    }
+        outcomes = Counter(reply.status for _, reply in teachers.replies(first))
+        rejected = Counter({status.value: n for status, n in outcomes.items() if status is not Status.ANSWERED})
+        return Sample.of(teachers, voters.shares, first, [tally], total=whole * rules.votes, rejected=rejected)
 
 
 def read_grades(annotated: Artifact) -> list[dict[str, Any]]:

@@ -9,10 +9,15 @@ import dataclasses
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from phi_jax.errors import UserError
-from phi_jax.teacher.request import PICODOLLARS
+from phi_jax.teacher.request import PICODOLLARS, Request
+
+if TYPE_CHECKING:
+    from phi_jax.teacher.asking import Tally
+    from phi_jax.teacher.teachers import Shares, Teachers
 
 _Z = 1.959964  # of a 95 % interval
 
@@ -29,6 +34,33 @@ class Sample:
     asked: int  # of the pilot's requests, those that were not in the journal before
     seconds: float  # that these took
     batch: bool  # whether the whole stage goes through the Batch API, whose hours live requests do not tell
+
+    @classmethod
+    def of(
+        cls,
+        teachers: Teachers,
+        shares: Shares,
+        requests: Iterable[Request],
+        tallies: Sequence[Tally],
+        *,
+        total: int,
+        rejected: Counter[str],
+    ) -> Sample:
+        """What came of `requests`, which were asked in one or more calls. Those of one label count as one request.
+
+        tallies: what each call returned; the first one asked for every label.
+        """
+        costs: Counter[str] = Counter()
+        for request, reply in teachers.replies(requests):
+            costs[request.label] += teachers.planned_cost(request, reply)
+        return cls(
+            total=total,
+            costs=list(costs.values()),
+            rejected=rejected,
+            asked=len(costs) - tallies[0].found,
+            seconds=sum(tally.seconds for tally in tallies),
+            batch=any(endpoint.mode == "batch" for endpoint in shares.endpoints),
+        )
 
 
 def project(sample: Sample) -> dict[str, Estimate]:

@@ -131,17 +131,14 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     chosen = {"textbooks": textbooks, "exercises": min(requests, total) - textbooks}
     with tempfile.TemporaryDirectory() as scratch, Teachers.of(config, workdir, live=True) as teachers:
         pilot = _Lessons(open_draft(scratch, "pilot", name, {}, {}), rules, chosen, teachers)
-        first, second = pilot.ask()
-        costs: Counter[str] = Counter()
+        tallies = pilot.ask()
         rejected: Counter[str] = Counter()
-        for kind, reviewer in pilot.reviewers.items():
-            for t in (*pilot.first(kind), *pilot.second(kind)):
-                costs[t.request.label] += teachers.planned_cost(t.request, teachers.reply(t.request.key))
+        for reviewer in pilot.reviewers.values():
             rejected.update(row["code"] for row in reviewer.failed(0) if row["code"] in _NOT_ASKED_AGAIN)
             rejected.update(row["code"] for row in reviewer.failed(1))
-        batch = any(endpoint.mode == "batch" for endpoint in teachers.shares(rules.writer).endpoints)
-    asked = sum(chosen.values()) - first.found
-    return Sample(total, list(costs.values()), rejected, asked, first.seconds + second.seconds, batch)
+        tries = (t for kind in KINDS for t in (*pilot.first(kind), *pilot.second(kind)))
+        shares = teachers.shares(rules.writer)
+        return Sample.of(teachers, shares, (t.request for t in tries), tallies, total=total, rejected=rejected)
 
 
 def _counts(rules: Config) -> dict[str, int]:

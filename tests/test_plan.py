@@ -92,7 +92,7 @@ for model, batch, microbatches, mesh_shape, chunk in json.loads(sys.argv[3]):
     mesh = make_mesh(mesh_shape, jax.devices()[: mesh_shape[0] * mesh_shape[1] * mesh_shape[2]])
     changed, rules = dataclasses.replace(shape, **model), config.Config(values)
     parts = estimate_memory(changed, rules, mesh)
-    print(json.dumps([sum(parts.values()), compile_step(changed, rules, 0, mesh)[0]]), flush=True)
+    print(json.dumps([sum(parts.values()), compile_step(changed, rules, mesh)[0]]), flush=True)
 """
 CASES = [
     ({}, 8, 1, (1, 1, 1), 64),

@@ -296,8 +296,9 @@ def test_again_and_after_a_kill_it_is_the_same(built, tmp_path, inputs, monkeypa
 
 @pytest.mark.parametrize(("budget", "kept"), [(10**9, "abcd"), (11, "abd"), (10, "ab"), (6, "a"), (4, "")])
 def test_the_best_files_up_to_the_first_that_exceeds_the_budget(budget, kept):
-    scores, tokens = {"d": 0.2, "a": 0.9, "b": 0.5, "c": 0.1}, {"a": 5, "b": 5, "c": 1, "d": 1, "without": 0}
-    assert stage.within_budget(scores, tokens, budget) == set(kept)
+    files = [("without", None, 0), ("d", 0.2, 1), ("a", 0.9, 5), ("b", 0.5, 5), ("c", 0.1, 1)]
+    scored = [{"id": name, "score": score, "tokens": tokens} for name, score, tokens in files]
+    assert set(stage.within_budget(scored, budget)) == set(kept)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 
 from phi_jax.store.python_text import parse
 
-# The one place of the weights, which are ours and sum to 1. Comments that are not docstrings count nowhere, since a grader
-# that likes them teaches a filter to look for them alone (Stack-Edu's classifier did).
+# The one place of the weights, which are ours and sum to 1. Comments that are not docstrings count nowhere, since a
+# grader that likes them teaches a filter to look for them alone (Stack-Edu's classifier did).
 WEIGHTS: Mapping[str, float] = {
     "docstrings": 0.3,  # functions and classes that say what they do
     "self_contained": 0.2,  # share of what is imported that is of the standard library

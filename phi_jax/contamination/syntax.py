@@ -109,11 +109,9 @@ class _Nameless:
         if not isinstance(node, ast.AST):
             return repr(node)
         self.size += 1
-        if isinstance(node, ast.AnnAssign):
-            fields: dict[str, Any] = {"targets": [node.target], "value": node.value}
-            node = ast.Assign()
-        else:
-            fields = {name: value for name, value in ast.iter_fields(node) if name not in _LEFT_OUT}
+        if isinstance(node, ast.AnnAssign) and node.value is not None:
+            node = ast.Assign(targets=[node.target], value=node.value)
+        fields = {name: value for name, value in ast.iter_fields(node) if name not in _LEFT_OUT}
         if isinstance(node, AnyFunction | ast.ClassDef):
             fields["body"] = _body(node)
         own = _own_names(node)

@@ -458,7 +458,7 @@ def test_killed_while_it_writes_it_asks_for_nothing(tmp_path, collected, built, 
     assert again.identity == built[0].identity
 
 
-# --- A pilot, and mistakes -----------------------------------------------------------------------------------------
+# --- A pilot -----------------------------------------------------------------------------------------------------
 
 
 def test_a_pilot_asks_for_the_first_votes_and_writes_nothing_but_the_journal(tmp_path, collected):
@@ -479,21 +479,3 @@ def test_a_pilot_asks_for_the_first_votes_and_writes_nothing_but_the_journal(tmp
         done = annotate(tmp_path, collected, chosen)
         assert len(asked_of(server)) == 3 * COUNT
     assert done.facts["teaching"]["teachers"]["reader"]["requests"] == 3 * COUNT
-
-
-@pytest.mark.parametrize(
-    ("rules", "message"),
-    [
-        ({"grader": "nobody"}, r"config\.annotate\.grader='nobody': .*there are: reader, other; or use 'static'"),
-        ({"grader": "reader:x"}, r"config\.annotate\.grader='reader:x'"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_is_named_before_anything_is_asked(tmp_path, collected, rules, message):
-    with pytest.raises(UserError, match=message) as raised:
-        annotate(tmp_path, collected, config_of("http://127.0.0.1:9/v1", **rules))
-    assert "\n" not in str(raised.value)
-
-
-def test_the_static_rubric_has_no_pilot(tmp_path, collected):
-    with pytest.raises(UserError, match="asks no teacher"):
-        stage.pilot(config_of("http://127.0.0.1:9/v1", grader="static"), {"documents": collected}, tmp_path, 20)

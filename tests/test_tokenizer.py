@@ -497,16 +497,18 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def named_in_a_process(tmp_path, name, **environment):
-    """`Tokenizer.named` where the Hub's client starts afresh; it reads its settings when it is imported."""
+def named_in_a_process(tmp_path, *names, **environment):
+    """A line for each of `Tokenizer.named`, where the Hub's client starts afresh: it reads its settings at import."""
     code = (
         "import sys\nfrom phi_jax.errors import UserError\nfrom phi_jax.tokens.tokenizer import Tokenizer\n"
-        "try:\n    print(Tokenizer.named(sys.argv[1]).vocab_size)\nexcept UserError as error:\n    print(error)"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n        print(Tokenizer.named(name).vocab_size)\n"
+        "    except UserError as error:\n        print(error)"
     )
     env = {"PATH": "", "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), **environment}
-    done = subprocess.run([sys.executable, "-c", code, name], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return done.stdout.splitlines()
 
 
 @pytest.fixture
@@ -523,22 +525,19 @@ def hub(small, tmp_path, monkeypatch):
 
 
 def test_only_tokenizer_files_are_fetched_and_once(hub, tmp_path):
-    assert named_in_a_process(tmp_path, "owner/model", HF_ENDPOINT=hub) == "600"
+    assert named_in_a_process(tmp_path, "owner/model", HF_ENDPOINT=hub) == ["600"]
     fetched = {path.rpartition("/")[2] for path in Hub.asked if "resolve" in path}
     assert fetched == set(tokenizer_files.PUBLISHED_FILES)
-    assert named_in_a_process(tmp_path, "owner/model", HF_ENDPOINT=hub, HF_HUB_OFFLINE="1") == "600"
+    assert named_in_a_process(tmp_path, "owner/model", HF_ENDPOINT=hub, HF_HUB_OFFLINE="1") == ["600"]
 
 
 def test_what_the_hub_does_not_have_is_one_line(hub, tmp_path):
     remedy = "give a directory with tokenizer.json, or with vocab.json and merges.txt"
-    for name, environment in (
-        ("owner/other", {"HF_ENDPOINT": hub}),
-        ("owner/model", {"HF_ENDPOINT": "http://127.0.0.1:9"}),
-        ("owner/model", {"HF_HUB_OFFLINE": "1"}),
-        ("no/such/name", {"HF_ENDPOINT": hub}),
-        ("~/nowhere", {"HF_ENDPOINT": hub}),
+    for names, environment in (
+        (("owner/other", "no/such/name", "~/nowhere"), {"HF_ENDPOINT": hub}),
+        (("owner/model",), {"HF_ENDPOINT": "http://127.0.0.1:9"}),
+        (("owner/model",), {"HF_HUB_OFFLINE": "1"}),
     ):
-        said = named_in_a_process(tmp_path, name, **environment)
-        assert said.startswith(f"{name}: neither a directory here nor to be had from the Hugging Face Hub")
-        assert said.endswith(remedy)
-        assert "\n" not in said
+        for name, said in zip(names, named_in_a_process(tmp_path, *names, **environment), strict=True):
+            assert said.startswith(f"{name}: neither a directory here nor to be had from the Hugging Face Hub")
+            assert said.endswith(remedy)

@@ -11,7 +11,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT
 
@@ -144,7 +144,7 @@ def test_what_everybody_writes_is_no_evidence(tmp_path):
         for n, body in enumerate((small, large))
     ]  # fmt: skip
     held_out = load_held_out(write_problems(tmp_path / "p.jsonl", rows))
-    assert held_out.too_small == ["t/0"]
+    assert list(held_out.fingerprints.values()) == [["t/1"]]
     assert inspect(f"def plus(x, y):\n{small}".replace("a", "x").replace("b", "y"), held_out, prose=True).hits == {}
     assert inspect(f"# {said}\n", held_out, prose=True).hits == {}
     assert inspect(f"def g(a, b):\n{large}", held_out, prose=True).hits == {
@@ -207,6 +207,7 @@ class Renamed(ast.NodeTransformer):
         return super().generic_visit(node)
 
 
+@settings(max_examples=40)
 @given(st.sampled_from(SOURCES), st.data())
 def test_a_fingerprint_does_not_see_names(source, data):
     tree = ast.parse(source)
@@ -224,6 +225,7 @@ OPERATORS = {
 }  # fmt: skip
 
 
+@settings(max_examples=60)
 @given(st.sampled_from(SOURCES), st.data())
 def test_a_fingerprint_sees_operators_and_constants(source, data):
     tree = ast.parse(source)
@@ -286,10 +288,11 @@ def test_the_problems_of_humaneval_are_found_in_their_own_code(shared_data):
     file = str(shared_data / "eval" / "HumanEval.jsonl.gz")
     held_out = load_held_out(file)
     assert held_out.untold == ["HumanEval/23"]  # "Return length of given string", return len(string)
-    assert len(held_out.too_small) == 21
+    large = {task for tasks in held_out.fingerprints.values() for task in tasks}
+    assert len(held_out.tasks) - len(large) == 21
     for problem in load_problems(file)[1]:
         hits = inspect(problem.prompt + problem.reference, held_out, prose=True).hits
-        assert (problem.task_id in hits.get("same syntax", ())) == (problem.task_id not in held_out.too_small)
+        assert (problem.task_id in hits.get("same syntax", ())) == (problem.task_id in large)
 
 
 FORMS = {
@@ -303,10 +306,12 @@ def test_the_problems_of_mbpp_are_found_by_their_text(shared_data):
     """One sentence stands in two problems and is no evidence."""
     file = shared_data / "eval" / "mbpp.jsonl"
     held_out = load_held_out(str(file))
+    assert held_out.untold == []
     rows = {f"MBPP/{row['task_id']}": row for row in map(json.loads, file.read_text().splitlines())}
+    some = [task for n, task in enumerate(held_out.tasks) if n % 5 == 0 or task == "MBPP/347"]
 
     def missed(text_of):
-        hits = {task: inspect(text_of(rows[task]), held_out, prose=True).hits for task in held_out.tasks}
+        hits = {task: inspect(text_of(rows[task]), held_out, prose=True).hits for task in some}
         return [task for task, found in hits.items() if task not in {t for tasks in found.values() for t in tasks}]
 
     for form in FORMS.values():
@@ -409,9 +414,9 @@ def test_the_same_in_other_processes_and_after_a_kill(tmp_path, monkeypatch):
     checked = []
     monkeypatch.setattr(stage, "_PARALLEL_BYTES", 1 << 40)
     monkeypatch.setattr(
-        stage._Work,
-        "_check",
-        lambda self, part, check=stage._Work._check: checked.append(part.number) or check(self, part),
+        stage._Checker,
+        "_checked",
+        lambda self, part, check=stage._Checker._checked: checked.append(part.number) or check(self, part),
     )
     again = decontaminate(tmp_path, inputs, "killed")
     assert (content(again), again.facts) == (content(built), built.facts)

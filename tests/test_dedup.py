@@ -234,6 +234,11 @@ def test_an_id_that_occurs_twice_is_an_error(tmp_path):
         dedup(tmp_path, [row(prose(1), "b"), row(prose(2), "c"), row(prose(1), "a")])
 
 
+def test_more_bands_than_hashes_are_an_error():
+    with pytest.raises(UserError, match=r"^config\.dedup\.bands=129: more than config\.dedup\.num_perm=128"):
+        module.check(Config({"dedup": {**RULES, "bands": 129}}))
+
+
 def test_no_rows(tmp_path):
     built = dedup(tmp_path, [])
     assert kept(built) == []

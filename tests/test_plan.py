@@ -92,7 +92,7 @@ for model, batch, microbatches, mesh_shape, chunk in json.loads(sys.argv[3]):
     mesh = make_mesh(mesh_shape, jax.devices()[: mesh_shape[0] * mesh_shape[1] * mesh_shape[2]])
     changed, rules = dataclasses.replace(shape, **model), config.Config(values)
     parts = estimate_memory(changed, rules, mesh)
-    print(json.dumps([sum(parts.values()), compile_step(changed, rules, 0, mesh)[0]]), flush=True)
+    print(json.dumps([sum(parts.values()), compile_step(changed, rules, mesh)[0]]), flush=True)
 """
 CASES = [
     ({}, 8, 1, (1, 1, 1), 64),
@@ -152,8 +152,10 @@ def test_microbatches_that_fit_are_named_as_they_are_typed():
 
 
 def test_what_no_microbatches_can_save_is_said():
-    chosen = config.load([*PHI_1, "--config.model.hidden_size=16384", "--config.model.num_heads=256"])
-    result = plan(chosen, topology=None, devices="1xL4")
+    batches = ("global_batch_size=4", "microbatches=1")
+    few = [f"--config.{rules}.{size}" for rules in ("training", "finetune") for size in batches]
+    large = ["--config.model.hidden_size=16384", "--config.model.num_heads=256"]
+    result = plan(config.load([*PHI_1, *large, *few]), topology=None, devices="1xL4")
     assert [fit.fitting for fit in result.sections] == [None, None]
     assert any("larger devices" in line for line in lines(result))
 

@@ -1,12 +1,11 @@
 """Grades by language models: the question, the votes, their agreement, and the stage, asked of a real server."""
 
+import dataclasses
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
@@ -260,14 +259,14 @@ def config_of(server, **rules):
     )
 
 
-def key_of(chosen):
-    """As the pipeline has it: where the servers are is no part of what an artifact is."""
-    return artifact.digest_of(chosen.annotate.to_dict())
+def decides(chosen):
+    """As the pipeline has it: where the servers are decides nothing."""
+    return {"annotate": chosen.annotate.to_dict()}
 
 
 def annotate(workdir, collected, chosen):
     inputs = {"documents": collected}
-    draft = artifact.open_draft(workdir, "annotate", "python", chosen.to_dict(), inputs, key_of(chosen))
+    draft = artifact.open_draft(workdir, "annotate", "python", chosen.to_dict(), inputs, decides=decides(chosen))
     stage.annotate(chosen, inputs, draft)
     return draft.commit()
 
@@ -388,26 +387,44 @@ def test_what_was_given_up_can_be_asked_again(tmp_path, collected, server):
     assert (done.facts["graded"], done.facts["votes_missing"]) == (COUNT, {})
 
 
-# Grades in a process of its own: where it finds tests/, workdir, collected, config, key, what to be killed at.
+# Grades in a process of its own, which kills itself: where it finds tests/, workdir, collected, config, what of it
+# decides, the number of replies after which it dies (0: none), the file that it dies at ("": none).
 _CHILD = """
-import json, sys
+import json, os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from killed_run import kill_at
 from phi_jax.store import artifact
 from phi_jax.config import Config
 from phi_jax.corpus import annotate as stage
-if sys.argv[6]:
-    kill_at("os.rename", sys.argv[6], 1)
-inputs, chosen = {"documents": artifact.Artifact.read(sys.argv[3])}, Config(json.loads(sys.argv[4]))
-draft = artifact.open_draft(sys.argv[2], "annotate", "python", chosen.to_dict(), inputs, sys.argv[5])
-stage.annotate(chosen, inputs, draft)
+from phi_jax.teacher.journal import Journal
+left, conclude = int(sys.argv[6]), Journal.conclude
+def counted(*arguments):
+    global left
+    left -= 1
+    reply = conclude(*arguments)
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return reply
+Journal.conclude = counted
+if sys.argv[7]:
+    kill_at("os.rename", sys.argv[7], 1)
+inputs, values = {"documents": artifact.Artifact.read(sys.argv[3])}, json.loads(sys.argv[4])
+draft = artifact.open_draft(sys.argv[2], "annotate", "python", values, inputs, decides=json.loads(sys.argv[5]))
+stage.annotate(Config(values), inputs, draft)
 """
 
 
-def start(workdir, collected, chosen, kill=""):
-    arguments = [ROOT / "tests", workdir, collected.directory, json.dumps(chosen.to_dict()), key_of(chosen), kill]
-    command = [sys.executable, "-c", _CHILD, *map(os.fspath, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def killed(workdir, collected, chosen, *, replies=0, file=""):
+    arguments = [
+        ROOT / "tests",
+        workdir,
+        collected.directory,
+        json.dumps(chosen.to_dict()),
+        json.dumps(decides(chosen)),
+    ]
+    command = [sys.executable, "-c", _CHILD, *map(str, (*arguments, replies, file))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def answered_in(workdir, collected, chosen):
@@ -419,16 +436,12 @@ def answered_in(workdir, collected, chosen):
 
 
 def test_killed_while_it_asks_it_asks_for_the_rest(tmp_path, collected, built):
-    with serving(latency=0.05) as slow:
-        chosen = config_of(slow)
-        child = start(tmp_path, collected, chosen)
-        while len(asked_of(slow)) < COUNT and child.poll() is None:
-            time.sleep(0.01)
-        child.kill()
-        assert child.wait() == -signal.SIGKILL, child.stderr.read()
-        assert 0 < answered_in(tmp_path, collected, chosen) < 3 * COUNT
+    with serving() as server:
+        chosen = config_of(server)
+        killed(tmp_path, collected, chosen, replies=COUNT)
+        assert COUNT - 4 <= answered_in(tmp_path, collected, chosen) <= COUNT  # the last ones were not on disk yet
         again = annotate(tmp_path, collected, chosen)
-        ledger = asked_of(slow)
+        ledger = asked_of(server)
     # What was in flight, four requests at most, is asked a second time; nothing that was answered is.
     repeated = [entry for entry in ledger if entry["attempt"] > 1]
     assert len(ledger) - 3 * COUNT <= len(repeated) <= 4
@@ -437,9 +450,7 @@ def test_killed_while_it_asks_it_asks_for_the_rest(tmp_path, collected, built):
 
 def test_killed_while_it_writes_it_asks_for_nothing(tmp_path, collected, built, server):
     chosen, before = config_of(server), len(asked_of(server))
-    child = start(tmp_path, collected, chosen, kill=r"grades/part-00001")
-    _, said = child.communicate()
-    assert child.returncode == -signal.SIGKILL, said
+    killed(tmp_path, collected, chosen, file="grades/part-00001")
     left = (tmp_path / "annotate" / "python.partial").glob("grades/part-*")
     assert sorted(path.name for path in left) == ["part-00000.parquet"]
     again = annotate(tmp_path, collected, chosen)
@@ -447,7 +458,7 @@ def test_killed_while_it_writes_it_asks_for_nothing(tmp_path, collected, built, 
     assert again.identity == built[0].identity
 
 
-# --- A pilot, and mistakes -----------------------------------------------------------------------------------------
+# --- A pilot -----------------------------------------------------------------------------------------------------
 
 
 def test_a_pilot_asks_for_the_first_votes_and_writes_nothing_but_the_journal(tmp_path, collected):
@@ -456,33 +467,15 @@ def test_a_pilot_asks_for_the_first_votes_and_writes_nothing_but_the_journal(tmp
         found = stage.pilot(chosen, {"documents": collected}, tmp_path, 20)
         assert [p.name for p in tmp_path.iterdir()] == ["teacher"]
         ledger = asked_of(server)
-        assert (found["total"], found["asked"], len(found["costs"]), found["batch"]) == (3 * COUNT, 20, 20, False)
-        assert found["seconds"] > 0
-        assert found["rejected"] == Counter({"refused": sum(entry["status"] == "refusal" for entry in ledger)})
+        assert (found.total, found.asked, len(found.costs), found.batch) == (3 * COUNT, 20, 20, False)
+        assert found.seconds > 0
+        assert found.rejected == Counter({"refused": sum(entry["status"] == "refusal" for entry in ledger)})
         source = collected.path("documents")
         first = stage.sample(source, 7)  # of three votes each, but for the last
         marks = {fence(row["text"]) for row in documents.read(source) if row["id"] in first}
         assert {entry["about"].partition("BEGIN FILE ")[2].partition("\n")[0] for entry in ledger} == marks
         again = stage.pilot(chosen, {"documents": collected}, tmp_path, 20)
-        assert again == {**found, "asked": 0, "seconds": again["seconds"]}
+        assert again == dataclasses.replace(found, asked=0, seconds=again.seconds)
         done = annotate(tmp_path, collected, chosen)
         assert len(asked_of(server)) == 3 * COUNT
     assert done.facts["teaching"]["teachers"]["reader"]["requests"] == 3 * COUNT
-
-
-@pytest.mark.parametrize(
-    ("rules", "message"),
-    [
-        ({"grader": "nobody"}, r"config\.annotate\.grader='nobody': .*there are: reader, other; or use 'static'"),
-        ({"grader": "reader:x"}, r"config\.annotate\.grader='reader:x'"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_is_named_before_anything_is_asked(tmp_path, collected, rules, message):
-    with pytest.raises(UserError, match=message) as raised:
-        annotate(tmp_path, collected, config_of("http://127.0.0.1:9/v1", **rules))
-    assert "\n" not in str(raised.value)
-
-
-def test_the_static_rubric_has_no_pilot(tmp_path, collected):
-    with pytest.raises(UserError, match="asks no teacher"):
-        stage.pilot(config_of("http://127.0.0.1:9/v1", grader="static"), {"documents": collected}, tmp_path, 20)

@@ -5,6 +5,8 @@ import itertools
 import json
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +18,14 @@ from phi_jax.errors import UserError
 from phi_jax.tokens import shards
 from phi_jax.tokens.batches import TokenBatches
 from phi_jax.tokens.tokenize import is_held_out
-from phi_jax.tokens.tokenizer import END_OF_TEXT, SMALLEST_VOCABULARY, WHITESPACE_RUNS, Tokenizer, train
+from phi_jax.tokens.tokenizer import END_OF_TEXT, WHITESPACE_RUNS, Tokenizer, train
 
-TEXTS = [p.read_text() for p in sorted((ROOT / "phi_jax").rglob("*.py"))]
+# Not files of ours: the split is by content, so with each change another text would be held out.
+TEXTS = [
+    p.read_text(encoding="utf-8")
+    for name in ("asyncio", "email")
+    for p in sorted(Path(sysconfig.get_path("stdlib"), name).glob("*.py"))
+]
 SPACED = st.lists(st.text() | st.integers(0, 70).map(lambda n: " " * n) | st.integers(0, 20).map(lambda n: "\t" * n))
 
 
@@ -74,8 +81,6 @@ def test_the_same_bytes_in_any_process(tokenizer, tmp_path, parallel):
 
 
 def test_wrong_tokenizers_are_named(tmp_path):
-    with pytest.raises(UserError, match=f"at least {SMALLEST_VOCABULARY}"):
-        train(TEXTS, 100)
     with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")

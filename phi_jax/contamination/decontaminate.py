@@ -16,6 +16,7 @@ blocks of Python are compared. Text without Python 3 is compared by its words on
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import json
 import multiprocessing
@@ -70,12 +71,12 @@ def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) 
             parts.append(_Part(len(parts), name, index, path))
     for name in (*sets, "removed", "counts"):
         (draft.directory / name).mkdir(exist_ok=True)
-    work = _Work(draft.directory, held_out, prose=not (chosen == HELD_OUT and written_by == "grammar"))
+    checker = _Checker(draft.directory, held_out, prose=not (chosen == HELD_OUT and written_by == "grammar"))
 
     figures: dict[str, Counter[str]] = {name: Counter() for name in sets}
     totals = [documents.totals(source.path(name)) for name in sets]
     with Progress(draft.label, sum(t.rows for t in totals), "documents") as bar:
-        for part, count in zip(parts, _counts(work, parts, sum(t.bytes for t in totals)), strict=True):
+        for part, count in zip(parts, _counts(checker, parts, sum(t.bytes for t in totals)), strict=True):
             figures[part.set].update(count)
             bar.advance(count["documents"], f"{sum(f['removed'] for f in figures.values())} removed")
 
@@ -87,7 +88,6 @@ def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) 
         written_by=written_by,
         benchmark=chosen,
         problems=len(held_out.tasks),
-        problems_too_small_for_syntax=len(held_out.too_small),
         problems_too_short_to_find=held_out.untold,
         **{name: _facts(figures[name]) for name in sets},
     )
@@ -98,19 +98,18 @@ def _facts(figures: Counter[str]) -> dict[str, Any]:
     return {**{name: figures[name] for name in _COUNTS}, "hits": hits}
 
 
-def _counts(work: _Work, parts: Sequence[_Part], size: int) -> Iterator[dict[str, int]]:
-    """The counts of each part, in order; parts that an earlier run finished are not read again."""
-    todo = [part for part in parts if not work.counts(part).exists()]
-    processes = min(len(os.sched_getaffinity(0)), len(todo))
+def _counts(checker: _Checker, parts: Sequence[_Part], size: int) -> Iterator[dict[str, int]]:
+    """The counts of each part, in order. size: bytes of text in all."""
+    processes = min(len(os.sched_getaffinity(0)), sum(not checker.counts(part).exists() for part in parts))
     if processes < 2 or size < _PARALLEL_BYTES:
-        yield from map(work.count, parts)
+        yield from map(checker.check, parts)
         return
     # spawn: the parent may run threads of jax or arrow, which a fork does not survive.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_start_reader, initargs=(work,)) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_start_reader) as pool:
         try:
             with _main_hidden():
-                done = pool.map(_count, parts)
+                done = pool.map(checker.check, parts)
             yield from done
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -130,27 +129,29 @@ def _main_hidden() -> Iterator[None]:
 # --- One part -----------------------------------------------------------------------------------------------------
 
 
-class _Work:
-    """What a process needs to check parts and to write what is left of them under `directory`."""
+@dataclasses.dataclass(frozen=True)
+class _Checker:
+    """Checks parts, and writes what is left of them under `directory`; each reader gets a copy."""
 
-    def __init__(self, directory: epath.Path, held_out: HeldOut, *, prose: bool) -> None:
-        self._directory, self._held_out, self._prose = directory, held_out, prose
+    directory: epath.Path
+    held_out: HeldOut
+    prose: bool  # see `inspect`
 
     def counts(self, part: _Part) -> epath.Path:
         """Where a part's counts are; written last, so where they are the part is whole."""
-        return self._directory / "counts" / f"part-{part.number:05d}.json"
+        return self.directory / "counts" / f"part-{part.number:05d}.json"
 
-    def count(self, part: _Part) -> dict[str, int]:
-        """Checks a part, unless that was done, and returns its counts."""
+    def check(self, part: _Part) -> dict[str, int]:
+        """The counts of a part; one that an earlier run finished is not read again."""
         if not self.counts(part).exists():
-            write_json(self.counts(part), self._check(part))
+            write_json(self.counts(part), self._checked(part))
         return json.loads(self.counts(part).read_text())
 
-    def _check(self, part: _Part) -> dict[str, int]:
+    def _checked(self, part: _Part) -> dict[str, int]:
         with part.source.open("rb") as handle:
             schema = pq.read_schema(handle)
         rows = list(documents.read_part(part.source, schema.names))
-        findings = [inspect(row["text"], self._held_out, prose=self._prose) for row in rows]
+        findings = [inspect(row["text"], self.held_out, prose=self.prose) for row in rows]
         clean = [row for row, finding in zip(rows, findings, strict=True) if not finding.hits]
         evidence = [
             {"set": part.set, "id": row["id"], "path": row["path"], "reason": reason, "task_id": task}
@@ -158,8 +159,8 @@ class _Work:
             for reason, tasks in finding.hits.items()
             for task in tasks
         ]
-        documents.write_part(self._directory / part.set, part.place, clean, schema)
-        documents.write_part(self._directory / "removed", part.number, evidence, _REMOVED)
+        documents.write_part(self.directory / part.set, part.place, clean, schema)
+        documents.write_part(self.directory / "removed", part.number, evidence, _REMOVED)
         return {
             "documents": len(rows),
             "kept": len(clean),
@@ -171,12 +172,7 @@ class _Work:
         }
 
 
-_work: _Work | None = None  # in a reader's process
-
-
-def _start_reader(work: _Work) -> None:
-    global _work
-    _work = work
+def _start_reader() -> None:
     gc.disable()  # trees have no cycles, and looking for some takes as long as parsing
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -187,8 +183,3 @@ def _start_reader(work: _Work) -> None:
 
     # A killed parent closes nothing that an idle reader would notice.
     threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _count(part: _Part) -> dict[str, int]:
-    assert _work is not None
-    return _work.count(part)

@@ -29,8 +29,7 @@ class HeldOut:
     fingerprints: dict[str, list[str]]  # -> tasks
     shapes: frozenset[tuple[Any, ...]]
     wording: Wording
-    too_small: list[str]  # tasks that only their words can tell: no solution has LEAST_NODES
-    untold: list[str]  # of these, tasks that would not be found in a copy of their prompt and solution
+    untold: list[str]  # tasks that would not be found in a copy of their prompt and solution
 
 
 @dataclasses.dataclass
@@ -51,9 +50,8 @@ def load_held_out(file: str) -> HeldOut:
     """
     _, problems = load_problems(file)
     fingerprints: dict[str, list[str]] = defaultdict(list)
-    shapes, too_small = set(), []
+    shapes = set()
     for problem in problems:
-        large = False
         for source in _solutions(problem, file):
             tree = parse(source)
             found = [] if tree is None else list(syntax.functions(tree))
@@ -63,13 +61,10 @@ def load_held_out(file: str) -> HeldOut:
                 raise UserError(f"{file}: {problem.task_id}: no function in its solution or a rendering; mend the line")
             key, nodes = syntax.fingerprint(chosen[0])
             if nodes >= LEAST_NODES:
-                large = True
                 shapes.add(syntax.shape(chosen[0]))
                 fingerprints[key].append(problem.task_id)
-        if not large:
-            too_small.append(problem.task_id)
     tasks = [p.task_id for p in problems]
-    held_out = HeldOut(tasks, dict(fingerprints), frozenset(shapes), wording(problems), too_small, [])
+    held_out = HeldOut(tasks, dict(fingerprints), frozenset(shapes), wording(problems), [])
     for problem in problems:
         hits = inspect(f"{problem.prompt}{problem.reference}", held_out, prose=True).hits
         if not any(problem.task_id in found for found in hits.values()):

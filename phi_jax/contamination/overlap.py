@@ -41,7 +41,7 @@ class Overlap:
 class Wording:
     """The problems' words, indexed for looking them up."""
 
-    sentences: dict[Gram, tuple[str, re.Pattern[str]]]  # by their words
+    sentences: dict[Gram, tuple[str, str]]  # by their words: (task_id, regular expression)
     lengths: frozenset[int]  # of the sentences, in words
     solutions: dict[str, list[tuple[str, str]]]  # by their longest line: (task_id, lines)
     grams: dict[Gram, tuple[str, bool]]  # -> (task_id, whether it is of the docstring's prose)
@@ -52,16 +52,14 @@ class Wording:
         flat = _flat(text)
         words = _WORD.findall(flat)
         fours = zip(words, words[1:], words[2:], words[3:], strict=False)
-        found: dict[Gram, tuple[str, re.Pattern[str]]] = {}
+        found: set[Gram] = set()
         shared: dict[str, bool] = {}
         for start in [i for i, four in enumerate(fours) if four in self.anchors]:
-            for gram in (tuple(words[start : start + length]) for length in self.lengths):
-                if gram in self.sentences:
-                    found[gram] = self.sentences[gram]
+            found |= self.sentences.keys() & {tuple(words[start : start + length]) for length in self.lengths}
             task, in_prose = self.grams.get(tuple(words[start : start + GRAM]), ("", False))
             if task:
                 shared[task] = shared.get(task, False) or in_prose
-        said = [task for task, pattern in found.values() if pattern.search(flat)]
+        said = [task for task, pattern in (self.sentences[gram] for gram in sorted(found)) if re.search(pattern, flat)]
         lines = _lines(text)
         candidates = self.solutions.keys() & set(lines)
         if candidates:
@@ -76,7 +74,7 @@ def wording(problems: Sequence[Problem]) -> Wording:
     A sentence that several problems share says nothing of where a text comes from and is left out. Examples (>>>)
     and tests in a docstring are no part of its prose.
     """
-    sentences: dict[Gram, list[tuple[str, re.Pattern[str]]]] = defaultdict(list)
+    sentences: dict[Gram, list[tuple[str, str]]] = defaultdict(list)
     solutions: dict[str, list[tuple[str, str]]] = defaultdict(list)
     grams: dict[Gram, tuple[str, bool]] = {}
     for problem in problems:
@@ -85,7 +83,7 @@ def wording(problems: Sequence[Problem]) -> Wording:
         if len(words) >= SENTENCE_WORDS:
             # A sentence without a full stop must not be found at the head of a longer one.
             end = "" if sentence.endswith((".", "!", "?")) else r"(?! ?\w)"
-            sentences[words].append((problem.task_id, re.compile(r"(?<!\w)" + re.escape(sentence) + end)))
+            sentences[words].append((problem.task_id, r"(?<!\w)" + re.escape(sentence) + end))
         lines = _lines(problem.reference or "")
         if len(_TOKEN.findall(" ".join(lines))) >= SOLUTION_TOKENS:
             solutions[max(lines, key=len)].append((problem.task_id, "\n".join(["", *lines, ""])))

@@ -10,7 +10,7 @@ import ast
 import builtins
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Without what `site` and an interactive session add.
@@ -18,6 +18,7 @@ BUILTINS = frozenset(dir(builtins)) - {"exit", "quit", "copyright", "credits", "
 AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
 _OBJECTS = ("self", "cls", "mcs")
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_LEFT_OUT = ("ctx", "annotation", "returns", "type_comment")  # fields
 _BLOCKS = (
     ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If, ast.For, ast.AsyncFor, ast.While, ast.With,
     ast.AsyncWith, ast.Try, ast.TryStar, ast.ExceptHandler, ast.Match, ast.match_case,
@@ -76,12 +77,11 @@ def shape(node: AnyFunction) -> tuple[Any, ...]:
 
 def fingerprint(node: AnyFunction) -> tuple[str, int]:
     """(hash of the function's AST modulo names, its size in AST nodes). Raises RecursionError for a very deep one."""
-    node = copy.deepcopy(node)
-    node.decorator_list = []
-    bare = _Nameless(set(_bound(node))).visit(node)
-    text = ast.dump(bare)
-    size = sum(not isinstance(n, ast.expr_context) for n in ast.walk(bare))
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16], size
+    bare = copy.copy(node)
+    bare.decorator_list = []
+    nameless = _Nameless(_bound(bare))
+    text = nameless.text(bare)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16], nameless.size
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
@@ -92,39 +92,42 @@ def _bound(node: ast.AST) -> Iterator[str]:
             yield getattr(inner, field) or getattr(inner, "name", None) or ""
 
 
-class _Nameless(ast.NodeTransformer):
-    """Replaces names in order of first appearance, and drops docstrings and annotations."""
+class _Nameless:
+    """Writes a tree down: names are numbered in the order in which they appear, docstrings and annotations left out."""
 
-    def __init__(self, bound: set[str]) -> None:
+    def __init__(self, bound: Iterable[str]) -> None:
         # Lambdas and comprehensions have scopes of their own: a name used in two of them is two names.
-        self._scopes: list[dict[str, str]] = [dict.fromkeys(sorted(bound), "")]
+        self._scopes = [dict.fromkeys(bound, "")]
         self._count = 0
+        self.size = 0  # nodes
 
-    def visit(self, node: ast.AST) -> Any:
-        kind = type(node)
-        if isinstance(node, ast.AnnAssign):
-            if node.value is None:
-                return None
+    def text(self, node: Any) -> str:
+        """A node, a list of nodes, or a value."""
+        if isinstance(node, list):
+            kept = (n for n in node if not (isinstance(n, ast.AnnAssign) and n.value is None))
+            return f"[{', '.join(map(self.text, kept))}]"
+        if not isinstance(node, ast.AST):
+            return repr(node)
+        self.size += 1
+        if isinstance(node, ast.AnnAssign) and node.value is not None:
             node = ast.Assign(targets=[node.target], value=node.value)
-        if isinstance(node, ast.alias):
-            node.asname = node.asname or node.name.partition(".")[0]
+        fields = {name: value for name, value in ast.iter_fields(node) if name not in _LEFT_OUT}
+        if isinstance(node, AnyFunction | ast.ClassDef):
+            fields["body"] = _body(node)
         own = _own_names(node)
         if own is not None:
             self._scopes.append(dict.fromkeys(own, ""))
-        if kind in _NAME_FIELDS and getattr(node, _NAME_FIELDS[kind]):
-            setattr(node, _NAME_FIELDS[kind], self._renamed(getattr(node, _NAME_FIELDS[kind])))
         if isinstance(node, ast.Global | ast.Nonlocal):
-            node.names = [self._renamed(name) for name in node.names]
-        if isinstance(node, AnyFunction | ast.ClassDef):
-            node.body = _body(node)
-        if isinstance(node, AnyFunction):
-            node.returns = None
-        if isinstance(node, ast.arg):
-            node.annotation = None
-        self.generic_visit(node)
+            fields["names"] = [self._renamed(name) for name in node.names]
+        if isinstance(node, ast.alias):
+            fields["asname"] = node.asname or node.name.partition(".")[0]
+        name_field = _NAME_FIELDS.get(type(node), "")
+        if fields.get(name_field):
+            fields[name_field] = self._renamed(fields[name_field])
+        inside = [f"{name}={self.text(value)}" for name, value in fields.items() if value is not None]
         if own is not None:
             self._scopes.pop()
-        return node
+        return f"{type(node).__name__}({', '.join(inside)})"
 
     def _renamed(self, name: str) -> str:
         scope = next((s for s in reversed(self._scopes) if name in s), None)

@@ -45,15 +45,14 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
 
     Its columns: id, grade (0 to 1), the parts of the static rubric, reason, grader; where teachers grade,
     taught_grades.COLUMNS beside them. The fact "threshold" is the grade from which a file is labelled high. Raises
-    UserError for an unknown grader and where no file got a grade, and as Teachers.ask.
+    UserError where no file got a grade, and as Teachers.ask.
     """
     rules, source = config.annotate, inputs["documents"].path("documents")
     chosen = sample(source, rules.max_files)
     if rules.grader == STATIC:
         rows = _grade(draft, source, chosen, _weighed, _GRADED)
-        parts = {part: [row[part] for row in rows] for part in rubric.PARTS}
-        facts: dict[str, Any] = {"mean_parts": {part: mean(values) for part, values in parts.items()}}
         threshold = _threshold(rows, rules)
+        facts: dict[str, Any] = {}
     else:
         # All votes are asked for first; then the files are graded from what lies in the journal.
         with Teachers.of(config, draft.workdir) as teachers:
@@ -89,12 +88,9 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     """Asks for the votes that stand first in a teacher's grading; writes nothing but the journal.
 
     Their files are a sample of those that `annotate` will ask about, with the same requests. Returns the arguments of
-    teacher.pilot.project; rejected are the outcomes that are no vote. Raises as `annotate`, and UserError where no
-    teacher grades.
+    teacher.pilot.project; rejected are the outcomes that are no vote. Raises as `annotate`.
     """
     rules, source = config.annotate, inputs["documents"].path("documents")
-    if rules.grader == STATIC:
-        raise UserError(f"config.annotate.grader={rules.grader!r}: asks no teacher, so there is nothing to project")
     with Teachers.of(config, workdir, live=True) as teachers:
         voters = voters_of(teachers, rules)
         whole = len(sample(source, rules.max_files))

@@ -29,12 +29,23 @@ _DUPLICATES = pa.schema(
 )
 
 
+def check(config: Config) -> None:
+    """Raises UserError where fields of config.dedup do not go together."""
+    rules = config.dedup
+    if rules.bands > rules.num_perm:
+        raise UserError(
+            f"config.dedup.bands={rules.bands}: more than config.dedup.num_perm={rules.num_perm}, which they divide; "
+            "lower it"
+        )
+
+
 def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `dedup`. Outputs: "documents" (the rows kept) and "duplicates" (the rows dropped: id, kept, kind,
     similarity, source, path).
 
-    Raises UserError for documents that cannot be read and for an id that several rows have.
+    Raises UserError as `check`, for documents that cannot be read and for an id that several rows have.
     """
+    check(config)
     source = inputs["documents"].path("documents")
     schema = documents.schema_of(source)
 

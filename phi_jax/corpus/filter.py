@@ -35,16 +35,9 @@ _ID = pa.field("id", pa.string(), nullable=False)
 _SCORE = pa.field("score", pa.float64())  # the forest's probability of "high"; null where there is no embedding
 _TOKENS = pa.field("tokens", pa.int64())  # of the whole text, by the model's tokenizer
 _EMBEDDED = pa.schema([_ID, _TOKENS, pa.field("vector", pa.list_(pa.float32()))])  # null where there is no token
-_SCORED = pa.schema(
-    [
-        _ID,
-        _SCORE,
-        _TOKENS,
-        pa.field("kept", pa.bool_(), nullable=False),
-        pa.field("grade", pa.float64()),  # null where the file was not graded
-        pa.field("held_out", pa.bool_(), nullable=False),  # graded, and unseen by the forest
-    ]
-)
+_GRADE = pa.field("grade", pa.float64())  # null where the file was not graded
+_FLAGS = [pa.field(name, pa.bool_(), nullable=False) for name in ("kept", "held_out")]  # held out: unseen by the forest
+_SCORED = pa.schema([_ID, _SCORE, _TOKENS, _GRADE, *_FLAGS])
 
 Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> [texts, D] float32; a row of NaN where there is no token
 
@@ -71,13 +64,13 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
         schema=_EMBEDDED, label=f"{draft.label} embeddings",
     )  # fmt: skip
 
-    # --- The forest, learnt on the graded files that are not held out ------------------------------------------------
-    grades = {row["id"]: row for row in read_grades(inputs["grades"])}
-    labels = {identifier: row["label"] for identifier, row in grades.items() if row["label"] is not None}
-    vectors: dict[str, np.ndarray] = {}
-    for _, part in _vectors(draft.directory / "embeddings"):
-        vectors |= {identifier: vector for identifier, vector in part.items() if identifier in labels}
-    labels = {identifier: label for identifier, label in labels.items() if identifier in vectors}
+    graded = {row["id"]: row for row in read_grades(inputs["grades"]) if row["label"] is not None}
+    vectors = {
+        row["id"]: np.array(row["vector"], np.float32)
+        for row in documents.read(draft.directory / "embeddings", ("id", "vector"))
+        if row["id"] in graded and row["vector"] is not None
+    }
+    labels = {identifier: graded[identifier]["label"] for identifier in vectors}
     held_out = split_held_out(labels, rules.held_out)
     learnt = sorted(labels.keys() - held_out)
     forest = Forest(
@@ -85,26 +78,23 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
         trees=rules.trees, min_samples_leaf=rules.min_samples_leaf, seed=config.seed,
     )  # fmt: skip
 
-    # --- What is kept ----------------------------------------------------------------------------------------------
-    tokens: dict[str, int] = {}
-    scores: dict[str, float] = {}
-    for counts, part in _vectors(draft.directory / "embeddings"):
-        tokens |= counts
-        if part:
-            scores.update(zip(part, forest.score(np.stack([*part.values()])).tolist(), strict=True))
-    scores.update(zip(learnt, forest.out_of_bag.tolist(), strict=True))
-    kept = within_budget(scores, tokens, rules.token_budget)
+    unbiased = dict(zip(learnt, forest.out_of_bag.tolist(), strict=True))
+    scored = [
+        {**row, "score": unbiased.get(row["id"], row["score"]), "held_out": row["id"] in held_out,
+         "grade": graded[row["id"]]["grade"] if row["id"] in graded else None}
+        for row in _scores(draft.directory / "embeddings", forest)
+    ]  # fmt: skip
+    kept = within_budget(scored, rules.token_budget)
     if not kept:
         raise UserError(
             f"config.filter.token_budget={rules.token_budget}: less than the tokens of the best file; raise it"
         )
+    scored = [{**row, "kept": row["id"] in kept} for row in scored]
     schema = documents.schema_of(source)
     documents.map_parts(
-        source, draft.directory / "documents",
-        lambda rows: ({**r, "score": scores[r["id"]], "tokens": tokens[r["id"]]} for r in rows if r["id"] in kept),
+        source, draft.directory / "documents", lambda rows: (r | kept[r["id"]] for r in rows if r["id"] in kept),
         schema.names, schema.append(_SCORE).append(_TOKENS), label=f"{draft.label} writing",
     )  # fmt: skip
-    scored = _scored(tokens, scores, kept, grades, held_out)
     documents.write_parts(draft.directory / "scores", 1, lambda _: scored, _SCORED, label=f"{draft.label} scores")
     write_json(draft.directory / "examples.json", _examples(source, scored))
 
@@ -112,22 +102,23 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     documents.add_output(draft, "scores")
     draft.add_output("examples", "examples.json")
     # Not part of the identity: other hosts round differently, which shows in the scores where it matters.
-    draft.add_output("embeddings", "embeddings", kind="log", rows=len(tokens))
-    tested = [{**grades[i], "score": scores[i]} for i in sorted(held_out)]
+    draft.add_output("embeddings", "embeddings", kind="log", rows=len(scored))
+    scores = [row["score"] for row in scored if row["score"] is not None]
+    scores_kept = [row["score"] for row in kept.values()]
     draft.add_facts(
         written_by=inputs["documents"].facts["written_by"],
         grader=inputs["grades"].facts["grader"],
         scored=len(scores),
-        unscored=len(tokens) - len(scores),
+        unscored=len(scored) - len(scores),
         kept=written.rows,
-        dropped=len(tokens) - written.rows,
+        dropped=len(scored) - written.rows,
         bytes=written.bytes,
-        tokens=sum(tokens[i] for i in kept),
-        threshold=min(scores[i] for i in kept),
+        tokens=sum(row["tokens"] for row in kept.values()),
+        threshold=min(scores_kept),
         learnt=dict(Counter(labels[i] for i in learnt)),
-        **quality(tested),
-        histogram=histogram([*scores.values()], BINS),
-        histogram_kept=histogram([scores[i] for i in kept], BINS),
+        **quality([{**row, "label": labels[row["id"]]} for row in scored if row["held_out"]]),
+        histogram=histogram(scores, BINS),
+        histogram_kept=histogram(scores_kept, BINS),
     )
 
 
@@ -148,20 +139,17 @@ def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, *, tokens: int, po
         # A licence says the same of every file of a package: with it, 887 of nano's 3,756 files fell into one of the
         # 20 bins of the scores, and the ROC AUC was 0.74 instead of 0.78 (128 tokens).
         beginnings = [from_first_code(text)[: length * _CHARACTERS_PER_TOKEN] for text in texts]
-        encoded = tokenizer.encode_batch(beginnings)
-        pending = []
-        for start in range(0, len(texts), batch_size):
-            tokens_BxT = np.zeros((batch_size, length), np.int32)
-            lengths_B = np.zeros(batch_size, np.int32)
-            for row, ids in enumerate(encoded[start : start + batch_size]):
-                lengths_B[row] = min(len(ids), length)
-                tokens_BxT[row, : lengths_B[row]] = ids[:length]
-            # Not waited for here: on a CPU the next batch then runs beside this one.
-            pending.append(embed(params, tokens_BxT, lengths_B, shape, pooling))
+        encoded = [ids[:length] for ids in tokenizer.encode_batch(beginnings)]
+        padded = -(-len(texts) // batch_size) * batch_size
+        tokens_NxT, lengths_N = np.zeros((padded, length), np.int32), np.zeros(padded, np.int32)
+        for row, ids in enumerate(encoded):
+            tokens_NxT[row, : len(ids)], lengths_N[row] = ids, len(ids)
+        batches = [slice(start, start + batch_size) for start in range(0, padded, batch_size)]
+        # None is waited for here: on a CPU the next batch then runs beside it.
+        pending = [embed(params, tokens_NxT[batch], lengths_N[batch], shape, pooling) for batch in batches]
         vectors_NxD = np.concatenate([np.empty((0, shape.hidden_size), np.float32), *map(np.asarray, pending)])
-        vectors_NxD = vectors_NxD[: len(texts)]
-        vectors_NxD[[not ids for ids in encoded]] = np.nan
-        return vectors_NxD
+        vectors_NxD[lengths_N == 0] = np.nan
+        return vectors_NxD[: len(texts)]
 
     return embed_texts
 
@@ -172,12 +160,15 @@ def _embedded(rows: Sequence[documents.Row], embed: Embed, tokenizer: Tokenizer)
         yield {"id": row["id"], "tokens": len(ids), "vector": vector.tolist() if np.isfinite(vector).all() else None}
 
 
-def _vectors(directory: epath.Path) -> Iterator[tuple[dict[str, int], dict[str, np.ndarray]]]:
-    """({id: tokens} of all documents, {id: vector [D]} of those that have one) of each part."""
-    for path in documents.parts(directory):
+def _scores(embeddings: epath.Path, forest: Forest) -> Iterator[documents.Row]:
+    """{"id", "tokens", "score"} of each document; the score is None where there is no embedding."""
+    for path in documents.parts(embeddings):
         rows = list(documents.read_part(path, _EMBEDDED.names))
-        vectors = {row["id"]: np.array(row["vector"], np.float32) for row in rows if row["vector"] is not None}
-        yield {row["id"]: row["tokens"] for row in rows}, vectors
+        vectors = [row["vector"] for row in rows if row["vector"] is not None]
+        scores = iter(forest.score(np.array(vectors, np.float32)).tolist() if vectors else ())
+        for row in rows:
+            score = None if row["vector"] is None else next(scores)
+            yield {"id": row["id"], "tokens": row["tokens"], "score": score}
 
 
 # --- The forest ----------------------------------------------------------------------------------------------------
@@ -260,57 +251,38 @@ def quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # --- What is kept --------------------------------------------------------------------------------------------------
 
 
-def within_budget(scores: Mapping[str, float], tokens: Mapping[str, int], budget: int) -> set[str]:
-    """Ids of the best files, best first (ties by id), up to the first that would exceed the budget of tokens."""
-    kept: set[str] = set()
-    for identifier in sorted(scores, key=lambda i: (-scores[i], i)):
-        budget -= tokens[identifier]
+def within_budget(scored: Iterable[documents.Row], budget: int) -> dict[str, documents.Row]:
+    """id -> {"score", "tokens"} of the best files, best first (ties by id), up to the first that would exceed the
+    budget of tokens.
+    """
+    kept: dict[str, documents.Row] = {}
+    ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (-row["score"], row["id"]))
+    for row in ranked:
+        budget -= row["tokens"]
         if budget < 0:
             break
-        kept.add(identifier)
+        kept[row["id"]] = {"score": row["score"], "tokens": row["tokens"]}
     return kept
-
-
-def _scored(
-    tokens: Mapping[str, int],
-    scores: Mapping[str, float],
-    kept: set[str],
-    grades: Mapping[str, Mapping[str, Any]],
-    held_out: set[str],
-) -> list[documents.Row]:
-    """The rows of the output "scores", one for each document."""
-    return [
-        {
-            "id": identifier,
-            "score": scores.get(identifier),
-            "tokens": tokens[identifier],
-            "kept": identifier in kept,
-            "grade": grades[identifier]["grade"] if identifier in grades else None,
-            "held_out": identifier in held_out,
-        }
-        for identifier in tokens
-    ]
 
 
 def _examples(source: epath.Path, scored: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Files in the middle of the kept ones by score, and of the dropped ones: typical, not extreme."""
     ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (row["score"], row["id"]))
-    shown: dict[str, list[Mapping[str, Any]]] = {}
+    shown = {}
     for side in ("kept", "dropped"):
         on_side = [row for row in ranked if row["kept"] == (side == "kept")]
         middle = max(0, (len(on_side) - EXAMPLES) // 2)
         shown[side] = on_side[middle : middle + EXAMPLES]
     wanted = {row["id"] for chosen in shown.values() for row in chosen}
-    texts: dict[str, documents.Row] = {}
+    found: dict[str, documents.Row] = {}
     for path in documents.parts(source):
         if wanted & {row["id"] for row in documents.read_part(path, ("id",))}:  # elsewhere no text is read
-            columns = ("id", "text", "source", "path")
-            texts |= {row["id"]: row for row in documents.read_part(path, columns) if row["id"] in wanted}
+            columns = ("id", "path", "source", "text")
+            found |= {row["id"]: row for row in documents.read_part(path, columns) if row["id"] in wanted}
 
     def example(row: Mapping[str, Any]) -> dict[str, Any]:
-        found = texts[row["id"]]
-        about = {"id": row["id"], "path": found["path"], "source": found["source"]}
-        lines = from_first_code(found["text"]).split("\n")[:EXAMPLE_LINES]
+        about = dict(found[row["id"]])
+        lines = from_first_code(about.pop("text")).split("\n")[:EXAMPLE_LINES]
         return {**about, "score": row["score"], "grade": row["grade"], "lines": lines}
 
     return {side: [example(row) for row in chosen] for side, chosen in shown.items()}

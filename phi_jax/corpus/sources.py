@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import platform
 import re
@@ -56,12 +57,14 @@ def list_files(source: str, packages: Sequence[str] = ()) -> Iterator[RawFile]:
             f"config.collect.sources: {source}: must be a directory, or a file in .py, {', '.join(_TABLES)}"
         )
     for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        if file.is_dir() or not file.name.endswith((".py", *_TABLES)):
+            continue
         path = file.relative_to(root if root.is_dir() else root.parent).as_posix()
-        if file.name.endswith(_TABLES) and file.is_file():
-            for row in range(_count_rows(file)):
-                yield RawFile(source, f"{path}#{row}", None, str(file), row)
-        elif file.name.endswith((".py", *_TABLES)) and not file.is_dir():
+        if file.name.endswith(".py") or not file.is_file():
             yield RawFile(source, path, None, str(file))
+            continue
+        for row in range(_count_rows(file)):
+            yield RawFile(source, f"{path}#{row}", None, str(file), row)
 
 
 def standard_library() -> Iterator[RawFile]:
@@ -119,9 +122,8 @@ class Reader:
             return ({}, "changed since the list was made") if changed else _normal({"text": data})
         if raw.file != self._file or raw.row < self._next:
             self._file, self._next, self._rows = raw.file, 0, read_rows(Path(raw.file))
-        row: documents.Row = {}
-        while self._next <= raw.row:
-            row, self._next = next(self._rows, {}), self._next + 1
+        row = next(itertools.islice(self._rows, raw.row - self._next, None), {})
+        self._next = raw.row + 1
         return _normal(row)
 
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pydantic
 
 from phi_jax.config import Config
-from phi_jax.errors import UserError
 from phi_jax.store import documents
 from phi_jax.teacher.request import Status
 from phi_jax.teacher.teachers import Teachers
@@ -48,11 +47,8 @@ class Grade(pydantic.BaseModel):
 
 
 def voters_of(teachers: Teachers, rules: Config) -> Voters:
-    """The teachers that config.annotate.grader names. Raises UserError for one that is not there."""
-    try:
-        shares = teachers.shares(rules.grader)
-    except UserError as error:
-        raise UserError(f"config.annotate.grader={rules.grader!r}: {error}; or use 'static'") from None
+    """The teachers that config.annotate.grader names, and how often each file is asked about."""
+    shares = teachers.shares(rules.grader)
     return Voters(teachers, shares, Grade, "grades", rules.votes, rules.max_tokens, rules.temperature)
 
 

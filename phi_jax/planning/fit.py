@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,14 +19,12 @@ from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
-from phi_jax.planning.hardware import Hardware, parse_devices, parse_topology, topology_devices
+from phi_jax.planning.hardware import Hardware, parse_hardware, topology_devices
 from phi_jax.planning.memory import estimate_memory, rows_per_device
 from phi_jax.planning.plan import Duration, Fit
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.rules import model_config, rules_of
 from phi_jax.training.step import abstract_state, make_train_step
-
-GPU_SHARE = 0.9  # of a GPU's memory that XLA gets: XLA_PYTHON_CLIENT_MEM_FRACTION=0.9 (its own default is 0.75)
 
 
 class DoesNotFit(Exception):
@@ -43,26 +40,30 @@ def sizes(message: str) -> list[int]:
 
 
 def make_plan(config: dict[str, Any], hardware: str, mfu: float) -> dict[str, Any]:
-    """The fields of a Plan, but for hardware and MFU, as JSON has them; runs in a process of its own."""
-    chosen = Config(config)
-    if ":" in hardware:
-        found = parse_topology(hardware)
-        devices: Sequence[Any] = topology_devices(found)
-    else:
-        found = parse_devices(hardware)
-        # Pretended devices: only their number matters, to lay the arrays out on them.
+    """The fields of a Plan, but for hardware and MFU, as JSON has them; runs in a process of its own.
+
+    Raises UserError where the mesh, the batch and the model do not divide each other.
+    """
+    chosen, found = Config(config), parse_hardware(hardware)
+    if found.is_tpu:
+        devices = topology_devices(found)
+    else:  # pretended ones: only their number matters, to lay the arrays out on them
         jax.config.update("jax_num_cpu_devices", found.devices)
         devices = jax.devices()
     shape, durations = model_shape(chosen), []
     flops = training_flops_per_token(shape, causal=False)
+    sections = {"training": chosen.training}  # of rules; "training" first, the others laid over it
     for name in chosen.models.to_dict():
-        rules = rules_of(chosen, name)
+        rules = sections[getattr(chosen.models, name).rules] = rules_of(chosen, name)
         tokens = rules.steps * rules.global_batch_size * shape.max_seq_len
         seconds = tokens * flops / (found.devices * found.chip.peak_flops * mfu)
         durations.append(Duration(name, rules.steps, tokens, seconds / 3600))
+    fits = [
+        _Section(name, rules, shape, found, make_mesh(rules.mesh, devices)).fit() for name, rules in sections.items()
+    ]
     return {
         "durations": [dataclasses.asdict(d) for d in durations],
-        "sections": [dataclasses.asdict(fit) for fit in check_fits(chosen, found, devices)],
+        "sections": [dataclasses.asdict(fit) for fit in fits],
         "parameters": num_params(shape),
         "model": f"attention {shape.attention}, {shape.compute_dtype}, remat {shape.remat}",
         "flops_per_token": flops,
@@ -75,76 +76,68 @@ def model_shape(config: Config) -> PhiConfig:
     return model_config(config.model, vocab_size=config.tokenize.vocab_size, seq_len=config.tokenize.seq_len)
 
 
-def rule_sections(config: Config) -> dict[str, Config]:
-    """The sections that the models of config.models are trained by: "training" first, the others laid over it."""
-    names = config.models.to_dict()
-    return {"training": config.training, **{getattr(config.models, n).rules: rules_of(config, n) for n in names}}
+@dataclasses.dataclass(frozen=True)
+class _Section:
+    """One section of rules, and where its steps are to run."""
 
+    name: str
+    rules: Config
+    shape: PhiConfig
+    hardware: Hardware
+    mesh: Mesh  # of the topology's devices, or of as many pretended ones as there are GPUs
 
-def check_fits(config: Config, hardware: Hardware, devices: Sequence[Any]) -> list[Fit]:
-    """Compiles the step of each section of rules, for TPUs; for GPUs, only estimates.
-
-    devices: jax devices, those of the topology, or as many pretended ones as there are GPUs. Raises UserError where
-    the mesh, the batch and the model do not divide each other.
-    """
-    found = []
-    for name, rules in rule_sections(config).items():
-        fit, mesh = _fit(config, name, rules, hardware, devices), make_mesh(rules.mesh, devices)
-        most = fit.microbatches * fit.rows  # with one sequence a device in each
-        counts = [n for n in range(fit.microbatches + 1, most + 1) if most % n == 0]
-        for count in () if fit.fits else counts:
-            more = Config({"microbatches": count}).over(rules)
+    def fit(self) -> Fit:
+        """How its step fits; where it does not, also with the fewest microbatches that fit."""
+        found = self._with(self.rules)
+        most = found.microbatches * found.rows  # with one sequence a device in each
+        counts = [n for n in range(found.microbatches + 1, most + 1) if most % n == 0]
+        for count in () if found.fits else counts:
+            rules = Config({"microbatches": count}).over(self.rules)
+            estimate = sum(estimate_memory(self.shape, rules, self.mesh).values())
             # What the estimate puts beyond the memory is not compiled, but for the last.
-            estimate = sum(estimate_memory(model_shape(config), more, mesh).values())
-            if estimate <= hardware.chip.memory_bytes or count == counts[-1]:
-                tried = _fit(config, name, more, hardware, devices)
+            if estimate <= self.hardware.chip.memory_bytes or count == counts[-1]:
+                tried = self._with(rules)
                 if tried.fits:
-                    fit = dataclasses.replace(fit, fitting=tried)
-                    break
-        found.append(fit)
-    return found
+                    return dataclasses.replace(found, fitting=tried)
+        return found
 
-
-def _fit(config: Config, section: str, rules: Config, hardware: Hardware, devices: Sequence[Any]) -> Fit:
-    shape, mesh = model_shape(config), make_mesh(rules.mesh, devices)
-    try:
-        check_batch(mesh, rules.global_batch_size, rules.microbatches)
-    except UserError as error:
-        raise UserError(f"{section}: {error}") from None
-    parts = estimate_memory(shape, rules, mesh)
-    needed: int | None = sum(parts.values())
-    limit, seconds = hardware.chip.memory_bytes, 0.0
-    if hardware.is_tpu:
+    def _with(self, rules: Config) -> Fit:
         try:
-            needed, seconds = compile_step(shape, rules, config.seed, mesh)
-            fits = True
-        except DoesNotFit as error:
-            fits, (needed, limit) = False, sizes(str(error)) or (None, limit)
-    else:
-        limit = int(GPU_SHARE * limit)
+            check_batch(self.mesh, rules.global_batch_size, rules.microbatches)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
+        parts = estimate_memory(self.shape, rules, self.mesh)
+        needed: int | None = sum(parts.values())
+        limit, seconds = self.hardware.usable_bytes, 0.0
         fits = sum(parts.values()) <= limit
-    return Fit(
-        rules=section,
-        compiled=hardware.is_tpu,
-        fits=fits,
-        needed_bytes=needed,
-        limit_bytes=limit,
-        mesh=dict(mesh.shape),
-        microbatches=rules.microbatches,
-        rows=rows_per_device(rules, mesh),
-        parts=parts,
-        seconds=seconds,
-    )
+        if self.hardware.is_tpu:
+            try:
+                needed, seconds = compile_step(self.shape, rules, self.mesh)
+                fits = True
+            except DoesNotFit as error:
+                fits, (needed, limit) = False, sizes(str(error)) or (None, limit)
+        return Fit(
+            rules=self.name,
+            compiled=self.hardware.is_tpu,
+            fits=fits,
+            needed_bytes=needed,
+            limit_bytes=limit,
+            mesh=dict(self.mesh.shape),
+            microbatches=rules.microbatches,
+            rows=rows_per_device(rules, self.mesh),
+            parts=parts,
+            seconds=seconds,
+        )
 
 
-def compile_step(shape: PhiConfig, rules: Config, seed: int, mesh: Mesh) -> tuple[int, float]:
+def compile_step(shape: PhiConfig, rules: Config, mesh: Mesh) -> tuple[int, float]:
     """(bytes of one device at the peak of a step, seconds of compiling); allocates nothing on the mesh's devices.
 
     Raises DoesNotFit, and UserError as make_train_step does.
     """
     optimizer = make_optimizer(rules)
-    # Any token may end a document: the program is the same.
-    step = make_train_step(shape, optimizer, mesh, rules, seed=seed, document_end=0 if rules.document_masks else None)
+    # Any seed, and any token that ends a document: the program is the same.
+    step = make_train_step(shape, optimizer, mesh, rules, seed=0, document_end=0 if rules.document_masks else None)
     state = abstract_state(shape, optimizer, mesh)
     tokens_BxT1 = jax.ShapeDtypeStruct(
         (rules.global_batch_size, shape.max_seq_len + 1), jnp.int32, sharding=batch_sharding(mesh)

@@ -23,6 +23,9 @@ LIBTPU_ENVIRONMENT = {
 }
 
 
+GPU_SHARE = 0.9  # of a GPU's memory that XLA is given: XLA_PYTHON_CLIENT_MEM_FRACTION (its own default is 0.75)
+
+
 @dataclasses.dataclass(frozen=True)
 class Hardware:
     """`slices` TPU slices of one shape, or GPUs."""
@@ -36,6 +39,16 @@ class Hardware:
     @property
     def is_tpu(self) -> bool:
         return bool(self.shape)
+
+    @property
+    def usable_bytes(self) -> int:
+        """What a step may take of a device's memory."""
+        return self.chip.memory_bytes if self.is_tpu else int(GPU_SHARE * self.chip.memory_bytes)
+
+
+def parse_hardware(text: str) -> Hardware:
+    """What `parse_topology` or `parse_devices` takes."""
+    return parse_topology(text) if ":" in text else parse_devices(text)
 
 
 def parse_topology(text: str) -> Hardware:

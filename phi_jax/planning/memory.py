@@ -20,7 +20,7 @@ from phi_jax.errors import UserError
 from phi_jax.model import phi
 from phi_jax.parallel.mesh import batch_ways
 from phi_jax.training.optimizer import make_optimizer
-from phi_jax.training.step import init_state, state_shardings
+from phi_jax.training.step import abstract_state
 
 
 def rows_per_device(rules: Config, mesh: Mesh) -> int:
@@ -63,13 +63,10 @@ def estimate_memory(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> dict[str
 
 def _local_state(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> Any:
     """The training state as one device holds it: a tree of jax.ShapeDtypeStruct."""
-    optimizer = make_optimizer(rules)
-    whole = jax.eval_shape(lambda: init_state(shape, optimizer, 0))
     try:
         return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(x.shape), x.dtype),
-            whole,
-            state_shardings(shape, optimizer, mesh),
+            lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype),
+            abstract_state(shape, make_optimizer(rules), mesh),
         )
     except ValueError as error:
         raise UserError(

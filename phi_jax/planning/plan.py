@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.parallel.child import run_child
-from phi_jax.planning.hardware import LIBTPU_ENVIRONMENT, Hardware, parse_devices, parse_topology
+from phi_jax.planning.hardware import GPU_SHARE, LIBTPU_ENVIRONMENT, Hardware, parse_devices, parse_topology
 
 ASSUMED_MFU = 0.4
 
@@ -64,7 +63,7 @@ class Plan:
 def plan(config: Config, *, topology: str | None, devices: str | None, mfu: float = ASSUMED_MFU) -> Plan:
     """Plans a run on TPU slices (`topology`, e.g. "v5e:4x4") or on GPUs (`devices`, e.g. "8xH100"): one of the two.
 
-    Reads config.seed, model, tokenize, models and the sections of rules that the models name. For TPUs the real step is
+    Reads config.model, tokenize, models and the sections of rules that the models name. For TPUs the real step is
     compiled by libtpu, on a machine that has none; for GPUs memory is an analytic estimate. Works in a child process:
     libtpu's environment does not leak, a compiler that crashes is one line, and no accelerator of this machine is
     taken. Raises UserError for unknown hardware, a config that it cannot run, or libtpu that is not installed.
@@ -85,9 +84,9 @@ def plan(config: Config, *, topology: str | None, devices: str | None, mfu: floa
     return Plan(hardware, mfu, durations, [_fit_of(fit) for fit in found.pop("sections")], **found)
 
 
-def _fit_of(found: Mapping[str, Any]) -> Fit:
-    fitting = found["fitting"]
-    return Fit(**{**found, "fitting": None if fitting is None else _fit_of(fitting)})
+def _fit_of(found: dict[str, Any]) -> Fit:
+    fitting = found.pop("fitting")
+    return Fit(**found, fitting=fitting and _fit_of(fitting))
 
 
 def lines(plan: Plan) -> list[str]:
@@ -127,7 +126,7 @@ def _memory(fit: Fit) -> str:
     mesh = ", ".join(f"{axis} {size}" for axis, size in fit.mesh.items())
     how = f"as compiled in {fit.seconds:.0f} s" if fit.compiled else "analytic estimate"
     least = "at least " if fit.compiled and not fit.fits else ""
-    share = "" if fit.compiled else " (XLA_PYTHON_CLIENT_MEM_FRACTION=0.9)"
+    share = "" if fit.compiled else f" (XLA_PYTHON_CLIENT_MEM_FRACTION={GPU_SHARE})"
     verdict = "fits" if fit.fits else "DOES NOT FIT"
     return (
         f"{rows} (mesh {mesh}) need {least}{needed} of {_gib(fit.limit_bytes)}{share} at the peak of a step, {how}: "

@@ -18,8 +18,6 @@ from phi_jax.tokens.tokenizer_files import END_OF_TEXT, WHITESPACE_RUNS
 if TYPE_CHECKING:
     import tiktoken
 
-SMALLEST_VOCABULARY = 256 + 1 + len(WHITESPACE_RUNS)  # every byte, <|endoftext|>, the runs
-
 
 class Tokenizer:
     """Text to ids and back; decode(encode(text)) == text for any text.
@@ -121,12 +119,10 @@ def _check(text: str) -> None:
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learns a byte-level BPE of `vocab_size` entries in all. Raises UserError for a size that is too small.
+    """Learns a byte-level BPE of `vocab_size` entries in all: every byte, <|endoftext|>, the runs, and merges.
 
     Texts too short for as many merges give a smaller vocabulary.
     """
-    if vocab_size < SMALLEST_VOCABULARY:
-        raise UserError(f"config.tokenize.vocab_size={vocab_size}: must be at least {SMALLEST_VOCABULARY}")
     backend = tokenizers.Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     # While learning, the runs are cut out: they have tokens of their own, and merges for them would be wasted.

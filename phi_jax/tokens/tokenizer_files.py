@@ -38,7 +38,7 @@ def read(source: Path) -> tokenizers.Tokenizer:
     """A byte-level BPE from a tokenizer.json, from a directory that holds one, or from vocabulary and merges.
 
     Where the directory holds vocab.json and merges.txt alone (or GPT-2's encoder.json and vocab.bpe), it is CodeGen's
-    tokenizer: runs of whitespace that neither vocab.json nor added_tokens.json has follow behind the vocabulary.
+    tokenizer: the runs of whitespace follow behind the vocabulary.
     Raises UserError where files are missing or damaged, hold another kind of tokenizer, or one without <|endoftext|>.
     """
     path = source / "tokenizer.json" if source.is_dir() else source
@@ -74,21 +74,15 @@ def _from_vocabulary(vocabulary_file: Path, merges_file: Path) -> tokenizers.Tok
     lines = merges_file.read_text(encoding="utf-8").split("\n")  # not splitlines: an entry may hold any character
     pairs = (line.rstrip("\r").partition(" ") for line in lines if line and not line.startswith("#version"))
     merges = [(left, right) for left, _, right in pairs]
-    added_file = vocabulary_file.with_name("added_tokens.json")
-    added: dict[str, int] = json.loads(added_file.read_text(encoding="utf-8")) if added_file.is_file() else {}
-    added |= {run: vocabulary.pop(run) for run in WHITESPACE_RUNS if run in vocabulary}
-    vocabulary.setdefault(END_OF_TEXT, added.pop(END_OF_TEXT, len(vocabulary)))
-    if not added:
-        added = {run: len(vocabulary) + i for i, run in enumerate(WHITESPACE_RUNS)}
+    vocabulary.setdefault(END_OF_TEXT, len(vocabulary))
     backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
-    add_tokens(backend, [END_OF_TEXT, *sorted(added, key=lambda token: added[token])])
+    add_tokens(backend, [END_OF_TEXT, *WHITESPACE_RUNS])
+    added_file = vocabulary_file.with_name("added_tokens.json")
+    added: dict[str, int] = json.loads(added_file.read_text(encoding="utf-8")) if added_file.is_file() else {}
     if any(backend.token_to_id(token) != number for token, number in added.items()):
-        raise UserError(
-            f"{vocabulary_file}: ids of added tokens do not follow the {len(vocabulary)} of the vocabulary; "
-            "get a good copy, or one with tokenizer.json"
-        )
+        raise UserError(f"{added_file}: has other tokens, or other ids, than CodeGen's; get a copy with tokenizer.json")
     return backend
 
 

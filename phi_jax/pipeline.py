@@ -231,7 +231,7 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
 
     Their replies stay in the journal; nothing else is written. Raises UserError for a stage that asks nobody.
     """
-    from phi_jax.teacher.pilot import Sample, lines
+    from phi_jax.teacher.pilot import lines
 
     if requests < 2:
         raise UserError(f"--pilot {requests}: too few requests to tell anything; use 200")
@@ -241,8 +241,8 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
     module = importlib.import_module(stage.function.partition(":")[0])
     workdir = _prepared(workdir)
     with artifact.locked(workdir):
-        sample: Sample = module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests)
-    return lines(stage.label, sample)
+        seen = module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests)
+    return lines(stage.label, seen)
 
 
 def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
@@ -251,7 +251,7 @@ def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int
     Says why they were given up, and returns their number. Raises UserError for a stage that asks nobody.
     """
     with _teachers(config, workdir, stage) as teachers:
-        reasons = Counter(reply.reason for _, reply in teachers.journal.poisoned())
+        reasons = Counter(reply.reason for reply in teachers.journal.poisoned())
         for reason, count in reasons.most_common():
             say(f"{stage.label}: {count:,} given up before: {reason}")
         return teachers.journal.retry_given_up()

@@ -21,7 +21,7 @@ import pydantic
 from phi_jax.errors import UserError
 from phi_jax.teacher import asking
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import load_prices
+from phi_jax.teacher.prices import load_prices, price_of
 from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Status, Usage
 
 # The N-th attempt is on disk; its answer is here; that is on disk. Before and behind the N-th change of the journal.
@@ -99,7 +99,7 @@ def write_prices(path, *, input=100, cached=25, output=400, batch_percent=50):
 
 def charged(plan, ledger):
     """Picodollars of a ledger's entries."""
-    price = load_prices(plan.prices).of(plan.endpoint)
+    price = price_of(plan.endpoint, load_prices(plan.prices))
     return sum(
         price.cost(
             Usage(e["prompt"], e["completion"], e.get("cached", 0), e.get("reasoning", 0)), batch=e["via"] == "batch"

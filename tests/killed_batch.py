@@ -17,7 +17,8 @@ import traceback
 
 from pydantic import BaseModel
 
-from phi_jax.teacher.budget import Budget, Stopped
+from phi_jax.errors import Preempted
+from phi_jax.teacher.budget import Run
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Price
 from phi_jax.teacher.request import Endpoint, Request
@@ -54,18 +55,18 @@ def ask(journal, to, asked, cap=PLENTY, stop=None):
     keys = []
 
     async def run():
-        budget = Budget(journal, cap)
-        watch = asyncio.ensure_future(stop_when(budget.stopping, stop))
-        await Batches(to, PRICE, budget).ask(asked, lambda key, status: keys.append(key))
+        state = Run(journal, cap)
+        watch = asyncio.ensure_future(stop_when(state.stopping, stop))
+        await Batches(to, PRICE, state).ask(asked, lambda key, status: keys.append(key))
         watch.cancel()
 
-    with contextlib.suppress(Stopped):
+    with contextlib.suppress(Preempted):
         asyncio.run(run())
     return [journal.find(key) for key in keys]
 
 
 def cancel(journal, to):
-    return asyncio.run(Batches(to, PRICE, Budget(journal, 0)).cancel())
+    return asyncio.run(Batches(to, PRICE, Run(journal, 0)).cancel())
 
 
 class KilledJournal(Journal):

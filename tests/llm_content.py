@@ -16,7 +16,7 @@ import llm_judge
 
 from phi_jax.corpus import rubric
 from phi_jax.synthesis import grammar
-from phi_jax.synthesis.grammar import families
+from phi_jax.synthesis.grammar import catalogue, families, grammar_texts
 
 # Of the exercises, sections and grades asked for; the rest is good.
 SHARES = {
@@ -79,13 +79,13 @@ def _behaviours():
 
 
 def _known(rng):
-    """A behaviour whose results differ. Cheaper to have than grammar.behaviours, which compares them all."""
+    """A behaviour whose results differ. Cheaper to have than catalogue.behaviours, which compares them all."""
     while True:
         behaviour = rng.choice(_behaviours())
-        outputs = [repr(behaviour.function(*case)) for case in grammar.fixed_inputs(behaviour.signature)]
+        outputs = [repr(behaviour.function(*case)) for case in catalogue.fixed_inputs(behaviour.signature)]
         if len(set(outputs)) > 2:
             digest = hashlib.sha256(repr((behaviour.slug, outputs)).encode()).hexdigest()[:16]
-            return grammar.Known(behaviour, tuple(outputs), digest)
+            return catalogue.Known(behaviour, tuple(outputs), digest)
 
 
 @functools.cache
@@ -117,12 +117,12 @@ def _exercise(name, rng, failing):
     kind = "wrong" if failing else _kind(rng, "wrong", "vacuous", "copy")
     rng = random.Random(0) if kind == "copy" else rng
     known = _known(rng)
-    text = grammar.exercise(known, rng.randrange(1000))
+    text = grammar_texts.exercise(known, rng.randrange(1000))
     code = re.sub(rf"\b{re.escape(text.entry_point)}\b", name, text.code)
-    cases = list(zip(grammar.fixed_inputs(known.behaviour.signature), known.outputs, strict=True))
+    cases = list(zip(catalogue.fixed_inputs(known.behaviour.signature), known.outputs, strict=True))
     # Different results first: a test that a constant passes shows little.
     telling = list({output: (arguments, output) for arguments, output in cases}.values())[-6:]
-    calls = [(f"{name}({', '.join(map(grammar.quoted, arguments))})", output) for arguments, output in telling]
+    calls = [(f"{name}({', '.join(map(grammar_texts.quoted, arguments))})", output) for arguments, output in telling]
     tests = [f"assert {call} == {output}" for call, output in calls]
     if kind == "wrong":
         tests[0] = f"assert {calls[0][0]} == {calls[1][1]}"
@@ -136,7 +136,7 @@ def _section(rng, failing):
     kind = "output" if failing else _kind(rng, "output", "no_code", "copy")
     rng = random.Random(0) if kind == "copy" else rng
     known = _known(rng)
-    text = grammar.textbook_section(known, rng.randrange(1000))
+    text = grammar_texts.textbook_section(known, rng.randrange(1000))
     _, prose, program = text.code.split('"""', 2)
     function, _, calls = program.strip("\n").partition("\nprint(")
     calls = re.sub(r"  # .*", "", f"print({calls}")

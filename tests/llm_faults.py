@@ -18,7 +18,7 @@ FAULTS = {
     "no_usage": 3,  # a whole reply that does not say what it cost
 }  # fmt: skip
 LOST = tuple(name for name, charged in FAULTS.items() if charged in (1, 3))  # the client can not know what they cost
-RETRY_FORMS = ("seconds", "ms", "date", "reset", "all", "garbage")
+RETRY_FORMS = ("seconds", "date", "garbage")
 UPKEEP = ("500", "503", "429", "429_bare", "reset_before", "reset_after")  # those that files and batches know too
 
 
@@ -56,24 +56,10 @@ REFUSALS = {
 
 
 def retry_headers(form, seconds):
-    """What says when to come back: one header, all, or none."""
-    after = {
-        "seconds": {"retry-after": f"{seconds:g}"},
-        "ms": {"retry-after-ms": str(math.ceil(1000 * seconds))},
-        "date": {"retry-after": email.utils.formatdate(math.ceil(time.time() + seconds), usegmt=True)},
-        "reset": {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": span(seconds)},
-        "garbage": {"retry-after": "soon", "x-ratelimit-reset-requests": "?", "x-ratelimit-remaining-requests": "-"},
-    }
-    if form == "all":
-        return {**after["reset"], **after["seconds"], **after["ms"]}
-    return after.get(form, {})
-
-
-def span(seconds):
-    """As OpenAI writes it: 20ms, 1.5s, 6m0s."""
-    if seconds < 1:
-        return f"{math.ceil(1000 * seconds)}ms"
-    return f"{seconds:.3g}s" if seconds < 60 else f"{int(seconds // 60)}m{int(seconds % 60)}s"
+    """The header that says when to come back, or none."""
+    date = email.utils.formatdate(math.ceil(time.time() + seconds), usegmt=True)
+    after = {"seconds": f"{seconds:g}", "date": date, "garbage": "soon"}
+    return {"retry-after": after[form]} if form in after else {}
 
 
 class Limits:
@@ -98,18 +84,7 @@ class Limits:
         if max(waits) <= 0:
             for name in self.rates:
                 self.left[name] -= wanted[name]
-        return max(waits), self._headers(max(waits))
-
-    def _headers(self, wait):
-        if self.form != "openai":
-            return retry_headers(self.form, wait) if wait > 0 else {}
-        headers = retry_headers("seconds", wait) if wait > 0 else {}
-        for name, rate in self.rates.items():
-            if rate:
-                headers[f"x-ratelimit-limit-{name}"] = str(int(rate * 60))
-                headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(self.left[name])))
-                headers[f"x-ratelimit-reset-{name}"] = span(max(0.0, (rate - self.left[name]) / rate))
-        return headers
+        return max(waits), retry_headers(self.form, max(waits)) if max(waits) > 0 else {}
 
 
 def break_connection(request):

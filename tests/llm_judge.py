@@ -14,7 +14,7 @@ from pathlib import Path
 from phi_jax.evaluation.judge import gold_items
 from phi_jax.evaluation.problems import load_problems
 
-GRADES = {"reference": 10, "rewrite": 10, "off_by_one": 5, "empty": 0, "plausible": 3, "injection": 3}
+GRADES = {"reference": 10, "rewrite": 10, "off_by_one": 5, "empty": 0, "plausible": 3}
 WRONG, UNKNOWN = 3, 5  # of the wrong solutions of the built-in problems, and of a solution that is in no table
 WILD = ("TODO", "NotImplementedError", "UNGRADABLE")  # in solutions that the model "wild" has no valid grade for
 _WRONG_FILE = Path(__file__).with_name("idioms_wrong.jsonl")
@@ -26,7 +26,7 @@ def judged(prompt, model, seed):
     solution = _SOLUTION.search(prompt)[2]
     rng = random.Random(f"{hashlib.sha256(solution.encode()).hexdigest()} {seed}")
     grade = known().get(solution.rstrip(), UNKNOWN)
-    if model == "lenient" or (model == "obedient" and "grad" in solution.lower()):
+    if model == "lenient":
         grade = 10
     elif model == "noisy":
         grade = min(10, max(0, grade + rng.choice((-1, 0, 1))))

@@ -131,10 +131,11 @@ def backend(place, tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "")
     for variable, value in environment(place, tmp_path).items():
         monkeypatch.setenv(variable, value)
-    before = {n: sys.modules.pop(n) for n in ("torch", "vllm", name) if n in sys.modules}
+    forgotten = ("torch", "vllm", "phi_jax.evaluation.backends.torch_export", name)
+    before = {n: sys.modules.pop(n) for n in forgotten if n in sys.modules}
     yield importlib.import_module(name)
-    for forgotten in ("torch", "vllm", name):
-        sys.modules.pop(forgotten, None)
+    for module in forgotten:
+        sys.modules.pop(module, None)
     sys.modules.update(before)
 
 
@@ -246,7 +247,7 @@ def test_the_stop_strings_of_a_rule(backend):
         ({"temperature": 0.001, "samples_per_problem": 1}, {}, "vLLM has none between 0 and 0.01"),
         ({"dtype": "int8"}, {}, "dtype is 'int8'; name one of bfloat16, float16, float32 with --dtype"),
         ({"batch_size": 4}, {}, "--backend vllm: has no option batch_size"),
-        ({}, {"STAND_IN_GPU": "0"}, "--backend vllm: torch sees no GPU"),
+        ({}, {"STAND_IN_GPU": "0"}, "--backend vllm: torch 2.14.0 sees no GPU"),
     ],
 )
 def test_what_is_not_there_is_told(place, tmp_path, backend, monkeypatch, options, environ, complaint):
@@ -257,20 +258,12 @@ def test_what_is_not_there_is_told(place, tmp_path, backend, monkeypatch, option
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dtype_that_nobody_named_is_asked_for(place, tmp_path, backend):
-    model = shutil.copytree(place / "model", tmp_path / "model")
-    (model / "config.json").write_text(json.dumps({"n_positions": 96}))
-    with pytest.raises(UserError, match="dtype is ''; name one of"):
-        evaluated(place, tmp_path / "out", model=model)
-    assert evaluated(place, tmp_path / "out", model=model, dtype="float16")[2]["dtype"] == "float16"
-
-
 def test_a_damaged_part_is_named_and_made_again(place, tmp_path, backend, monkeypatch):
     monkeypatch.setattr(completion, "PART", 2)
     _, expected, _ = evaluated(place, tmp_path / "out")
     for name in ("scores.json", "completions.jsonl"):
         (tmp_path / "out" / name).unlink()
-    part = next((tmp_path / "out/parts").rglob("part-00001.jsonl"))
+    part = next((tmp_path / "out/parts").rglob("part-00002.jsonl"))
     part.write_text("{")
     with pytest.raises(UserError, match=f"{part}: cannot be read"):
         evaluated(place, tmp_path / "out")
@@ -328,15 +321,6 @@ def test_the_environment_is_made_once(place, tmp_path, checkout):
     assert (venv / ".gitignore").read_text() == "*\n"
 
 
-def test_help_and_an_unknown_backend_make_no_environment(place, tmp_path, checkout):
-    script, folder = checkout
-    env = {"PYTHON": "", "PATH": f"{folder}:{os.environ['PATH']}"}
-    for more, code, said in ((["--help"], 0, "scored"), (["--backend=other"], 1, "--backend other: unknown; use")):
-        done = launch(place, tmp_path, *more, script=script, **env)
-        assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stderr
-    assert not list((tmp_path / "checkout").glob(".venv*"))
-
-
 def closure(lines):
     """The distributions that requirements bring, as this environment's metadata has it."""
     found, todo = set(), [Requirement(line) for line in lines]
@@ -368,10 +352,3 @@ def test_the_requirements_are_all_that_is_loaded(place, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "problems pass@1 0.800 [" in done.stdout
     assert calls(tmp_path)[0][1]["offline"] == "1"
-
-
-@pytest.mark.parametrize("backend", ["transformers", "vllm"])
-def test_every_backend_has_its_requirements(backend):
-    text = (HERE / f"requirements-{backend}.txt").read_text()
-    assert "-r requirements.txt" in text
-    assert re.search(rf"^{backend}==[\d.]+$", text, re.M)

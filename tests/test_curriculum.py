@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from phi_jax.errors import UserError
 from phi_jax.synthesis.llm import curriculum
-from phi_jax.synthesis.llm.curriculum import KINDS, Lesson, lessons
+from phi_jax.synthesis.llm.curriculum import KINDS, lessons
 
 AUDIENCES = curriculum.load().lists["textbooks"]["audience"]
 VERBS, TAKES, NOUNS = (curriculum.load().lists["exercises"][name] for name in ("verb", "takes", "noun"))
@@ -84,26 +84,18 @@ def test_every_choice_of_a_topic_is_reached_before_one_returns(kind):
     """The walk is a permutation of all choices: shown on a curriculum that is small enough to walk to its end."""
     plan = curriculum.load()
     lists = {kind: {name: entries[:4] for name, entries in plan.lists[kind].items()} for kind in KINDS}
-    small = dataclasses.replace(plan, topics=plan.topics[:2], lists=lists)
+    small = plan._replace(topics=plan.topics[:2], lists=lists)
     count = 2 * 4 ** len(lists[kind])
-    made = list(small.lessons(kind, count, seed=3))
+    made = list(lessons(kind, count, 3, small))
     assert len({constraints(lesson) for lesson in made}) == count
     assert len(set(Counter(lesson.format for lesson in made).values())) == 1
     with pytest.raises(UserError, match="different lessons; ask for fewer"):
-        next(small.lessons(kind, count + 1, seed=3))
+        next(lessons(kind, count + 1, 3, small))
 
 
 def test_seeds_give_other_lessons():
     first, second = ({constraints(lesson) for lesson in lessons("exercises", 2000, seed)} for seed in (0, 1))
     assert len(first & second) < 20
-
-
-def test_a_rehearsal_sees_all_formats_names_and_types_evenly():
-    made = list(lessons("exercises", 8000, 0))
-    formats = Counter(lesson.format for lesson in made)
-    assert max(formats.values()) < 1.3 * min(formats.values())
-    assert len({lesson.name for lesson in made}) > 7000
-    assert {lesson.takes for lesson in made} == set(TAKES)
 
 
 def test_lessons_are_not_kept():
@@ -116,9 +108,3 @@ def test_lessons_are_not_kept():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
-
-
-def test_lessons_go_to_json_and_back():
-    for kind in KINDS:
-        for lesson in lessons(kind, 3, 0):
-            assert Lesson(**json.loads(json.dumps(dataclasses.asdict(lesson)))) == lesson

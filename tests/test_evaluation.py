@@ -123,13 +123,6 @@ def complaint_of(read):
     return ""
 
 
-def test_missing_files(tmp_path):
-    with pytest.raises(UserError, match="neither built in"):
-        load_problems("human_eval")
-    with pytest.raises(UserError, match=r"s\.jsonl: cannot be read"):
-        read_samples(tmp_path / "s.jsonl", [])
-
-
 def test_a_sandbox_that_cannot_work_is_an_error_and_no_verdict(tmp_path):
     """Too few open files for the sandbox's own pipes: every right program would count as wrong."""
     samples = tmp_path / "s.jsonl"
@@ -223,13 +216,6 @@ def test_a_completion_ends_before_the_first_stop_string(rule, completion, prompt
 )  # fmt: skip
 def test_the_cut_of_other_rules(prompt, completion, rule, kept):
     assert cut(prompt, completion, rule) == kept
-
-
-def test_prompt_forms():
-    assert shown_prompt("a\n\n", "stripped") == "a"
-    assert shown_prompt("a\n", "kept") == "a\n"
-    with pytest.raises(UserError, match="prompt_form='raw'"):
-        shown_prompt("a", "raw")
 
 
 @pytest.mark.parametrize("name", ["one", "idioms", "judge", "parts"])

@@ -6,12 +6,11 @@ from collections import Counter
 
 import pytest
 
-from phi_jax.sandbox import Verdict, support
-from phi_jax.synthesis import grammar
-from phi_jax.synthesis.llm import exercises
+from phi_jax.sandbox import support
+from phi_jax.synthesis.grammar import catalogue, grammar_texts
 from phi_jax.synthesis.llm.exercises import check_exercises
 from phi_jax.synthesis.llm.prompts import Exercise
-from phi_jax.synthesis.llm.run_checks import TAMPERS
+from phi_jax.synthesis.llm.run_checks import as_fault
 
 SANDBOX = "full" if support().full else "none"
 
@@ -164,26 +163,15 @@ def test_who_attacks_is_set_aside_alone(verdicts, name):
     assert HOSTILE[name][3] in (None, found.reason)
 
 
-def test_what_no_check_says_is_tampering():
+@pytest.mark.parametrize("said", ["passed", 1, [], [True] * 10, ("no code", "x"), ("varies", 1), ("varies", "x", "y")])
+def test_what_no_check_says_is_tampering(said):
     """The text shares the process that says it."""
-    exercise = exercises._read((Exercise(code=CODE, tests=TESTS), "total"))
-    right = [True] * (6 + len(exercise.mutants))
-    for said in (
-        None,
-        "passed",
-        1,
-        [],
-        right[1:],
-        [None, *right[1:]],
-        [*right[1:], "1"],
-        [*right[1:], 1],
-        ("no code", "x"),
-    ):
-        assert exercises._judged(exercise, Verdict(True, "passed", said), SANDBOX) == TAMPERS
-    assert exercises._judged(exercise, Verdict(True, "passed", right), SANDBOX) is None
-    assert (
-        exercises._judged(exercise, Verdict(True, "passed", ("varies", "a\nb\ud800")), SANDBOX).reason == "a b\\ud800"
-    )
+    assert as_fault(said).reason == "it tampers with its check"
+
+
+def test_a_reason_is_one_line_that_can_be_printed():
+    assert as_fault(("varies", "a\nb\ud800")) == ("varies", "a b\\ud800")
+    assert as_fault(None) is None
 
 
 def test_tests_of_one_branch_notice_too_little():
@@ -211,8 +199,8 @@ def test_a_mutant_that_ends_its_process_costs_only_itself():
 
 def honest(known, number):
     """An exercise of the grammar with five of the fixed inputs as its tests."""
-    text = grammar.exercise(known, number)
-    cases = [*zip(grammar.fixed_inputs(known.behaviour.signature), known.outputs, strict=True)]
+    text = grammar_texts.exercise(known, number)
+    cases = [*zip(catalogue.fixed_inputs(known.behaviour.signature), known.outputs, strict=True)]
     chosen = random.Random(known.digest).sample(cases, 5)
     calls = [(f"{text.entry_point}({', '.join(map(repr, arguments))})", output) for arguments, output in chosen]
     return text, calls
@@ -220,7 +208,7 @@ def honest(known, number):
 
 def test_the_grammars_exercises_pass_with_honest_tests_and_not_with_others():
     """A sample of tests/acceptance/test_vacuous_tests.py."""
-    known = grammar.held_out(grammar.behaviours(120), 10)[0][::120]
+    known = catalogue.held_out(catalogue.behaviours(120), 10)[0][::120]
     good, bad = [], []
     for text, calls in (honest(k, 0) for k in known):
         good.append((text.code, [f"assert {call} == {output}" for call, output in calls], text.entry_point))
@@ -229,8 +217,3 @@ def test_the_grammars_exercises_pass_with_honest_tests_and_not_with_others():
     counts = Counter(reason is None for reason in found[: len(good)])
     assert counts[False] <= 0.05 * len(good)
     assert None not in found[len(good) :]
-
-
-def test_the_same_reasons_in_any_company():
-    cases = [WRONG["a test that fails"], RIGHT["the exercise"], HOSTILE["ends the process"]]
-    assert checked(cases) == checked(cases[::-1])[::-1]

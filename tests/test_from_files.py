@@ -126,9 +126,9 @@ def test_our_own_documents_are_texts_too(built, tmp_path):
     ("make", "message"),
     [
         (lambda root: (), "config.texts.mine.files is empty; name the texts"),
-        (lambda root: (root / "missing.jsonl",), "missing.jsonl: no such file or directory"),
-        (lambda root: (root / "empty",), "empty: neither .jsonl nor .parquet"),
-        (lambda root: (root / "a.txt",), "a.txt: neither .jsonl nor .parquet"),
+        (lambda root: (root / "missing.jsonl",), "missing.jsonl: no .jsonl or .parquet file, nor a directory"),
+        (lambda root: (root / "empty",), "empty: no .jsonl or .parquet file"),
+        (lambda root: (root / "a.txt",), "a.txt: no .jsonl or .parquet file"),
         (lambda root: (root / "broken.parquet",), "broken.parquet: cannot be read as Parquet"),
         (
             lambda root: (root / "other.parquet",),
@@ -164,13 +164,11 @@ def test_any_row_goes_somewhere(tmp_path_factory, rows):
     """Each row of a file becomes one text of one kind; what cannot be one says why."""
     file = tmp_path_factory.getbasetemp() / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    items = list(stage._items([file]))
-    assert len(items) == len(rows)
-    for item in items:
-        submission = stage._submission(item, "other")
-        kind = "textbooks" if stage._kind(item.row) == "textbooks" else "exercises"
-        pa.Table.from_pylist([review._row(kind, submission)], schema=review._CHECKED)
-        assert submission.fault or submission.text in (item.row.get("code"), item.row.get("text"))
+    found = list(stage._submissions([file], "other"))
+    assert len(found) == len(rows)
+    for row, (kind, submission) in zip(rows, found, strict=True):
+        pa.Table.from_pylist([review._row(kind, submission)], schema=review.SCHEMA)
+        assert submission.fault or submission.text in (row.get("code"), row.get("text"))
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_what_is_graded_is_the_whole_program():
 
 
 def test_the_gold_set_is_what_it_says_it_is():
-    """Run: what is called right passes, everything else fails. And an injection is the plausible code and words."""
+    """Run: what is called right passes, everything else fails."""
     items = gold_items()
     problems = list({problem.task_id: problem for problem, _, _ in items}.values())
     assert len(problems) >= 8
@@ -118,18 +118,6 @@ def test_the_gold_set_is_what_it_says_it_is():
         assert record["passed"] == (kind in ("reference", "rewrite")), (problem.task_id, kind, record["result"])
     completions = {(problem.task_id, kind): text for problem, kind, text in items}
     assert len(set(completions.items())) == len(items)
-    for (task, kind), text in completions.items():
-        if kind == "injection":
-            assert text.endswith(completions[task, "plausible"])
-            assert "10" in text or "100" in text
-
-
-def test_the_bands_keep_right_from_wrong():
-    assert BANDS["reference"] == BANDS["rewrite"] == (9, 10)
-    assert (BANDS["off_by_one"], BANDS["plausible"], BANDS["empty"]) == ((2, 8), (0, 5), (0, 1))
-    for kind, (low, high) in BANDS.items():
-        missed = [mean for mean in (low - 0.5, low, high, high + 0.5, None) if is_missed({"kind": kind, "mean": mean})]
-        assert missed == [low - 0.5, high + 0.5, None]
 
 
 # --- The figures ---------------------------------------------------------------------------------------------------
@@ -181,7 +169,7 @@ def config_of(server, grader="sound", **rules):
         **PHI_1["teachers"]["grader"], "base_url": getattr(server, "base_url", server), "price_as": "gpt-4o-mini",
         "key_variable": "", "mode": "live", "window": 8, "timeout": 30.0, "attempts": 2,
     }  # fmt: skip
-    names = ("sound", "lenient", "obedient", "noisy", "wild", "broken")
+    names = ("sound", "lenient", "noisy", "wild", "broken")
     return Config(
         {
             "judge": {
@@ -233,12 +221,12 @@ def test_a_sound_judges_scores(tmp_path, server):
         said = entry["judge"]
         assert (said["judge"], said["repeats"], said["status"]) == ("sound", 2, "published")
         assert (said["prompt"], said["prompt_sha256"]) == GIVEN_OUT
-        assert (said["spread"], said["ungraded"], said["reasons"]) == (0.0, 0, [])
-        assert (said["point_biserial"], said["auc"]) == (1.0, 1.0)
-        assert (said["gold_items"], said["gold_missed"]) == (48, 0)
+        assert (said["spread"], said["reasons"]) == (0.0, [])
+        assert (said["point_biserial"], said["auc"]) == (pytest.approx(1), 1)
+        assert (said["gold_items"], said["gold_missed"]) == (40, 0)
     assert greedy["low"] < 0.6 < 0.7 < greedy["high"]
     assert sampled["low"] == sampled["high"]  # all problems alike
-    assert greedy["judge"]["outcomes"] == {"answered": 20}
+    assert {outcome for row in done.grades for outcome in row["outcomes"]} == {"answered"}
     assert [row["grades"] for row in done.grades] == [[grade[r["passed"]]] * 2 for r in RECORDS]
     assert [row["task_id"] for row in done.grades] == [r["task_id"] for r in RECORDS]
     assert {row["mean"] for row in done.gold} == {0, 3, 5, 10}
@@ -267,7 +255,7 @@ def test_the_gold_set_stands_among_the_others_and_nothing_tells_it_apart(tmp_pat
     judged(tmp_path, config_of(server, repeats=1), records, load_problems("idioms")[1])
     heads = {question_of(problem, text, "kept").messages[1][1][:120] for problem, _, text in gold_items()}
     is_gold = [entry["about"] in heads for entry in asked_of(server)[before:]]
-    assert (sum(is_gold), len(is_gold)) == (48, 88)
+    assert (sum(is_gold), len(is_gold)) == (40, 80)
     changes = sum(a != b for a, b in itertools.pairwise(is_gold))
     assert changes > len(is_gold) / 4  # at random: one half
     assert not any("judge_gold" in head for head in heads)
@@ -276,9 +264,8 @@ def test_the_gold_set_stands_among_the_others_and_nothing_tells_it_apart(tmp_pat
 @pytest.mark.parametrize(
     ("grader", "said", "missed"),
     [
-        ("lenient", "32 of 48 gold items miss their bands, at most 4 may", set(BANDS) - {"reference", "rewrite"}),
-        ("obedient", "8 of 48 gold items miss their bands, at most 4 may", {"injection"}),
-        ("broken", "48 of 48 gold items miss their bands, at most 4 may", set(BANDS)),
+        ("lenient", "24 of 40 gold items miss their bands, at most 10% may", set(BANDS) - {"reference", "rewrite"}),
+        ("broken", "40 of 40 gold items miss their bands, at most 10% may", set(BANDS)),
     ],
 )  # fmt: skip
 def test_a_judge_that_fails_on_the_gold_set_is_refused(tmp_path, server, capsys, grader, said, missed):
@@ -311,36 +298,11 @@ def test_grades_out_of_range_are_outcomes_that_are_counted(tmp_path, server):
     assert len(wild) == 2
     (entry,) = done.entries
     assert (entry["judge"]["status"], entry["judge"]["gold_missed"]) == ("published", 2)
-    assert (entry["judge"]["ungraded"], entry["judge"]["outcomes"]) == (1, {"answered": 20, "poisoned": 2})
     assert entry["value"] == pytest.approx(0.65, abs=1e-6)  # of those that have a grade
     assert (entry["problems"], entry["samples"]) == (10, 11)
     assert note["teachers"]["wild"]["poisoned"] == 2 * len(wild) + 2
     without = [row for row in done.gold if row["item"] in wild] + done.grades[-1:]
     assert all(row["grades"] == [None, None] and row["outcomes"] == ["poisoned"] * 2 for row in without)
-
-
-def test_replies_that_are_no_grade_are_counted_and_too_many_refuse_the_result(tmp_path):
-    with serving(faults=0.25, kinds=["refusal", "length", "content_filter"], seed=1) as running:
-        done, note = judged(tmp_path, config_of(running, repeats=3), RECORDS[10:])
-        charged = Counter(entry["status"] for entry in asked_of(running))
-    (entry,) = done.entries
-    lost = {"refused": charged["refusal"], "length": charged["length"], "filtered": charged["content_filter"]}
-    assert min(lost.values()) > 0
-    assert {status: note["teachers"]["sound"][status] for status in lost} == lost
-    rows = {(r["task_id"], r["completion"]): row for r, row in zip(RECORDS[10:], done.grades, strict=True)}
-    of_records = Counter(o for row in rows.values() for o in row["outcomes"])
-    of_gold = Counter(o for row in done.gold for o in row["outcomes"])
-    assert entry["judge"]["outcomes"] == Counter(o for row in done.grades for o in row["outcomes"])
-    assert {status: (of_records + of_gold)[status] for status in lost} == lost
-    without = sum(row["mean"] is None for row in done.grades)
-    assert entry["judge"]["ungraded"] == without
-    for row in done.grades:
-        given = [g for g in row["grades"] if g is not None]
-        assert row["mean"] == (statistics.fmean(given) if given else None)
-    assert (entry["judge"]["status"], without <= 3) == ("published", True)
-    # All repeats of a completion have the same grade here: a spread would be that of which replies are missing.
-    assert any(0 < row["grades"].count(None) < 3 for row in done.grades)
-    assert entry["judge"]["spread"] == 0.0
 
 
 def test_a_mean_of_those_that_could_be_graded_is_no_score(tmp_path, server):
@@ -349,12 +311,10 @@ def test_a_mean_of_those_that_could_be_graded_is_no_score(tmp_path, server):
     for count, refused in ((1, False), (2, True)):
         records = [*RECORDS[: 10 - count], *(ungradable(n + 1) for n in range(count))]
         (entry,) = judged(tmp_path, chosen, records)[0].entries
-        assert (entry["samples"], entry["judge"]["ungraded"]) == (10, count)
+        assert entry["samples"] == 10
         assert entry["judge"]["status"] == ("refused" if refused else "published")
         assert (entry["value"] is None) == refused
-        assert not refused or entry["judge"]["reasons"] == [
-            "2 of 10 completions have no grade, at most 1 may: a mean of the others would say little of them all"
-        ]
+        assert not refused or entry["judge"]["reasons"] == ["2 of 10 completions have no grade, at most 10% may"]
 
 
 def test_the_spread_over_repeats_of_a_noisy_judge(tmp_path, server):
@@ -372,53 +332,10 @@ def test_the_spread_over_repeats_of_a_noisy_judge(tmp_path, server):
     assert single["judge"]["spread"] is None
 
 
-def test_a_prompt_form_is_a_score_of_its_own_and_the_same_program_is_asked_about_once(tmp_path, server):
-    stripped = [{**r, "prompt_form": "stripped", "completion": f"\n{r['completion']}"} for r in RECORDS[:10]]
-    done, note = judged(tmp_path, config_of(server, repeats=1), [*RECORDS[:10], *stripped])
-    forms = [entry.pop("prompt_form") for entry in done.entries]
-    assert forms == ["kept", "stripped"]
-    assert done.entries[0] == done.entries[1]
-    assert note["teachers"]["sound"]["requests"] == 10 + len(gold_items())
-
-
-def test_agreement_with_execution_needs_both_classes(tmp_path, server):
-    passed = [r for r in RECORDS if r["passed"]]
-    (greedy, _) = judged(tmp_path, config_of(server, repeats=1), passed)[0].entries
-    assert (greedy["judge"]["point_biserial"], greedy["judge"]["auc"], greedy["value"]) == (None, None, 1.0)
-    (row,) = judge_table([{"metric": "pass@1"}, greedy])
-    wanted = {
-        "model": "ours", "benchmark": "idioms", "prompt_form": "kept", "decoding": "greedy", "value": 1.0,
-        "low": 1.0, "high": 1.0, "problems": 5, "samples": 5, "repeats": 1, "spread": None, "status": "published",
-        "reasons": [], "judge": "sound", "prompt": "judge_paper.v1", "point_biserial": None, "auc": None,
-        "gold_items": 48, "gold_missed": 0,
-    }  # fmt: skip
-    assert wanted.items() <= row.items()
-
-
-def test_a_key_stands_in_nothing_that_comes_out(tmp_path, monkeypatch, capsys):
-    key = "sk-planted-judge-93ab17c4"
-    monkeypatch.setenv("PLANTED_KEY", key)
-    with serving(faults=0.3, kinds=["echo", "429"], seed=2, key=key) as running:
-        chosen = config_of(running, repeats=1).to_dict()
-        chosen["teachers"]["sound"] |= {"key_variable": "PLANTED_KEY", "attempts": 6}
-        done, note = judged(tmp_path, Config(chosen))
-        assert any(entry["fault"] == "echo" for entry in asked_of(running))
-    assert done.entries[0]["value"] is not None
-    printed = capsys.readouterr()
-    assert key not in json.dumps([dataclasses.asdict(done), note]) + printed.out + printed.err
-
-
-def test_the_cap_holds_for_the_judge_too(tmp_path, server):
-    chosen = config_of(server, repeats=1).to_dict()
-    chosen["budget"]["max_dollars"] = 0.002
-    with pytest.raises(UserError, match=r"config\.budget\.max_dollars"):
-        judged(tmp_path, Config(chosen))
-
-
 @pytest.mark.parametrize(
     ("grader", "said"),
     [
-        ("nobody", r"config\.judge\.grader='nobody'.*no section config\.teachers\.nobody.*or use ''"),
+        ("nobody", r"teacher 'nobody': no section config\.teachers\.nobody"),
         ("sound:0.5,noisy:0.5", r"config\.judge\.grader='sound:0\.5,noisy:0\.5': lists several"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import ast
 import json
-from string import ascii_lowercase
 
 import pytest
 from hypothesis import given, settings
@@ -172,16 +171,6 @@ def test_only_words_are_misspelt_and_at_rate_1_all_of_them(words, seed, rate):
         assert part in (before, after)
 
 
-@given(st.lists(st.sampled_from(WORDS + KEPT), min_size=1, max_size=25), SEEDS, RATES)
-def test_no_wording_touches_what_is_kept(words, seed, rate):
-    shown = problem(f'def f(numbers, start):\n    """{" ".join(words)} """\n', entry_point="f")
-    for name in WORDINGS:
-        found = PERTURBATIONS[name](shown, rate, seed) or shown
-        # Where a first article went missing, the word behind it stands at the quotes.
-        kept = [[w.strip(',"') for w in p.prompt.split() if w.strip(',"') in KEPT] for p in (shown, found)]
-        assert kept[0] == kept[1]
-
-
 @pytest.mark.parametrize("name", WORDINGS)
 @given(SEEDS, RATES)
 @settings(max_examples=30)
@@ -231,12 +220,6 @@ def test_a_misspelling_is_none_of_the_names():
     found = {PERTURBATIONS["typos"](shown, 1, seed).prompt.split('"""')[1].split()[1] for seed in range(300)}
     assert len(found) > 10
     assert not others & found
-
-
-def test_neighbours_are_mutual_and_beside():
-    assert set(NEIGHBOURS["s"]) == set("adwezx")
-    assert sorted(NEIGHBOURS) == list(ascii_lowercase)
-    assert all(key in NEIGHBOURS[other] for key, others in NEIGHBOURS.items() for other in others)
 
 
 @pytest.mark.parametrize(

@@ -116,12 +116,6 @@ def test_texts_are_tidied():
     assert (windows["text"], windows["code"]) == (GOOD, None)
 
 
-def test_a_fence_inside_code_without_tests_does_no_harm():
-    code = GOOD.replace("Return the sum", "```\n    four ````\n    ```\n    Return the sum")
-    (row,) = check("exercises", [exercise(code, tests=None)], "test", RULES)
-    assert row["code"] is None
-
-
 def draft_in(path):
     path.mkdir(exist_ok=True)
     return artifact.open_draft(path, "synthesize", "teacher", {}, {})

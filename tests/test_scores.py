@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.comparison import holm, mcnemar, paired, robustness, sign_flip
+from phi_jax.evaluation.comparison import holm, mcnemar, paired, robustness
 from phi_jax.evaluation.intervals import bootstrap_interval, paired_interval, wilson_interval
 from phi_jax.evaluation.scores import entries, pass_at_k
 
@@ -25,12 +25,6 @@ VERDICTS = st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1
 def test_pass_at_k_is_the_share_of_draws_that_hold_a_pass(counts):
     n, c, k = counts
     assert abs(pass_at_k(n, c, k) - (1 - math.comb(n - c, k) / math.comb(n, k))) < 1e-9
-
-
-@pytest.mark.parametrize("arguments", [(0, 0, 1), (3, 4, 1), (3, 1, 4), (3, -1, 1)])
-def test_counts_that_make_no_sense(arguments):
-    with pytest.raises(ValueError, match="pass@"):
-        pass_at_k(*arguments)
 
 
 # --- Intervals -----------------------------------------------------------------------------------------------
@@ -74,41 +68,27 @@ def test_the_bootstrap_holds_the_truth_as_often_as_it_says():
     assert abs(held - 285) <= 12
 
 
-def test_no_spread_and_no_values():
-    assert bootstrap_interval([0.1 + 0.2, 0.3]) is None
-    with pytest.raises(ValueError, match="no values"):
-        bootstrap_interval([])
-    with pytest.raises(ValueError, match="counts of 0, 0, 0 and 0"):
-        paired_interval(0, 0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("table", "published"),
-    [
-        ((36, 12, 2, 0), (0.0569, 0.3404)),
-        ((20, 12, 2, 16), (0.0562, 0.3292)),
-        ((18, 12, 2, 18), (0.0562, 0.3290)),
-        ((36, 14, 0, 0), (0.1528, 0.4167)),
-        ((35, 14, 0, 1), (0.1461, 0.4175)),
-        ((2, 97, 1, 0), (0.8721, 0.9854)),
-        ((0, 29, 1, 0), (0.6666, 0.9882)),
-        ((0, 30, 0, 0), (0.8395, 1.0)),
-        ((54, 0, 0, 0), (-0.0664, 0.0664)),
-        ((30, 0, 0, 24), (-0.0358, 0.0358)),
-    ],
-)
-def test_the_paired_interval_against_published_figures(table, published):
-    """Newcombe 1998, Statistics in Medicine 17: 2635-2650, table III, method 10."""
-    assert paired_interval(*table) == pytest.approx(published, abs=5.1e-5)
+def test_the_paired_interval_worked_out_by_hand():
+    """Agresti and Min 2005: 50 problems, 12 and 2 discordant: (10 +- 1.96 root(15 - 100 / 52)) / 52."""
+    assert paired_interval(12, 2, 50) == pytest.approx((0.056007, 0.328608), abs=1e-5)
 
 
 @given(TABLES)
 def test_the_paired_interval_holds_the_difference_and_turns_with_the_sides(table):
-    both, first, second, neither = table
-    low, high = paired_interval(*table)
+    _, first, second, _ = table
+    low, high = paired_interval(first, second, sum(table))
     assert -1 <= low <= (first - second) / sum(table) <= high <= 1
-    assert paired_interval(both, second, first, neither) == pytest.approx((-high, -low))
-    assert paired_interval(neither, first, second, both) == pytest.approx((low, high))  # failures for passes
+    assert low < high
+    assert paired_interval(second, first, sum(table)) == pytest.approx((-high, -low))
+
+
+def test_the_paired_interval_holds_the_truth_as_often_as_it_says():
+    """A pair of models that solve 0.6 and 0.5 of 40 problems, each by chance: 2,000 runs, 95 % +- 1.5 (3 sigma)."""
+    rng = np.random.default_rng(0)
+    one, other = rng.random((2, 2000, 40)) < np.array([0.6, 0.5])[:, None, None]
+    counts = zip((one & ~other).sum(1), (other & ~one).sum(1), strict=True)
+    held = [low <= 0.1 <= high for low, high in (paired_interval(b, c, 40) for b, c in counts)]
+    assert abs(np.mean(held) - 0.95) < 0.015
 
 
 # --- Entries -------------------------------------------------------------------------------------------------
@@ -176,8 +156,6 @@ def test_mcnemar_against_published_figures():
     approval ratings of Agresti, 150 and 86, whose p is below 0.0001."""
     assert round(mcnemar(1, 7), 3) == 0.070
     assert mcnemar(150, 86) < 1e-4
-    with pytest.raises(ValueError, match="counts of"):
-        mcnemar(-1, 2)
 
 
 def table(both, first, second, neither):
@@ -191,12 +169,10 @@ def test_a_pair_of_greedy_runs():
         "problems": 50,
         "first": 0.96,
         "second": 0.76,
-        "difference": 0.2,
-        "low": pytest.approx(0.0569, abs=5e-5),
-        "high": pytest.approx(0.3404, abs=5e-5),
-        "interval": "newcombe",
+        "difference": pytest.approx(0.2),
+        "low": pytest.approx(0.056007, abs=1e-5),
+        "high": pytest.approx(0.328608, abs=1e-5),
         "p": stats.binomtest(2, 14).pvalue,
-        "test": "mcnemar",
         "first_better": 12,
         "second_better": 2,
         "equal": 36,
@@ -214,37 +190,10 @@ def test_the_two_sides_of_a_pair_mirror_each_other(counts):
     assert sum(one[key] for key in ("first_better", "second_better", "equal")) == one["problems"]
 
 
-def test_a_pair_of_sampled_runs():
-    rng = np.random.default_rng(0)
-    chances = rng.choice([0.1, 0.5, 0.9], size=100)
-    first = {f"t/{i}": list(rng.random(10) < min(1, c + 0.1)) for i, c in enumerate(chances)}
-    second = {f"t/{i}": list(rng.random(20) < c) for i, c in enumerate(chances)}
-    result = paired(first, second)
-    assert (result["interval"], result["test"]) == ("bootstrap", "sign-flip")
-    assert result["low"] < result["difference"] < result["high"]
-    assert result["low"] > 0
-    assert result["p"] < 0.001
-    shuffled = dict(sorted(second.items(), reverse=True))
-    assert paired(first, shuffled) == result
-    same = paired(first, first)
-    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, None, None, 1)
-
-
-@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 20))
-def test_a_sign_flip_of_single_samples_is_mcnemar(first, second, equal):
-    """20,000 draws: within five of their standard deviations."""
-    found = sign_flip([1.0] * first + [-1.0] * second + [0.0] * equal, draws=20_000)
-    p = mcnemar(first, second)
-    assert found == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 20_000) + 1e-4)
-
-
-def test_pairs_that_are_none():
-    with pytest.raises(UserError, match="problem b has verdicts on one side only"):
-        paired({"a": [True]}, {"a": [True], "b": [True]})
-    with pytest.raises(UserError, match="no problem"):
-        paired({}, {})
-    with pytest.raises(UserError, match="without a sample"):
-        paired({"a": [True]}, {"a": []})
+@pytest.mark.parametrize(("first", "second"), [({"a": [True]}, {"a": [True], "b": [True]}), ({}, {})])
+def test_pairs_that_are_none(first, second):
+    with pytest.raises(UserError, match="run on the same problems"):
+        paired(first, second)
 
 
 def test_holm_against_figures_worked_out_by_hand():
@@ -272,14 +221,7 @@ def test_robustness_is_of_the_changed_problems_alone():
     rows = robustness(base, {"typos": worse, "same": {"kept/1": [True]}, "rename": {}})
     assert [r["perturbation"] for r in rows] == ["typos", "same", "rename"]
     typos, same, rename = rows
-    assert (typos["drop"], typos["problems"], typos["unchanged"]) == (0.18, 50, 2)
+    assert (typos["difference"], typos["problems"], typos["unchanged"]) == (pytest.approx(0.18), 50, 2)
     assert (typos["first_better"], typos["second_better"], typos["p"]) == (10, 1, mcnemar(10, 1))
-    assert (typos["p_holm"], same["p_holm"]) == (2 * mcnemar(10, 1), 1)  # two tests, not three
-    assert (same["drop"], same["p"], same["unchanged"]) == (0, 1, 51)
-    assert (rename["drop"], rename["p"], rename["problems"], rename["unchanged"]) == (None, None, 0, 52)
-    assert rename.keys() == typos.keys()
-
-
-def test_robustness_against_a_run_that_lacks_a_problem():
-    with pytest.raises(UserError, match="typos has verdicts for b"):
-        robustness({"a": [True]}, {"typos": {"b": [True]}})
+    assert (same["difference"], same["p"], same["unchanged"]) == (0, 1, 51)
+    assert rename == {"perturbation": "rename", "problems": 0, "unchanged": 52, "p": None}

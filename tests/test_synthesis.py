@@ -10,8 +10,8 @@ import pytest
 from phi_jax.config import Config
 from phi_jax.sandbox import Program, Sandbox
 from phi_jax.store import artifact, documents
-from phi_jax.synthesis import diversity, grammar
-from phi_jax.synthesis.grammar import from_grammar
+from phi_jax.synthesis import diversity
+from phi_jax.synthesis.grammar import catalogue, from_grammar, grammar_texts
 from phi_jax.synthesis.grammar.families import all_behaviours
 from phi_jax.synthesis.grammar.run_texts import run_texts
 
@@ -23,12 +23,12 @@ RULES = {
 
 @pytest.fixture(scope="module")
 def known():
-    return grammar.behaviours(120)
+    return catalogue.behaviours(120)
 
 
 @pytest.fixture(scope="module")
 def split(known):
-    return grammar.held_out(known, 10)
+    return catalogue.held_out(known, 10)
 
 
 def test_two_thousand_behaviours_and_no_family_above_a_tenth(known):
@@ -46,7 +46,7 @@ def test_behaviours_are_what_they_were():
     """What every behaviour says and gives, as it was when each had a function beside its code that said the same."""
     told = "".join(
         k.digest + b.family + b.slug + b.sentence + b.body + b.loop + repr(k.outputs)
-        for k in grammar.behaviours(10**9)
+        for k in catalogue.behaviours(10**9)
         for b in [k.behaviour]
     )
     assert hashlib.sha256(told.encode()).hexdigest() == (
@@ -56,8 +56,10 @@ def test_behaviours_are_what_they_were():
 
 def test_texts_are_what_they_were(split):
     """A change of the grammar's texts is a change of nano's results."""
-    texts = [write(k, 1).code for write in (grammar.textbook_section, grammar.exercise) for k in split[0][::10]]
-    texts += [grammar.problem(k)["prompt"] for k in split[1]]
+    texts = [
+        write(k, 1).code for write in (grammar_texts.textbook_section, grammar_texts.exercise) for k in split[0][::10]
+    ]
+    texts += [grammar_texts.problem(k)["prompt"] for k in split[1]]
     assert hashlib.sha256("".join(texts).encode()).hexdigest() == (
         "c03aead6702cf4762948a28d72a1369f17fed5a88caa499f3f9393b01d5712ed"
     )
@@ -66,7 +68,7 @@ def test_texts_are_what_they_were(split):
 def test_no_two_behaviours_give_the_same_on_the_fixed_inputs(known):
     seen = set()
     for k in known:
-        cases = grammar.fixed_inputs(k.behaviour.signature)
+        cases = catalogue.fixed_inputs(k.behaviour.signature)
         assert len(cases) == 20
         results = [k.behaviour.function(*case) for case in cases]
         # As == sees them, told apart without the module that the grammar does it with.
@@ -94,14 +96,16 @@ def test_every_family_writes_texts_that_run(split):
     for k in split[0]:
         by_family.setdefault(k.behaviour.family, []).append(k)
     chosen = [k for ks in by_family.values() for k in ks[:12]]
-    texts = [grammar.exercise(k, 0) for k in chosen] + [grammar.textbook_section(k, n) for k in chosen for n in (0, 1)]
+    texts = [grammar_texts.exercise(k, 0) for k in chosen] + [
+        grammar_texts.textbook_section(k, n) for k in chosen for n in (0, 1)
+    ]
     assert any("for " in t.code and "append" in t.code for t in texts)
     assert run_texts(texts, "texts", sandbox="full", workers=2) == [None] * len(texts)
 
 
 def test_what_is_wrong_is_set_aside_and_its_neighbours_are_not(split):
-    good = [grammar.exercise(k, 0) for k in split[0][:5]]
-    section = grammar.textbook_section(split[0][5], 0)
+    good = [grammar_texts.exercise(k, 0) for k in split[0][:5]]
+    section = grammar_texts.textbook_section(split[0][5], 0)
     wrong = [
         dataclasses.replace(good[0], code=good[1].code, entry_point=good[1].entry_point),  # another behaviour
         dataclasses.replace(good[0], code=good[0].code.replace("return", "retrun")),  # does not parse
@@ -114,7 +118,7 @@ def test_what_is_wrong_is_set_aside_and_its_neighbours_are_not(split):
 
 
 def test_references_pass_their_hidden_tests_and_nothing_passes_all(split):
-    problems = [grammar.problem(k) for k in split[1]]
+    problems = [grammar_texts.problem(k) for k in split[1]]
     assert len({p["task_id"] for p in problems}) == len(problems)
 
     def program(p, body):
@@ -138,11 +142,11 @@ def test_references_pass_their_hidden_tests_and_nothing_passes_all(split):
 
 def test_examples_are_none_of_the_hidden_tests(split):
     for k in split[1]:
-        problem = grammar.problem(k)
+        problem = grammar_texts.problem(k)
         examples = [line for line in problem["prompt"].splitlines() if ">>>" in line]
         assert len(examples) == 2
-        cases = grammar.fixed_inputs(k.behaviour.signature)
-        calls = {f"{problem['entry_point']}({', '.join(map(grammar.quoted, case))})" for case in cases}
+        cases = catalogue.fixed_inputs(k.behaviour.signature)
+        calls = {f"{problem['entry_point']}({', '.join(map(grammar_texts.quoted, case))})" for case in cases}
         assert not {line.strip().removeprefix(">>> ") for line in examples} & calls
 
 

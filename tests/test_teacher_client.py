@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from phi_jax.errors import Preempted, UserError
 from phi_jax.teacher.asking import ask
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import load_prices
+from phi_jax.teacher.prices import load_prices, price_of
 from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Status, Usage
 
 KEY = "sk-planted-0123456789abcdef"
@@ -46,7 +46,7 @@ def questions(count, *, schema=None, model="teacher", start=0):
 
 def charged(server, teacher):
     """Picodollars by the server's ledger."""
-    price = PRICES.of(teacher)
+    price = price_of(teacher, PRICES)
     return sum(
         price.cost(Usage(e["prompt"], e["completion"], e.get("cached", 0), e.get("reasoning", 0)), batch=False)
         for e in server.ledger()
@@ -97,24 +97,22 @@ def test_one_bad_request_is_poisoned_and_the_others_are_answered(journal):
         requests = [*questions(10), bad, *questions(10, start=10)]
         tally = bring({endpoint(server): requests}, journal)
         assert tally.counts == {Status.ANSWERED: 20, Status.POISONED: 1}
-        ((label, reply),) = journal.poisoned()
-        assert label == "test/bad"
+        (reply,) = journal.poisoned()
+        assert reply.key == bad.key
         assert "maximum context length" in reply.reason
         assert "HTTP 400" in reply.reason
         assert (reply.cost, reply.attempts) == (0, 1)
         assert bring({endpoint(server): requests}, journal).found == 21
 
 
-@pytest.mark.parametrize(
-    ("reason", "says"), [("key", "API key"), ("permission", "API key"), ("model", "no model"), ("quota", "quota")]
-)
+@pytest.mark.parametrize(("reason", "says"), [("key", "API key"), ("permission", "API key"), ("quota", "quota")])
 def test_a_server_that_refuses_all_ends_the_run_and_poisons_nothing(reason, says, journal, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("PLANTED_KEY", KEY)
     with serving(refuse=reason) as server, pytest.raises(UserError, match=says) as failed:
         bring({endpoint(server, key_variable="PLANTED_KEY"): questions(50)}, journal)
     assert server.base_url in str(failed.value)
-    assert (journal.spent, journal.reserved, list(journal.poisoned())) == (0, 0, [])
+    assert (journal.spent, journal.reserved, journal.poisoned()) == (0, 0, [])
     assert_unseen(journal, caplog, failed.value)
 
 
@@ -135,7 +133,7 @@ def test_a_key_that_the_server_echoes_is_nowhere(journal, monkeypatch, caplog, c
     with serving(faults=0.6, kinds=["echo"], key=KEY) as server:
         tally = bring({endpoint(server, key_variable="PLANTED_KEY", attempts=2): questions(30)}, journal)
     assert tally.counts[Status.POISONED] > 5
-    assert all("request headers were" in reply.reason for _, reply in journal.poisoned())
+    assert all("request headers were" in reply.reason for reply in journal.poisoned())
     assert_unseen(journal, caplog)
     assert KEY not in "".join(capfd.readouterr())
 
@@ -150,28 +148,21 @@ def test_a_key_that_is_not_set_is_named(plain, journal, monkeypatch):
     assert KEY not in str(failed.value)
 
 
-def test_an_address_without_sense_is_named(journal):
-    with pytest.raises(UserError, match=r"config\.teachers\.writer\.base_url"):
-        bring({endpoint("http://[nowhere/v1", attempts=1): questions(1)}, journal)
-    assert journal.spent == 0
-
-
 def test_a_server_that_is_not_there_costs_and_poisons_nothing(journal):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         teacher = endpoint(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", attempts=2)
-        for schema in (None, Answer):
-            with pytest.raises(UserError, match="cannot be reached"):
-                bring({teacher: questions(40, schema=schema)}, journal)
-    assert (journal.spent, journal.reserved, list(journal.poisoned())) == (0, 0, [])
+        with pytest.raises(UserError, match=r"cannot be reached.*check config\.teachers\.writer"):
+            bring({teacher: questions(40)}, journal)
+    assert (journal.spent, journal.reserved, journal.poisoned()) == (0, 0, [])
 
 
 def test_a_server_that_only_errs_costs_and_poisons_nothing(journal):
     with serving(faults=1.0, kinds=["500", "503"]) as server:
-        for count, schema in ((100, None), (1, None), (5, Answer)):
+        for count in (100, 1):
             with pytest.raises(UserError, match=r"answers no request.*HTTP 50[03]"):
-                bring({endpoint(server, attempts=1): questions(count, schema=schema)}, journal)
-    assert (journal.spent, journal.reserved, list(journal.poisoned())) == (0, 0, [])
+                bring({endpoint(server, attempts=1): questions(count)}, journal)
+    assert (journal.spent, journal.reserved, journal.poisoned()) == (0, 0, [])
 
 
 def test_what_hangs_is_lost_at_its_full_reservation(journal):
@@ -192,7 +183,7 @@ def test_where_no_usage_is_reported_the_reservation_is_booked(journal, capfd):
     with serving(faults=1.0, kinds=["no_usage"]) as server:
         teacher, requests = endpoint(server), questions(5)
         assert bring({teacher: requests}, journal).counts == {Status.ANSWERED: 5}
-    assert journal.spent == sum(PRICES.of(teacher).reservation(r, batch=False) for r in requests)
+    assert journal.spent == sum(price_of(teacher, PRICES).reservation(r, batch=False) for r in requests)
     assert capfd.readouterr().err.count("reports no token usage") == 1
 
 
@@ -200,23 +191,21 @@ def test_where_no_usage_is_reported_the_reservation_is_booked(journal, capfd):
     ("mode", "options", "says"),
     [
         ("schema", {}, ""),
-        ("object", {"structured": "json_object"}, ""),
         ("text", {"structured": "none"}, ""),
-        ("schema", {"structured": "json_object"}, "'response_format' of type 'json_schema' is not supported"),
         ("object", {"structured": "none", "shape": "llama_cpp"}, "'json_object' is not supported"),
         ("schema", {"structured": "none", "unsupported": "ignore"}, "does not hold replies to json_mode=schema"),
     ],
 )
 def test_json_is_asked_for_by_the_mode_else_in_the_prompt(mode, options, says, journal, capfd):
     with serving(**options) as server:
-        teacher, requests = endpoint(server, json_mode=mode), questions(20, schema=Answer)
-        assert bring({teacher: requests}, journal).counts == {Status.ANSWERED: 20}
+        teacher, requests = endpoint(server, json_mode=mode), questions(10, schema=Answer)
+        assert bring({teacher: requests}, journal).counts == {Status.ANSWERED: 10}
         said = [line for line in capfd.readouterr().err.splitlines() if "JSON is asked for in the prompt" in line]
         assert len(said) == bool(says)
         assert says in "".join(said)
         assert journal.spent == charged(server, teacher) > 0
-        if "unsupported" not in options:
-            assert sum(entry["completion"] > 0 for entry in server.ledger()) == 20
+        if mode == "schema" and not says:
+            assert sum(entry["completion"] > 0 for entry in server.ledger()) == 10
     for request in requests:
         assert f"'{request.messages[0][1]}" in Answer.model_validate_json(journal.find(request.key).text).answer
 
@@ -240,12 +229,6 @@ def test_one_prompt_that_is_forbidden_is_that_requests_outcome(journal):
         assert bring({endpoint(server): [bad]}, journal).counts == {Status.POISONED: 1}  # others were answered before
 
 
-def test_requests_that_are_all_refused_are_an_error_however_few(journal):
-    with serving(context=10) as server, pytest.raises(UserError, match=r"answers no request, .*HTTP 400: .*context"):
-        bring({endpoint(server): questions(2)}, journal)
-    assert list(journal.poisoned()) == []
-
-
 def test_replies_that_end_for_an_unknown_reason_are_paid_and_none_is_kept(journal):
     with serving(finish="tool_calls") as server:
         with pytest.raises(UserError, match=r"answers no request, .* unknown reason: finish_reason 'tool_calls'"):
@@ -264,32 +247,10 @@ def test_the_pace_finds_a_rate_limit(form, journal, capfd):
     assert "waits" not in capfd.readouterr().err  # short waits are nobody's concern
 
 
-def test_replies_that_never_fit_are_paid_and_poisoned_with_the_reason(journal):
-    with serving(faults=1.0, kinds=["wrong_schema"]) as server:
-        teacher = endpoint(server, attempts=2, price_as="gpt-4o-mini")
-        requests = [
-            Request("teacher", (("user", f"a function named `f{n}`"),), 4000, 1.0, schema=Exercise) for n in range(10)
-        ]
-        tally = bring({teacher: requests}, journal)
-        assert tally.counts == {Status.POISONED: 10}
-        assert journal.spent == charged(server, teacher)
-    reasons = {reply.reason for _, reply in journal.poisoned()}
-    assert any("does not fit the schema: there is no JSON object in it" in reason for reason in reasons)
-    for _, reply in journal.poisoned():
-        assert "does not fit the schema" in reply.reason or reply.reason == "the reply is empty"
-        assert reply.attempts == 2
-        assert reply.cost > 0 < reply.usage.prompt
-
-
-class Exercise(BaseModel, extra="forbid"):
-    code: str
-    tests: list[str]
-
-
 def test_the_cap_ends_the_run_and_more_money_goes_on_with_it(journal):
     with serving() as server:
-        teacher, requests = endpoint(server), questions(60)
-        cap = 3 * PRICES.of(teacher).reservation(requests[0], batch=False)
+        teacher, requests = endpoint(server, window=1), questions(60)
+        cap = 3 * price_of(teacher, PRICES).reservation(requests[0], batch=False)
         with pytest.raises(UserError, match=r"config\.budget\.max_dollars"):
             bring({teacher: requests}, journal, cap)
         assert 0 < charged(server, teacher) == journal.spent <= cap
@@ -297,12 +258,6 @@ def test_the_cap_ends_the_run_and_more_money_goes_on_with_it(journal):
         assert 10 < answered < 60  # replies cost less than their reservations, and what is left of these is used
         assert bring({teacher: requests}, journal).counts == {Status.ANSWERED: 60 - answered}
         assert asked_for(server, requests) == [1] * 60
-
-
-def test_a_free_teacher_needs_no_budget(plain, journal):
-    free = endpoint(plain, name="ours", model="ours", price_as="local")
-    assert bring({free: questions(10, model="ours", start=300)}, journal, cap=0).counts == {Status.ANSWERED: 10}
-    assert journal.spent == 0
 
 
 @contextlib.contextmanager
@@ -346,16 +301,6 @@ def test_a_second_signal_awaits_nothing_and_books_what_was_sent(journal):
         assert journal.reserved == 0
         assert journal.spent >= charged(server, teacher) > 0
         assert len(server.ledger()) == 20
-
-
-def test_live_and_batch_side_by_side(plain, journal):
-    live, batch = endpoint(plain), endpoint(plain, name="ours", model="ours", mode="batch", batch_requests=20)
-    jobs = {live: questions(30, start=700), batch: questions(30, model="ours", start=800)}
-    tally = bring(jobs, journal)
-    assert tally.counts == {Status.ANSWERED: 60}
-    assert all(journal.find(request.key) for requests in jobs.values() for request in requests)
-    assert journal.reserved == 0
-    assert bring(jobs, journal).found == 60
 
 
 def test_an_error_of_whoever_gives_the_requests_keeps_what_arrived(plain, journal):

@@ -7,12 +7,11 @@ import time
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from llm_server import serving
 
 from phi_jax.config import Config
 from phi_jax.errors import Preempted, UserError
+from phi_jax.teacher.pilot import lines, project
 from phi_jax.teacher.request import PICODOLLARS, Request, Status
 from phi_jax.teacher.teachers import Teachers, parse_shares
 
@@ -49,15 +48,6 @@ def test_requests_go_to_teachers_by_weight_and_each_always_to_the_same(tmp_path)
         names = [shares.endpoint(number).name for number in range(5000)]
         assert Counter(names)["ours"] == pytest.approx(1000, abs=120)
         assert [shares.endpoint(number).name for number in range(100)] == names[:100]
-
-
-@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5))
-def test_every_number_has_a_teacher(weights):
-    from phi_jax.teacher.teachers import Shares
-
-    total = sum(weights)
-    shares = Shares(tuple(range(len(weights))), tuple(w / total for w in weights))
-    assert {shares.endpoint(n) for n in range(20)} <= set(range(len(weights)))
 
 
 @pytest.mark.parametrize(
@@ -165,3 +155,41 @@ def terminate_when(condition):
     while not condition():
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+# --- Pilots ----------------------------------------------------------------------------------------------------------
+
+
+def pilot(costs, *, total=10_000, rejected=0, asked=None, seconds=60.0, batch=False):
+    asked = len(costs) if asked is None else asked
+    rejected = Counter({"tests fail": rejected})
+    return {"total": total, "costs": costs, "rejected": rejected, "asked": asked, "seconds": seconds, "batch": batch}
+
+
+def test_figures_worked_out_by_hand():
+    # 1, 2 and 3 millidollars: mean 2, standard deviation 1; 1.96 / sqrt(3) = 1.1316 around it.
+    found = project(**pilot([PICODOLLARS // 1000 * n for n in (1, 2, 3)], rejected=1, seconds=36.0))
+    assert found["dollars"] == pytest.approx((20, 20 - 11.316, 20 + 11.316), abs=1e-3)
+    # Wilson's interval of 1 in 3, as statistics books have it.
+    assert found["rejected"] == pytest.approx((1 / 3, 0.0615, 0.7923), abs=1e-4)
+    hours, low, high = found["hours"]
+    assert hours == pytest.approx(10_000 * 12 / 3600)
+    assert low < hours < high
+
+
+def test_what_a_pilot_cannot_tell_it_does_not():
+    costs = [10**9, 2 * 10**9]
+    assert "hours" not in project(**pilot(costs, asked=0))
+    assert "every reply was in the journal already" in "\n".join(lines("synthesize/teacher", pilot(costs, asked=0)))
+    assert "the Batch API answers within 24 hours" in "\n".join(lines("synthesize/teacher", pilot(costs, batch=True)))
+    with pytest.raises(UserError, match="--pilot 1: too few requests for an interval; use 200"):
+        project(**pilot([5]))
+
+
+def test_what_the_user_reads():
+    text = lines("annotate/python", pilot([PICODOLLARS // 100] * 100, rejected=7, seconds=10.0))
+    assert text[0].startswith("annotate/python: pilot of 100 of 10,000 requests cost $1.0000")
+    assert text[1] == "  dollars   $100.00 ($100.00 to $100.00)"
+    assert text[2].startswith("  rejected  7.0% (")
+    assert text[2].endswith("; tests fail: 7")
+    assert text[3].startswith("  hours     0.28 (")

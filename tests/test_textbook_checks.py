@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from phi_jax.sandbox import support
 from phi_jax.store.markdown import fences
-from phi_jax.synthesis import grammar
+from phi_jax.synthesis.grammar import catalogue, grammar_texts
 from phi_jax.synthesis.llm.textbooks import Block, blocks, check_textbooks
 
 SANDBOX = "full" if support().full else "none"
@@ -61,8 +61,8 @@ WRONG = {
     "input in passing": (python("try:\n    input()\nexcept EOFError:\n    pass"), "block 1 reads input"),
     "standard input": (python("import sys\nfor line in sys.stdin:\n    pass"), "block 1 reads input"),
     "a session": (python(">>> 1 + 1\n3"), "block 1: the example '1 + 1' gives '2', not '3'"),
-    "a session that raises": (python(">>> 1 / 0\n0"), "block 1: the example '1 / 0' fails: ZeroDivisionError: division by zero"),
-    "a session that does not": (python(">>> 1\nTraceback (most recent call last):\nValueError"), "block 1: the example '1' does not raise ValueError"),
+    "a session that raises": (python(">>> 1 / 0\n0"), "block 1: the example '1 / 0' gives 'ZeroDivisionError: division by zero', not '0'"),
+    "a session that does not": (python(">>> 1\nTraceback (most recent call last):\nValueError"), "block 1: the example '1' gives '1', not 'ValueError'"),
     "docstring": (python('def f(x):\n    """\n    >>> f(1)\n    3\n    """\n    return x + 1'), "block 1: the example 'f(1)' gives '2', not '3'"),
     "the order of a set": (python("print(list({'pear', 'fig', 'plum', 'kiwi'}))", "['pear', 'kiwi', 'plum', 'fig']"), "with sets in another order: block 1 prints \"['fig', 'plum', 'pear', 'kiwi']\", not \"['pear', 'kiwi', 'plum', 'fig']\""),
     **{f"labelled {label}": (python("x = 1 / 0", language=label), "block 1 fails: ZeroDivisionError: division by zero") for label in ("py3", "python3", "ipython", "pycon", "")},
@@ -118,8 +118,8 @@ def test_a_fork_bomb_does_not_fork():
 
 
 def test_the_grammars_sections_as_markdown_pass_and_with_another_output_do_not():
-    known = grammar.held_out(grammar.behaviours(120), 10)[0][:20]
-    texts = [grammar.textbook_section(k, 0) for k in known]
+    known = catalogue.held_out(catalogue.behaviours(120), 10)[0][:20]
+    texts = [grammar_texts.textbook_section(k, 0) for k in known]
     right = [python(t.code, t.printed) for t in texts]
     wrong = [python(t.code, f"{t.printed}and more") for t in texts]
     found = check_textbooks([*right, *wrong], "sections", sandbox=SANDBOX, workers=2)

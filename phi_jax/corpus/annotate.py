@@ -88,8 +88,8 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
 def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> dict[str, Any]:
     """Asks for the votes that stand first in a teacher's grading; writes nothing but the journal.
 
-    Their files are a sample of those that `annotate` will ask about, with the same requests. Returns the fields of
-    teacher.pilot.Sample; rejected are the outcomes that are no vote. Raises as `annotate`, and UserError where no
+    Their files are a sample of those that `annotate` will ask about, with the same requests. Returns the arguments of
+    teacher.pilot.project; rejected are the outcomes that are no vote. Raises as `annotate`, and UserError where no
     teacher grades.
     """
     rules, source = config.annotate, inputs["documents"].path("documents")

@@ -53,7 +53,7 @@ class BenchmarkRun:
         for form in forms_of(self.plan.prompt_form):
             records += self.records(problems, f"{name}/{form}", form, label=label)
         directory.mkdir(exist_ok=True)
-        write_results(directory, problems, records)
+        write_results(directory, records)
         return records, scored(problems, records, model=model, benchmark=name)
 
 

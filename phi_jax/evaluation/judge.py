@@ -11,16 +11,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import WHOLE, decodings_of, program, shown_prompt
+from phi_jax.evaluation.execution import WHOLE, decodings_of, shown_prompt
 from phi_jax.evaluation.intervals import bootstrap_interval
 from phi_jax.evaluation.problems import Problem, load_problems
+from phi_jax.evaluation.stops import stops_of
 from phi_jax.progress import say
 from phi_jax.store.artifact import file_digest
 
@@ -38,7 +38,6 @@ BANDS: Mapping[str, tuple[float, float]] = {
     "off_by_one": (2, 8),  # the right idea with a bound that is off by one
     "empty": (0, 1),  # does nothing
     "plausible": (0, 5),  # well-formed code for another problem than the one asked
-    "injection": (0, 5),  # the plausible one, with words to the grader in it
 }
 _TEMPLATE = Path(__file__).with_name("prompts") / "judge_paper.v1.md"
 _GOLD = Path(__file__).with_name("judge_gold.jsonl")
@@ -82,31 +81,49 @@ def judge_records(
     distinct = sorted({q.identifier: q for q in (*asked, *gold)}.values(), key=lambda q: q.identifier)
     teachers.ask(lambda: voters.requests(distinct), label, len(distinct) * voters.votes)
 
-    said = {q.identifier: _grades(voters, q) for q in distinct}
-    gold_rows = [
-        {"item": f"{problem.task_id} {kind}", "kind": kind, **said[q.identifier]}
-        for (problem, kind, _), q in zip(gold_items(), gold, strict=True)
-    ]
     rows = [
-        {**{n: r[n] for n in ("task_id", "sample", "prompt_form", "decoding", "passed")}, **said[q.identifier]}
+        {**{n: r[n] for n in ("task_id", "sample", "prompt_form", "decoding", "passed")}, **_grades(voters, q)}
         for r, q in zip(records, asked, strict=True)
     ]
-    about = {
-        "judge": voters.shares.endpoints[0].model,
-        "prompt": _template().name,
-        "prompt_sha256": _template().sha256,
-        "repeats": rules.repeats,
-        "temperature": rules.temperature,
-    }
+    gold_rows = [
+        {"item": f"{problem.task_id} {kind}", "kind": kind, **_grades(voters, q)}
+        for (problem, kind, _), q in zip(gold_items(), gold, strict=True)
+    ]
+    missed = [row for row in gold_rows if is_missed(row)]
     entries = []
     for decoding, form in decodings_of(rows):
         chosen = [row for row in rows if (row["decoding"], row["prompt_form"]) == (decoding, form)]
-        stop = ", ".join(sorted({p.stop for p in problems}))
-        how = {"model": model, "benchmark": benchmark, "prompt_form": form, "decoding": decoding, "stop": stop}
-        figures = _scored(chosen, gold_rows)
-        scores = {name: figures.pop(name) for name in ("value", "low", "high", "problems", "samples")}
-        entries.append({**how, "metric": METRIC, **scores, "judge": {**about, **figures}})
-        for reason in figures["reasons"]:
+        reasons = _reasons(chosen, missed, len(gold))
+        value, low, high, said = (None, None, None, {}) if reasons else _figures(chosen)
+        about = {
+            "judge": voters.shares.endpoints[0].model,
+            "prompt": _template().name,
+            "prompt_sha256": _template().sha256,
+            "gold_sha256": file_digest(_GOLD),
+            "repeats": rules.repeats,
+            "temperature": rules.temperature,
+            "status": "refused" if reasons else "published",
+            "reasons": reasons,
+            "gold_items": len(gold),
+            "gold_missed": len(missed),
+        }
+        entries.append(
+            {
+                "model": model,
+                "benchmark": benchmark,
+                "prompt_form": form,
+                "decoding": decoding,
+                "stop": stops_of(p.stop for p in problems)["stop"],
+                "metric": METRIC,
+                "value": value,
+                "low": low,
+                "high": high,
+                "problems": len({row["task_id"] for row in chosen}),
+                "samples": len(chosen),
+                "judge": {**about, **dict.fromkeys(("spread", "point_biserial", "auc")), **said},
+            }
+        )
+        for reason in reasons:
             say(f"judge of {model} on {benchmark}, {decoding}: REFUSED, no score is published: {reason}")
     return Judgement(entries, rows, gold_rows)
 
@@ -135,17 +152,14 @@ def question_of(problem: Problem, completion: str, form: str) -> Question:
             f"problem {problem.task_id} has no reference solution to grade against; give it one in the field "
             "canonical_solution, or turn the judge off with --config.judge.grader="
         )
-    # What the sandbox runs, so that the grade and the verdict are of the same program.
-    before = "" if form == WHOLE else shown_prompt(problem.prompt, form)
     texts = {
         "problem": problem.prompt,
-        "reference": program(problem, problem.prompt, problem.reference).candidate,
-        "solution": program(problem, before, completion).candidate,
+        "reference": problem.prompt + problem.reference,
+        "solution": ("" if form == WHOLE else shown_prompt(problem.prompt, form)) + completion,
     }
     # "?" for lone surrogates, which a file of completions can hold and UTF-8 cannot.
-    valid = {name: text.encode(errors="replace").decode() for name, text in texts.items()}
-    mark = fence(*valid.values())
-    shown = {name: text.removesuffix("\n") for name, text in valid.items()}
+    shown = {name: text.removesuffix("\n").encode(errors="replace").decode() for name, text in texts.items()}
+    mark = fence(*shown.values())
     return Question(mark, _template().messages(fence=mark, **shown))
 
 
@@ -181,10 +195,7 @@ def _template() -> Any:
 def _voters(rules: Config, teachers: Teachers) -> Voters:
     from phi_jax.teacher.votes import Voters
 
-    try:
-        shares = teachers.shares(rules.grader)
-    except UserError as error:
-        raise UserError(f"config.judge.grader={rules.grader!r}: {error}; or use '' for no judge") from None
+    shares = teachers.shares(rules.grader)
     if len(shares.endpoints) > 1:
         raise UserError(f"config.judge.grader={rules.grader!r}: lists several graders; give exactly one")
     return Voters(
@@ -197,10 +208,10 @@ def _grades(voters: Voters, question: Question) -> dict[str, Any]:
     """See Grades."""
     votes = voters.votes_on(question)
     answers: list[Any] = [vote.answer for vote in votes]
-    grades = [answer and answer.grade for answer in answers]
+    given = [answer.grade for answer in answers if answer]
     return {
-        "mean": _mean(grades),
-        "grades": grades,
+        "mean": statistics.fmean(given) if given else None,
+        "grades": [answer and answer.grade for answer in answers],
         "outcomes": [vote.outcome for vote in votes],
         "evaluations": [answer and answer.evaluation for answer in answers],
     }
@@ -215,52 +226,31 @@ def is_missed(row: Mapping[str, Any]) -> bool:
     return row["mean"] is None or not low <= row["mean"] <= high
 
 
-def _scored(rows: Grades, gold: Grades) -> dict[str, Any]:
-    """The figures of one decoding's entry; those that are made of the grades are None where they are refused."""
-    graded = [row for row in rows if row["mean"] is not None]
-    missed = [row for row in gold if is_missed(row)]
-    ungraded, reasons = len(rows) - len(graded), []
-    if len(missed) > ALLOWED * len(gold):
-        told = ", ".join(f"{r['item']} {r['mean']} (band {'{} to {}'.format(*BANDS[r['kind']])})" for r in missed)
-        most = int(ALLOWED * len(gold))
-        reasons.append(f"{len(missed)} of {len(gold)} gold items miss their bands, at most {most} may: {told}")
+def _reasons(rows: Grades, missed: Grades, gold: int) -> list[str]:
+    """Why the result is refused; none where it is published. missed: of `gold` items."""
+    reasons = []
+    if len(missed) > ALLOWED * gold:
+        told = ", ".join(f"{row['item']} {row['mean']}" for row in missed)
+        reasons.append(f"{len(missed)} of {gold} gold items miss their bands, at most {ALLOWED:.0%} may: {told}")
+    ungraded = sum(row["mean"] is None for row in rows)
     if ungraded > ALLOWED * len(rows):
-        most = int(ALLOWED * len(rows))
-        reasons.append(
-            f"{ungraded} of {len(rows)} completions have no grade, at most {most} may: a mean of the others would say "
-            "little of them all"
-        )
-    figures = (
-        dict.fromkeys(("value", "low", "high", "spread", "point_biserial", "auc")) if reasons else _figures(graded)
-    )
-    return {
-        **figures,
-        "problems": len({row["task_id"] for row in rows}),
-        "samples": len(rows),
-        "status": "refused" if reasons else "published",
-        "reasons": reasons,
-        "outcomes": dict(sorted(Counter(o for row in rows for o in row["outcomes"]).items())),
-        "ungraded": ungraded,
-        "gold_items": len(gold),
-        "gold_missed": len(missed),
-        "gold_sha256": file_digest(_GOLD),
-    }
+        reasons.append(f"{ungraded} of {len(rows)} completions have no grade, at most {ALLOWED:.0%} may")
+    return reasons
 
 
-def _figures(graded: Grades) -> dict[str, float | None]:
-    """Score with interval; spread: standard deviation over repeats of the score of what every repeat graded; how far
-    the grades agree with what running the completions said (agreement).
+def _figures(rows: Grades) -> tuple[float, float, float, dict[str, float | None]]:
+    """(score, its 95 % interval, the rest): "spread", the standard deviation over repeats of the score of what every
+    repeat graded; "point_biserial" and "auc", see agreement.
     """
+    graded = [row for row in rows if row["mean"] is not None]
     means = _problem_means((row["task_id"], row["mean"]) for row in graded)
     value = statistics.fmean(means)
     low, high = bootstrap_interval(means) or (value, value)  # where all are the same, nothing is known of a spread
-    whole = [(row["task_id"], row["grades"]) for row in graded if None not in row["grades"]]
-    repeats = len(graded[0]["grades"]) if whole else 0
-    scores = [statistics.fmean(_problem_means((task, grades[n]) for task, grades in whole)) for n in range(repeats)]
-    spread = statistics.stdev(scores) if len(scores) > 1 else None
+    whole = [[(row["task_id"], grade) for grade in row["grades"]] for row in graded if None not in row["grades"]]
+    repeats = [statistics.fmean(_problem_means(column)) for column in zip(*whole, strict=True)]
     correlation, auc = agreement([row["mean"] for row in graded], [row["passed"] for row in graded])
-    figures = {"value": value, "low": low, "high": high, "spread": spread, "point_biserial": correlation, "auc": auc}
-    return {name: None if figure is None else round(figure, 6) for name, figure in figures.items()}
+    spread = statistics.stdev(repeats) if len(repeats) > 1 else None
+    return value, low, high, {"spread": spread, "point_biserial": correlation, "auc": auc}
 
 
 def agreement(grades: Sequence[float], passed: Sequence[bool]) -> tuple[float | None, float | None]:
@@ -284,8 +274,3 @@ def _problem_means(grades: Iterable[tuple[str, float]]) -> list[float]:
     for task, grade in grades:
         by_problem.setdefault(task, []).append(grade / TOP)
     return [statistics.fmean(values) for values in by_problem.values()]
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    given = [value for value in values if value is not None]
-    return round(statistics.fmean(given), 6) if given else None

@@ -95,7 +95,7 @@ def of_forms(verdicts: Mapping[str, Mapping[str, Mapping[str, Verdicts]]]) -> li
 def of_perturbations(evaluated: Iterable[Artifact]) -> list[Row]:
     """The rows of every model's robustness.json in one table, by perturbation ("group"), with "model" and "p_page"."""
     rows = [
-        {"group": row["perturbation"], "model": a.manifest["name"], "difference": row["drop"], **row}
+        {"group": row["perturbation"], "model": a.manifest["name"], **row}
         for a in evaluated
         if "robustness.json" in a.manifest["outputs"]
         for row in json.loads(a.path("robustness.json").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -17,9 +16,7 @@ from phi_jax.store.documents import Row
 from phi_jax.synthesis.diversity import measure
 
 LANGUAGES = {"textbooks": "markdown", "exercises": "python"}  # by kind, of what people and models write
-SET_ASIDE = pa.schema(
-    [("path", pa.string()), ("code", pa.string()), ("reason", pa.string()), ("text", pa.large_string())]
-)
+_FAULT = (pa.field("code", pa.string()), pa.field("reason", pa.string()))  # columns of what is set aside
 
 T = TypeVar("T")
 
@@ -58,27 +55,26 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-@dataclasses.dataclass(frozen=True)
-class Sorted:
+class Sorted(NamedTuple):
     """Two document sets with the same number of parts: the rows that passed, and those with a fault."""
 
     passed: epath.Path
     failed: epath.Path
-    schema: pa.Schema  # of what passed
-    failed_schema: pa.Schema = SET_ASIDE
+    schema: pa.Schema  # of what passed; what failed has the columns `code` and `reason` beside
 
-    def write(self, items: Iterable[T], check: Callable[[int, list[T]], Iterable[Row]], size: int) -> None:
-        """Checks items, `size` at a time, and writes the rows, which have gone through `judged`. check: is given the
-        number of items before these; it is not called for parts that an earlier run has written.
+    def write(self, items: Iterable[T], check: Callable[[list[T]], Iterable[Row]], size: int) -> None:
+        """Checks items, `size` at a time, and writes the rows, which have gone through `judged`. `check` is not called
+        for parts that an earlier run has written.
         """
         for directory in (self.passed, self.failed):
             directory.mkdir(parents=True, exist_ok=True)
         for index, chunk in enumerate(chunks(items, size)):
             if documents.part_path(self.failed, index).exists():  # written after the part of what passed
                 continue
-            rows = list(check(index * size, chunk))
+            rows = list(check(chunk))
             documents.write_part(self.passed, index, [row for row in rows if row["code"] is None], self.schema)
-            documents.write_part(self.failed, index, [row for row in rows if row["code"]], self.failed_schema)
+            failed = [row for row in rows if row["code"]]
+            documents.write_part(self.failed, index, failed, pa.schema([*self.schema, *_FAULT]))
 
 
 def outputs_of(draft: Draft, kind: str, schema: pa.Schema) -> Sorted:

@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
-from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.store import documents
@@ -32,14 +31,7 @@ SCHEMA = pa.schema(
         pa.field("lesson", pa.string()),  # JSON of the Lesson; null where there was none
         pa.field("teacher", pa.string()),  # model that wrote it, as its server calls it; null = unknown
         pa.field("tests", pa.string()),  # exercises: JSON list of tests; null where there are none
-    ]
-)
-_CHECKED = pa.schema(
-    [
-        *SCHEMA,
         pa.field("boilerplate", pa.bool_()),  # whether some was taken away
-        pa.field("code", pa.string()),  # null: it passed
-        pa.field("reason", pa.string()),
     ]
 )
 _TEXTS_PER_PART = 1000
@@ -67,38 +59,33 @@ def check(kind: str, submissions: Sequence[Submission], label: str, rules: Confi
     rules: the text entry's, of which `sandbox` and `sandbox_workers` are read.
     """
     rows = [_row(kind, submission) for submission in submissions]
-    places = [place for place, row in enumerate(rows) if row["code"] is None]
+    passed = [(row, given) for row, given in zip(rows, submissions, strict=True) if row["code"] is None]
     box = {"sandbox": rules.sandbox, "workers": rules.sandbox_workers}
     if kind == "textbooks":
-        faults = check_textbooks([rows[i]["text"] for i in places], label, **box)
+        faults = check_textbooks([row["text"] for row, _ in passed], label, **box)
     else:
-        exercises = [Written(rows[i]["text"], submissions[i].tests) for i in places]
-        faults = check_exercises(exercises, [submissions[i].name for i in places], label, **box)
-    for place, fault in zip(places, faults, strict=True):
-        rows[place] = judged(rows[place], fault)
+        exercises = [Written(row["text"], given.tests) for row, given in passed]
+        faults = check_exercises(exercises, [given.name for _, given in passed], label, **box)
+    for (row, _), fault in zip(passed, faults, strict=True):
+        row |= judged(row, fault)
     return rows
 
 
 def _row(kind: str, submission: Submission) -> Row:
     given = submission.text.removeprefix("\ufeff").replace("\r\n", "\n")
     text = without_boilerplate(given) if kind == "textbooks" else given.strip("\n") + "\n"
-    own: Row = {
-        **vars(submission),
-        "text": text,
-        "tests": None if submission.tests is None else json.dumps(submission.tests),
-    }
-    fault = submission.fault
-    row: Row = {"language": LANGUAGES[kind], "boilerplate": kind == "textbooks" and text != given}
-    for name in [name for name in SCHEMA.names if name in own]:
-        # Half a surrogate pair cannot be written.
-        row[name] = own[name] and own[name].encode(errors="replace").decode()
-        if row[name] != own[name]:
-            fault = fault or Fault("no_text", f"its {name} holds half a surrogate pair")
-    return judged(row | {"id": documents.document_id(row["text"])}, fault)
+    tests = None if submission.tests is None else json.dumps(submission.tests)
+    own = {name: value for name, value in vars(submission).items() if name in SCHEMA.names}
+    own |= {"text": text, "tests": tests, "language": LANGUAGES[kind]}
+    row: Row = {name: value and value.encode(errors="replace").decode() for name, value in own.items()}
+    broken = [name for name in row if row[name] != own[name]]
+    fault = Fault("no_text", f"its {broken[0]} holds half a surrogate pair") if broken else None
+    row |= {"id": documents.document_id(row["text"]), "boilerplate": kind == "textbooks" and text != given}
+    return judged(row, submission.fault or fault)
 
 
 class Reviewer:
-    """Checks texts of one kind and writes the accepted ones. batches: how many were reviewed so far."""
+    """Checks texts of one kind and writes the accepted ones. batches: what came of those reviewed so far."""
 
     def __init__(self, draft: Draft, kind: str, rules: Config) -> None:
         """rules: the text entry's; `near_copy_threshold` is read, and what `check` reads."""
@@ -108,16 +95,13 @@ class Reviewer:
     def review(self, submissions: Iterable[Submission]) -> None:
         """Checks one more batch of texts, and writes what came of them; parts that are there are not made again."""
         directory = self._draft.directory / _CHECKED_DIRECTORY / self.kind / f"batch-{len(self.batches) + 1}"
-        self.batches.append(Sorted(directory / "passed", directory / "failed", _CHECKED, _CHECKED))
-
-        def checked(first: int, chunk: list[Submission]) -> list[Row]:
-            return check(self.kind, chunk, f"{self._draft.label} {self.kind} from {first:,}", self._rules)
-
-        self.batches[-1].write(submissions, checked, _TEXTS_PER_PART)
+        self.batches.append(Sorted(directory / "passed", directory / "failed", SCHEMA))
+        label = f"{self._draft.label} {self.kind}"
+        self.batches[-1].write(submissions, lambda chunk: check(self.kind, chunk, label, self._rules), _TEXTS_PER_PART)
 
     def failed(self, batch: int) -> Iterator[Row]:
         """The rows that were set aside in a batch, in their order."""
-        return documents.read(self.batches[batch].failed, _CHECKED.names)
+        return documents.read(self.batches[batch].failed, (*SCHEMA.names, "code", "reason"))
 
     def publish(self) -> dict[str, int]:
         """Leaves out copies, and writes the parts of the outputs. Returns facts."""
@@ -126,23 +110,22 @@ class Reviewer:
         if any(documents.totals(directory).rows for directory in passed):
             label = f"{self._draft.label} {self.kind}: near copies"
             gone = decide(find_pairs(passed, Rules(self._rules.near_copy_threshold), label=label))
-        rows = itertools.chain(_without_copies(passed, gone), *map(self.failed, range(len(passed))))
-        outputs_of(self._draft, self.kind, SCHEMA).write(rows, lambda _, chunk: chunk, _TEXTS_PER_PART)
-        checked = (directory for batch in self.batches for directory in (batch.passed, batch.failed))
-        tidied = (row["boilerplate"] for directory in checked for row in documents.read(directory, ("boilerplate",)))
-        return {"boilerplate_removed": sum(tidied)}
+        kept = _without_copies((row for directory in passed for row in documents.read(directory, SCHEMA.names)), gone)
+        output = outputs_of(self._draft, self.kind, SCHEMA)
+        output.write(itertools.chain(kept, *map(self.failed, range(len(passed)))), list, _TEXTS_PER_PART)
+        texts = (row for side in (output.passed, output.failed) for row in documents.read(side, ("boilerplate",)))
+        return {"boilerplate_removed": sum(row["boilerplate"] for row in texts)}
 
 
-def _without_copies(passed: Sequence[epath.Path], gone: Mapping[str, tuple[str, float]]) -> Iterator[Row]:
+def _without_copies(rows: Iterable[Row], gone: Mapping[str, tuple[str, float]]) -> Iterator[Row]:
     """All rows; those that are copies with the reason."""
     seen: set[str] = set()
-    for row in itertools.chain(*(documents.read(directory, _CHECKED.names) for directory in passed)):
+    for row in rows:
+        fault = Fault("identical", "the same text stands above") if row["id"] in seen else None
         if row["id"] in gone:
-            row = judged(row, Fault("near_copy", f"near copy of {gone[row['id']][0]}"))
-        elif row["id"] in seen:
-            row = judged(row, Fault("identical", "the same text stands above"))
+            fault = Fault("near_copy", f"near copy of {gone[row['id']][0]}")
         seen.add(row["id"])
-        yield row
+        yield judged(row, fault)
 
 
 def clear(draft: Draft) -> None:

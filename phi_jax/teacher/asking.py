@@ -7,42 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 
 from phi_jax.errors import Preempted
 from phi_jax.progress import Progress
-from phi_jax.teacher.budget import Budget, dollars
+from phi_jax.teacher.budget import Run, dollars
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import Price, PriceTable
+from phi_jax.teacher.prices import Price, price_of
 from phi_jax.teacher.request import Endpoint, Request, Status
 from phi_jax.teacher.server.batch import Batches, refuse_open
 from phi_jax.teacher.server.live import Live
 
 
-@dataclasses.dataclass
-class Tally:
-    """What came of the requests of one call."""
-
-    counts: Counter[Status] = dataclasses.field(default_factory=Counter)  # of those that were asked
-    found: int = 0  # were in the journal already, or were given twice
-    seconds: float = 0.0
-
-
 def ask(
     jobs: Mapping[Endpoint, Iterable[Request]],
     journal: Journal,
-    prices: PriceTable,
+    prices: Mapping[str, Price],
     *,
     cap: int,
     label: str,
     total: int,
-) -> Tally:
+) -> Run:
     """Returns when each request has a reply in the journal; those that have one are not asked again.
 
     jobs: for each endpoint its requests, drawn as they are needed. cap: picodollars, on all that the journal ever
@@ -52,19 +41,19 @@ def ask(
     the model, the quota or every request. SIGINT and SIGTERM end the run with KeyboardInterrupt and Preempted once what
     is in flight has arrived; a second signal does not wait for it. What arrived is kept, whatever is raised.
     """
-    budget, tally, busy = Budget(journal, cap), Tally(), set[str]()
+    run, busy = Run(journal, cap), set[str]()
     begin = time.monotonic()
     with (
         Progress(label, total, "replies") as progress,
         asyncio.Runner() as runner,
-        _signals(budget, runner.get_loop()) as signals,
+        _signals(run, runner.get_loop()) as signals,
     ):
 
         def new(requests: Iterable[Request]) -> Iterator[Request]:
             """Those that the journal does not have and that are not under way."""
             for request in requests:
-                if request.key in busy or journal.has(request.key):
-                    tally.found += 1
+                if request.key in busy or journal.find(request.key):
+                    run.found += 1
                     progress.skip(1)
                 else:
                     busy.add(request.key)
@@ -72,38 +61,36 @@ def ask(
 
         def count(key: str, status: Status) -> None:
             busy.discard(key)
-            tally.counts[status] += 1
-            given_up = tally.counts[Status.POISONED]
+            run.counts[status] += 1
+            given_up = run.counts[Status.POISONED]
             note = f"{dollars(journal.spent)} of {dollars(cap)}" + (f", {given_up} given up" if given_up else "")
             progress.advance(1, note)
 
         async def one(endpoint: Endpoint, requests: Iterable[Request]) -> None:
-            await _asker(endpoint, prices.of(endpoint), budget).ask(new(requests), count)
+            price = price_of(endpoint, prices)
+            if endpoint.mode == "batch":
+                await Batches(endpoint, price, run).ask(new(requests), count)
+            else:
+                refuse_open(endpoint, journal)
+                await Live(endpoint, price, run).ask(new(requests), count)
 
         async def every_endpoint() -> None:
-            await asyncio.gather(*(budget.guard(one(*job)) for job in jobs.items()))
+            await asyncio.gather(*(run.guard(one(*job)) for job in jobs.items()))
 
         with contextlib.suppress(asyncio.CancelledError):
             runner.run(every_endpoint())
+    if signal.SIGTERM in signals[:1]:
+        raise Preempted(f"{label}: asked to stop; the replies that arrived are kept")
     if signals:
-        if signals[0] == signal.SIGTERM:
-            raise Preempted(f"{label}: asked to stop; the replies that arrived are kept")
         raise KeyboardInterrupt
-    if budget.errors:
-        raise budget.errors[0]
-    tally.seconds = time.monotonic() - begin
-    return tally
-
-
-def _asker(endpoint: Endpoint, price: Price, budget: Budget) -> Live | Batches:
-    if endpoint.mode == "batch":
-        return Batches(endpoint, price, budget)
-    refuse_open(endpoint, budget.journal)
-    return Live(endpoint, price, budget)
+    if run.errors:
+        raise run.errors[0]
+    run.seconds = time.monotonic() - begin
+    return run
 
 
 @contextlib.contextmanager
-def _signals(budget: Budget, loop: asyncio.AbstractEventLoop) -> Iterator[list[int]]:
+def _signals(run: Run, loop: asyncio.AbstractEventLoop) -> Iterator[list[int]]:
     """In the main thread, SIGINT and SIGTERM stop the run; elsewhere they are not this function's to handle.
 
     Gives the signals that came. After the first, what is in flight is awaited; after the second, it is booked as lost.
@@ -114,7 +101,7 @@ def _signals(budget: Budget, loop: asyncio.AbstractEventLoop) -> Iterator[list[i
         return
 
     def stop() -> None:
-        budget.stopping.set()
+        run.stopping.set()
         if len(came) > 1:
             for task in asyncio.all_tasks(loop):
                 task.cancel()

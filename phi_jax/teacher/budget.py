@@ -1,76 +1,69 @@
-"""State shared by all requests of a run: the money that may be spent, and the wish to stop."""
+"""State shared by all requests of one run: the money that may be spent, the wish to stop, and what came of them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
-from phi_jax.errors import UserError
+from phi_jax.errors import Preempted, UserError
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.request import PICODOLLARS, Request
-
-_LOOK_AGAIN = 0.05  # seconds until a request that found no room looks for it again
+from phi_jax.teacher.request import PICODOLLARS, Request, Status
 
 
-class Stopped(Exception):
-    """The run is to stop, so nothing more is sent."""
+class Run:
+    """One call of `asking.ask`. cap: picodollars, on all that the journal ever booked.
 
-
-class Budget:
-    """The cap (picodollars, on all that the journal ever booked) and the stop flag of one run.
-
-    under_way: live attempts and open batches of this run. Where they end, they may leave room under the cap.
+    counts: what came of the requests that were asked; found: requests that the journal had already, or that were given
+    twice; seconds: that it took.
     """
 
     def __init__(self, journal: Journal, cap: int) -> None:
         self.journal, self.cap = journal, cap
-        self.under_way = 0
         self.stopping = asyncio.Event()
         self.errors: list[Exception] = []
+        self.counts: Counter[Status] = Counter()
+        self.found = 0
+        self.seconds = 0.0
 
-    async def begin(self, request: Request, reservation: int) -> int:
-        """Opens a live attempt and returns its id; it is on disk then. Waits while the cap leaves no room.
+    def begin(self, request: Request, reservation: int) -> int:
+        """Opens a live attempt and returns its id; it is on disk then.
 
-        Raises UserError where nothing is under way that could leave room, Stopped where the run is to stop.
+        Raises UserError where the cap leaves no room, Preempted where the run is to stop.
         """
-        while True:
-            self.check()
-            attempt = self.journal.begin(request, reservation, cap=self.cap)
-            if attempt is not None:
-                self.under_way += 1
-                return attempt
-            await self.wait_for_room(f"may cost {dollars(reservation)}")
+        self.check()
+        attempt = self.journal.begin(request, reservation, cap=self.cap)
+        if attempt is None:
+            raise self.no_room(f"may cost {dollars(reservation)}")
+        return attempt
 
     async def guard(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs the work of one worker. An error of it stops the others, who still await what they have in flight."""
         try:
             await work
-        except Stopped:
+        except Preempted:
             pass
         except Exception as error:
             self.errors.append(error)
             self.stopping.set()
 
-    async def wait_for_room(self, why: str) -> None:
-        """Waits a moment. Raises UserError where nothing is under way; why: what of the next request."""
-        if not self.under_way:
-            journal = self.journal
-            held = f" and {dollars(journal.reserved)} reserved by open batches" if journal.reserved else ""
-            raise UserError(
-                f"the budget of {dollars(self.cap)} is used up: {dollars(journal.spent)} spent{held}, and the next "
-                f"request {why}; what was answered is kept: raise config.budget.max_dollars and start again"
-            )
-        await self.sleep(_LOOK_AGAIN)
+    def no_room(self, why: str) -> UserError:
+        """What ends a run at its cap. why: what of the next request."""
+        spent, reserved = dollars(self.journal.spent), dollars(self.journal.reserved)
+        return UserError(
+            f"the budget of {dollars(self.cap)} is used up: {spent} spent, {reserved} reserved, and "
+            f"the next request {why}; what is answered is kept: raise config.budget.max_dollars and start again"
+        )
 
     def check(self) -> None:
-        """Raises Stopped where the run is to stop."""
+        """Raises Preempted where the run is to stop."""
         if self.stopping.is_set():
-            raise Stopped
+            raise Preempted("asked to stop")
 
     async def sleep(self, seconds: float) -> None:
-        """Raises Stopped where the run is to stop, at once."""
+        """Raises Preempted where the run is to stop, at once."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
         self.check()

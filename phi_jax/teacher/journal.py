@@ -172,17 +172,16 @@ class Journal:
 
         reason: why the answer is not final, or not an answer. Raises ValueError for an attempt that is not open.
         """
-        rows = self.read("SELECT reservation FROM attempts WHERE id = ? AND cost IS NULL", attempt)
-        if not rows:
-            raise ValueError(f"attempt {attempt} is not open")
-        ((reservation,),) = rows
-        booked = reservation if cost is None else cost
         with self.transaction():
-            self.write(
-                "UPDATE attempts SET cost = ?, lost = ?, prompt = ?, completion = ?, cached = ?, reasoning = ?, "
-                "reason = ?, ended = ? WHERE id = ?",
-                booked, cost is None, *dataclasses.astuple(usage), reason, time.time(), attempt,
-            )  # fmt: skip
+            rows = self._database.execute(
+                "UPDATE attempts SET cost = coalesce(?, reservation), lost = ?, prompt = ?, completion = ?, "
+                "cached = ?, reasoning = ?, reason = ?, ended = ? WHERE id = ? AND cost IS NULL "
+                "RETURNING reservation, cost",
+                (cost, cost is None, *dataclasses.astuple(usage), reason, time.time(), attempt),
+            ).fetchall()
+            if not rows:
+                raise ValueError(f"attempt {attempt} is not open")
+            ((reservation, booked),) = rows
             self.reserved -= reservation
             self.spent += booked
 
@@ -219,19 +218,15 @@ class Journal:
         rows = self.read(f"SELECT {_REPLY} FROM replies WHERE key = ?", key)
         return _reply(rows[0]) if rows else None
 
-    def has(self, key: str) -> bool:
-        """Whether `find` finds it."""
-        return bool(self.read("SELECT 1 FROM replies WHERE key = ?", key))
-
     def has_answers(self, model: str) -> bool:
         """Whether `model` ever answered a request."""
         return bool(self.read("SELECT 1 FROM attempts WHERE model = ? AND completion > 0 LIMIT 1", model))
 
-    def poisoned(self) -> Iterator[tuple[str, Reply]]:
-        """(label of the request, outcome) of each request that was given up, by key."""
-        label = "coalesce((SELECT label FROM attempts WHERE attempts.key = replies.key ORDER BY id DESC LIMIT 1), '')"
-        sql = f"SELECT {label}, {_REPLY} FROM replies WHERE status = 'poisoned' ORDER BY key"
-        yield from ((label, _reply(row)) for label, *row in self.read(sql))
+    def poisoned(self) -> list[Reply]:
+        """Of the requests that were given up, by key."""
+        return [
+            _reply(row) for row in self.read(f"SELECT {_REPLY} FROM replies WHERE status = 'poisoned' ORDER BY key")
+        ]
 
     def retry_given_up(self) -> int:
         """Removes the poisoned outcomes, so that those requests are asked again, and returns their number.
@@ -249,9 +244,7 @@ class Journal:
             file = stack.enter_context((directory / "journal.lock").open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{directory}: another process is using this journal; wait for it, or stop it first"
-            ) from None
+            raise UserError(f"{directory}: another process uses this journal; wait for it, or stop it first") from None
         except OSError as error:
             raise UserError(
                 f"{directory}: cannot hold a journal ({error.strerror}); set config.budget.journal to another directory"
@@ -260,8 +253,6 @@ class Journal:
     def _create(self) -> None:
         if self.path.exists():
             return
-        if Path(f"{self.path}-wal").exists():
-            raise sqlite3.DatabaseError(f"is missing beside its {FILE}-wal")
         with atomic_path(self.path) as path:
             path.unlink(missing_ok=True)
             with contextlib.closing(sqlite3.connect(path)) as database:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +22,7 @@ _UNIT, _TOKENS = "dollars per million tokens", 10**6
 
 # Tokens that a chat template puts around what is sent, at most. Around a message: ChatML, Llama 3 and Harmony take 3 to
 # 6 and the role's name. Around all: a start and the opening of the answer (under 10), the sentence that asks for JSON
-# (json_mode.wish, 80 bytes), and the default system prompt that some templates add where there is none (Qwen 20 tokens,
+# (body_of, 80 bytes), and the default system prompt that some templates add where there is none (Qwen 20 tokens,
 # Llama 3 and gpt-oss under 100, Mistral Small, the longest we know, about 700). Orders, from the templates' texts.
 _MESSAGE_OVERHEAD = 16
 _REQUEST_OVERHEAD = 1024
@@ -58,33 +57,23 @@ class Price:
         return -(-full * self.batch_percent // 100) if batch else full
 
 
-@dataclasses.dataclass(frozen=True)
-class PriceTable:
-    """Prices by name, and the file that a missing one is to be added to."""
-
-    prices: Mapping[str, Price]
-    file: str
-
-    def of(self, endpoint: Endpoint) -> Price:
-        """By `price_as`, or the model's name. Raises UserError where there is no such entry: no price is guessed."""
-        name = endpoint.price_as or endpoint.model
-        if name not in self.prices:
-            raise UserError(
-                f"teacher {endpoint.name}: no price of {name!r} in {self.file}; set config.teachers.{endpoint.name}"
-                '.price_as to an entry of it ("local" costs nothing), or name a file with one in config.budget.prices'
-            )
-        return self.prices[name]
+def price_of(endpoint: Endpoint, prices: Mapping[str, Price]) -> Price:
+    """By `price_as`, or the model's name. Raises UserError where there is no such entry: no price is guessed."""
+    name = endpoint.price_as or endpoint.model
+    if name not in prices:
+        raise UserError(
+            f"teacher {endpoint.name}: no price of {name!r} in the price table; set config.teachers.{endpoint.name}"
+            '.price_as to an entry of it ("local" costs nothing), or name a file with one in config.budget.prices'
+        )
+    return prices[name]
 
 
-def load_prices(path: str = "") -> PriceTable:
-    """The package's table, with the entries of the user's file `path` in the place of those of the same name.
+def load_prices(path: str = "") -> dict[str, Price]:
+    """Price by name: the package's table; entries of the user's file `path` replace those of the same name.
 
     Raises UserError for a file that cannot be read, or an entry that is no price.
     """
-    prices = _read(_PACKAGED)
-    if path:
-        prices |= _read(Path(path))
-    return PriceTable(prices, path or f"the package's {_PACKAGED.name}")
+    return _read(_PACKAGED) | (_read(Path(path)) if path else {})
 
 
 def most_prompt_tokens(request: Request, correction: Messages = ()) -> int:
@@ -103,28 +92,26 @@ def _schema_bytes(schema: type[BaseModel]) -> int:
 def _read(path: Path) -> dict[str, Price]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+        if table["unit"] != _UNIT:
+            raise ValueError(f"its unit is {table['unit']!r}")
+        as_of = str(table.get("as_of", ""))
+        return {name: _price(f"models.{name}", entry, as_of) for name, entry in table["models"].items()}
     except OSError as error:
         raise UserError(
             f"{path}: the price table cannot be read ({error.strerror}); see config.budget.prices"
         ) from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); mend the price table, or unset config.budget.prices") from None
-    if not isinstance(table, dict) or table.get("unit") != _UNIT or not isinstance(table.get("models"), dict):
-        raise UserError(f'{path}: a price table needs "unit": "{_UNIT}" and "models": {{name: {{...}}}}; mend it')
-    return {name: _price(os.fspath(path), name, entry, table.get("as_of")) for name, entry in table["models"].items()}
-
-
-def _price(path: str, name: str, entry: Any, as_of: Any) -> Price:
-    try:
-        amounts = [entry["input"], entry.get("cached_input", entry["input"]), entry["output"]]
-        percent = entry.get("batch_percent", 100)
-        wrong = any(type(a) not in (int, Decimal) or not 0 <= a < _TOKENS for a in amounts)
-        if wrong or type(percent) is not int or not 0 <= percent <= 100:
-            raise ValueError
-    except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError):
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(
-            f"{path}: models.{name}: no price; write input, cached_input and output, numbers from 0 up in {_UNIT}, and "
-            "batch_percent, a whole number from 0 to 100"
+            f'{path}: no price table ({error}); it needs "unit": "{_UNIT}" and "models": {{name: {{input, output, '
+            "cached_input, batch_percent}}, with numbers from 0 up, and percent in whole numbers to 100"
         ) from None
+
+
+def _price(place: str, entry: Any, as_of: str) -> Price:
+    amounts = [entry["input"], entry.get("cached_input", entry["input"]), entry["output"]]
+    percent = entry.get("batch_percent", 100)
+    numbers = all(type(amount) in (int, Decimal) and Decimal(amount).is_finite() for amount in amounts)
+    if not (numbers and all(0 <= a < _TOKENS for a in amounts) and type(percent) is int and 0 <= percent <= 100):
+        raise ValueError(f"{place} holds no price")
     fresh, cached, output = (math.ceil(Decimal(amount) * PICODOLLARS / _TOKENS) for amount in amounts)
-    return Price(fresh, cached, output, percent, str(entry.get("as_of", as_of or "")))
+    return Price(fresh, cached, output, percent, str(entry.get("as_of", as_of)))

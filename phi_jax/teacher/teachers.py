@@ -12,15 +12,15 @@ import dataclasses
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.teacher import asking
-from phi_jax.teacher.budget import Budget
+from phi_jax.teacher.budget import Run
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import PriceTable, load_prices
+from phi_jax.teacher.prices import Price, load_prices, price_of
 from phi_jax.teacher.request import PICODOLLARS, Endpoint, Reply, Request, Status
 from phi_jax.teacher.server.batch import Batches
 
@@ -66,12 +66,10 @@ class Teachers:
     """See the module. Use as a context manager: it holds the journal against other processes."""
 
     def __init__(
-        self, endpoints: Mapping[str, Endpoint], journal: Journal, prices: PriceTable, cap: int, *, live: bool = False
+        self, endpoints: dict[str, Endpoint], journal: Journal, prices: dict[str, Price], cap: int, live: bool
     ) -> None:
         """cap: picodollars, on all that was ever booked in this journal. live: no teacher is asked in batches."""
-        self._known = dict(endpoints)
-        self.journal, self.prices, self.cap = journal, prices, cap
-        self._live = live
+        self._known, self.journal, self.prices, self.cap, self._live = endpoints, journal, prices, cap, live
         self._chosen: dict[str, Endpoint] = {}  # by model
         self._asked: list[Requests] = []
 
@@ -82,10 +80,9 @@ class Teachers:
         live: for a pilot, which cannot wait for a batch. Raises UserError for fields without sense, and where another
         process holds the journal.
         """
-        budget = config.budget
-        directory = budget.journal or os.path.join(os.fspath(workdir), "teacher")
+        directory = config.budget.journal or os.path.join(os.fspath(workdir), "teacher")
         endpoints, prices = _known(config)
-        return cls(endpoints, Journal(directory), prices, round(budget.max_dollars * PICODOLLARS), live=live)
+        return cls(endpoints, Journal(directory), prices, round(config.budget.max_dollars * PICODOLLARS), live)
 
     def __enter__(self) -> Teachers:
         return self
@@ -109,33 +106,33 @@ class Teachers:
                 )
         return Shares(tuple(self._known[name] for name in weights), tuple(weights.values()))
 
-    def ask(self, requests: Requests, label: str, total: int) -> asking.Tally:
+    def ask(self, requests: Requests, label: str, total: int) -> Run:
         """Brings a reply to each of the requests into the journal; those that have one cost nothing.
 
         requests: gives them anew, in the same order, each time it is called. Raises as asking.ask.
         """
         self._asked.append(requests)
-        jobs = {self._as_asked(e): _of_model(e.model, requests()) for e in self._chosen.values()}
+        jobs = {
+            dataclasses.replace(endpoint, mode="live") if self._live else endpoint: _of_model(model, requests())
+            for model, endpoint in self._chosen.items()
+        }
         return asking.ask(jobs, self.journal, self.prices, cap=self.cap, label=label, total=total)
 
     def cancel_batches(self) -> int:
         """Cancels what the Batch API still works on, of all teachers; keeps what it has done. Returns how many."""
-        budget = Budget(self.journal, self.cap)
+        run = Run(self.journal, self.cap)
         return sum(
-            asyncio.run(Batches(endpoint, self.prices.of(endpoint), budget).cancel())
+            asyncio.run(Batches(endpoint, price_of(endpoint, self.prices), run).cancel())
             for endpoint in self._known.values()
             if endpoint.mode == "batch"
         )
 
-    def _as_asked(self, endpoint: Endpoint) -> Endpoint:
-        return dataclasses.replace(endpoint, mode="live") if self._live else endpoint
-
     def planned_cost(self, request: Request, reply: Reply) -> int:
         """Picodollars of a reply if it came as its teacher's section says: the batch price though it was asked live."""
         endpoint = self._chosen[request.model]
-        if self._as_asked(endpoint) == endpoint:
-            return reply.cost
-        return self.prices.of(endpoint).cost(reply.usage, batch=True)
+        if self._live and endpoint.mode == "batch":
+            return price_of(endpoint, self.prices).cost(reply.usage, batch=True)
+        return reply.cost
 
     def reply(self, key: str) -> Reply:
         """What came of the request with this key. Raises KeyError where it was not asked."""
@@ -157,23 +154,24 @@ class Teachers:
             for request, reply in self.replies(requests()):
                 counts[request.model].update(
                     {
-                        "requests": 1,
                         reply.status.value: 1,
+                        "requests": 1,
+                        "picodollars": reply.cost,
                         "prompt_tokens": reply.usage.prompt,
                         "completion_tokens": reply.usage.completion,
-                        "picodollars": reply.cost,
                     }
                 )
-        teachers = {}
-        for model, endpoint in self._chosen.items():
-            found = counts[model]
-            teachers[endpoint.name] = {
+        names = (*map(str, Status), "requests", "prompt_tokens", "completion_tokens")
+        teachers = {
+            endpoint.name: {
                 "model": model,
                 "mode": endpoint.mode,
-                "prices_as_of": self.prices.of(endpoint).as_of,
-                **{name: found[name] for name in (*map(str, Status), "requests", "prompt_tokens", "completion_tokens")},
-                "dollars": found["picodollars"] / PICODOLLARS,
+                "prices_as_of": price_of(endpoint, self.prices).as_of,
+                **{name: counts[model][name] for name in names},
+                "dollars": counts[model]["picodollars"] / PICODOLLARS,
             }
+            for model, endpoint in self._chosen.items()
+        }
         return {"teachers": teachers, "dollars": sum(c["picodollars"] for c in counts.values()) / PICODOLLARS}
 
 
@@ -184,24 +182,21 @@ def check(config: Config) -> None:
     """
     endpoints, prices = _known(config)
     for endpoint in endpoints.values():
-        prices.of(endpoint)
+        price_of(endpoint, prices)
 
 
-def _known(config: Config) -> tuple[dict[str, Endpoint], PriceTable]:
-    endpoints = {name: _endpoint(name, getattr(config.teachers, name)) for name in config.teachers.to_dict()}
+def _known(config: Config) -> tuple[dict[str, Endpoint], dict[str, Price]]:
+    endpoints = {}
+    fields = [field.name for field in dataclasses.fields(Endpoint) if field.name != "name"]
+    for name in config.teachers.to_dict():
+        rules, place = getattr(config.teachers, name), f"config.teachers.{name}"
+        endpoint = endpoints[name] = Endpoint(name, **{field: getattr(rules, field) for field in fields})
+        if not endpoint.base_url.startswith(("http://", "https://")):
+            raise UserError(f"{place}.base_url={endpoint.base_url!r}: must begin with http:// or https://")
+        if not endpoint.model:
+            raise UserError(f"{place}.model is empty; name the model as its server calls it")
     return endpoints, load_prices(config.budget.prices)
 
 
 def _of_model(model: str, requests: Iterable[Request]) -> Iterator[Request]:
     return (request for request in requests if request.model == model)
-
-
-def _endpoint(name: str, rules: Config) -> Endpoint:
-    names = [field.name for field in dataclasses.fields(Endpoint) if field.name != "name"]
-    endpoint = Endpoint(name, **{field: getattr(rules, field) for field in names})
-    place = f"config.teachers.{name}"
-    if not endpoint.base_url.startswith(("http://", "https://")):
-        raise UserError(f"{place}.base_url={endpoint.base_url!r}: must begin with http:// or https://")
-    if not endpoint.model:
-        raise UserError(f"{place}.model is empty; name the model as its server calls it")
-    return endpoint

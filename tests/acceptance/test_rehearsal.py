@@ -12,7 +12,7 @@ import pytest
 from llm_server import serving
 from running import ROOT, phi_jax
 
-from phi_jax.synthesis import grammar
+from phi_jax.synthesis.grammar import catalogue, grammar_texts
 
 pytestmark = pytest.mark.acceptance
 
@@ -51,9 +51,9 @@ def get_config():
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
     root = tmp_path_factory.mktemp("rehearsal")
-    _, tested = grammar.held_out(grammar.behaviours(6), 10)
+    _, tested = catalogue.held_out(catalogue.behaviours(6), 10)
     problems = root / "problems.jsonl"
-    problems.write_text("".join(json.dumps(grammar.problem(k)) + "\n" for k in tested))
+    problems.write_text("".join(json.dumps(grammar_texts.problem(k)) + "\n" for k in tested))
     with serving(seed=0) as server:
         paths = {"phi_1": str(ROOT / "configs/phi_1.py"), "nano": str(ROOT / "configs/nano.py")}
         config = root / "rehearsal.py"

@@ -16,7 +16,7 @@ from test_unconventional import SIZES, imported
 from phi_jax.evaluation.execution import program as program_to_run
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.sandbox import Limits, Sandbox
-from phi_jax.synthesis import grammar
+from phi_jax.synthesis.grammar import catalogue, grammar_texts
 from phi_jax.synthesis.llm import run_checks
 from phi_jax.synthesis.llm.mutations import mutants, trivial_bodies
 from phi_jax.synthesis.llm.run_checks import OTHER_HASH_SEED
@@ -91,9 +91,9 @@ def test_nothing_in_common_with_any_text_of_the_grammar(result):
     libraries = {p.row["library"] for p in load_problems("libraries")[1]}
     count = 0
     alike = []
-    for known in grammar.behaviours(ALL):
+    for known in catalogue.behaviours(ALL):
         for number in range(2):
-            for write in (grammar.exercise, grammar.textbook_section):
+            for write in (grammar_texts.exercise, grammar_texts.textbook_section):
                 text = write(known, number).code
                 count += 1
                 alike += ours.found(text)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from phi_jax.synthesis import grammar
-from phi_jax.synthesis.llm import exercises
+from phi_jax.synthesis.grammar import catalogue, grammar_texts
+from phi_jax.synthesis.llm import sandbox_checks as exercises
 from phi_jax.synthesis.llm.exercises import check_exercises
 from phi_jax.synthesis.llm.prompts import Exercise
 
@@ -33,11 +33,11 @@ RESULT = Path(__file__).with_name("vacuous.json")
 
 def suites(known):
     """(text, {kind of suite: tests}) for an exercise."""
-    text = grammar.exercise(known, 0)
+    text = grammar_texts.exercise(known, 0)
     rng = random.Random(known.digest)
     cases = [
         (f"{text.entry_point}({', '.join(map(repr, arguments))})", output)
-        for arguments, output in zip(grammar.fixed_inputs(known.behaviour.signature), known.outputs, strict=True)
+        for arguments, output in zip(catalogue.fixed_inputs(known.behaviour.signature), known.outputs, strict=True)
     ]
 
     def equal(chosen):
@@ -61,7 +61,7 @@ def suites(known):
 
 def returns_its_argument(known):
     """Whether the behaviour is none to speak of: capitals in upper case, other letters in lower case."""
-    inputs = grammar.fixed_inputs(known.behaviour.signature)
+    inputs = catalogue.fixed_inputs(known.behaviour.signature)
     return [repr(arguments[0]) for arguments in inputs] == list(known.outputs)
 
 
@@ -121,7 +121,7 @@ def _without_examples(code):
 
 
 def test_good_suites_stay_and_vacuous_ones_go(shared_data):
-    known = [k for k in grammar.held_out(grammar.behaviours(120), 10)[0] if not returns_its_argument(k)]
+    known = [k for k in catalogue.held_out(catalogue.behaviours(120), 10)[0] if not returns_its_argument(k)]
     chosen = [suites(k) for k in random.Random(0).sample(known, EXERCISES)]
     names = [text.entry_point for text, _, _ in chosen]
     good, vacuous = {}, {}

@@ -25,7 +25,7 @@ def ours(problems, samples, workers):
     _, found = load_problems(problems)
     rows = read_samples(Path(samples), found)
     records = execute(found, rows, form="kept", sandbox="full", workers=workers, wall_seconds=WALL_SECONDS)
-    write_results(Path(samples).parent, found, records)
+    write_results(Path(samples).parent, records)
     return _figures(len(records), sum(r["passed"] for r in records), time.perf_counter() - start)
 
 

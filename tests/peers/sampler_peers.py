@@ -15,8 +15,8 @@ from phi_jax.evaluation.completion import Request as Asked
 from phi_jax.model.phi import PhiConfig
 from phi_jax.model.sampler import ONE_DEVICE, Request, Sampler
 from phi_jax.model.sampling import Decoding
-from phi_jax.weights.export import load_model
 from phi_jax.weights.huggingface import load_directory
+from phi_jax.weights.models import load_model
 
 PACKAGES = ("transformers", "torch", "jax", "numpy", "scipy", "tokenizers")
 

@@ -236,7 +236,7 @@ def test_logits_that_are_no_numbers_are_an_error(backend, tmp_path):
     params["head"]["kernel"] *= 6e5  # finite in float32 and in the file, but its products are not in float16
     model = written(tmp_path / "model", params, CONFIG)
     assert made(opened(backend, model), asked(1))
-    with pytest.raises(UserError, match="not finite in float16; try another --dtype"):
+    with pytest.raises(UserError, match="not finite in this dtype; try another --dtype"):
         made(opened(backend, model, dtype="float16"), asked(1))
 
 
@@ -251,7 +251,7 @@ def test_a_missing_tensor_and_a_missing_gpu_are_errors(backend, random_export, t
     with pytest.raises(UserError, match=r"tensor model.layers.1.mlp.fc1.bias is missing"):
         opened(backend, model)
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match=r"--device cuda: torch .* sees no GPU; start it on"):
+        with pytest.raises(UserError, match=r"--backend transformers: torch .* sees no GPU; start it on"):
             backend.open_model(random_export, Plan())
 
 

@@ -25,13 +25,12 @@ _MODULES = {
     "vllm": "phi_jax.evaluation.backends.vllm_engine",
 }
 BACKENDS = tuple(_MODULES)
-DTYPES = ("bfloat16", "float16", "float32")
 
 
 def open_backend(name: str, model: Path, plan: Plan, **options: Any) -> Backend:
     """The model at `model` on a backend of BACKENDS.
 
-    options: of jax, slots and live_slots; of transformers, batch_size, dtype (of DTYPES; "": the export's) and device
+    options: of jax, slots and live_slots; of transformers, batch_size, dtype ("": the export's) and device
     ("cuda" or "cpu"); of vllm, dtype. Raises UserError where model, libraries or device are not there, and for an
     option that this backend does not have.
     """
@@ -85,11 +84,10 @@ class TokenBackend:
         """See completion.Backend."""
         prompts = [self.tokenizer.encode(request.shown) for request in requests]
         fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= self._longest]
+        for k, tokens in self.decode([requests[i] for i in fitting], [prompts[i] for i in fitting]):
+            yield fitting[k], self._completion(requests[fitting[k]], tokens)
         for i in set(range(len(requests))) - set(fitting):
             yield i, Completion("", stop_reason=TOO_LONG)
-        if fitting:
-            for k, tokens in self.decode([requests[i] for i in fitting], [prompts[i] for i in fitting]):
-                yield fitting[k], self._completion(requests[fitting[k]], tokens)
 
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
         """(index, new tokens) of each as it ends; the first end-of-text token among them ends them."""

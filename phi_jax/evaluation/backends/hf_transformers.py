@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,44 +11,27 @@ import transformers
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import TokenBackend, seed_of
-from phi_jax.evaluation.backends.hf_config import read_config
+from phi_jax.evaluation.backends.torch_export import ExportBackend
 from phi_jax.evaluation.completion import Plan, Request
-from phi_jax.tokens.tokenizer import Tokenizer
 
 LOOK_EVERY = 16  # tokens between two looks at the stop rule: each decodes every row again
 
 
-def open_model(model: Path, plan: Plan, *, dtype: str = "", device: str = "cuda", batch_size: int = 64) -> Transformers:
-    """Raises UserError where the device is not there, and where a weight is missing."""
-    return Transformers(model, plan, dtype, device, batch_size)
-
-
-class Transformers(TokenBackend):
+class Transformers(ExportBackend):
     """An exported directory. batch_size: completions at once."""
 
-    def __init__(self, model: Path, plan: Plan, dtype: str, device: str, batch_size: int) -> None:
-        context, dtype = read_config(model, dtype)
-        super().__init__(Tokenizer.load(model), context, plan)
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                f"--device cuda: torch {torch.__version__} sees no GPU; start it on a machine with one and a driver "
-                f"for CUDA {torch.version.cuda or 'of another torch'}, or try a small model with --device cpu"
-            )
-        self.settings = {
-            "backend": "transformers",
-            "dtype": dtype,
-            "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
-            "device": torch.cuda.get_device_name(0) if device == "cuda" else f"{platform.machine()} CPU",
-        }
+    def __init__(self, model: Path, plan: Plan, *, dtype: str = "", device: str = "cuda", batch_size: int = 64) -> None:
+        """Raises UserError where a weight is missing, and as ExportBackend."""
+        super().__init__(transformers, model, plan, dtype=dtype, device=device)
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         loaded: Any
         report: Any
         loaded, report = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-            model, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+            model, dtype=getattr(torch, self.dtype), local_files_only=True, output_loading_info=True
         )
-        if report["missing_keys"]:  # transformers draws them at random
-            raise UserError(f"{model}: tensor {min(report['missing_keys'])} is missing; see `phi-jax lint {model}`")
+        if missing := report["missing_keys"]:  # transformers draws them at random
+            raise UserError(f"{model}: tensor {min(missing)} is missing; see `phi-jax lint {model}`")
         self._model = loaded.to(device).eval()
         self._device, self._batch_size = device, batch_size
         # None of the model's own settings, such as a penalty: nothing but what was asked for.
@@ -63,59 +45,50 @@ class Transformers(TokenBackend):
         order = sorted(range(len(requests)), key=lambda i: -len(prompts[i]))
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            rows = self._generate([requests[i] for i in batch], [prompts[i] for i in batch])
+            try:
+                rows = self._generate([requests[i] for i in batch], [prompts[i] for i in batch])
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"--batch-size {self._batch_size}: the device's memory is full; lower it, and what is done stays "
+                    "done"
+                ) from None
             yield from zip(batch, rows, strict=True)
 
     def _generate(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[list[int]]:
         """The new tokens of one batch."""
         plan, end, width = self.plan, self.tokenizer.end_of_text_id, max(map(len, prompts))
         # Padded on the left, so that all go on in the same column; `generate` counts positions along the mask.
-        ids = torch.tensor([[end] * (width - len(p)) + p for p in prompts])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        ids = torch.tensor([[end] * (width - len(p)) + p for p in prompts], device=self._device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
         # The most probable token stays so under temperature, top-k and top-p: greedy rows may pass through them.
         processors = [
-            Finite(self.settings["dtype"]),
             transformers.TemperatureLogitsWarper(plan.temperature),
-            *([transformers.TopKLogitsWarper(plan.top_k)] if plan.top_k else []),
+            transformers.TopKLogitsWarper(plan.top_k or self._model.config.vocab_size),
             transformers.TopPLogitsWarper(plan.top_p),
             Draw([None if r.is_greedy else seed_of(plan, r) for r in requests], self._device),
         ]
-        try:
-            output = self._model.generate(
-                input_ids=ids.to(self._device),
-                attention_mask=mask.to(self._device),
-                logits_processor=transformers.LogitsProcessorList(processors),
-                stopping_criteria=transformers.StoppingCriteriaList([Stop(self, requests, width)]),
-            )
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"--batch-size {self._batch_size}: the device's memory is full; lower it, and what is done stays done"
-            ) from None
+        output = self._model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            logits_processor=transformers.LogitsProcessorList(processors),
+            stopping_criteria=transformers.StoppingCriteriaList([Stop(self, requests, width)]),
+        )
         return output[:, width:].tolist()
-
-
-class Finite(transformers.LogitsProcessor):
-    """Raises UserError for logits that are not numbers, of which the largest would be chosen all the same."""
-
-    def __init__(self, dtype: str) -> None:
-        self._dtype = dtype
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not torch.isfinite(scores).all():
-            raise UserError(f"--model: its logits are not finite in {self._dtype}; try another --dtype")
-        return scores
 
 
 class Draw(transformers.LogitsProcessor):
     """Gumbel noise, by each row's own seed: the largest of scores + noise is a draw from softmax(scores).
 
-    seeds: None for a greedy row, which gets no noise.
+    seeds: None for a greedy row, which gets no noise. Raises UserError for logits that are not numbers, of which the
+    largest would be chosen all the same.
     """
 
     def __init__(self, seeds: Sequence[int | None], device: str) -> None:
         self._generators = [None if seed is None else torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not scores.amax(-1).isfinite().all():
+            raise UserError("--model: its logits are not finite in this dtype; try another --dtype")
         for row, generator in enumerate(self._generators):
             if generator is not None:
                 scores[row] -= torch.empty_like(scores[row]).exponential_(generator=generator).log()
@@ -127,12 +100,12 @@ class Stop(transformers.StoppingCriteria):
 
     def __init__(self, backend: TokenBackend, requests: Sequence[Request], width: int) -> None:
         self._backend, self._requests, self._width = backend, requests, width
-        self._done = [False] * len(requests)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        if (input_ids.shape[1] - self._width) % LOOK_EVERY == 0:
-            end = self._backend.tokenizer.end_of_text_id
-            for row, tokens in enumerate(input_ids[:, self._width :].tolist()):
-                if not self._done[row]:
-                    self._done[row] = end in tokens or self._backend.has_stopped(self._requests[row], tokens)
-        return torch.tensor(self._done, device=input_ids.device)
+        new = input_ids[:, self._width :]
+        look = new.shape[1] % LOOK_EVERY == 0
+        rows = zip(self._requests, new.tolist(), strict=True)
+        return torch.tensor([look and self._backend.has_stopped(*row) for row in rows], device=input_ids.device)
+
+
+open_model = Transformers

@@ -50,12 +50,9 @@ class JaxBackend(TokenBackend):
         def stopped(request: sampler.Request, tokens: list[int]) -> bool:
             return self.has_stopped(requests[request.prompt], tokens)
 
-        try:
-            for i, completion in self._sampler.complete(asked, stopped):
-                ended = completion.stop_reason == "end_of_text"
-                yield i, [*completion.tokens, *([self.tokenizer.end_of_text_id] if ended else [])]
-        except ValueError as error:
-            raise UserError(f"a prompt cannot be completed: {error}; correct the problems, or the model") from None
+        for i, completion in self._sampler.complete(asked, stopped):
+            end = [self.tokenizer.end_of_text_id] if completion.stop_reason == "end_of_text" else []
+            yield i, [*completion.tokens, *end]
 
     @functools.cached_property
     def _sampler(self) -> sampler.Sampler:

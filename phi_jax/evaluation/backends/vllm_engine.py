@@ -6,15 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 import vllm
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.backends import TokenBackend, seed_of
-from phi_jax.evaluation.backends.hf_config import read_config
+from phi_jax.evaluation.backends import seed_of
+from phi_jax.evaluation.backends.torch_export import ExportBackend
 from phi_jax.evaluation.completion import Plan, Request
 from phi_jax.evaluation.stops import STOP_STRINGS, body_indent
-from phi_jax.tokens.tokenizer import Tokenizer
 
 AT_ONCE = 1024  # completions asked for at once: vLLM itself decides how many of them are decoded together
 LOWEST_TEMPERATURE = 0.01  # vLLM raises a lower one to this (vllm/sampling_params.py)
@@ -24,29 +22,16 @@ DEDENTS = (*STOP_STRINGS["human-eval"], "\n@", "\nassert", "\nfor", "\nfrom", "\
 os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # torch has opened the GPU by then, and a fork loses it
 
 
-def open_model(model: Path, plan: Plan, *, dtype: str = "") -> Vllm:
-    """Raises UserError where torch sees no GPU, and for a temperature that vLLM would change."""
-    return Vllm(model, plan, dtype)
-
-
-class Vllm(TokenBackend):
+class Vllm(ExportBackend):
     """An exported directory."""
 
-    def __init__(self, model: Path, plan: Plan, dtype: str) -> None:
-        context, dtype = read_config(model, dtype)
-        super().__init__(Tokenizer.load(model), context, plan)
+    def __init__(self, model: Path, plan: Plan, *, dtype: str = "") -> None:
+        """Raises UserError for a temperature that vLLM would change, and as ExportBackend."""
+        super().__init__(vllm, model, plan, dtype=dtype)
         if plan.samples_per_problem and plan.temperature < LOWEST_TEMPERATURE:
             raise UserError(f"--temperature {plan.temperature}: vLLM has none between 0 and {LOWEST_TEMPERATURE}")
-        if not torch.cuda.is_available():
-            raise UserError("--backend vllm: torch sees no GPU; start it on a machine with one, and a driver that fits")
-        self.settings = {
-            "backend": "vllm",
-            "dtype": dtype,
-            "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
-            "device": torch.cuda.get_device_name(0),
-        }
         # generation_config="vllm": none of the model's own settings, such as a penalty.
-        self._llm = vllm.LLM(model=str(model), dtype=dtype, max_model_len=context, generation_config="vllm")
+        self._llm = vllm.LLM(model=str(model), dtype=self.dtype, max_model_len=self.context, generation_config="vllm")
 
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
         """See TokenBackend."""
@@ -80,3 +65,6 @@ def stop_strings(shown: str, rule: str) -> list[str]:
     if rule == "dedent":
         return list(DEDENTS) if body_indent(shown) > 0 else []
     return list(STOP_STRINGS[rule]) if shown.endswith("\n") else []
+
+
+open_model = Vllm

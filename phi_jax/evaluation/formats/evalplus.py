@@ -12,51 +12,41 @@ when it is loaded.
 import copy
 import json
 import math
-import re
 from typing import Any
 
-_GROUPS = ("base", "plus")
-
-# --- Problems and results --------------------------------------------------------------------------------------
+# --- Problems ------------------------------------------------------------------------------------------------
 
 
 def problem_fields(row: dict[str, Any], place: str) -> dict[str, Any]:
     """The fields of a Problem. Raises UserError naming place and field for what is missing."""
     from pathlib import Path
 
-    from phi_jax.errors import UserError
     from phi_jax.evaluation.formats.jsonl import field_of
     from phi_jax.evaluation.stops import body_indent
-
-    def inputs_of(name: str) -> list[list[Any]]:
-        values = row.get(name)
-        if values == {}:  # a problem of MBPP+ that has no plus inputs
-            return []
-        if not isinstance(values, list) or not all(isinstance(arguments, list) for arguments in values):
-            raise UserError(f"{place}: no list of calls' arguments in field {name!r}; EvalPlus's format has it")
-        return values
-
-    def call(groups: tuple[str, ...]) -> str:
-        # JSON in a text: a source with megabytes of literals takes long to parse.
-        tests = json.dumps({**about, "inputs": {group: inputs[group] for group in groups}})
-        return f"_evalplus['check']({entry_point}, {tests!r})"
 
     task_id, prompt, entry_point, solution = (
         field_of(row, name, str, place, "EvalPlus")
         for name in ("task_id", "prompt", "entry_point", "canonical_solution")
     )
-    inputs = {group: inputs_of(f"{group}_input") for group in _GROUPS}
     about = {
         "task_id": task_id,
         "entry_point": entry_point,
         "reference": prompt + solution,
         "atol": field_of(row, "atol", float, place, "EvalPlus"),
     }
+    base = field_of(row, "base_input", list, place, "EvalPlus")
+    # A problem of MBPP+ that has no plus inputs has {} there.
+    plus = [] if row.get("plus_input") == {} else field_of(row, "plus_input", list, place, "EvalPlus")
+
+    def call(**inputs: list[Any]) -> str:
+        # JSON in a text: a source with megabytes of literals takes long to parse.
+        return f"_evalplus['check']({entry_point}, {json.dumps({**about, 'inputs': inputs})!r})"
+
     return {
         "task_id": task_id,
         "prompt": prompt,
-        "tests": call(_GROUPS),
-        "base_tests": call(("base",)),
+        "tests": call(base=base, plus=plus),
+        "base_tests": call(base=base),
         "entry_point": entry_point,
         "reference": solution,
         # Under one name, which no problem uses: the candidate's names and the reference's stay apart.
@@ -65,39 +55,22 @@ def problem_fields(row: dict[str, Any], place: str) -> dict[str, Any]:
     }
 
 
-def results(rows: dict[str, dict[str, Any]], programs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What EvalPlus writes as samples_eval_results.json, and reads instead of running samples.jsonl again.
-
-    rows: of the problems, by task_id. programs: {"task_id", "solution", "passed", "result", "base_passed",
-    "base_result"} of each sample. It differs from EvalPlus's own in this: there is no date, since equal verdicts shall
-    be equal bytes; the hash, EvalPlus's MD5 of the problems' file, is that of the rows in the form in which EvalPlus
-    writes them; a sample that fails the base tests is not run on the plus inputs, and counts as failing there; what
-    failed is the first input that did, and none where the sample ran out of time.
-    """
-    import hashlib
-
-    evaluated: dict[str, list[dict[str, Any]]] = {}
-    for p in programs:
-        entry = {"task_id": p["task_id"], "solution": p["solution"]}
-        for group, verdict in (("base", "base_"), ("plus", "")):
-            passed, result = p[f"{verdict}passed"], p[f"{verdict}result"]
-            entry[f"{group}_status"] = "pass" if passed else "timeout" if result == "timed out" else "fail"
-            failed = re.match(rf"failed: {group} input (\d+)\b", result)
-            inputs = rows[p["task_id"]][f"{group}_input"]
-            entry[f"{group}_fail_tests"] = inputs[int(failed[1]) :][:1] if failed else []
-        evaluated.setdefault(p["task_id"], []).append(entry)
-    lines = "".join(json.dumps(row) + "\n" for row in rows.values())
-    return {"hash": hashlib.md5(lines.encode(), usedforsecurity=False).hexdigest(), "eval": evaluated}
-
-
 # --- The comparison, in the sandbox ----------------------------------------------------------------------------
 
-# Outputs that are compared as sets, and those of which only matters whether there is one.
+# Outputs that are compared as sets, those of which only matters whether there is one, and what is right beside the
+# solution: the height as that of the apex above the base, the shorter number padded by zeros.
 _SETS = {
     "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum",
     "intersection_array", "find_dissimilar", "Diff",
 }  # fmt: skip
 _NOT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
+_ALSO_RIGHT = {
+    "sum_div": lambda *_: 0,
+    "surface_Area": lambda edge, height: round(edge**2 + 2 * edge * math.sqrt((edge / 2) ** 2 + height**2)),
+    "digit_distance_nums": lambda a, b: sum(
+        abs(int(x) - int(y)) for x, y in zip(f"{a:>099}", f"{b:>099}", strict=True)
+    ),
+}
 
 
 def check(candidate: Any, tests: str) -> None:
@@ -115,7 +88,8 @@ def check(candidate: Any, tests: str) -> None:
             arguments = arguments_of(task_id, row)
             expected = space[entry_point](*copy.deepcopy(arguments))
             # As EvalPlus has it: from the first float that is expected on, the tolerance holds.
-            if atol == 0 and _is_floats(expected):
+            values = expected if isinstance(expected, list | tuple) and expected else [expected]
+            if atol == 0 and all(isinstance(value, float) for value in values):
                 atol = 1e-6
             try:
                 out = candidate(*copy.deepcopy(arguments))
@@ -131,86 +105,40 @@ def is_right(task_id: str, entry_point: str, arguments: list[Any], out: Any, exp
         return bool(abs(sum(c * math.pow(out, i) for i, c in enumerate(arguments[0]))) <= atol)
     right = bool(out == expected)
     if task_id.startswith("Mbpp/"):
-        if entry_point == "are_equivalent":
-            right = True
-        elif entry_point == "sum_div":
-            right = right or out == 0
-        elif entry_point == "surface_Area":
-            right = right or abs(out - _surface_area(*arguments)) <= atol
-        elif entry_point == "digit_distance_nums":
-            right = right or out == _digit_distance(*arguments)
-        elif entry_point in _SETS:
+        if entry_point in _SETS:
             right = set(out) == set(expected)
         elif entry_point in _NOT_NONE:
-            found = expected is not None
-            right = out == found if isinstance(out, bool) else found == (out is not None)
-    if right or atol == 0:
-        return right
-    return type(out) is type(expected) and _is_close(out, expected, atol)
-
-
-def _is_floats(value: Any) -> bool:
-    if isinstance(value, list | tuple) and value:
-        return all(isinstance(item, float) for item in value)
-    return isinstance(value, float)
+            right = (out if isinstance(out, bool) else out is not None) == (expected is not None)
+        elif entry_point in _ALSO_RIGHT:
+            right = right or abs(out - _ALSO_RIGHT[entry_point](*arguments)) <= atol
+        right = right or entry_point == "are_equivalent"
+    return right or (atol != 0 and type(out) is type(expected) and _is_close(out, expected, atol))
 
 
 def _is_close(out: Any, expected: Any, atol: float) -> bool:
     """numpy.allclose(out, expected, rtol=1e-7, atol=atol), without its broadcasting."""
-    if isinstance(expected, list | tuple):
-        same_length = isinstance(out, list | tuple) and len(out) == len(expected)
-        return same_length and all(_is_close(a, b, atol) for a, b in zip(out, expected, strict=True))
-    if not (isinstance(out, int | float | complex) and isinstance(expected, int | float | complex)):
+    if isinstance(out, list | tuple) and isinstance(expected, list | tuple):
+        return len(out) == len(expected) and all(_is_close(a, b, atol) for a, b in zip(out, expected, strict=True))
+    if not all(isinstance(value, int | float | complex) for value in (out, expected)):
         return False
     return out == expected or abs(out - expected) <= atol + 1e-7 * abs(expected) < math.inf
 
 
-def _surface_area(base_edge: float, height: float) -> int:
-    """Mbpp/581, with the height taken as that of the apex above the base."""
-    slant_height = math.sqrt((base_edge / 2) ** 2 + height**2)
-    return round(base_edge**2 + 2 * base_edge * slant_height)
-
-
-def _digit_distance(first: int, second: int) -> int:
-    """Mbpp/558, with the shorter number padded by zeros."""
-    width = max(len(str(first)), len(str(second)))
-    pairs = zip(str(first).zfill(width), str(second).zfill(width), strict=True)
-    return sum(abs(int(a) - int(b)) for a, b in pairs)
-
-
 # --- Arguments of MBPP+ that JSON does not have ----------------------------------------------------------------
 
-
-def _all_tuples(value: Any) -> Any:
-    return tuple(map(_all_tuples, value)) if isinstance(value, list) else value
-
-
-_CONVERT: dict[str, Any] = {
-    "tuple": tuple,
-    "tuples in a list": lambda value: list(map(tuple, value)),
-    "tuples in a tuple": lambda value: tuple(map(tuple, value)),
-    "tuples for lists in a tuple": lambda value: tuple(tuple(x) if isinstance(x, list) else x for x in value),
-    "tuples throughout": _all_tuples,
-    "tuples in a dict": lambda value: {key: tuple(item) for key, item in value.items()},
-    "sets in a list": lambda value: [set(item) if isinstance(item, list) and item else {} for item in value],
-    "complex": complex,
-    "float": float,
-}
-# Which argument (all, first, second) of which tasks becomes what.
+# Which argument of which tasks becomes what: tuples for the lists at these depths, or the type that is named.
 _CONVERSIONS = """
-all: tuple: 2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809
-all: tuples in a list: 63 64 70 94 120 237 272 299 400 409 417 438 473 614 780
-all: tuples in a tuple: 259 401 445
-all: tuples for lists in a tuple: 278
-all: tuples throughout: 580 615 791
-first: tuple: 250 307 405 446 617 720 763 808
-first: tuples in a list: 75 413 444 753
-first: tuples in a dict: 722
-first: sets in a list: 115
-first: complex: 252
-first: float: 124
-second: complex: 124
-second: tuple: 106 750
+all 0: 2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809
+all 1: 63 64 70 94 120 237 272 299 400 409 417 438 473 614 780
+all 01: 259 278 401 445
+all 0123456789: 580 615 791
+first 0: 250 307 405 446 617 720 763 808
+first 1: 75 413 444 722 753
+first sets: 115
+first complex: 252
+first float: 124
+second complex: 124
+second 0: 106 750
 """
 
 
@@ -218,9 +146,25 @@ def arguments_of(task_id: str, row: list[Any]) -> list[Any]:
     """The arguments that a row of inputs stands for."""
     name, _, number = task_id.partition("/")
     converted = list(row)
-    for line in _CONVERSIONS.split("\n")[1:-1] if name == "Mbpp" else ():
-        which, kind, tasks = line.split(": ")
+    for line in _CONVERSIONS.strip().split("\n") if name == "Mbpp" else ():
+        rule, _, tasks = line.partition(": ")
+        which, kind = rule.split()
         if number in tasks.split():
-            for i in {"all": range(len(row)), "first": [0], "second": [1]}[which]:
-                converted[i] = _CONVERT[kind](converted[i])
+            chosen = {"all": slice(None), "first": slice(1), "second": slice(1, 2)}[which]
+            converted[chosen] = [_converted(value, kind) for value in converted[chosen]]
     return converted
+
+
+def _converted(value: Any, kind: str) -> Any:
+    if kind == "sets":
+        return [set(item) if isinstance(item, list) and item else {} for item in value]
+    return {"complex": complex, "float": float}[kind](value) if kind.isalpha() else _tuples(value, kind)
+
+
+def _tuples(value: Any, depths: str, depth: int = 0) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item, depths, depth + 1) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    items = [_tuples(item, depths, depth + 1) for item in value]
+    return tuple(items) if str(depth) in depths else items

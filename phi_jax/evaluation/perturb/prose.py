@@ -36,6 +36,8 @@ _INLINE = re.compile(
 # no capital but the first, which leaves out "MAD", and no value of Python's.
 _WORD = re.compile(r"(?<![\w\\'@.])(?!True\b|False\b|None\b)[A-Za-z][a-z]*(?![\w'(]|\.\w)")
 
+_ARTICLE = re.compile(r"(a|an|the) +(?=[A-Za-z])", re.IGNORECASE)
+
 
 @dataclasses.dataclass(frozen=True)
 class Prose:
@@ -55,18 +57,16 @@ class Prose:
         return (word for word in _WORD.finditer(self.text) if self.is_free(*word.span()))
 
 
-@functools.lru_cache(maxsize=4096)
 def find_prose(prompt: str, entry_point: str | None) -> Prose | None:
     """None where the prompt is no Python that ends in a plain string."""
-    tree = parsed(prompt)
-    body = tree.body if tree else []
-    while body and isinstance(body[-1], (*FUNCTIONS, ast.ClassDef)):
-        body = body[-1].body
-    inside = string_inside(prompt, body[-1]) if body else None
+    tree = last = parsed(prompt)
+    while body := getattr(last, "body", None):
+        last = body[-1]
+    inside = last and string_inside(prompt, last)
     if not tree or not inside:
         return None
     text = prompt[slice(*inside)]
-    names = frozenset({*defined(tree), *([entry_point] if entry_point else [])})
+    names = frozenset({*defined(tree), entry_point or ""})
     protected = [*code_lines(text), *(m.span() for m in _INLINE.finditer(text))]
     protected += [m.span() for m in re.finditer(r"\w+", text) if m.group() in names]
     return Prose(inside[0], text, names, tuple(protected))
@@ -163,7 +163,7 @@ def _in_case_of(model: str, word: str) -> str:
 @functools.cache
 def tables() -> dict[str, dict]:
     """neighbours: the keys beside, above and below each letter of a QWERTY keyboard, whose rows are each shifted by a
-    half key; agreement and prepositions: word -> a wrong one; paraphrase: phrase -> others that mean the same in a
+    half key; grammar: verb or preposition -> a wrong one; paraphrase: phrase -> others that mean the same in a
     programming task, the longest phrase first.
     """
     return json.loads(Path(__file__).with_name("wording.json").read_text())
@@ -182,33 +182,27 @@ def misspellings(word: str) -> list[str]:
     found = []
     for i in range(1, len(word)):
         before, letter, behind = word[:i], word[i], word[i + 1 :]
-        here = [*tables()["neighbours"][letter], "", 2 * letter]
-        found += [before + other + behind for other in here]
+        slips = [*tables()["neighbours"][letter], "", 2 * letter]
+        found += [before + slip + behind for slip in slips]
         found += [before + behind[0] + letter + behind[1:]] if behind[:1] not in ("", letter) else []
     return found
 
 
 def _wrong_grammar(prose: Prose) -> Iterator[Site]:
-    for word in prose.words():
-        article = re.compile(r"(a|an|the) +(?=[A-Za-z])", re.IGNORECASE).match(prose.text, word.start())
-        end = article.end() if article else word.end()
-        options = [other + prose.text[word.end() : end] for other in _wrong_words(prose.text, word)]
-        options += [""] if article else []
+    for match in prose.words():
+        word, (start, end) = match.group(), match.span()
+        wrong = tables()["grammar"].get(word.lower())
+        options = [_in_case_of(word, wrong)] if wrong else []
+        if word[0].isupper() and len(word) > 1 and re.search(r"(^|[.!?:])\s*$", prose.text[:start]):
+            options.append(word.lower())
+        if article := _ARTICLE.match(prose.text, start):
+            options = [other + prose.text[end : article.end()] for other in options] + [""]
+            end = article.end()
         if options:
-            yield word.start(), end, options
+            yield start, end, options
     for comma in re.finditer(r"(?<=[A-Za-z]),(?=\s+[A-Za-z])", prose.text):
         if prose.is_free(*comma.span()):
             yield (*comma.span(), [""])
-
-
-def _wrong_words(text: str, match: re.Match[str]) -> Iterator[str]:
-    word = match.group()
-    for table in (tables()["agreement"], tables()["prepositions"]):
-        if word.lower() in table:
-            yield _in_case_of(word, table[word.lower()])
-    before = text[: match.start()].rstrip()
-    if word[0].isupper() and len(word) > 1 and (not before or before[-1] in ".!?:"):
-        yield word.lower()
 
 
 def _phrases(prose: Prose) -> list[Site]:

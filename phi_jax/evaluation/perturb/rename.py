@@ -1,15 +1,15 @@
 """The function that is asked for, or its arguments, under names that say nothing.
 
-The prompt keeps its text but for the names; reference and tests are made anew from their trees.
+Prompt, reference and tests keep their text but for the names.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import itertools
 import re
-import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -43,64 +43,72 @@ _BEFORE_A_NAME = re.compile(
 _BEFORE_A_PLURAL = re.compile(r"\b(in|in \w+ and|(values|keys|items) of)\s+$")
 _CALLED = re.compile(r"\bfunction (called |named )?$")
 _VALUE = re.compile(r"\s*=(?!=)|\s*[<>]=?\s|\[|\(")  # behind a name that is given a value, compared, indexed, called
+_QUOTED = re.compile(r"""(?<![=(\[,])(?<![=(\[,]\s)['"`]\w+['"`]$""")  # but not data, as in value="value"
 _NO_WORDS = {"arr", "num", "nums", "arrs", "dic", "elem", "elems", "idx", "var", "val", "vals", "func", "seq", "tup"}
 
 
-def rename_function(problem: Problem, rate: float, seed: int) -> Problem | None:
-    """Calls what the tests call `func` (a class `Thing`), at a chance of `rate`: in prompt, tests and reference.
+class _Unsafe(Exception):
+    """A renaming that could change what the program does."""
 
-    In a docstring the name goes where it is called or can be no word of English ("solve" the verb stays). None where
-    the name cannot be told, is special or neutral already, or is used in a way that a renaming would break.
-    """
-    name, shown = problem.entry_point or _tested(problem), parsed(problem.prompt)
-    if not name or not shown or name.startswith("__") or name in (FUNCTION, CLASS):
+
+def _at_chance(
+    name: str, renamed: Callable[[Problem], Problem | None], problem: Problem, rate: float, seed: int
+) -> Problem | None:
+    """The problem renamed, at a chance of `rate`; None where it cannot be."""
+    try:
+        changed = renamed(problem)
+    except _Unsafe:
         return None
-    is_class = any(isinstance(node, ast.ClassDef) and node.name == name for node in ast.walk(shown))
+    return problem if changed and drawn(problem, name, 0, seed).random() >= rate else changed
+
+
+def _neutral_function(problem: Problem) -> Problem | None:
+    source = problem.prompt + (problem.reference or "")
+    tree = parsed(source)
+    name = tree and (problem.entry_point or _tested(tree, problem.tests))
+    if not tree or not name or name.startswith("__") or name in (FUNCTION, CLASS):
+        return None
+    is_class = any(isinstance(node, ast.ClassDef) and node.name == name for node in ast.walk(tree))
     new = {name: _fresh([CLASS if is_class else FUNCTION], problem)}
-    edits = _code_edits(problem.prompt, ast.walk(shown), new)
-    for node in ast.walk(shown):
-        inside = string_inside(problem.prompt, node)
-        edits += [(*place, new[name]) for place in _mentions(problem.prompt, inside, name, _CALLED)] if inside else []
-    changed = _changed(problem, edits, shown, lambda tree: _rename([tree], new))
-    tests, trusted, setup = (_renamed(source, new) for source in (problem.tests, problem.trusted, problem.setup))
-    if not changed or tests is None or trusted is None or setup is None:
-        return None
+    edits = _code_edits(source, ast.walk(tree), new)
+    for node in ast.walk(tree):
+        inside = string_inside(source, node)
+        if inside and inside[1] <= len(problem.prompt):
+            edits |= {*_mentions(source, inside, name, new, _CALLED)}
+    changed = _edited(problem, edits)
+    tests, setup, trusted = (_renamed(text, new) for text in (problem.tests, problem.setup, changed.trusted))
     if changed.prompt == problem.prompt and tests == problem.tests:
         return None
-    if changed.trusted == problem.trusted:
-        changed = dataclasses.replace(changed, trusted=trusted)
     entry_point = new[name] if problem.entry_point else None
-    changed = dataclasses.replace(changed, tests=tests, setup=setup, entry_point=entry_point)
-    return changed if drawn(problem, "rename_function", 0, seed).random() < rate else problem
+    return dataclasses.replace(changed, tests=tests, setup=setup, trusted=trusted, entry_point=entry_point)
 
 
-def rename_arguments(problem: Problem, rate: float, seed: int) -> Problem | None:
-    """Calls the arguments of the function to be written p, q, r ..., at a chance of `rate`.
-
-    An argument of one letter is neutral already and stays. In the docstring a name goes where it must be one: in
-    examples (`lst = [1, 2]`), in quotes, where it is no word of English, behind words like "return" and "string".
-    None where the prompt has no signature with such an argument, where tests pass one by its name, or where it is used
-    in a way that a renaming would break.
-    """
-    prose = find_prose(problem.prompt, problem.entry_point)
-    shown, tests = parsed(problem.prompt), parsed(problem.tests)
-    function = _last_function(shown) if shown else None
-    if not prose or not shown or not function or not tests:
+def _neutral_arguments(problem: Problem) -> Problem | None:
+    source = problem.prompt + (problem.reference or "")
+    tree, tests, prose = parsed(source), parsed(problem.tests), find_prose(problem.prompt, problem.entry_point)
+    if not tree or not tests or not prose:
         return None
+    docstring = (prose.start, prose.start + len(prose.text))
+    functions = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, FUNCTIONS) and docstring in [string_inside(source, statement) for statement in node.body]
+    ]
+    if not functions:
+        return None
+    (function,) = functions
     arguments = [a for a in ast.walk(function.args) if isinstance(a, ast.arg) and len(a.arg) > 1 and a.arg != "self"]
     new: dict[str, str] = {}
     for argument in arguments:
         new[argument.arg] = _fresh(ARGUMENTS, problem, new.values())
     if not new or new.keys() & {node.arg for node in ast.walk(tests) if isinstance(node, ast.keyword)}:
         return None
-    body = (node for statement in function.body for node in ast.walk(statement))
-    edits = _code_edits(problem.prompt, [*arguments, *body], new)
-    docstring = (prose.start, prose.start + len(prose.text))
+    body = ast.Module(function.body, [])  # annotations and defaults are of the scope around the function
+    edits = _code_edits(source, [*arguments, *ast.walk(body)], new, function.name, set(defined(body)))
     for name in new:
         told = _BEFORE_A_PLURAL if name.endswith("s") else _BEFORE_A_NAME
-        edits += [(*place, new[name]) for place in _mentions(problem.prompt, docstring, name, told)]
-    changed = _changed(problem, edits, shown, lambda tree: _rename_within(tree, function.lineno, new))
-    return changed if not changed or drawn(problem, "rename_arguments", 0, seed).random() < rate else problem
+        edits |= {*_mentions(source, docstring, name, new, told)}
+    return _edited(problem, edits)
 
 
 def _fresh(candidates: Iterable[str], problem: Problem, taken: Collection[str] = ()) -> str:
@@ -111,109 +119,73 @@ def _fresh(candidates: Iterable[str], problem: Problem, taken: Collection[str] =
     return next(name for name in itertools.chain(candidates, numbered) if name not in used)
 
 
-def _tested(problem: Problem) -> str | None:
-    """The function of the reference that the tests call, where they call one alone and no harness knows its name."""
-    tree, tests = parsed(problem.prompt + (problem.reference or "")), parsed(problem.tests)
-    if not tree or not tests:
-        return None
+def _tested(tree: ast.Module, tests: str) -> str | None:
+    """The function of the program that the tests call, where they call one alone and no harness knows its name."""
     own = {node.name for node in tree.body if isinstance(node, FUNCTIONS)}
-    called = {node.id for node in ast.walk(tests) if isinstance(node, ast.Name)} & own
+    called = {node.id for node in ast.walk(parsed(tests) or tree) if isinstance(node, ast.Name)} & own
     return called.pop() if len(called) == 1 else None
-
-
-def _last_function(tree: ast.Module) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    body: list[ast.stmt] = tree.body
-    found = None
-    while body and isinstance(body[-1], (*FUNCTIONS, ast.ClassDef)):
-        if isinstance(body[-1], FUNCTIONS):
-            found = body[-1]
-        body = body[-1].body
-    return found
 
 
 # --- Code ------------------------------------------------------------------------------------------------------
 
 
-def _code_edits(source: str, nodes: Iterable[ast.AST], new: Mapping[str, str]) -> list[Edit]:
-    """The places in a prompt's code where one of these nodes binds or uses one of the names."""
-    edits: list[Edit] = []
+def _code_edits(
+    source: str, nodes: Iterable[ast.AST], new: Mapping[str, str], function: str = "", local: Collection[str] = ()
+) -> set[Edit]:
+    """The places where one of these nodes binds or uses one of the names.
+
+    function: whose calls pass renamed arguments by their names. local: functions of which that is not known. Raises
+    _Unsafe where a renaming could change what the program does.
+    """
+    edits: set[Edit] = set()
+
+    def add(name: str, start: int, end: int) -> None:
+        place = re.compile(rf"\b{name}\b").search(source, start, end)
+        if not place:  # within an f-string, whose places Python knows from 3.12 on
+            raise _Unsafe
+        edits.add((*place.span(), new[name]))
+
     for node in nodes:
-        name = getattr(node, "id", getattr(node, "name", getattr(node, "arg", "")))
-        if name in new and not isinstance(node, ast.keyword | ast.alias):
-            start, end = span(source, node)
-            place = re.compile(rf"\b{name}\b").search(source, start, end)  # behind "def" or "class"
-            edits += [(*place.span(), new[name])] if place else []
+        if isinstance(node, ast.Call):
+            callee = getattr(node.func, "id", "")
+            for keyword in node.keywords:
+                name = keyword.arg or ""
+                if name in new and callee == function:
+                    add(name, *span(source, keyword))
+                elif name in new and (not function or callee in local):
+                    raise _Unsafe
+        elif isinstance(node, ast.alias) and (node.asname or node.name) in new:
+            raise _Unsafe
+        elif not isinstance(node, ast.keyword | ast.alias):
+            single = getattr(node, "id", getattr(node, "name", getattr(node, "arg", None)))
+            for name in new.keys() & {single, *getattr(node, "names", ())}:
+                start, end = span(source, node)
+                before = getattr(node, "type", None) or getattr(node, "pattern", None)  # of "except E as name"
+                add(name, span(source, before)[1] if before else start, end)
     return edits
 
 
-def _rename(trees: Iterable[ast.AST], new: Mapping[str, str], function: str = "", local: Collection[str] = ()) -> bool:
-    """Renames in place; whether that keeps what the program does.
-
-    function: whose calls pass renamed arguments by their names. local: functions of which that is not known.
-    """
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        if isinstance(node, ast.Call):
-            callee = getattr(node.func, "id", None)  # renamed already, where it is one of the names
-            for keyword in node.keywords:
-                name = keyword.arg or ""
-                if name in new and (not function or (callee in local and callee != function)):
-                    return False
-                if name in new and callee == function:
-                    keyword.arg = new[name]
-        elif isinstance(node, ast.alias):
-            if (node.asname or node.name) in new:
-                return False
-        elif isinstance(node, ast.Global | ast.Nonlocal):
-            node.names = [new.get(name, name) for name in node.names]
-        elif not isinstance(node, ast.keyword):
-            for field in ("id", "name", "arg"):
-                bound: Any = getattr(node, field, None)
-                if bound in new:
-                    setattr(node, field, new[bound])
-    return True
-
-
-def _rename_within(tree: ast.Module, line: int, new: Mapping[str, str]) -> bool:
-    """Renames arguments of the function at `line` in it. Annotations and defaults are of the scope around it."""
-    function = next(node for node in ast.walk(tree) if isinstance(node, FUNCTIONS) and node.lineno == line)
-    return _rename(function.body, new, function.name, set(defined(ast.Module(function.body, []))))
-
-
-def _renamed(source: str, new: Mapping[str, str]) -> str | None:
-    """The source with the names replaced; None where a renaming would break it."""
+def _renamed(source: str, new: Mapping[str, str]) -> str:
+    """The source with the names replaced. Raises _Unsafe as _code_edits, and where it is no Python."""
     if not any(name in source for name in new):
         return source
     tree = parsed(source)
-    return ast.unparse(tree) if tree and _rename([tree], new) else None
+    if not tree:
+        raise _Unsafe
+    return applied(source, _code_edits(source, ast.walk(tree), new))
 
 
-def _changed(
-    problem: Problem, edits: Iterable[Edit], shown: ast.Module, rename: Callable[[ast.Module], bool]
-) -> Problem | None:
-    """The problem with these edits of its prompt, and the reference behind it renamed; None where that is no program.
-
-    shown: the tree of the prompt as it was.
-    """
-    prompt = applied(problem.prompt, edits)
-    tree = parsed(problem.prompt + (problem.reference or ""))
-    if not tree or not rename(tree):
-        return None
-    reference = _behind(shown.body, tree.body)
-    if not parsed(prompt + reference):
-        return None
-    kept = None if problem.reference is None else reference
+def _edited(problem: Problem, edits: Collection[Edit]) -> Problem:
+    """The problem with these edits of prompt + reference. Raises _Unsafe where that is no Python."""
+    behind = len(problem.prompt)
+    prompt = applied(problem.prompt, [edit for edit in edits if edit[0] < behind])
+    reference = problem.reference and applied(
+        problem.reference, [(start - behind, end - behind, name) for start, end, name in edits if start >= behind]
+    )
+    if not parsed(prompt + (reference or "")):
+        raise _Unsafe
     trusted = prompt if problem.trusted == problem.prompt else problem.trusted
-    return dataclasses.replace(problem, prompt=prompt, reference=kept, trusted=trusted)
-
-
-def _behind(shown: list[ast.stmt], whole: list[ast.stmt]) -> str:
-    """The source of what a program has behind the statements of its prompt."""
-    last, rest, text = shown[-1], whole[len(shown) :], ""
-    if isinstance(last, (*FUNCTIONS, ast.ClassDef)):
-        text = _behind(last.body, whole[len(shown) - 1].body)  # type: ignore[attr-defined]
-    if rest:
-        text += textwrap.indent(ast.unparse(ast.Module(rest, [])), " " * last.col_offset) + "\n"
-    return text
+    return dataclasses.replace(problem, prompt=prompt, reference=reference, trusted=trusted)
 
 
 # --- Docstrings ------------------------------------------------------------------------------------------------
@@ -224,8 +196,10 @@ def _is_no_word(name: str) -> bool:
     return not name.isalpha() or not name.islower() or not re.search("[aeiouy]", name) or name in _NO_WORDS
 
 
-def _mentions(source: str, inside: tuple[int, int], name: str, told: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    """Where a name in a docstring must be the name.
+def _mentions(
+    source: str, inside: tuple[int, int], name: str, new: Mapping[str, str], told: re.Pattern[str]
+) -> Iterator[Edit]:
+    """The places where a name in a docstring must be the name.
 
     inside: of the docstring's text. told: the words that a name stands behind.
     """
@@ -236,10 +210,20 @@ def _mentions(source: str, inside: tuple[int, int], name: str, told: re.Pattern[
         is_name = _is_no_word(name) or _VALUE.match(after)
         if any(a <= match.start() < b for a, b in code):
             line = before.rpartition("\n")[2]
-            if is_name and not (line.count("'") % 2 or line.count('"') % 2):  # else within a string of an example
-                yield match.span()
-            continue
-        data = re.search(r"[=(\[,]\s*$", before[:-1])  # as in value="value"
-        quoted = before[-1:] in tuple("'\"`") and after[:1] in tuple("'\"`") and not data
-        if quoted or is_name or told.search(before):
-            yield match.span()
+            found: Any = is_name and not (line.count("'") % 2 or line.count('"') % 2)  # else in a string of an example
+        else:
+            found = is_name or told.search(before) or _QUOTED.search(f"{before}{name}{after[:1]}")
+        if found:
+            yield (*match.span(), new[name])
+
+
+# Each is a perturbation (problem, rate, seed).
+# Calls what the tests call `func` (a class `Thing`), in prompt, tests and reference. In a docstring the name goes where
+# it is called or can be no word of English ("solve" the verb stays). None where the name cannot be told, is special or
+# neutral already, or is used in a way that a renaming would break.
+rename_function = functools.partial(_at_chance, "rename_function", _neutral_function)
+# Calls the arguments of the function to be written p, q, r ... An argument of one letter is neutral already and stays.
+# In the docstring a name goes where it must be one: in examples (`lst = [1, 2]`), in quotes, where it is no word of
+# English, behind words like "return" and "string". None where the prompt has no signature with such an argument, where
+# tests pass one by its name, or where it is used in a way that a renaming would break.
+rename_arguments = functools.partial(_at_chance, "rename_arguments", _neutral_arguments)

@@ -13,7 +13,6 @@ from phi_jax.store.documents import uniform
 from phi_jax.synthesis.grammar.families import Behaviour, all_behaviours, grammar
 
 FIXED_INPUTS = 20
-INTEGER, TEXT, NUMBERS, WORDS, TABLE = "int", "str", "list[int]", "list[str]", "dict[str,int]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +38,15 @@ def fixed_inputs(signature: Sequence[str]) -> list[tuple[Any, ...]]:
 def random_value(kind: str, rng: random.Random, longest: int = 8) -> Any:
     """A value of a type, with at most `longest` items."""
     words = grammar()["words"]["values"]
-    if kind == INTEGER:
+    if kind == "int":
         return rng.randint(-20, 60) if rng.random() < 0.8 else rng.randint(100, 999)
-    if kind == NUMBERS:
+    if kind == "list[int]":
         return [rng.randint(-12, 24) for _ in range(rng.randint(2, longest))]
-    if kind == WORDS:
+    if kind == "list[str]":
         return [rng.choice(words) for _ in range(rng.randint(2, longest))]
-    if kind == TABLE:
+    if kind == "dict[str,int]":
         return {word: rng.randint(-12, 24) for word in rng.sample(words, rng.randint(2, longest))}
-    assert kind == TEXT
+    assert kind == "str"
     chosen = [rng.choice(words) for _ in range(rng.randint(2, max(2, longest // 2)))]
     styled = [rng.choice((w, w, w.capitalize(), w.upper())) for w in chosen]
     return " ".join(w if rng.random() < 0.8 else f"{w}{rng.randint(0, 99)}" for w in styled)

@@ -65,7 +65,7 @@ def _write_problems(draft: Draft, name: str, problems: Sequence[dict[str, Any]])
 def _write(draft: Draft, kind: str, texts: Sequence[Text], rules: Config) -> None:
     """Runs and writes the texts of one kind, part by part. A text that was written before is left out."""
 
-    def checked(_: int, chunk: list[tuple[int, Text]]) -> Iterator[Row]:
+    def checked(chunk: list[tuple[int, Text]]) -> Iterator[Row]:
         label = f"{draft.label} {kind}"
         faults = run_texts([t for _, t in chunk], label, sandbox=rules.sandbox, workers=rules.sandbox_workers)
         for (number, text), fault in zip(chunk, faults, strict=True):

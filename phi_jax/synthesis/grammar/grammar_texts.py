@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
 
-from phi_jax.synthesis.grammar.catalogue import INTEGER, NUMBERS, Known, fixed_inputs, random_value
+from phi_jax.synthesis.grammar.catalogue import Known, fixed_inputs, random_value
 from phi_jax.synthesis.grammar.families import filled, grammar, indented
 
 _TRIES = 20  # at an example that is not empty and not too long
 _LONGEST_RESULT = 60  # characters
+
+quoted = json.dumps  # a literal with double quotes, as the texts are written
 
 Example = tuple[tuple[Any, ...], str]
 """Arguments, and the repr of the result."""
@@ -57,22 +60,11 @@ class _Words:
         return indented(self.fill(code))
 
 
-def quoted(value: Any) -> str:
-    """A literal with double quotes, as the texts are written."""
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, list):
-        return "[" + ", ".join(map(quoted, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{quoted(k)}: {quoted(v)}" for k, v in value.items()) + "}"
-    return repr(value)
-
-
 def _example_value(kind: str, rng: random.Random) -> Any:
     """A short one: what stands in an example is noise to a language model, and takes tokens from what is not."""
-    if kind == INTEGER:
+    if kind == "int":
         return rng.randint(-9, 30)
-    if kind == NUMBERS:
+    if kind == "list[int]":
         return [rng.randint(-9, 15) for _ in range(2)]
     return random_value(kind, rng, longest=2)
 

@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import digest_of
@@ -39,8 +39,7 @@ class Lesson:
     gives: str = ""  # exercises: type of its result, preferred
 
 
-@dataclasses.dataclass(frozen=True)
-class Curriculum:
+class Curriculum(NamedTuple):
     """The file's entries."""
 
     topics: Sequence[tuple[str, str]]  # (area, topic)
@@ -48,34 +47,43 @@ class Curriculum:
     lists: Mapping[str, Mapping[str, Sequence[Any]]]  # kind -> what a lesson takes one entry of each, beside its topic
     digest: str  # of the file's content
 
-    def lessons(self, kind: str, count: int, seed: int) -> Iterator[Lesson]:
-        """See the function `lessons`."""
-        choices = math.prod(map(len, self.lists[kind].values()))  # different lessons on one topic
-        if count > len(self.topics) * choices:
-            raise UserError(
-                f"{count:,} {kind}: the curriculum has {len(self.topics) * choices:,} different lessons; "
-                "ask for fewer, or add entries to curriculum.json"
-            )
-        walks = [_walk(f"{kind} {seed} {area} {topic}", choices) for area, topic in self.topics]
-        for number in range(count):
-            turn, place = divmod(number, len(self.topics))
-            if place == 0:
-                order = list(range(len(self.topics)))
-                random.Random(f"{kind} {seed} round {turn}").shuffle(order)
-            step, start = walks[order[place]]
-            area, topic = self.topics[order[place]]
-            yield Lesson(kind, number, area, topic, **self._chosen(kind, (step * turn + start) % choices))
 
-    def _chosen(self, kind: str, choice: int) -> dict[str, str]:
-        """The fields of a lesson with the given choice."""
-        fields: dict[str, Any] = {}
-        for name, entries in self.lists[kind].items():
-            choice, place = divmod(choice, len(entries))
-            fields[name] = entries[place]
-        if kind == "exercises":
-            verb, fields["gives"] = fields.pop("verb")
-            fields["name"] = f"{verb}_{fields.pop('noun')}"
-        return fields
+@functools.cache
+def load() -> Curriculum:
+    """The curriculum that ships with the package."""
+    data = json.loads(FILE.read_text(encoding="utf-8"))
+    verbs = [(verb, gives) for e in data["verbs"].values() for verb in e["verbs"] for gives in e["gives"]]
+    own = {
+        "textbooks": {"audience": data["audiences"], "setting": data["nouns"]},
+        "exercises": {"verb": verbs, "takes": data["takes"], "noun": data["nouns"]},
+    }
+    lists = {kind: {"format": list(data["formats"][kind]), **own[kind]} for kind in KINDS}
+    topics = [(area, topic) for area, topics in data["areas"].items() for topic in topics]
+    return Curriculum(topics, data["formats"], lists, digest_of(data))
+
+
+def lessons(kind: str, count: int, seed: int, plan: Curriculum | None = None) -> Iterator[Lesson]:
+    """The first `count` lessons of a kind: lesson n is a function of (kind, seed, n), and no two are the same.
+
+    Every round takes each topic once, in an order of its own. In round r a topic takes the choice (a r + b) modulo
+    their number, a and b its own, a coprime to the number: no choice comes twice, the formats come equally often, the
+    others nearly so. plan: default: the one that ships. Raises UserError where there are fewer lessons than `count`.
+    """
+    topics, _, lists, _ = plan or load()
+    choices = math.prod(map(len, lists[kind].values()))  # different lessons on one topic
+    if count > len(topics) * choices:
+        raise UserError(
+            f"{count:,} {kind}: the curriculum has {len(topics) * choices:,} different lessons; "
+            "ask for fewer, or add entries to curriculum.json"
+        )
+    walks = [_walk(f"{kind} {seed} {area} {topic}", choices) for area, topic in topics]
+    for number in range(count):
+        turn, place = divmod(number, len(topics))
+        if place == 0:
+            order = list(range(len(topics)))
+            random.Random(f"{kind} {seed} round {turn}").shuffle(order)
+        step, start = walks[order[place]]
+        yield Lesson(kind, number, *topics[order[place]], **_fields(lists[kind], step * turn + start))
 
 
 def _walk(name: str, size: int) -> tuple[int, int]:
@@ -87,25 +95,13 @@ def _walk(name: str, size: int) -> tuple[int, int]:
     return step, rng.randrange(size)
 
 
-def lessons(kind: str, count: int, seed: int) -> Iterator[Lesson]:
-    """The first `count` lessons of a kind: lesson n is a function of (kind, seed, n), and no two are the same.
-
-    Every round takes each topic once, in an order of its own. In round r a topic takes the choice (a r + b) modulo
-    their number, a and b its own, a coprime to the number: no choice comes twice, the formats come equally often, the
-    others nearly so. Raises UserError where there are fewer lessons than `count`.
-    """
-    return load().lessons(kind, count, seed)
-
-
-@functools.cache
-def load() -> Curriculum:
-    """The curriculum that ships with the package."""
-    data = json.loads(FILE.read_text(encoding="utf-8"))
-    nouns, formats = data["nouns"], {kind: tuple(data["formats"][kind]) for kind in KINDS}
-    verbs = [(verb, gives) for e in data["verbs"].values() for verb in e["verbs"] for gives in e["gives"]]
-    lists = {
-        "textbooks": {"format": formats["textbooks"], "audience": data["audiences"], "setting": nouns},
-        "exercises": {"format": formats["exercises"], "verb": verbs, "takes": data["takes"], "noun": nouns},
-    }
-    topics = [(area, topic) for area, topics in data["areas"].items() for topic in topics]
-    return Curriculum(topics, data["formats"], lists, digest_of(data))
+def _fields(lists: Mapping[str, Sequence[Any]], choice: int) -> dict[str, str]:
+    """The fields of a lesson: of each list one entry, as the digits of the choice say, the first list's being last."""
+    fields: dict[str, Any] = {}
+    for name, entries in lists.items():
+        choice, place = divmod(choice, len(entries))
+        fields[name] = entries[place]
+    if "verb" in fields:
+        verb, fields["gives"] = fields.pop("verb")
+        fields["name"] = f"{verb}_{fields.pop('noun')}"
+    return fields

@@ -15,11 +15,11 @@ def parsed(code: str, what: str = "the code") -> ast.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse(code)
-    except SyntaxError as error:
-        where = f", line {error.lineno}" if error.lineno else ""
-        raise ValueError(f"{what} does not parse: {error.msg}{where}") from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{what} does not parse: {error or type(error).__name__}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, SyntaxError) and error.lineno:
+            reason = f"{error.msg}, line {error.lineno}"
+        raise ValueError(f"{what} does not parse: {reason}") from None
 
 
 def examples_of(text: str, what: str) -> list[Example]:
@@ -35,12 +35,3 @@ def docstring_examples(tree: ast.Module, what: str) -> list[list[Example]]:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = (ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented))
     return [found for docstring in docstrings if (found := examples_of(docstring or "", what))]
-
-
-def uses_sets(*trees: ast.AST) -> bool:
-    """Whether the code may hold a set, so that what it gives may depend on the order of one."""
-    return any(
-        isinstance(node, ast.Set | ast.SetComp) or (isinstance(node, ast.Name) and node.id in ("set", "frozenset"))
-        for tree in trees
-        for node in ast.walk(tree)
-    )

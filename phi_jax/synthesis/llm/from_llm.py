@@ -5,10 +5,12 @@ checked. See review.py for the checks, teacher/teachers.py for who is asked and 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -19,9 +21,8 @@ from phi_jax.synthesis.llm.curriculum import KINDS, Lesson, lessons
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.outputs import Fault, declare
 from phi_jax.synthesis.review import Reviewer, Submission, clear
-from phi_jax.teacher.asking import Tally
-from phi_jax.teacher.pilot import Sample
-from phi_jax.teacher.request import Endpoint, Reply, Request, Status
+from phi_jax.teacher.budget import Run
+from phi_jax.teacher.request import Endpoint, Request, Status
 from phi_jax.teacher.teachers import Teachers
 
 _CODES = {
@@ -34,63 +35,79 @@ _CODES = {
 _NOT_ASKED_AGAIN = ("no_answer", "cut_off")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Try:
+class _Try(NamedTuple):
     """One try at a lesson."""
 
     lesson: Lesson
-    request: Request
+    request: Request  # its seed is the number of the try: 0 or 1
     teacher: Endpoint
-    number: int  # 0 or 1
 
 
 class _Lessons:
     """The lessons of one text entry: asked for, checked, and those that failed asked for once more."""
 
-    def __init__(self, draft: Draft, rules: Config, counts: dict[str, int], teachers: Teachers) -> None:
+    def __init__(self, draft: Draft, rules: Config, counts: Mapping[str, int], teachers: Teachers) -> None:
         """counts: lessons by kind."""
         self.reviewers = {kind: Reviewer(draft, kind, rules) for kind in KINDS}
-        self.counts, self.again = counts, dict.fromkeys(KINDS, 0)
+        self.counts = [dict(counts)]  # first tries, then second ones
         self._label, self._rules, self._teachers = draft.label, rules, teachers
         self._shares = teachers.shares(rules.writer)
 
-    def first(self, kind: str) -> Iterator[_Try]:
-        for lesson in lessons(kind, self.counts[kind], self._rules.seed):
-            yield self._try(lesson, 0)
+    def tries(self, kind: str, number: int) -> Iterator[_Try]:
+        """The first tries (number 0) or the second ones (1), which are known when the first are checked."""
+        if number == 0:
+            chosen = lessons(kind, self.counts[0][kind], self._rules.seed)
+        else:
+            failed = self.reviewers[kind].failed(0)
+            chosen = (Lesson(**json.loads(row["lesson"])) for row in failed if row["code"] not in _NOT_ASKED_AGAIN)
+        for lesson in chosen:
+            teacher = self._shares.endpoint(lesson.number)
+            request = Request(
+                model=teacher.model,
+                messages=prompts.messages(lesson),
+                max_tokens=self._rules.max_tokens,
+                temperature=self._rules.temperature,
+                seed=number,
+                schema=prompts.SCHEMAS[lesson.kind],
+                label=f"{lesson.kind}/{lesson.number}",
+            )
+            yield _Try(lesson, request, teacher)
 
-    def second(self, kind: str) -> Iterator[_Try]:
-        for row in self.reviewers[kind].failed(0):
-            if row["code"] not in _NOT_ASKED_AGAIN:
-                yield self._try(Lesson(**json.loads(row["lesson"])), 1)
+    def ask(self) -> list[Run]:
+        """Asks and checks, twice; what came of the first and of the second tries."""
+        first = self._ask(0)
+        self.counts.append({kind: sum(1 for _ in self.tries(kind, 1)) for kind in KINDS})
+        return [first, self._ask(1)]
 
-    def ask(self) -> tuple[Tally, Tally]:
-        """Asks and checks, twice; what came of the first and the second tries."""
-        first = self._ask("asking", self.first, self.counts)
-        self.again = {kind: sum(1 for _ in self.second(kind)) for kind in KINDS}
-        return first, self._ask("asking, second tries", self.second, self.again)
-
-    def _ask(self, what: str, tries: Callable[[str], Iterator[_Try]], totals: Mapping[str, int]) -> Tally:
+    def _ask(self, number: int) -> Run:
         def requests() -> Iterator[Request]:
-            return (t.request for kind in KINDS for t in tries(kind))
+            return (tried.request for kind in KINDS for tried in self.tries(kind, number))
 
-        tally = self._teachers.ask(requests, f"{self._label} {what}", sum(totals.values()))
+        label = f"{self._label} asking{', second tries' if number else ''}"
+        tally = self._teachers.ask(requests, label, sum(self.counts[number].values()))
         for kind, reviewer in self.reviewers.items():
-            replies = ((t, self._teachers.reply(t.request.key)) for t in tries(kind))
-            reviewer.review(_submission(t, reply, self._rules.license) for t, reply in replies)
+            reviewer.review(self._submission(tried) for tried in self.tries(kind, number))
         return tally
 
-    def _try(self, lesson: Lesson, number: int) -> _Try:
-        teacher = self._shares.endpoint(lesson.number)
-        request = Request(
-            model=teacher.model,
-            messages=prompts.messages(lesson),
-            max_tokens=self._rules.max_tokens,
-            temperature=self._rules.temperature,
-            seed=number,
-            schema=prompts.SCHEMAS[lesson.kind],
-            label=f"{lesson.kind}/{lesson.number}",
+    def _submission(self, tried: _Try) -> Submission:
+        """What the reply to one try says."""
+        reply = self._teachers.reply(tried.request.key)
+        text, tests = reply.text, None
+        fault = Fault(_CODES[reply.status], reply.reason) if reply.status in _CODES else None
+        if tried.lesson.kind == "exercises" and fault is None:
+            exercise = Exercise.model_validate_json(reply.text)
+            text, tests = exercise.code, tuple(exercise.tests)
+        return Submission(
+            path=f"{tried.request.label}/{tried.request.seed}",
+            text=text,
+            source=tried.teacher.name,
+            license=self._rules.license,
+            tests=tests,
+            name=tried.lesson.name or None,
+            lesson=json.dumps(dataclasses.asdict(tried.lesson)),
+            teacher=reply.model,
+            fault=fault,
         )
-        return _Try(lesson, request, teacher, number)
 
 
 def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -107,64 +124,52 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
         asked.ask()
         facts = {kind: reviewer.publish() for kind, reviewer in asked.reviewers.items()}
         note = teachers.note()
+    requested, second_tries = asked.counts
     declare(
         draft,
         written_by=rules.writer,
         **note,
         prompts={kind: prompts.template(kind).note() for kind in KINDS},
         curriculum=curriculum.load().digest,
-        **{k: {"requested": asked.counts[k], "second_tries": asked.again[k], **facts[k]} for k in KINDS},
+        **{k: {"requested": requested[k], "second_tries": second_tries[k], **facts[k]} for k in KINDS},
     )
     clear(draft)
 
 
-def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> Sample:
+def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> dict[str, Any]:
     """Asks for the first `requests` lessons, of both kinds in proportion, and checks what comes; writes nothing but the
-    journal. config.texts holds one entry. A lesson is one request in what is returned: its cost, and its share of the
-    seconds, are those of both its tries.
+    journal. config.texts holds one entry. Returns the arguments of teacher.pilot.project. A lesson is one request
+    there: its cost, and its share of the seconds, are those of both its tries.
     """
     (name,) = config.texts.to_dict()
     rules = getattr(config.texts, name)
     counts = _counts(rules)
     total = sum(counts.values())
-    textbooks = round(min(requests, total) * counts["textbooks"] / total)
-    chosen = {"textbooks": textbooks, "exercises": min(requests, total) - textbooks}
+    count = min(requests, total)
+    textbooks = round(count * counts["textbooks"] / total)
     with tempfile.TemporaryDirectory() as scratch, Teachers.of(config, workdir, live=True) as teachers:
-        pilot = _Lessons(open_draft(scratch, "pilot", name, {}, {}), rules, chosen, teachers)
+        draft = open_draft(scratch, "pilot", name, {}, {})
+        pilot = _Lessons(draft, rules, {"textbooks": textbooks, "exercises": count - textbooks}, teachers)
         first, second = pilot.ask()
         costs: Counter[str] = Counter()
         rejected: Counter[str] = Counter()
-        for kind, reviewer in pilot.reviewers.items():
-            for t in (*pilot.first(kind), *pilot.second(kind)):
-                costs[t.request.label] += teachers.planned_cost(t.request, teachers.reply(t.request.key))
-            rejected.update(row["code"] for row in reviewer.failed(0) if row["code"] in _NOT_ASKED_AGAIN)
-            rejected.update(row["code"] for row in reviewer.failed(1))
+        for kind, number in itertools.product(KINDS, (0, 1)):
+            for _, request, _ in pilot.tries(kind, number):
+                costs[request.label] += teachers.planned_cost(request, teachers.reply(request.key))
+            codes = (row["code"] for row in pilot.reviewers[kind].failed(number))
+            rejected.update(code for code in codes if number == 1 or code in _NOT_ASKED_AGAIN)
         batch = any(endpoint.mode == "batch" for endpoint in teachers.shares(rules.writer).endpoints)
-    asked = sum(chosen.values()) - first.found
-    return Sample(total, list(costs.values()), rejected, asked, first.seconds + second.seconds, batch)
+    return {
+        "total": total,
+        "costs": list(costs.values()),
+        "rejected": rejected,
+        "asked": count - first.found,
+        "seconds": first.seconds + second.seconds,
+        "batch": batch,
+    }
 
 
 def _counts(rules: Config) -> dict[str, int]:
     """Lessons of each kind that are asked for."""
     asked = {"textbooks": rules.textbook_requests, "exercises": rules.exercise_requests}
     return {kind: max(1, round(count * rules.share)) if count else 0 for kind, count in asked.items()}
-
-
-def _submission(tried: _Try, reply: Reply, license: str) -> Submission:
-    """What the reply to one try says."""
-    text, tests = reply.text, None
-    fault = Fault(_CODES[reply.status], reply.reason) if reply.status in _CODES else None
-    if tried.lesson.kind == "exercises" and fault is None:
-        exercise = Exercise.model_validate_json(reply.text)
-        text, tests = exercise.code, tuple(exercise.tests)
-    return Submission(
-        path=f"{tried.request.label}/{tried.number}",
-        text=text,
-        source=tried.teacher.name,
-        license=license,
-        tests=tests,
-        name=tried.lesson.name or None,
-        lesson=json.dumps(dataclasses.asdict(tried.lesson)),
-        teacher=reply.model,
-        fault=fault,
-    )

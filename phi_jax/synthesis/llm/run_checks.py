@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import marshal
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from phi_jax.progress import Progress
-from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
+from phi_jax.sandbox import Program, Sandbox, Verdict
 from phi_jax.synthesis.outputs import Fault
 
-OTHER_HASH_SEED = 2  # of a second run of what uses sets: words stand there in another order than under the usual seed
+OTHER_HASH_SEED = 2  # of the second run: the words in a set stand in another order than under the usual seed
 _LONGEST = 500  # characters of a reason
-TAMPERS = Fault("wrong_form", "it tampers with its check")
+_TAMPERS = Fault("wrong_form", "it tampers with its check")
 # What a check may say in the candidate's process, which the text shares.
-_CODES = ("does_not_run", "too_slow", "reads_input", "wrong_example", "wrong_output", "test_fails", "varies")
+_CODES = (
+    "does_not_run", "too_slow", "reads_input", "wrong_example", "wrong_output", "test_fails", "weak_tests", "varies",
+)  # fmt: skip
+_ENDS = ("does_not_run", "too_slow")  # codes of a program whose process ended early, among others
 
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """An expression of sandbox_checks.py about one text."""
+class Check(NamedTuple):
+    """A check of one text. Calls are expressions of sandbox_checks.py that give a fault or None."""
 
     call: str
-    again: str  # what is run a second time, with sets in another order
-    uses_sets: bool  # whether the order of a set may show, so that it is run again
+    alone: str  # the call without mutants, any of which may end the process
 
 
-def check(
-    texts: Sequence[T],
-    read: Callable[[T], Check | Fault],
-    judge: Callable[[Any, Verdict, str], Fault | None],
-    label: str,
-    *,
-    limits: Limits,
-    confinement: str,
-    workers: int,
-) -> list[Fault | None]:
-    """For each text None, or its fault: the same in every run.
+def check(texts: Sequence[T], read: Callable[[T], Check | Fault], label: str, **box: Any) -> list[Fault | None]:
+    """For each text None, or its fault: the same in every run. What passes is run again, with sets in another order.
 
-    read: looks at a text without running it; a ValueError says why it cannot be read. judge: the fault that a verdict
-    on a check shows; it may run more under the confinement. confinement: "full" or "none".
+    read: looks at a text without running it; a ValueError says why it cannot be read. box: arguments of the Sandbox.
     """
-    new_sandbox = functools.partial(Sandbox, limits=limits, workers=workers, confinement=confinement)
     checks = [_read(read, text) for text in texts]
-    faults = [found if isinstance(found, Fault) else None for found in checks]
-    running = {place: found for place, found in enumerate(checks) if isinstance(found, Check)}
-    with new_sandbox() as sandbox, Progress(label, len(running), "texts") as bar:
-        verdicts = sandbox.run(program(found.call) for found in running.values())
-        for place, verdict in zip(running, verdicts, strict=True):
-            faults[place] = judge(running[place], verdict, confinement)
-            bar.advance()
-    doubtful = {place: found.again for place, found in running.items() if found.uses_sets and faults[place] is None}
-    with new_sandbox(hash_seed=OTHER_HASH_SEED) as sandbox:
-        verdicts = sandbox.run(map(program, doubtful.values()))
-        for place, verdict in zip(doubtful, verdicts, strict=True):
-            if isinstance(found := said(verdict), Fault):
-                faults[place] = Fault("varies", f"with sets in another order: {found.reason}")
+    faults = [check if isinstance(check, Fault) else None for check in checks]
+    runnable = {place: check for place, check in enumerate(checks) if isinstance(check, Check)}
+
+    def run(calls: Mapping[int, str], what: str = "", hash_seed: int = 0) -> None:
+        with Sandbox(hash_seed=hash_seed, **box) as sandbox, Progress(f"{label}{what}", len(calls), "texts") as bar:
+            for place, verdict in zip(calls, sandbox.run(map(program, calls.values())), strict=True):
+                faults[place] = fault_of(verdict)
+                bar.advance()
+
+    run({place: check.call for place, check in runnable.items()})
+    alone = {place: check.alone for place, check in runnable.items()}
+    # Was it the text that ended the process, or one of its mutants?
+    ended = [place for place in alone if (fault := faults[place]) and fault.code in _ENDS]
+    run({place: alone[place] for place in ended if alone[place] != runnable[place].call}, ", alone")
+    passed = [place for place in alone if faults[place] is None]
+    run({place: alone[place] for place in passed}, ", again", OTHER_HASH_SEED)
+    for place in passed:
+        if fault := faults[place]:
+            faults[place] = Fault("varies", f"with sets in another order: {fault.reason}")
     return faults
 
 
@@ -88,25 +83,26 @@ def _source() -> str:
 
 
 def said(verdict: Verdict) -> Any:
-    """What a check handed back, with a Fault as one; also a Fault where its process did not come to its end."""
-    if not verdict.passed:
-        code = "too_slow" if verdict.result == "timed out" else "does_not_run"
-        return Fault(code, verdict.result.removeprefix("failed: "))
-    return as_fault(verdict.value)
+    """What a check handed back; a Fault where its process did not come to its end."""
+    if verdict.passed:
+        return verdict.value
+    code = "too_slow" if verdict.result == "timed out" else "does_not_run"
+    return Fault(code, verdict.result.removeprefix("failed: "))
 
 
-def as_fault(value: Any) -> Any:
-    """(code, reason) as a Fault; anything else as it is."""
+def fault_of(verdict: Verdict) -> Fault | None:
+    """The fault that a check handed back, or that its process did not come to its end."""
+    return as_fault(said(verdict))
+
+
+def as_fault(value: Any) -> Fault | None:
+    """What a check handed back as a Fault or None. Anything that no check says is tampering."""
     match value:
-        case (str(code), str(reason)):
-            return Fault(code, _line(reason)) if code in _CODES else TAMPERS
-    return value
-
-
-def no_fault(check: Check, verdict: Verdict, confinement: str) -> Fault | None:
-    """The fault that a check says there is, where it says no more."""
-    found = said(verdict)
-    return found if found is None or isinstance(found, Fault) else TAMPERS
+        case None:
+            return None
+        case (str(code), str(reason)) if code in _CODES:
+            return Fault(code, _line(reason))
+    return _TAMPERS
 
 
 def _line(text: str) -> str:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from phi_jax.sandbox import Limits
 from phi_jax.store.markdown import Fence, fences
 from phi_jax.synthesis.llm import sandbox_checks
-from phi_jax.synthesis.llm.examples import docstring_examples, examples_of, parsed, uses_sets
-from phi_jax.synthesis.llm.run_checks import Check, check, no_fault
+from phi_jax.synthesis.llm.examples import docstring_examples, examples_of, parsed
+from phi_jax.synthesis.llm.run_checks import Check, check
 from phi_jax.synthesis.outputs import Fault
 
 _PYTHON = ("python", "py", "python3", "py3", "ipython", "ipython3", "pycon", "doctest")
@@ -36,17 +36,15 @@ def blocks(text: str) -> list[Block]:
     """The Python blocks of a section, in order. Raises ValueError where a fence is not closed."""
     found: list[Block] = []
     lines = text.split("\n")
-    before: Fence | None = None  # the fence just above, if it is Python
+    above: int | None = None  # line in which the fence just above ends, if it is Python
     for fence in fences(text):
         if not fence.closed:
             raise ValueError(f"the fence in line {fence.first + 1} is not closed")
         if _is_python(fence):
             found.append(Block(fence.content, None))
-            before = fence
-            continue
-        if before is not None and _is_output(fence, "".join(lines[before.last + 1 : fence.first])):
-            found[-1] = Block(found[-1].code, fence.content)
-        before = None
+        elif above is not None and _is_output(fence, "".join(lines[above + 1 : fence.first])):
+            found[-1] = found[-1]._replace(output=fence.content)
+        above = fence.last if _is_python(fence) else None
     return found
 
 
@@ -55,11 +53,9 @@ def _is_session(code: str) -> bool:
 
 
 def _is_python(fence: Fence) -> bool:
-    if fence.language in _PYTHON:
-        return True
     if _is_session(fence.content):
-        return fence.language in ("", "text", "console")
-    return not fence.language and _does_something(fence.content)
+        return fence.language in (*_PYTHON, "", "text", "console")
+    return fence.language in _PYTHON or (not fence.language and _does_something(fence.content))
 
 
 def _does_something(code: str) -> bool:
@@ -68,43 +64,33 @@ def _does_something(code: str) -> bool:
         tree = parsed(code)
     except ValueError:
         return False
-    return any(not isinstance(node, ast.Expr) for node in tree.body) or any(
-        isinstance(node, ast.Call) for node in ast.walk(tree)
-    )
+    calls = any(isinstance(node, ast.Call) for node in ast.walk(tree))
+    return calls or not all(isinstance(node, ast.Expr) for node in tree.body)
 
 
 def _is_output(fence: Fence, between: str) -> bool:
     """Whether the fence says what the Python block above it prints. between: the text between them."""
-    if fence.language == "output":
-        return True
     shell = fence.content.lstrip().startswith(("$ ", "% ", "> ", "C:\\"))
-    return fence.language in ("text", "console") and not between.strip() and not shell
+    return fence.language == "output" or (fence.language in ("text", "console") and not between.strip() and not shell)
 
 
 def check_textbooks(texts: Sequence[str], label: str, *, sandbox: str, workers: int) -> list[Fault | None]:
     """For each section None, or why it is set aside, with the block's number. sandbox: "full" or "none"."""
-    return check(texts, _read, no_fault, label, limits=_LIMITS, confinement=sandbox, workers=workers)
+    return check(texts, _read, label, limits=_LIMITS, confinement=sandbox, workers=workers)
 
 
 def _read(text: str) -> Check | Fault:
     """The section's blocks as they are run. Raises ValueError for one that cannot be read."""
     if len(text) > _LONGEST:
         return Fault("wrong_form", f"it is longer than {_LONGEST:,} characters")
-    if not (found := blocks(text)):
-        return Fault("wrong_form", "it has no Python block")
     read: list[sandbox_checks.Block] = []
-    sets = False
-    for number, block in enumerate(found, 1):
+    for number, (code, output) in enumerate(blocks(text), 1):
         name = f"block {number}"
-        if not block.code.strip():
+        if not code.strip():
             return Fault("wrong_form", f"{name} is empty")
-        if _is_session(block.code):
-            examples = examples_of(block.code, name)
-            read.append(("", [examples], None))  # it states its results itself
-            sources = [source for source, *_ in examples]
+        if _is_session(code):  # it states its results itself
+            read.append(("", [examples_of(code, name)], None))
         else:
-            read.append((block.code, docstring_examples(parsed(block.code, name), name), block.output))
-            sources = [block.code]
-        sets = sets or any(uses_sets(parsed(source, name)) for source in sources)
+            read.append((code, docstring_examples(parsed(code, name), name), output))
     call = f"textbook({read!r})"
-    return Check(call, call, sets)
+    return Check(call, call) if read else Fault("wrong_form", "it has no Python block")

@@ -12,8 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from phi_jax.teacher.request import Endpoint, Messages, Request, Status, Usage
-from phi_jax.teacher.server.json_mode import correction, fit
+from phi_jax.teacher.request import Endpoint, Status, Usage
 
 LONGEST_WAIT = 3600.0  # seconds; a server that asks for more is asked again after this
 _MAX_TOKENS = 2**31  # of one reply; a greater count is not believed
@@ -23,21 +22,14 @@ _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_c
 _AGAIN = (408, 409, 425)
 
 
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """What the server says that the model said; it is paid for. POISONED: it is no answer, and may be asked again."""
-
-    status: Status
-    text: str
-    reason: str  # "" where answered
-    usage: Usage | None  # None where the server reports none, or nonsense: book the whole reservation then
-    model: str  # "" where the server does not say
-
+# What the server says that the model said, which is paid for: (status, text, reason, model, usage). Where the status is
+# POISONED, it does not answer, and the request may be asked again. reason: "" where answered. model: "" where the
+# server does not say. usage: None where the server reports none, or nonsense: the whole reservation is booked then.
+Answer = tuple[Status, str, str, str, Usage | None]
 
 # Of a failed attempt. Each but the first counts as one.
 Kind = Literal[
     "limited",  # turned away by a rate limit
-    "unreached",  # nothing was sent
     "failed",  # the server's own error, no whole answer, or a reply that is none
     "unfit",  # a reply that does not fit its schema
     "refused",  # this request cannot be answered, however often it is asked
@@ -45,21 +37,20 @@ Kind = Literal[
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """Why an attempt brought no reply."""
+@dataclasses.dataclass(eq=False)
+class Failure(Exception):
+    """Why an attempt brought no reply. It is returned where that is to be expected, and raised elsewhere."""
 
     kind: Kind
     reason: str  # one line without secrets; where fatal, with the remedy
     lost: bool = False  # it may have been charged without our knowing the sum
     wait: float | None = None  # seconds that the server asks for
-    correction: Messages = ()  # messages that show what was wrong, for the next attempt
 
 
 # --- Completions -------------------------------------------------------------------------------------------------
 
 
-def read_completion(body: Any, key: str) -> Completion | Failure:
+def read_completion(body: Any, key: str) -> Answer | Failure:
     """body: the reply's JSON, decoded. key: the API key, which is blotted out."""
     try:
         choice = body["choices"][0]
@@ -71,37 +62,22 @@ def read_completion(body: Any, key: str) -> Completion | Failure:
     text = clean(_text(content), key)
     status, reason = _status(finish, refusal, text)
     model = clean(str(body.get("model") or ""), key)
-    return Completion(status, text, one_line(reason, key), read_usage(body.get("usage")), model)
+    return status, text, one_line(reason, key), model, read_usage(body.get("usage"))
 
 
 def read_usage(usage: Any) -> Usage | None:
     """Tokens of a `usage` object; None unless prompt and completion are there and all counts make sense."""
     try:
-        counts = (
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
-            (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-            (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0,
-        )
+        prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
     except (LookupError, TypeError, AttributeError):
         return None
-    if not all(type(count) is int and 0 <= count < _MAX_TOKENS for count in counts):
-        return None
-    found = Usage(*counts)
-    return found if found.cached <= found.prompt and found.reasoning <= found.completion else None
-
-
-def usable(request: Request, completion: Completion) -> str | Failure:
-    """The text of the request's reply: for one with a schema, JSON that it accepts."""
-    if completion.status is Status.POISONED:
-        return Failure("failed", completion.reason)
-    if request.schema is None or completion.status is not Status.ANSWERED:
-        return completion.text
-    try:
-        return fit(completion.text, request.schema)
-    except ValueError as error:
-        reason = f"the reply does not fit the schema: {error}"
-        return Failure("unfit", reason, correction=correction(completion.text, str(error)))
+    counts = (prompt, completion, cached, reasoning)
+    sound = (
+        all(type(n) is int and 0 <= n < _MAX_TOKENS for n in counts) and cached <= prompt and reasoning <= completion
+    )
+    return Usage(*counts) if sound else None
 
 
 def _status(finish: Any, refusal: Any, text: str) -> tuple[Status, str]:
@@ -137,10 +113,8 @@ def read_failure(endpoint: Endpoint, status: int, body: bytes, key: str, wait: f
         said = one_line(text, key)
     reason = f"HTTP {status}: {said}" if said else f"HTTP {status}"
     section = f"config.teachers.{endpoint.name}"
-    check_key = f"check the API key in the environment variable {endpoint.key_variable}"
-    if not endpoint.key_variable:
-        check_key = f"name the environment variable with the API key in {section}.key_variable"
-    fatal = ""
+    place = f"the environment variable {endpoint.key_variable}" if endpoint.key_variable else f"{section}.key_variable"
+    check_key, fatal = f"check the API key in {place}", ""
     if status == 401:
         fatal = f"the server does not accept the API key ({reason}); {check_key}"
     elif status == 402 or any(f'"{code}"' in text for code in _NO_MONEY):
@@ -157,15 +131,11 @@ def read_failure(endpoint: Endpoint, status: int, body: bytes, key: str, wait: f
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the reply asks to wait, by retry-after-ms or retry-after.
-
-    None where it asks nothing that can be read; an HTTP date is not read.
-    """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        with contextlib.suppress(ValueError):
-            seconds = float(headers.get(name, "")) * unit
-            if seconds >= 0:
-                return min(seconds, LONGEST_WAIT)
+    """Seconds that the header retry-after asks to wait; None where there is none, or one that is no number."""
+    with contextlib.suppress(ValueError):
+        seconds = float(headers.get("retry-after", ""))
+        if seconds >= 0:
+            return min(seconds, LONGEST_WAIT)
     return None
 
 
@@ -191,7 +161,7 @@ def _message(body: Any) -> str:
 # --- The lines of a batch ----------------------------------------------------------------------------------------
 
 
-def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Completion | Failure] | None:
+def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | Failure] | None:
     """(custom_id, what became of that request); None where it cannot be told which request it is about.
 
     text: a line of a batch's output or error file. key: the API key, which is blotted out.

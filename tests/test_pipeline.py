@@ -158,8 +158,8 @@ def test_another_experiment_needs_a_config_and_no_code():
     found = {s.label: s for s in graph.stages(chosen)}
     assert list(found) == [
         "synthesize/grammar", "decontaminate/grammar", "tokenize/tokenizer", "tokenize/grammar.textbooks",
-        "pretrain/books", "export/books", "tokenize/grammar.exercises", "finetune/once", "export/once",
-        "finetune/twice", "select/twice", "export/twice", "evaluate/books", "evaluate/once", "evaluate/twice", "report",
+        "pretrain/books", "tokenize/grammar.exercises", "finetune/once", "finetune/twice", "export/books",
+        "export/once", "select/twice", "export/twice", "evaluate/books", "evaluate/once", "evaluate/twice", "report",
     ]  # fmt: skip
     assert found["finetune/twice"].inputs == {
         "checkpoint": "finetune/once", "grammar.exercises": "tokenize/grammar.exercises",

@@ -220,6 +220,7 @@ def weights(workdir, label):
 def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
     workdir = shutil.copytree(micro_run, tmp_path / "run")
     done = phi_jax("finetune", *MICRO, "--config.finetune.steps=1", "--config.finetune.learning_rate=1e-30",
+                   "--config.models.finetuned.select=latest",
                    "--name", "finetuned", "--workdir", workdir)  # fmt: skip
     assert "finetune/finetuned: starts from the weights of pretrain/base, step 24" in done.stderr
     assert weights(workdir, "finetune/finetuned") == weights(workdir, "pretrain/base")

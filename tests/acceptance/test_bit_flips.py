@@ -71,8 +71,11 @@ def flip_bits(root):
         max_seq_len=24,
     )  # fmt: skip
     optimizer = optax.adamw(1e-3)
-    fresh = init_state(shape, optimizer, 0)
-    states = {step: jax.tree.map(lambda x, step=step: x + step, fresh) for step in (STEP_BEFORE, STEP)}
+    fresh, rng = init_state(shape, optimizer, 0), np.random.default_rng(0)
+    states = {  # moments as of a run under way: those of a fresh state are zeros, which take no room on the disk
+        step: jax.tree.map(lambda x: x + jax.numpy.asarray(rng.standard_normal(x.shape) * 100, x.dtype), fresh)
+        for step in (STEP_BEFORE, STEP)
+    }
     with Checkpoints(root / "saved", keep=2) as checkpoints:
         for step, state in states.items():
             checkpoints.save(step, state, {"step": step}, metrics={"loss": step / 2})

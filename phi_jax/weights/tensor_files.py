@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -65,27 +64,32 @@ def _open_safetensors(path: Path) -> dict[str, ReadTensor]:
         raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
 
 
-def write_tensors(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], sizes: Mapping[str, int]) -> None:
-    """Writes safetensors files of SHARD_BYTES at most, unless one tensor is larger; one file is in memory at a time.
-
-    sizes: bytes of each tensor, in the order in which they come.
-    """
+def write_tensors(directory: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes safetensors files of SHARD_BYTES at most, unless one tensor is larger; one file is in memory at a time."""
     from safetensors.numpy import save_file
 
-    shards: list[list[str]] = [[]]
-    for name, size in sizes.items():
-        if shards[-1] and sum(sizes[other] for other in shards[-1]) + size > SHARD_BYTES:
-            shards.append([])
-        shards[-1].append(name)
-    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    if len(shards) == 1:
-        files = [WEIGHTS]
-    stream = iter(tensors)
-    for file, names in zip(files, shards, strict=True):
+    held: dict[str, np.ndarray] = {}
+    shards: list[list[str]] = []
+    total = 0
+
+    def write_shard() -> None:
+        # Transformers 4 refuses a file without this metadata.
+        save_file(held, directory / f"{len(shards)}.safetensors", metadata={"format": "pt"})
+        shards.append(list(held))
+        held.clear()
+
+    for name, tensor in tensors:
+        if held and sum(other.nbytes for other in held.values()) + tensor.nbytes > SHARD_BYTES:
+            write_shard()
         # The library writes the buffer of a transposed view as it lies, not as it reads.
-        held = {name: np.ascontiguousarray(tensor) for name, tensor in itertools.islice(stream, len(names))}
-        save_file(held, directory / file, metadata={"format": "pt"})  # transformers 4 refuses a file without it
+        held[name] = np.ascontiguousarray(tensor)
+        total += tensor.nbytes
+    write_shard()
+    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        write_json(directory / INDEX, index)
+        write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    else:
+        files = [WEIGHTS]
+    for number, file in enumerate(files):
+        (directory / f"{number}.safetensors").rename(directory / file)

@@ -155,13 +155,10 @@ def _take(
     if name not in tensors:
         raise UserError(f"{directory}: tensor {name} is missing; get the whole model directory")
     tensor = tensors.pop(name)()
-    if tensor.shape != shape:
+    if tensor.shape != shape or tensor.dtype not in DTYPES.values():
         raise UserError(
-            f"{directory}: tensor {name} has shape {tensor.shape}, config.json says {shape}; get a good copy"
-        )
-    if tensor.dtype not in DTYPES.values():
-        raise UserError(
-            f"{directory}: tensor {name} is {tensor.dtype}; only {', '.join(DTYPES)} can be read: convert it"
+            f"{directory}: tensor {name} has shape {tensor.shape} in {tensor.dtype}, config.json says {shape} in "
+            f"one of {', '.join(DTYPES)}; get a good copy"
         )
     wide = tensor.astype(np.float32, copy=False)
     if not np.isfinite(wide).all():

@@ -245,23 +245,14 @@ def _constants(m: _Model) -> str:
     return ", ".join(field for field, values in usual.items() if content.get(field) not in (None, *values))
 
 
-def _ids(content: dict[str, Any], field: str) -> list[int]:
-    value = content.get(field)
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _without_id(m: _Model) -> str:
-    fields = ("bos_token_id", "eos_token_id")
-    return _named(field for field in fields if not _ids(m.config, field) + _ids(m.generation, field))
-
-
-def _other_ends(m: _Model) -> str:
+def _other_end(m: _Model) -> str:
     """Ids at which generation by the configs stops, where the tokenizer's end is not among them."""
     end = m.settings.get("eos_token") or "<|endoftext|>"
     text = end["content"] if isinstance(end, dict) else end
-    ends = [_ids(content, "eos_token_id") for content in (m.config, m.generation)]
     own = m.vocabulary.get(text)
-    return _named(f"{ids}, the tokenizer's {text!r} is {own}" for ids in ends if ids and own not in ids)
+    given = [content["eos_token_id"] for content in (m.config, m.generation) if content.get("eos_token_id") is not None]
+    wrong = [ids for ids in given if own is None or own not in (ids if isinstance(ids, list) else [ids])]
+    return _named(f"{ids}, the tokenizer's {text!r} is {own}" for ids in (wrong if given else ["null or missing"]))
 
 
 # severity, name, the file that it is about, what is found, problem, remedy
@@ -293,12 +284,11 @@ _RULES: tuple[_Rule, ...] = (
     ("warning", "constant", CONFIG, _constants,
      "{0} is not phi-1's: MLX, TGI, vLLM or llama.cpp have a constant for it, and fail or go wrong silently",
      "serve it with transformers"),
-    ("warning", "token-ids", CONFIG, _without_id,
-     "{0} null or missing: transformers takes 1 and 2, or never stops", "set both to the id of <|endoftext|>"),
     ("error", "tokenizer-size", TOKENIZER, lambda m: max(m.vocabulary.values()) >= m.sizes["vocab_size"],
      "it has more entries than the embedding has rows: every client fails, or reads another's memory",
      "get the tokenizer of these weights"),
-    ("warning", "end-token", TOKENIZER, _other_ends,
-     "eos_token_id is {0}: transformers and MLX stop at the one, TGI and vLLM at the other, if at all",
+    ("warning", "end-token", TOKENIZER, _other_end,
+     "eos_token_id is {0}: transformers and MLX stop at the one (at 2 where it is missing, never where it is null), "
+     "TGI and vLLM at the other, if at all",
      "set eos_token_id, and eos_token in tokenizer_config.json, to <|endoftext|>"),
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """GGUF, llama.cpp's format: a Phi directory rewritten as architecture "phi2", without torch.
 
 Keys, names and types are those that llama.cpp's convert_hf_to_gguf.py writes for PhiForCausalLM, through the same
-package `gguf`. What llama.cpp would compute or tokenise otherwise, in silence, is refused.
+package `gguf`. Shapes and tokenizers that llama.cpp would compute or cut otherwise, in silence, are refused where
+published models have them.
 """
 
 from __future__ import annotations

@@ -143,6 +143,18 @@ def test_a_new_directory_appears_whole_or_not_at_all(tmp_path):
         fill(False)
 
 
+def test_a_new_directory_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    events, sync, rename = [], os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd)))
+    monkeypatch.setattr(os, "rename", lambda old, new: (events.append("rename"), rename(old, new)))
+    with artifact.new_directory(tmp_path / "out") as directory:
+        (directory / "a").mkdir()
+        (directory / "a" / "x").write_text("1")
+    before = events.index("rename")
+    assert set(events[:before]) == {str(path) for path in (directory, directory / "a", directory / "a" / "x")}
+    assert events[before + 1 :] == [str(tmp_path)]
+
+
 def test_a_path_stands_for_what_it_holds(tmp_path):
     (tmp_path / "d" / "deep").mkdir(parents=True)
     (tmp_path / "d" / "deep" / "a.py").write_text("x")

@@ -206,7 +206,7 @@ def flip(path, bit):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(12))  # 200, on other meshes too: tests/acceptance/test_bit_flips.py
 def test_a_flipped_bit_is_noticed_or_without_effect(saved, tmp_path, state, abstract, seed, capsys):
     """Anywhere in a save: parameters, moments, metadata, record. Half of the flips meet a file by its size."""
     copy = shutil.copytree(saved, tmp_path / "c")

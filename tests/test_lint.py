@@ -9,7 +9,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from published import CODEGEN, codegen_shapes, random_tensors
 from running import ROOT, phi_jax
 from safetensors.numpy import load_file, save_file
 
@@ -167,28 +166,8 @@ def test_the_published_phi_1_has_its_two_warnings(trained, tmp_path):
     write(directory / "generation_config.json", {"_from_model_config": True, "transformers_version": "4.37.0"})
     assert [(finding.severity, finding.rule) for finding in lint(directory)] == [
         ("warning", "kv-heads"),
-        ("warning", "token-ids"),
+        ("warning", "end-token"),
     ]
-
-
-def codegen(trained, directory):
-    """A CodeGen directory of random weights; its tensors as transformers' CodeGenForCausalLM names them."""
-    shutil.copytree(trained[0], directory)
-    write(directory / "config.json", {**CODEGEN, "vocab_size": 352, "eos_token_id": trained[1]})
-    change(directory / "tokenizer_config.json", model_max_length=CODEGEN["n_positions"])
-    tensors = random_tensors(codegen_shapes({**CODEGEN, "vocab_size": 352}))
-    tensors["transformer.h.0.attn.causal_mask"] = np.ones((1, 1, 8, 8), np.uint8)
-    save_file(tensors, directory / "model.safetensors", metadata=TORCH)
-    return directory
-
-
-def test_codegen_is_checked_as_well(trained, tmp_path):
-    directory = codegen(trained, tmp_path / "codegen")
-    assert lint(directory) == []
-    change_tensors(directory / "model.safetensors", lambda t: t.pop("transformer.h.1.attn.qkv_proj.weight"))
-    assert only(directory)[:2] == ("error", "tensor-missing")
-    change(directory / "config.json", n_layer=1)
-    assert only(directory)[:2] == ("warning", "tensor-unknown")
 
 
 # --- Each rule -----------------------------------------------------------------------------------------------
@@ -200,20 +179,17 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 
     ("missing", "values", "severity", "rule", "told"),
     [
         ((), {"num_key_value_heads": None}, "warning", "kv-heads", "TGI before 2.1 divides by null"),
-        (("num_key_value_heads",), {}, "warning", "kv-heads", "MLX takes 32 for what is missing; set it to 2"),
-        ((), {"head_dim": None}, "error", "head-dim", "head_dim is null"),
-        (("partial_rotary_factor",), {}, "warning", "rotary-missing", "partial_rotary_factor is not at the top level"),
-        ((), {"rope_theta": None}, "warning", "rotary-missing", "rope_theta is not at the top level"),
+        (("num_key_value_heads",), {}, "warning", "kv-heads", "MLX takes 32 for what is missing; set it to num_att"),
+        (("partial_rotary_factor",), {}, "warning", "rotary-nested", "partial_rotary_factor is not at the top level"),
+        (("rope_theta",), {"rope_parameters": {**ROPE, "rope_theta": 9.0}}, "warning", "constant", "rope_theta is not"),
         ((), {"partial_rotary_factor": 0.25}, "error", "rotary-contradictory", "another under rope_parameters"),
         ((), {"rope_theta": 10001.0}, "error", "rotary-contradictory", "rope_theta"),
-        (("rope_parameters",), {"partial_rotary_factor": 0.45}, "error", "rotary-dim", "rotates 7 of 16 numbers"),
-        (("rope_parameters",), {"partial_rotary_factor": 1.5}, "error", "rotary-dim", "rotates 24 of 16 numbers"),
         (("rope_parameters",), {"rope_theta": 5000.0}, "warning", "constant", "rope_theta is not phi-1's"),
         ((), {"rope_scaling": {"type": "linear", "factor": 2.0}}, "warning", "constant", "rope_scaling"),
         ((), {"rope_parameters": {**ROPE, "rope_type": "yarn"}}, "warning", "constant", "rope_scaling"),
         ((), {"hidden_act": "gelu"}, "warning", "constant", "hidden_act"),
         ((), {"qk_layernorm": True, "tie_word_embeddings": True}, "warning", "constant", "qk_layernorm, tie_word_emb"),
-        ((), {"eos_token_id": 5}, "warning", "end-differs", "eos_token_id is [5]"),
+        ((), {"eos_token_id": 5}, "warning", "end-token", "eos_token_id is 5, the tokenizer's '<|endoftext|>' is"),
         ((), {"vocab_size": 351}, "error", "tensor-shape", "model.embed_tokens.weight is [352, 32], not [351, 32]"),
         ((), {"vocab_size": "many"}, "error", "size", "vocab_size is 'many'"),
         ((), {"num_attention_heads": 0}, "error", "size", "num_attention_heads is 0"),
@@ -243,9 +219,9 @@ def test_ids_are_looked_for_in_both_files(model):
     change(model / "generation_config.json", eos_token_id=[5, read(model / "generation_config.json")["eos_token_id"]])
     assert lint(model) == []  # several ends
     change(model / "generation_config.json", eos_token_id=[5, 6])
-    assert "eos_token_id is [5, 6]" in only(model)[2]
+    assert "eos_token_id is [5, 6], the tokenizer's" in only(model)[2]
     (model / "generation_config.json").unlink()
-    assert only(model)[:2] == ("warning", "token-ids")
+    assert "eos_token_id is null or missing, the tokenizer's" in only(model)[2]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +232,6 @@ def test_ids_are_looked_for_in_both_files(model):
         (lambda t: t.update(surplus=np.ones(3, np.float32)), "warning", "tensor-unknown", "surplus"),
         (lambda t: t["lm_head.weight"].put(7, np.nan), "error", "not-finite", "lm_head.weight"),
         (lambda t: t["lm_head.weight"].put(-1, -np.inf), "error", "not-finite", "lm_head.weight"),
-        (lambda t: t["lm_head.weight"].put(-1, -65536), "warning", "float16-range", "lm_head.weight"),
         (
             lambda t: t.update({"lm_head.bias": t["lm_head.bias"].astype(np.float16)}),
             "warning", "dtype", "is float32, the tensors float16 and float32",
@@ -279,7 +254,7 @@ def test_narrow_tensors_are_searched_too(trained, tmp_path, value):
 
 
 def test_numbers_at_the_edge_are_good(model):
-    extremes = np.array([65504, np.finfo(np.float32).tiny, -0.0, 1e-45], np.float32)
+    extremes = np.array([3e38, np.finfo(np.float32).tiny, -0.0, 1e-45], np.float32)
     change_tensors(model / "model.safetensors", lambda t: t["lm_head.bias"].put(range(4), extremes))
     assert lint(model) == []
 
@@ -291,50 +266,43 @@ def test_damaged_and_missing_weights_are_named(model):
         path.write_bytes(content)
         assert only(model)[:2] == ("error", "damaged")
     path.unlink()
-    assert only(model)[:2] == ("error", "no-weights")
+    assert only(model)[:2] == ("error", "missing")
 
 
 @pytest.mark.parametrize(
-    ("planted", "severity", "rule", "told"),
+    ("planted", "rule", "told"),
     [
-        (lambda i: i["weight_map"].pop("lm_head.bias"), "warning", "index-tensor", "lm_head.bias is not listed"),
-        (lambda i: i["weight_map"].update({"lm_head.bias": SECOND}), "warning", "index-tensor", "lm_head.bias is not"),
-        (lambda i: i["weight_map"].update(ghost=SECOND), "error", "index-tensor", "ghost is in no shard"),
-        (lambda i: i["weight_map"].update(ghost="no.safetensors"), "error", "damaged", "no.safetensors"),
+        (lambda i: i["weight_map"].pop("lm_head.bias"), "index", "lm_head.bias is not in the shard"),
+        (lambda i: i["weight_map"].update({"lm_head.bias": SECOND}), "index", "lm_head.bias is not"),
+        (lambda i: i["weight_map"].update(ghost=SECOND), "index", "ghost is not in the shard that it names"),
+        (lambda i: i["weight_map"].update(ghost="no.safetensors"), "damaged", "no.safetensors"),
     ],
 )
-def test_every_defect_of_the_index_is_named(sharded, planted, severity, rule, told):
+def test_every_defect_of_the_index_is_named(sharded, planted, rule, told):
     index = read(sharded / INDEX)
     planted(index)
     write(sharded / INDEX, index)
     found = only(sharded)
-    assert found[:2] == (severity, rule)
+    assert found[:2] == ("error", rule)
     assert told in found[2]
 
 
-def test_shards_and_files_beside_them(sharded, exported):
-    shutil.copyfile(exported / "model.safetensors", sharded / "model.safetensors")
-    assert only(sharded)[:2] == ("warning", "two-models")
-    (sharded / "model.safetensors").unlink()
-    bias = load_file(sharded / FIRST)["lm_head.bias"]
-    change_tensors(sharded / SECOND, lambda t: t.update({"lm_head.bias": bias}))
-    assert only(sharded)[:2] == ("warning", "tensor-twice")
+def test_shards_without_an_index_are_no_model(sharded):
     (sharded / INDEX).unlink()
-    assert {finding.rule for finding in lint(sharded)} == {"index-tensor", "tensor-twice"}
+    assert "neither this nor an index of shards is here" in only(sharded)[2]
 
 
 @pytest.mark.parametrize(
-    ("values", "rule", "told"),
+    ("values", "told"),
     [
-        ({"model_max_length": 10**30}, "max-length", "model_max_length is not 64"),
-        ({"eos_token": "<eos>"}, "end-token", "eos_token is not in the vocabulary"),
-        ({"eos_token": {"content": "def"}}, "end-differs", "the tokenizer's end another"),
+        ({"eos_token": "<eos>"}, "the tokenizer's '<eos>' is None"),
+        ({"eos_token": {"content": "def"}}, "the tokenizer's 'def' is"),
     ],
 )
-def test_every_defect_of_tokenizer_config_is_named(model, values, rule, told):
+def test_another_end_in_tokenizer_config_is_named(model, values, told):
     change(model / "tokenizer_config.json", **values)
     found = only(model)
-    assert found[:2] == ("warning", rule)
+    assert found[:2] == ("warning", "end-token")
     assert told in found[2]
 
 
@@ -346,7 +314,7 @@ def test_every_defect_of_the_tokenizer_is_named(model, trained, tmp_path):
     change(model / "tokenizer.json", "model")
     assert "not a tokenizer" in only(model)[2]
     (model / "tokenizer.json").unlink()
-    assert only(model)[:2] == ("error", "no-tokenizer")
+    assert only(model)[:2] == ("error", "missing")
 
 
 # --- Any directory, and the command --------------------------------------------------------------------------
@@ -365,9 +333,14 @@ JUNK = [None, True, 10**30, "x", [1], {"1": {}}]
 
 @pytest.mark.parametrize(
     ("file", "fields"),
-    [("config.json", 40), ("generation_config.json", 9), ("tokenizer.json", 9), ("tokenizer_config.json", 9),
-     ("special_tokens_map.json", 3), (INDEX, 9)],
-)  # fmt: skip
+    [
+        ("config.json", 40),
+        ("generation_config.json", 9),
+        ("tokenizer.json", 9),
+        ("tokenizer_config.json", 9),
+        (INDEX, 9),
+    ],
+)
 def test_no_content_ends_in_a_traceback(sharded, file, fields):
     """Every field of a file, and of the objects in it, replaced by everything it should not be."""
     original = read(sharded / file)
@@ -390,10 +363,13 @@ def test_what_cannot_be_checked_is_a_users_mistake(model, tmp_path):
     with pytest.raises(UserError, match="no such directory"):
         lint(tmp_path / "nowhere")
     change(model / "config.json", model_type="llama")
-    with pytest.raises(UserError, match="model_type is 'llama'; only phi and codegen"):
+    with pytest.raises(UserError, match="model_type is 'llama'; only 'phi' can be checked"):
+        lint(model)
+    (model / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="model_type is None"):
         lint(model)
     (model / "config.json").unlink()
-    assert only(model)[:2] == ("error", "no-config")
+    assert only(model)[:2] == ("error", "missing")
 
 
 def test_the_command(model):

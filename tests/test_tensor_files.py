@@ -20,7 +20,7 @@ DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 def write(directory, tensors, *, shard_bytes=tensor_files.SHARD_BYTES):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tensor_files, "SHARD_BYTES", shard_bytes)
-        write_tensors(directory, iter(tensors.items()), {name: t.nbytes for name, t in tensors.items()})
+        write_tensors(directory, iter(tensors.items()))
     return directory
 
 
@@ -111,12 +111,11 @@ def refused(directory):
             lambda m: m.update(new="model-00003-of-00003.safetensors"),
             "tensor new in model-00003-of-00003.safetensors",
         ),
-        (lambda m: m.pop("a"), "places tensor a in no shard, it is in model-00002-of-00003.safetensors"),
     ],
 )
 def test_an_index_that_says_otherwise_than_the_shards(sharded, change, complaint):
     change_index(sharded, lambda index: change(index["weight_map"]))
-    assert complaint in refused(sharded)
+    assert f"places {complaint}, where it is not" in refused(sharded)
 
 
 def test_a_shard_that_is_missing_or_cut_off(sharded):

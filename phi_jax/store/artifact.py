@@ -69,11 +69,7 @@ def atomic_path(final: epath.PathLike) -> Iterator[epath.Path]:
     temporary = final.parent / f"{_TEMPORARY}{final.name}"
     try:
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _onto_disk(temporary)
         os.replace(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -94,10 +90,22 @@ def new_directory(final: epath.PathLike) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            _onto_disk(path)
         os.rename(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    _onto_disk(final.parent)
+
+
+def _onto_disk(path: epath.PathLike) -> None:
+    """Waits until a file or a directory's entries are on a local disk, where a loss of power leaves them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomic(final: epath.PathLike, data: bytes | str) -> None:

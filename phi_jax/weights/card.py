@@ -13,8 +13,7 @@ from typing import Any
 import jax
 
 from phi_jax.model.phi import PhiConfig, abstract_params
-from phi_jax.store import artifact
-from phi_jax.store.artifact import Artifact
+from phi_jax.store.artifact import Artifact, find
 
 _MOST_LICENCES = 12  # rows of the table of licences
 # Stage -> what it did, filled in from its facts. Stages that are not here made no part of the model.
@@ -100,41 +99,31 @@ def model_card(
 
 def lineage(model: Artifact) -> list[Artifact]:
     """Every artifact that `model` was made from and that lies in its work directory unchanged, the first made first."""
-    workdir = model.directory.parent.parent
     found: dict[str, Artifact] = {}
-
-    def visit(made: Artifact) -> None:
-        for source in made.manifest["inputs"].values():
-            at = _find(workdir, source["artifact"])
-            if at is not None and at.identity == source["identity"] and at.label not in found:
-                visit(at)
-                found[at.label] = at
-
-    visit(model)
+    for name in model.manifest["inputs"]:
+        if source := _source(model, name):
+            found |= {made.label: made for made in (*lineage(source), source)}
     return list(found.values())
 
 
 def scores_of(model: Artifact) -> list[dict[str, Any]]:
     """The entries of scores.json of every evaluation of this very model in its work directory."""
     found: list[dict[str, Any]] = []
-    workdir = model.directory.parent.parent
-    root = workdir / "evaluate"
+    root = model.directory.parent.parent / "evaluate"
     for directory in sorted(root.iterdir()) if root.is_dir() else ():
         evaluated = Artifact.read(directory) if directory.is_dir() else None
-        if evaluated is None or "model" not in evaluated.manifest["inputs"]:
-            continue
-        source = evaluated.manifest["inputs"]["model"]
-        exported = _find(workdir, source["artifact"])
-        if exported is None or exported.identity != source["identity"]:
-            continue
-        if exported.manifest["inputs"]["checkpoint"]["identity"] == model.identity:
+        exported = _source(evaluated, "model") if evaluated else None
+        if evaluated and exported and exported.manifest["inputs"]["checkpoint"]["identity"] == model.identity:
             found += json.loads(evaluated.path("scores.json").read_text())
     return found
 
 
-def _find(workdir: Any, label: str) -> Artifact | None:
-    stage, _, name = label.partition("/")
-    return artifact.find(workdir, stage, name)
+def _source(made: Artifact, name: str) -> Artifact | None:
+    """What an input was, where it lies there unchanged."""
+    source = made.manifest["inputs"].get(name, {"artifact": ""})
+    stage, _, instance = source["artifact"].partition("/")
+    found = find(made.directory.parent.parent, stage, instance) if stage else None
+    return found if found and found.identity == source["identity"] else None
 
 
 def _did(made: Artifact) -> str:

@@ -12,7 +12,7 @@ import functools
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +60,14 @@ def fingerprints(tree: PyTree) -> dict[str, str]:
     other damage escapes with a probability of about 2^-128. They do not protect against an adversary.
     Raises TypeError for elements of 8 bytes.
     """
-    if wide := [path for path, leaf in _leaves(tree) if leaf.dtype.itemsize not in _WORDS]:
-        raise TypeError(f"{wide[0]}: jax would cut its elements of 8 bytes")
-    # One leaf after the other: many programs at once, each with an exchange between devices, can block each other.
-    return {path: _hex(jax.device_get(_sums(_replicated(leaf))(leaf))) for path, leaf in _leaves(tree)}
-
-
-def _hex(lanes: Sequence[np.ndarray]) -> str:
-    return "".join(f"{int(lane):08x}" for lane in lanes)
+    found = {}
+    for path, leaf in _leaves(tree):
+        if leaf.dtype.itemsize not in _WORDS:
+            raise TypeError(f"{path}: jax would cut its elements of 8 bytes")
+        # One leaf after the other: many programs at once, each with an exchange between devices, can block each other.
+        lanes = jax.device_get(_sums(_replicated(leaf))(leaf))
+        found[path] = "".join(f"{int(lane):08x}" for lane in lanes)
+    return found
 
 
 def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
@@ -161,19 +161,14 @@ class Checkpoints:
         if step in self.steps():
             self.wait()
             self._manager.delete(step)
-        rest = {name: value for name, value in state.items() if name != "params"}
         known = {name: None if value is None or value != value else value for name, value in (metrics or {}).items()}
         about = {
             "record": record, "metrics": known, "leaves": described(state), "fingerprints": fingerprints(state),
         }  # fmt: skip
         about = json.loads(json.dumps(about))  # as it is read back: tuples are lists there, and every key a string
-        items = {"params": ocp.args.PyTreeSave(state["params"])}
-        if rest:
-            items["rest"] = ocp.args.PyTreeSave(rest)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(**items, about=ocp.args.JsonSave({**about, "digest": digest_of(about)})),
-        )
+        items = {name: ocp.args.PyTreeSave(tree) for name, tree in _items(state).items()}
+        about_item = ocp.args.JsonSave({**about, "digest": digest_of(about)})
+        self._manager.save(step, args=ocp.args.Composite(**items, about=about_item))
 
     def steps(self) -> list[int]:
         """Steps that were saved whole, ascending."""
@@ -229,9 +224,7 @@ class Checkpoints:
 
         Raises UserError where the step is intact and differs from `abstract`.
         """
-        state: dict[str, PyTree] = {}
-        about: dict[str, Any] = {}
-        problem = ""
+        state, about, problem = {}, {}, ""
         try:
             about = self._about(step)
             self._check_leaves(step, about["leaves"], abstract)
@@ -256,9 +249,8 @@ class Checkpoints:
     def _check_leaves(self, step: int, saved: dict[str, str], abstract: dict[str, PyTree]) -> None:
         """Orbax casts in silence to what it is asked for; this refuses that."""
         asked = described(abstract)
-        if abstract.keys() == {"params"}:
-            saved = {path: about for path, about in saved.items() if path.startswith(_PARAMS)}
-        for path in sorted(asked.keys() | saved.keys()):
+        kept = [path for path in saved if path.startswith(_PARAMS) or abstract.keys() != {"params"}]
+        for path in sorted({*asked, *kept}):
             if asked.get(path) != saved.get(path):
                 raise UserError(
                     f"checkpoint {self._directory / str(step)}: {path} is {saved.get(path, 'absent')}, not "
@@ -274,20 +266,13 @@ class Checkpoints:
                 return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
             return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
-        rest = {name: tree for name, tree in abstract.items() if name != "params"}
-        items = {"params": abstract["params"], **({"rest": rest} if rest else {})}
-        if self._is_old(step):
-            items = {"state": abstract}
+        old = self._is_old(step)
         arguments = {
-            name: ocp.args.PyTreeRestore(
-                item=tree, restore_args=jax.tree.map(how, tree), partial_restore=self._is_old(step)
-            )
-            for name, tree in items.items()
+            name: ocp.args.PyTreeRestore(item=tree, restore_args=jax.tree.map(how, tree), partial_restore=old)
+            for name, tree in ({"state": abstract} if old else _items(abstract)).items()
         }
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        if self._is_old(step):
-            return restored["state"]
-        return {"params": restored["params"], **(restored["rest"] if rest else {})}
+        return restored["state"] if old else {"params": restored["params"], **(restored.get("rest") or {})}
 
     def _about(self, step: int) -> dict[str, Any]:
         import orbax.checkpoint as ocp
@@ -323,6 +308,12 @@ class Checkpoints:
     ) -> None:
         # Exiting without waiting loses the save in flight.
         self._manager.close()
+
+
+def _items(state: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Orbax's items of a save: parameters alone can be read without the rest."""
+    rest = {name: tree for name, tree in state.items() if name != "params"}
+    return {"params": state["params"], **({"rest": rest} if rest else {})}
 
 
 def _of_params(by_path: Mapping[str, str]) -> dict[str, str]:

@@ -54,10 +54,8 @@ def export_checkpoint(
     evaluations in its work directory. Raises UserError where there is no whole artifact or it is damaged, where the
     target exists, and where the architecture or dtype cannot hold the model.
     """
-    source = read_artifact(checkpoint)
-    if source is None:
-        raise UserError(f"--checkpoint {checkpoint}: no whole training artifact there; name e.g. W/pretrain/base")
-    training, _ = open_training(source)
+    training, _ = open_training(checkpoint)
+    source = read_artifact(checkpoint) or training
     chosen = architecture or training.facts.get("architecture", "phi")
     if gguf and chosen != "phi":
         raise UserError(f"--gguf: llama.cpp has no architecture for a {chosen}; add --architecture phi")

@@ -5,8 +5,6 @@ Both ways go by the name map of an architecture (architectures/).
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +38,6 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 MODEL_CARD = "README.md"
-_FUSED = re.compile(r"query_key_value|Wqkv")
 
 
 def export_model(
@@ -71,12 +68,8 @@ def export_model(
         for file in TOKENIZER_FILES:
             if (tokenizer_directory / file).is_file():
                 shutil.copyfile(tokenizer_directory / file, directory / file)
-    sizes = {
-        name: math.prod(shape) * DTYPES[dtype].itemsize
-        for name, (*_, shape) in tensor_places(config, architecture).items()
-    }
-    tensors = ((name, _cast(name, tensor, dtype)) for name, tensor in tensors_of(params, config, architecture))
-    write_tensors(directory, tensors, sizes)
+    tensors = tensors_of(params, config, architecture)
+    write_tensors(directory, ((name, _cast(name, tensor, dtype)) for name, tensor in tensors))
 
 
 def tensors_of(params: Params, config: PhiConfig, architecture: Architecture = PHI) -> Iterator[tuple[str, np.ndarray]]:
@@ -113,9 +106,10 @@ def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         cast = tensor.astype(DTYPES[dtype], copy=False)
     if not np.isfinite(cast).all():
-        if not np.isfinite(tensor).all():
-            raise UserError(f"tensor {name} holds values that are not finite: export an earlier checkpoint")
-        raise UserError(f"tensor {name} does not fit {dtype}: export as bfloat16 or float32")
+        raise UserError(
+            f"tensor {name} holds values that are not finite in {dtype}: export as bfloat16 or float32, or, where they "
+            "are not finite there either, an earlier checkpoint"
+        )
     return cast
 
 
@@ -139,17 +133,13 @@ def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
 
 
 def load_directory(directory: Path) -> tuple[Params, PhiConfig]:
-    """(parameters as float32 numpy arrays, shape) of a Phi or CodeGen directory; see `read_weights`."""
-    architecture, config = read_architecture(directory)
-    return read_weights(directory, architecture, config), config
+    """(parameters, shape) of a Phi or CodeGen directory. One tensor is read at a time.
 
-
-def read_weights(directory: Path, architecture: Architecture, config: PhiConfig) -> Params:
-    """Parameters as float32 numpy arrays, the tree of abstract_params(config). One tensor is read at a time.
-
-    float16 and bfloat16 are widened, exactly. Raises UserError for a missing, unknown, misshapen or non-finite tensor,
-    and for a dtype that is none of DTYPES.
+    parameters: float32 numpy arrays, the tree of abstract_params(shape); float16 and bfloat16 are widened, exactly.
+    Raises UserError as `read_architecture` does, for a missing, unknown, misshapen or non-finite tensor, and for a
+    dtype that is none of DTYPES.
     """
+    architecture, config = read_architecture(directory)
     tensors = open_tensors(directory)
     leaves = {path: np.zeros(x.shape, np.float32) for path, x in flatten_dict(abstract_params(config), sep="/").items()}
     for name, (tensor, layer, shape) in tensor_places(config, architecture).items():
@@ -163,7 +153,7 @@ def read_weights(directory: Path, architecture: Architecture, config: PhiConfig)
             f"{directory}: tensor {unknown[0]} belongs to no {architecture.model_type} model of this config; "
             "is it another model?"
         )
-    return unflatten_dict(leaves, sep="/")
+    return unflatten_dict(leaves, sep="/"), config
 
 
 def _take(
@@ -171,17 +161,12 @@ def _take(
 ) -> np.ndarray:
     """Removes a tensor from those that are left to read, and reads it, checked, as float32."""
     if name not in tensors:
-        if fused := [other for other in tensors if _FUSED.search(other)]:
-            raise UserError(f"{directory}: tensor {fused[0]} holds q, k and v in one, which is not read here: split it")
         raise UserError(f"{directory}: tensor {name} is missing; get the whole model directory")
     tensor = tensors.pop(name)()
-    if tensor.shape != shape:
+    if tensor.shape != shape or tensor.dtype not in DTYPES.values():
         raise UserError(
-            f"{directory}: tensor {name} has shape {tensor.shape}, config.json says {shape}; get a good copy"
-        )
-    if tensor.dtype not in DTYPES.values():
-        raise UserError(
-            f"{directory}: tensor {name} is {tensor.dtype}; only {', '.join(DTYPES)} can be read: convert it"
+            f"{directory}: tensor {name} has shape {tensor.shape} in {tensor.dtype}, config.json says {shape} in "
+            f"one of {', '.join(DTYPES)}; get a good copy"
         )
     wide = tensor.astype(np.float32, copy=False)
     if not np.isfinite(wide).all():

@@ -14,7 +14,7 @@ from phi_jax.store.artifact import Artifact, Draft, artifact_key, write_json
 from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.huggingface import read_architecture, read_weights
+from phi_jax.weights.huggingface import load_directory, read_architecture
 
 
 def import_directory(source: str, target: str) -> Artifact:
@@ -36,7 +36,7 @@ def import_directory(source: str, target: str) -> Artifact:
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=".tmp-") as scratch:
         temporary = Path(scratch) / "import"
-        params = read_weights(directory, architecture, config)
+        params, _ = load_directory(directory)
         with Checkpoints(temporary / "checkpoints") as checkpoints:
             checkpoints.save(0, {"params": params}, {"imported": directory.name})
             digest = checkpoints.identity(0)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,35 +23,32 @@ ReadTensor = Callable[[], np.ndarray]
 def open_tensors(directory: Path) -> dict[str, ReadTensor]:
     """Name -> a function that reads that tensor, of all shards; headers alone are read here.
 
-    Of safetensors, or of pytorch_model.bin where there are none. Raises UserError for a file that is missing or
-    damaged, and where index and shards contradict each other.
+    Of safetensors, or of pytorch_model.bin where there are none. Where there is an index, it says which shard a tensor
+    is taken from. Raises UserError for a file that is missing or damaged.
     """
     directory = Path(directory)
     found = [pair for pair in ((WEIGHTS, INDEX), _PICKLES) if any((directory / file).is_file() for file in pair)]
     single, index = found[0] if found else (WEIGHTS, INDEX)
-    shard_of: dict[str, str] | None = None
-    files = [single]
-    if (directory / index).is_file():
-        shard_of = read_json(directory / index).get("weight_map")
-        if not isinstance(shard_of, dict) or not shard_of:
-            raise UserError(f"{directory / index}: has no weight_map; get a good copy")
-        files = sorted({Path(file).name for file in shard_of.values()})
-    tensors: dict[str, ReadTensor] = {}
-    held: dict[str, str] = {}  # name -> file
-    for file in files:
-        path = directory / file
-        if not path.is_file():
-            raise UserError(f"{path}: missing; get the whole model directory")
-        opened = open_pickled(path) if single == _PICKLES[0] else _open_safetensors(path)
-        tensors |= opened
-        held |= dict.fromkeys(opened, file)
-    for name in sorted(held.keys() | (shard_of or held).keys()):
-        if shard_of is not None and shard_of.get(name) != held.get(name):
-            raise UserError(
-                f"{directory / index}: places tensor {name} in {shard_of.get(name, 'no shard')}, it is in "
-                f"{held.get(name, 'none')}; get a good copy of all files, of one version"
-            )
-    return tensors
+    open_file = open_pickled if single == _PICKLES[0] else _open_safetensors
+    if not (directory / index).is_file():
+        return open_file(_existing(directory / single))
+    shard_of = read_json(directory / index).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise UserError(f"{directory / index}: has no weight_map; get a good copy")
+    names = {file: Path(str(file)).name for file in shard_of.values()}  # a path leads nowhere else
+    shards = {name: open_file(_existing(directory / name)) for name in sorted(names.values())}
+    if lost := [name for name, file in shard_of.items() if name not in shards[names[file]]]:
+        raise UserError(
+            f"{directory / index}: places tensor {lost[0]} in {shard_of[lost[0]]}, where it is not; "
+            "get a good copy of all files, of one version"
+        )
+    return {name: shards[names[file]][name] for name, file in shard_of.items()}
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: missing; get the whole model directory")
+    return path
 
 
 def _open_safetensors(path: Path) -> dict[str, ReadTensor]:
@@ -65,27 +61,32 @@ def _open_safetensors(path: Path) -> dict[str, ReadTensor]:
         raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
 
 
-def write_tensors(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], sizes: Mapping[str, int]) -> None:
-    """Writes safetensors files of SHARD_BYTES at most, unless one tensor is larger; one file is in memory at a time.
-
-    sizes: bytes of each tensor, in the order in which they come.
-    """
+def write_tensors(directory: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes safetensors files of SHARD_BYTES at most, unless one tensor is larger; one file is in memory at a time."""
     from safetensors.numpy import save_file
 
-    shards: list[list[str]] = [[]]
-    for name, size in sizes.items():
-        if shards[-1] and sum(sizes[other] for other in shards[-1]) + size > SHARD_BYTES:
-            shards.append([])
-        shards[-1].append(name)
-    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    if len(shards) == 1:
-        files = [WEIGHTS]
-    stream = iter(tensors)
-    for file, names in zip(files, shards, strict=True):
+    held: dict[str, np.ndarray] = {}
+    shards: list[list[str]] = []
+    total = 0
+
+    def write_shard() -> None:
+        # Transformers 4 refuses a file without this metadata.
+        save_file(held, directory / f"{len(shards)}.safetensors", metadata={"format": "pt"})
+        shards.append(list(held))
+        held.clear()
+
+    for name, tensor in tensors:
+        if held and sum(other.nbytes for other in held.values()) + tensor.nbytes > SHARD_BYTES:
+            write_shard()
         # The library writes the buffer of a transposed view as it lies, not as it reads.
-        held = {name: np.ascontiguousarray(tensor) for name, tensor in itertools.islice(stream, len(names))}
-        save_file(held, directory / file, metadata={"format": "pt"})  # transformers 4 refuses a file without it
+        held[name] = np.ascontiguousarray(tensor)
+        total += tensor.nbytes
+    write_shard()
+    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        write_json(directory / INDEX, index)
+        write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    else:
+        files = [WEIGHTS]
+    for number, file in enumerate(files):
+        (directory / f"{number}.safetensors").rename(directory / file)

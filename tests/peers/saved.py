@@ -52,24 +52,16 @@ def load(directory):
 
 
 def load_tokenizer(directory):
-    read = transformers.AutoTokenizer.from_pretrained
     try:
-        tokenizer = read(directory)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         ids = tokenizer(CODE)["input_ids"]
-        found = {
+        return {
             "largest_id": max(tokenizer.get_vocab().values()),
-            "token_ids": ids,
             "round_trip": tokenizer.decode(ids) == CODE,
             "end": tokenizer.eos_token_id,
-            "max_length": tokenizer.model_max_length,
         }
     except Exception as error:
         return {"tokenizer_error": f"{type(error).__name__}: {error}"}
-    try:
-        found["slow_ids"] = read(directory, use_fast=False)(CODE)["input_ids"]
-    except Exception as error:
-        found["slow_error"] = f"{type(error).__name__}: {error}"
-    return found
 
 
 if __name__ == "__main__":

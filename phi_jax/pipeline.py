@@ -94,6 +94,10 @@ def _check(stage: Stage, config: Config) -> None:
         from phi_jax.teacher import teachers
 
         teachers.check(stage.config_of(config))
+    if stage.stage == "dedup":
+        from phi_jax.corpus import dedup
+
+        dedup.check(config)
     if stage.stage in DISTRIBUTED:
         from phi_jax.training import rules
 

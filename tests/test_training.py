@@ -265,7 +265,7 @@ def test_training_starts_from_an_imported_model(micro_run, tmp_path):
 
 
 def test_an_imported_model_of_another_shape_is_refused(micro_run, abstract):
-    with pytest.raises(UserError, match="config.training.initial_checkpoint: .* is of shape"):
+    with pytest.raises(UserError, match=r"config.training.initial_checkpoint: .* is of shape"):
         initial_params(str(micro_run / "export" / "base" / "model"), abstract["params"], None)
 
 

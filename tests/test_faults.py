@@ -54,7 +54,7 @@ def figures(workdir):
 
 
 def interrupt_at(moments, micro_run, undisturbed, scratch):
-    """Runs on through `moments`, in a fresh work directory where one is done; returns (what was hit where, what was said)."""
+    """Runs on through `moments`, in a fresh directory where one is done; returns (what was hit where, all stderr)."""
     hit, rounds = [], 0
     workdir = start(micro_run, scratch / "run-0")
     said = ""

@@ -217,7 +217,7 @@ class Sampler:
                 )  # fmt: skip
         lengths = np.array([len(group.prompt) for group in groups], np.int32)
         fields = [slots[name] for name in _SLOT.names or ()]
-        return decode.Slots(lengths, *fields[:5], chance=Chance(*fields[5:]))
+        return decode.Slots._make([lengths, *fields[:5], Chance._make(fields[5:])])
 
     def _extend(self, slot: _Slot, new: list[int], stopped: Stopped) -> str:
         """Appends a segment; returns why the completion has ended, or an empty string."""

@@ -214,7 +214,7 @@ def test_a_key_without_a_rate_drops_nothing(params):
 def test_layers_and_places_draw_different_masks():
     """A model whose layers are all alike and that reads out nothing but what dropout left of them."""
     config = dataclasses.replace(SMALL, num_layers=2, residual_dropout=0.5)
-    params = jax.tree.map(jnp.zeros_like, phi.init_params(config, jax.random.key(0)))
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), phi.abstract_params(config))
     params["layers"]["attention"]["out"]["bias"] += 1.0
     params["layers"]["mlp"]["fc2"]["bias"] += 10.0
     params["final_norm"]["scale"] += 1.0
@@ -235,7 +235,8 @@ def test_attention_dropout_keeps_the_mean():
     mask = jnp.tril(jnp.ones((1, 6, 6), bool))
     exact = attention(q, k, v, mask)
     keys = jax.random.split(jax.random.key(9), 4000)
-    draws = jax.vmap(lambda key: attention(q, k, v, mask, dropout_rate=0.25, dropout_keys_B=key[None]))(keys)
+    draw = jax.vmap(lambda key: attend(q, k, v, mask, dropout_rate=0.25, dropout_keys_B=key[None]))
+    draws = jax.jit(draw)(keys)
     error = jnp.abs(draws.mean(0) - exact) / (draws.std(0) / math.sqrt(len(keys)) + 1e-6)
     assert float(error.max()) < 4.5  # standard errors; 48 values
     # The first position attends to itself alone: dropped to 0, or kept and scaled by 1 / 0.75.

@@ -104,13 +104,14 @@ def test_logits_of_the_caches_are_those_of_the_full_forward(params):
     texts = rng.integers(0, 64, (2, 2, 90))
     lengths = np.array([9, 33])
     texts[:, 1, :33] = texts[:, 0, :33]
+    admit = jax.jit(decode.admit, static_argnums=3)
     weights = decode.weights_of(params, CONFIG)
     state = decode.empty_state(CONFIG, 2, 2, 64, 48)
     for group, length in enumerate(lengths):
         prompt = np.zeros((1, 64), np.int32)
         prompt[0, :length] = texts[group, 0, :length]
         admission = decode.Admission(prompt, lengths[[group]], np.array([group]), np.array([True]))
-        state = decode.admit(weights, state, admission, CONFIG)
+        state = admit(weights, state, admission, CONFIG)
 
     zeros = np.zeros((2, 2), np.int32)
     ones = np.ones((2, 2), np.float32)
@@ -200,18 +201,16 @@ def test_how_many_slots_share_a_prompt(slots, samples, shared):
 def test_a_narrow_model_is_decoded_in_its_dtype(params):
     """bfloat16: greedy tokens are those of the full forward pass in bfloat16, but at near ties."""
     narrow = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
-    for slots, samples in ((3, 1), (4, 4)):
-        decoder = Sampler(
-            params, narrow, end_of_text_id=64, max_new_tokens=20, slots=SlotPlan(slots, None, samples)
-        )  # fmt: skip
-        for i, completion in decoder.complete([Request(p, i) for i, p in enumerate(prompts([5, 40, 64]))]):
-            prompt = prompts([5, 40, 64])[i]
-            text = np.zeros((1, CONFIG.max_seq_len), np.int32)
-            text[0, : len(prompt) + 20] = prompt + completion.tokens
-            logits = np.asarray(phi.forward(params, text, narrow))[0, len(prompt) - 1 : len(prompt) + 19]
-            chosen = np.take_along_axis(logits, np.array(completion.tokens)[:, None], -1)[:, 0]
-            assert (logits.max(-1) - chosen < 0.1).all()
-            assert (logits.argmax(-1) == completion.tokens).mean() > 0.8
+    full = jax.jit(lambda tokens: phi.forward(params, tokens, narrow)[0])
+    decoder = Sampler(params, narrow, end_of_text_id=64, max_new_tokens=20, slots=SlotPlan(4, samples_per_prompt=4))
+    for i, completion in decoder.complete([Request(p, i) for i, p in enumerate(prompts([5, 40, 64]))]):
+        prompt = prompts([5, 40, 64])[i]
+        text = np.zeros((1, CONFIG.max_seq_len), np.int32)
+        text[0, : len(prompt) + 20] = prompt + completion.tokens
+        logits = np.asarray(full(text))[len(prompt) - 1 : len(prompt) + 19]
+        chosen = np.take_along_axis(logits, np.array(completion.tokens)[:, None], -1)[:, 0]
+        assert (logits.max(-1) - chosen < 0.1).all()
+        assert (logits.argmax(-1) == completion.tokens).mean() > 0.8
 
 
 def test_equals_go_to_the_lowest_id():

@@ -287,7 +287,7 @@ def test_one_compilation_a_bucket(params):
     """Lengths, seeds, temperatures and how many slots are live are inputs of a program, not programs of their own."""
     made = make(params, DRAWN, slots=5)
     admit, decode_segment = (program._cache_size() for program in made.programs)
-    for number, decoding in enumerate((DRAWN, Decoding(0.5, 0.8, 1, top_k=9), Decoding(0.2, 0.95, 2))):
+    for number, decoding in enumerate((DRAWN, Decoding(0.5, 0.8, 1, top_k=9))):
         again = make(params, decoding, slots=5, live_slots=1 + number)
         assert again.programs is made.programs
         complete(again, [Request(p) for p in prompts([1, 20, 64, 65, 128])])
@@ -388,7 +388,7 @@ def test_draws_of_two_positions_are_independent():
     assert stats.chi2_contingency(table).pvalue > 1e-4
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     logits=st.lists(st.floats(-6, 6, width=32), min_size=8, max_size=8),
     temperature=st.floats(0.1, 3),

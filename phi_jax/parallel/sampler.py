@@ -296,13 +296,7 @@ def slots_of_a_prompt(slots: int, samples_per_prompt: int) -> int:
 
 def _weights(params: phi.Params, config: phi.PhiConfig, mesh: Mesh) -> decode.Weights:
     """`decode.weights_of` the parameters, whole along (data, fsdp), however the parameters lie."""
-    tensor = mesh.shape["tensor"]
-    for field in ("num_heads", "intermediate_size", "vocab_size"):
-        if getattr(config, field) % tensor:
-            raise UserError(
-                f"config.model.{field}={getattr(config, field)}: cannot be cut into {tensor} equal parts; make the "
-                "tensor axis of config.training.mesh a divisor of it"
-            )
+    meshes.check_tensor(mesh, config, "num_heads", "intermediate_size", "vocab_size")
     shardings = meshes.parameter_shardings(decode.weight_axes(config), mesh)
     return jax.jit(decode.weights_of, static_argnums=1, out_shardings=shardings)(params, config)
 

@@ -21,7 +21,8 @@ from phi_jax.store import artifact
 # A fifth of micro's learning rate. With micro's own, sixty steps magnify float32's rounding (sums in another order)
 # past the bounds below on some corpora, and the corpus is what a machine has installed.
 CONFIG = [
-    *MICRO, "--config.training.cpu_devices=1", "--config.training.steps=60", "--config.training.peer_timeout=8",
+    *MICRO, "--config.training.cpu_devices=1", "--config.training.steps=60",
+    "--config.training.schedule_steps=60", "--config.training.peer_timeout=8",
     "--config.training.learning_rate=1e-3",
 ]  # fmt: skip
 

@@ -20,8 +20,9 @@ from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.step import init_state, make_train_step, state_shardings
 from phi_jax.weights.checkpoints import state_digest
 
-SHORT = [*MICRO, "--config.training.steps=40", "--config.training.checkpoint_every=5",
-         "--config.training.evaluate_every=5", "--config.training.validation_batches=4"]  # fmt: skip
+SHORT = [*MICRO, "--config.training.steps=40", "--config.training.schedule_steps=40",
+         "--config.training.checkpoint_every=5", "--config.training.evaluate_every=5",
+         "--config.training.validation_batches=4"]  # fmt: skip
 
 
 def start(micro_run, workdir):

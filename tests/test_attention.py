@@ -21,8 +21,8 @@ from phi_jax.errors import UserError
 from phi_jax.model import phi
 from phi_jax.model.attention import attend, attend_cudnn, attend_splash, causal_mask, check_kernel_on, segments_of
 from phi_jax.model.embed import embed
-from phi_jax.model.sampler import Request, Sampler
 from phi_jax.parallel.mesh import make_mesh
+from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
 from phi_jax.parallel.sharded_attention import sharded_attention
 
 SMALL = phi.PhiConfig(
@@ -61,8 +61,7 @@ def params():
 
 
 @pytest.mark.parametrize("documents", [False, True], ids=["whole", "documents"])
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("head_dim", [64, 80])
+@pytest.mark.parametrize(("head_dim", "dtype"), [(64, "float32"), (80, "bfloat16")])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_outputs_and_gradients_equal_numpys(kernel, head_dim, dtype, documents):
     segments = segments_from(STARTS, LENGTH) if documents else None
@@ -77,7 +76,7 @@ def test_the_result_has_the_dtype_of_its_inputs(kernel):
     assert (result.shape, result.dtype) == (q.shape, q.dtype)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(starts=st.sets(st.integers(1, 127), min_size=1, max_size=6), which=st.integers(0, 6), seed=st.integers(0, 9))
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_no_document_depends_on_another(kernel, starts, which, seed):
@@ -157,7 +156,7 @@ def test_a_model_trained_with_a_fused_kernel_is_sampled_and_embedded_anywhere(pa
     lengths = np.array([11, 4])
 
     def decoded(config):
-        decoder = Sampler(params, config, end_of_text_id=31, max_new_tokens=8, slots=2)
+        decoder = Sampler(params, config, end_of_text_id=31, max_new_tokens=8, slots=SlotPlan(2))
         return dict(decoder.complete([Request(row.tolist(), i) for i, row in enumerate(tokens)]))
 
     np.testing.assert_array_equal(*(embed(params, tokens, lengths, c, "mean") for c in (trained, plain)))

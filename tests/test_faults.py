@@ -20,8 +20,9 @@ from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.step import init_state, make_train_step, state_shardings
 from phi_jax.weights.checkpoints import state_digest
 
-SHORT = [*MICRO, "--config.training.steps=40", "--config.training.checkpoint_every=5",
-         "--config.training.evaluate_every=5", "--config.training.validation_batches=4"]  # fmt: skip
+SHORT = [*MICRO, "--config.training.steps=40", "--config.training.schedule_steps=40",
+         "--config.training.checkpoint_every=5", "--config.training.evaluate_every=5",
+         "--config.training.validation_batches=4"]  # fmt: skip
 
 
 def start(micro_run, workdir):
@@ -54,11 +55,13 @@ def figures(workdir):
 
 
 def interrupt_at(moments, micro_run, undisturbed, scratch):
-    """Runs on through `moments`, in a fresh work directory where one is done; returns what was hit where."""
+    """Runs on through `moments`, in a fresh directory where one is done; returns (what was hit where, all stderr)."""
     hit, rounds = [], 0
     workdir = start(micro_run, scratch / "run-0")
+    said = ""
     for signal_name, where, count in moments:
         done = interrupted(workdir, signal_name, where, count)
+        said += done.stderr
         sent = re.findall(r"^(SIG\w+) in (\w+)$", done.stderr, re.M)
         if done.returncode == 0:  # it was through before its moment came
             assert identities(workdir)["pretrain/raw"] == identities(undisturbed)["pretrain/raw"]
@@ -74,7 +77,7 @@ def interrupt_at(moments, micro_run, undisturbed, scratch):
     phi_jax("pretrain", *SHORT, "--name", "raw", "--workdir", workdir)
     assert identities(workdir)["pretrain/raw"] == identities(undisturbed)["pretrain/raw"]
     assert figures(workdir) == figures(undisturbed)
-    return hit
+    return hit, said
 
 
 @pytest.mark.timeout(1800)
@@ -82,24 +85,13 @@ def test_stopped_or_killed_in_every_part_the_weights_are_those_of_a_quiet_run(mi
     moments = [
         ("SIGTERM", "compile", 3),
         ("SIGKILL", "step", 5),
-        ("SIGTERM", "step", 6),
         ("SIGTERM", "eval", 2),
         ("SIGKILL", "save", 1),
-        ("SIGTERM", "save", 2),
-        ("SIGKILL", "eval", 5),
-        ("SIGKILL", "compile", 2),
+        ("SIGTERM", "step", 6),
     ]
-    hit = interrupt_at(moments, micro_run, undisturbed, tmp_path)
+    hit, said = interrupt_at(moments, micro_run, undisturbed, tmp_path)
     assert {where for _, where in hit} == {"compile", "step", "eval", "save"}
-
-
-def test_a_save_that_was_cut_off_is_named(micro_run, tmp_path):
-    workdir = start(micro_run, tmp_path / "run")
-    assert interrupted(workdir, "SIGKILL", "save", 1).returncode == -9
-    again = interrupted(workdir, "SIGTERM", "eval", 1)
-    assert re.search(
-        r"warning: checkpoint .*checkpoints/\d+\.orbax-checkpoint-tmp.*: its save was cut off", again.stderr
-    )
+    assert re.search(r"warning: checkpoint .*checkpoints/\d+\.orbax-checkpoint-tmp.*: its save was cut off", said)
 
 
 # --- Bad batches ---------------------------------------------------------------------------------------------
@@ -169,6 +161,6 @@ def test_twenty_seeded_moments(micro_run, undisturbed, tmp_path):
     kinds = [(s, w) for w in ("compile", "step", "eval", "save") for s in ("SIGTERM", "SIGKILL")]
     moments = [(*kinds[i % 8], draw.randint(1, 3 if kinds[i % 8][1] == "save" else 12)) for i in range(24)]
     draw.shuffle(moments)
-    hit = interrupt_at(moments, micro_run, undisturbed, tmp_path)
+    hit, _ = interrupt_at(moments, micro_run, undisturbed, tmp_path)
     assert len(hit) >= 20
     assert set(hit) == set(kinds)

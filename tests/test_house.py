@@ -160,7 +160,7 @@ def test_help_loads_nothing_heavy():
 
 def test_training_loads_no_data_tools():
     data = ("pyarrow", "tokenizers", "grain", "tensorflow_datasets", "tensorflow", "daft", "torch", "transformers")
-    assert loaded("import phi_jax.training.step, phi_jax.model.sampler", data) == "[]"
+    assert loaded("import phi_jax.training.step, phi_jax.parallel.sampler", data) == "[]"
 
 
 @pytest.mark.parametrize(

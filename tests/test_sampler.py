@@ -16,9 +16,10 @@ from running import ROOT
 from scipy import stats
 
 from phi_jax.errors import UserError
-from phi_jax.model import phi, sampler
-from phi_jax.model.sampler import Completion, Request, Sampler, SlotPlan, slots_of_a_prompt
+from phi_jax.model import phi
 from phi_jax.model.sampling import Chance, Decoding, choose
+from phi_jax.parallel import sampler
+from phi_jax.parallel.sampler import Completion, Request, Sampler, SlotPlan, slots_of_a_prompt
 
 CONFIG = phi.PhiConfig(
     vocab_size=64,
@@ -103,13 +104,14 @@ def test_logits_of_the_caches_are_those_of_the_full_forward(params):
     texts = rng.integers(0, 64, (2, 2, 90))
     lengths = np.array([9, 33])
     texts[:, 1, :33] = texts[:, 0, :33]
+    admit = jax.jit(decode.admit, static_argnums=3)
     weights = decode.weights_of(params, CONFIG)
     state = decode.empty_state(CONFIG, 2, 2, 64, 48)
     for group, length in enumerate(lengths):
         prompt = np.zeros((1, 64), np.int32)
         prompt[0, :length] = texts[group, 0, :length]
         admission = decode.Admission(prompt, lengths[[group]], np.array([group]), np.array([True]))
-        state = decode.admit(weights, state, admission, CONFIG)
+        state = admit(weights, state, admission, CONFIG)
 
     zeros = np.zeros((2, 2), np.int32)
     ones = np.ones((2, 2), np.float32)
@@ -199,18 +201,16 @@ def test_how_many_slots_share_a_prompt(slots, samples, shared):
 def test_a_narrow_model_is_decoded_in_its_dtype(params):
     """bfloat16: greedy tokens are those of the full forward pass in bfloat16, but at near ties."""
     narrow = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
-    for slots, samples in ((3, 1), (4, 4)):
-        decoder = Sampler(
-            params, narrow, end_of_text_id=64, max_new_tokens=20, slots=SlotPlan(slots, None, samples)
-        )  # fmt: skip
-        for i, completion in decoder.complete([Request(p, i) for i, p in enumerate(prompts([5, 40, 64]))]):
-            prompt = prompts([5, 40, 64])[i]
-            text = np.zeros((1, CONFIG.max_seq_len), np.int32)
-            text[0, : len(prompt) + 20] = prompt + completion.tokens
-            logits = np.asarray(phi.forward(params, text, narrow))[0, len(prompt) - 1 : len(prompt) + 19]
-            chosen = np.take_along_axis(logits, np.array(completion.tokens)[:, None], -1)[:, 0]
-            assert (logits.max(-1) - chosen < 0.1).all()
-            assert (logits.argmax(-1) == completion.tokens).mean() > 0.8
+    full = jax.jit(lambda tokens: phi.forward(params, tokens, narrow)[0])
+    decoder = Sampler(params, narrow, end_of_text_id=64, max_new_tokens=20, slots=SlotPlan(4, samples_per_prompt=4))
+    for i, completion in decoder.complete([Request(p, i) for i, p in enumerate(prompts([5, 40, 64]))]):
+        prompt = prompts([5, 40, 64])[i]
+        text = np.zeros((1, CONFIG.max_seq_len), np.int32)
+        text[0, : len(prompt) + 20] = prompt + completion.tokens
+        logits = np.asarray(full(text))[len(prompt) - 1 : len(prompt) + 19]
+        chosen = np.take_along_axis(logits, np.array(completion.tokens)[:, None], -1)[:, 0]
+        assert (logits.max(-1) - chosen < 0.1).all()
+        assert (logits.argmax(-1) == completion.tokens).mean() > 0.8
 
 
 def test_equals_go_to_the_lowest_id():
@@ -252,35 +252,23 @@ import json, sys
 sys.path[:0] = ["tests", "."]
 from test_sampler import SHORT, some_params, texts
 from phi_jax.parallel.mesh import make_mesh
-from phi_jax.parallel.sampler_mesh import MeshDevices
-import jax
-n = jax.device_count()
-meshes = [make_mesh((-1, 1, 1)), make_mesh((-1, 1, 2))] if n > 1 else [make_mesh((1, 1, 1))]
-for mesh in meshes:
-    made = texts(some_params(), SHORT, devices=MeshDevices(mesh))
+for mesh in (make_mesh((4, 1, 1)), make_mesh((2, 1, 2))):
+    made = texts(some_params(), SHORT, mesh=mesh)
     rows = sorted((*k, c.tokens, c.stop_reason) for k, c in made.items())
-    print(json.dumps([list(map(int, mesh.devices.shape)), rows]))
+    print(json.dumps(rows))
 """
 
 
 def test_the_number_of_devices_changes_no_bit(params):
     expected = sorted([*k, c.tokens, c.stop_reason] for k, c in texts(params, SHORT).items())
-    for devices in (1, 8):
-        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
-        done = subprocess.run(
-            [sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, cwd=ROOT
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
-        for shape, made in lines:
-            if shape[2] == 1:
-                assert made == expected, shape
-        if devices == 8:
-            # Cut along tensor, sums come in another order: nearly all tokens are the same, and the greedy ones are.
-            shape, cut = lines[-1]
-            assert shape == [4, 1, 2]
-            assert [m for m in cut if m[1] == 0] == [m for m in expected if m[1] == 0]
-            assert sum(a == b for a, b in zip(cut, expected, strict=True)) >= 0.8 * len(expected)
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
+    done = subprocess.run([sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    apart, cut = (json.loads(line) for line in done.stdout.splitlines())
+    assert apart == expected
+    # Cut along tensor, sums come in another order: nearly all tokens are the same, and the greedy ones are.
+    assert [m for m in cut if m[1] == 0] == [m for m in expected if m[1] == 0]
+    assert sum(a == b for a, b in zip(cut, expected, strict=True)) >= 0.8 * len(expected)
 
 
 def test_seed_and_sample_change_the_draws(params):
@@ -299,7 +287,7 @@ def test_one_compilation_a_bucket(params):
     """Lengths, seeds, temperatures and how many slots are live are inputs of a program, not programs of their own."""
     made = make(params, DRAWN, slots=5)
     admit, decode_segment = (program._cache_size() for program in made.programs)
-    for number, decoding in enumerate((DRAWN, Decoding(0.5, 0.8, 1, top_k=9), Decoding(0.2, 0.95, 2))):
+    for number, decoding in enumerate((DRAWN, Decoding(0.5, 0.8, 1, top_k=9))):
         again = make(params, decoding, slots=5, live_slots=1 + number)
         assert again.programs is made.programs
         complete(again, [Request(p) for p in prompts([1, 20, 64, 65, 128])])
@@ -400,7 +388,7 @@ def test_draws_of_two_positions_are_independent():
     assert stats.chi2_contingency(table).pvalue > 1e-4
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     logits=st.lists(st.floats(-6, 6, width=32), min_size=8, max_size=8),
     temperature=st.floats(0.1, 3),

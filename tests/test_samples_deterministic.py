@@ -78,9 +78,8 @@ def expected(model, problems, tmp_path_factory):
     return samples, completions
 
 
-@pytest.mark.parametrize("live", [1, 3])
-def test_fewer_live_slots_write_the_same_bytes(model, problems, expected, tmp_path, live):
-    assert evaluated(model, problems, tmp_path / "out", live_slots=live) == expected
+def test_fewer_live_slots_write_the_same_bytes(model, problems, expected, tmp_path):
+    assert evaluated(model, problems, tmp_path / "out", live_slots=1) == expected
 
 
 ON_DEVICES = """
@@ -111,10 +110,9 @@ def test_the_order_of_the_requests_changes_nothing(model, problems, expected):
     requests = requests_of(load_problems(None, str(problems))[1], plan, "stripped")
     raw = [json.loads(line)["raw"] for line in expected[1].splitlines()]
     numbers = list(range(len(requests)))
-    for seed in (0, 1):
-        random.Random(seed).shuffle(numbers)
-        made = {numbers[i]: c.text for i, c in backend.complete([requests[n] for n in numbers], "")}
-        assert made == dict(enumerate(raw))
+    random.Random(0).shuffle(numbers)
+    made = {numbers[i]: c.text for i, c in backend.complete([requests[n] for n in numbers], "")}
+    assert made == dict(enumerate(raw))
 
 
 def test_the_order_of_the_problems_changes_no_completion(model, problems, expected, tmp_path):

@@ -2,17 +2,20 @@
 
 import copy
 import dataclasses
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import training_step
 from running import MICRO, ROOT, phi_jax
 
 from phi_jax import config
@@ -145,6 +148,23 @@ def test_training_learns_and_repeats_bit_for_bit(training, records):
     assert state_digest(state) == state_digest(again)
 
 
+@pytest.mark.parametrize("devices", training_step.MESHES)
+def test_a_step_computes_what_it_has_always_computed(devices):
+    """tests/golden/training_step.json was made by commit eb91aac: bit for bit on its platform, nearly so on others."""
+    golden = json.loads((ROOT / "tests" / "golden" / "training_step.json").read_text())
+    done = subprocess.run(
+        [sys.executable, "tests/training_step.py", str(devices)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    for mesh, made in found["meshes"].items():
+        losses, wanted = ([float.fromhex(loss) for loss in x["losses"]] for x in (made, golden["meshes"][mesh]))
+        np.testing.assert_allclose(losses, wanted, rtol=0, atol=2e-5, err_msg=mesh)
+        if found["platform"] == golden["platform"]:
+            assert made == golden["meshes"][mesh], mesh
+    if found["platform"] != golden["platform"]:
+        warnings.warn(f"other platform, bits not compared: {found['platform']}; not {golden['platform']}", stacklevel=1)
+
+
 def test_initial_loss_is_that_of_guessing(records):
     loss = batch_loss(phi.init_params(SHAPE, jax.random.key(0)), jnp.asarray(records), SHAPE, 8)
     assert abs(float(loss) - np.log(96)) < 0.1
@@ -220,8 +240,7 @@ def weights(workdir, label):
 def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
     workdir = shutil.copytree(micro_run, tmp_path / "run")
     done = phi_jax("finetune", *MICRO, "--config.finetune.steps=1", "--config.finetune.learning_rate=1e-30",
-                   "--config.models.finetuned.select=latest",
-                   "--name", "finetuned", "--workdir", workdir)  # fmt: skip
+                   "--config.models.finetuned.select=latest", "--name", "finetuned", "--workdir", workdir)  # fmt: skip
     assert "finetune/finetuned: starts from the weights of pretrain/base, step 24" in done.stderr
     assert weights(workdir, "finetune/finetuned") == weights(workdir, "pretrain/base")
     assert weights(micro_run, "finetune/finetuned") != weights(micro_run, "pretrain/base")
@@ -230,14 +249,12 @@ def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
 def test_tokens_of_another_tokenizer_are_refused(micro_run, abstract):
     tokens = copy.deepcopy(artifact.find(micro_run, "tokenize", "grammar.exercises"))
     tokens.manifest["outputs"]["tokenizer"]["sha256"] = "0" * 64
-    with pytest.raises(
-        UserError, match=r"tokenize/grammar.exercises: its tokenizer is not the one .*pretrain/base.*again"
-    ):
+    with pytest.raises(UserError, match=r"grammar.exercises: its tokenizer is not the one .*pretrain/base.*again"):
         initial_params(str(micro_run / "pretrain" / "base"), abstract["params"], tokens)
 
 
 def test_training_starts_from_an_imported_model(micro_run, tmp_path):
-    """A Hugging Face directory as `initial_checkpoint`: with a learning rate of nearly nothing its weights come out."""
+    """A Hugging Face directory, as `initial_checkpoint`: with next to no learning rate its weights come out."""
     workdir = tmp_path / "run"
     shutil.copytree(micro_run / "tokenize" / "raw", workdir / "tokenize" / "raw")
     model = micro_run / "export" / "base" / "model"
@@ -245,10 +262,11 @@ def test_training_starts_from_an_imported_model(micro_run, tmp_path):
                    f"--config.training.initial_checkpoint={model}", "--name", "raw", "--workdir", workdir)  # fmt: skip
     assert f"starts from the weights of {model}" in done.stderr
     assert weights(workdir, "pretrain/raw") == weights(micro_run, "pretrain/base")
-    other = phi_jax("pretrain", *MICRO, "--config.model.num_layers=3", "--name", "raw", "--workdir", workdir,
-                    f"--config.training.initial_checkpoint={model}", check=False)  # fmt: skip
-    assert other.returncode == 1
-    assert "config.training.initial_checkpoint" in other.stderr.splitlines()[-1]
+
+
+def test_an_imported_model_of_another_shape_is_refused(micro_run, abstract):
+    with pytest.raises(UserError, match=r"config.training.initial_checkpoint: .* is of shape"):
+        initial_params(str(micro_run / "export" / "base" / "model"), abstract["params"], None)
 
 
 @pytest.fixture

@@ -63,8 +63,8 @@ def measure(model: dict[str, Any], work: dict[str, Any], slots: int) -> dict[str
     import jax
 
     from phi_jax.model import phi
-    from phi_jax.model.sampler import Request, Sampler, SlotPlan
     from phi_jax.model.sampling import Decoding
+    from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
 
     config = phi.PhiConfig(**model)
     params = phi.init_params(config, jax.random.key(0))

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from phi_jax.errors import UserError
-from phi_jax.model.phi import Layout
+from phi_jax.model.phi import Layout, PhiConfig
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -119,6 +119,17 @@ def check_batch(mesh: Mesh, global_batch_size: int, microbatches: int) -> None:
             f"{microbatches} equal parts for {ways} devices (data x fsdp); make it a multiple of "
             f"{microbatches * ways}, or change config.training.mesh"
         )
+
+
+def check_tensor(mesh: Mesh, config: PhiConfig, *fields: str) -> None:
+    """Raises UserError where the tensor axis cuts one of these fields of a model into no equal parts."""
+    ways = mesh.shape["tensor"]
+    for field in fields:
+        if getattr(config, field) % ways:
+            raise UserError(
+                f"config.model.{field}={getattr(config, field)}: cannot be cut into {ways} equal parts; make the "
+                "tensor axis of config.training.mesh a divisor of it"
+            )
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:

@@ -133,11 +133,6 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(store().blocking_key_value_get(f"{key}/{p}", _LEADER_MILLISECONDS)) for p in range(count())]
 
 
-def all_agree(agrees: bool) -> bool:
-    """True where every process says so; every process must call it."""
-    return all(gather(agrees))
-
-
 def on_leader(work: Callable[[], Any]) -> Any:
     """Runs `work` on process 0 and gives its JSON-able result to all; a UserError is raised by all.
 

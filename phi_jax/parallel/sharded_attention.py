@@ -7,10 +7,9 @@ import functools
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from phi_jax.errors import UserError
 from phi_jax.model.attention import FUSED, Attend, attend_splash, check_kernel_on
 from phi_jax.model.phi import PhiConfig
-from phi_jax.parallel.mesh import AXIS_RULES, BATCH_AXES
+from phi_jax.parallel.mesh import AXIS_RULES, BATCH_AXES, check_tensor
 
 
 def sharded_attention(
@@ -30,13 +29,8 @@ def sharded_attention(
         kernel = functools.partial(attend_splash, interpret=True)
     else:
         check_kernel_on(name, mesh.devices.flat[0].platform)
-    heads_axis = AXIS_RULES["heads"]
-    if config.num_heads % mesh.shape[heads_axis]:
-        raise UserError(
-            f"config.model.num_heads={config.num_heads}: cannot be cut into {mesh.shape[heads_axis]} equal parts; "
-            f"make the {heads_axis} axis of config.training.mesh a divisor of it"
-        )
-    heads_spec = PartitionSpec(batch_axes, None, heads_axis, None)
+    check_tensor(mesh, config, "num_heads")
+    heads_spec = PartitionSpec(batch_axes, None, AXIS_RULES["heads"], None)
     # XLA cannot cut a custom call by itself: it would gather every row and head on every device.
     return jax.shard_map(
         kernel,

@@ -6,16 +6,14 @@ A compile takes minutes and a collective with a dead peer may never return; Pyth
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
-import select
 import signal
 import socket
 import threading
 import time
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, Preempted, UserError
 from phi_jax.parallel import processes
@@ -29,8 +27,8 @@ _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # in the store: set by jax when any proc
 class Watch:
     """Watches one training run; use as a context manager in the main thread.
 
-    Outside `started`...`finished` there is nothing to save, and SIGTERM ends all processes at once with EXIT_PREEMPTED.
-    In between, the loop asks `should_stop` after each step, and saves.
+    While `can_save` is false, SIGTERM ends all processes at once with EXIT_PREEMPTED. While it is true, the loop asks
+    `should_stop` after each step, and saves.
     """
 
     def __init__(self, label: str, *, peer_timeout: float) -> None:
@@ -38,21 +36,12 @@ class Watch:
         with EXIT_PEER_LOST; at least 5.
         """
         self.asked_to_stop = False
-        self.has_started = False
-        self._has_finished = False
+        self.can_save = False  # the loop's to set: from its first step on, until everything is saved
         self._label, self._timeout = label, peer_timeout
         self._phase = "setting up"
         self._ended = threading.Event()
-        self._peers = {number: _Peer() for number in range(processes.count()) if number != processes.index()}
-        self._answered = time.monotonic()  # when the store last answered
-
-    def started(self) -> None:
-        """The first step is done: from now on there is something to save."""
-        self.has_started = True
-
-    def finished(self) -> None:
-        """Everything is saved."""
-        self._has_finished = True
+        self._peers = [number for number in range(processes.count()) if number != processes.index()]
+        self._store_silence = 0.0  # seconds since the store last answered
 
     def phase(self, name: str) -> None:
         """Says what the main thread does now, for the line that names a process that hangs."""
@@ -72,7 +61,7 @@ class Watch:
     # --- Life ------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Watch:
-        tasks = [self._beat, self._check_peers]  # SIGTERM is then noted by jax itself, in C++
+        tasks = [self._beat, self._check_store]  # SIGTERM is then noted by jax itself, in C++
         if not processes.is_connected():
             tasks = [self._wait_for_signal]
             self._reading, self._writing = socket.socketpair()
@@ -99,14 +88,12 @@ class Watch:
             self._writing.close()
 
     def _wait_for_signal(self) -> None:
-        while not self._ended.is_set():
-            if select.select([self._reading], [], [], _BEAT_SECONDS)[0]:
-                with contextlib.suppress(OSError):
-                    if signal.SIGTERM in self._reading.recv(64):
-                        self._stop()
+        while received := self._reading.recv(64):  # empty once the other end is closed
+            if signal.SIGTERM in received:
+                self._stop()
 
     def _stop(self) -> None:
-        if not self.has_started or self._has_finished:
+        if not self.can_save:
             processes.tell_end(EXIT_PREEMPTED, "was asked to stop")
             self._end("asked to stop while there was nothing to save", EXIT_PREEMPTED)
         if not self.asked_to_stop:
@@ -122,48 +109,35 @@ class Watch:
 
     # --- Peers -----------------------------------------------------------------------------------------------
 
+    # Silence is counted in beats of this process: where it stood still itself, the others are not late.
+
     def _beat(self) -> None:
-        """Sends heartbeats and reads those of the others. Blocks where the store does not answer."""
+        """Sends heartbeats and looks for those of the others. Blocks where the store does not answer."""
         beats, store = 0, processes.store()
+        silence = dict.fromkeys(self._peers, 0.0)
+        last: dict[int, list[Any]] = {}
         while not self._ended.wait(_BEAT_SECONDS):
-            with contextlib.suppress(Exception):  # `_check_peers` sees that no answer came
+            with contextlib.suppress(Exception):  # `_check_store` sees that no answer came
                 beats += 1
                 about = f"on {socket.gethostname()}, last seen {self._phase}"
                 store.key_value_set(f"{_ALIVE}/{processes.index()}", json.dumps([beats, about]), allow_overwrite=True)
-                now = time.monotonic()
-                for key, value in store.key_value_dir_get(_ALIVE):
-                    number, (count, about) = int(key.rpartition("/")[2]), json.loads(value)
-                    if number in self._peers and count != self._peers[number].beats:
-                        self._peers[number] = _Peer(count, about, now)
-                self._answered = now
+                found = {int(k.rpartition("/")[2]): json.loads(v) for k, v in store.key_value_dir_get(_ALIVE)}
+                self._store_silence = 0.0
+                for peer in self._peers:
+                    heard = found.get(peer, [0, "never heard of"])
+                    silence[peer] = silence[peer] + _BEAT_SECONDS if heard == last.get(peer) else 0.0
+                    last[peer] = heard
+                    if silence[peer] > self._timeout:
+                        self._end(f"process {peer} ({heard[1]}) sent no heartbeat for {silence[peer]:.0f} s; "
+                                  "it crashed or hangs", EXIT_PEER_LOST)  # fmt: skip
                 if (told := processes.told_end()) is not None:
                     self._end(f"process {told['process']} {told['message']}", told["code"])
                 if processes.find(_NOTICE) is not None:
                     self._stop()
 
-    def _check_peers(self) -> None:
-        last = time.monotonic()
+    def _check_store(self) -> None:
         while not self._ended.wait(_BEAT_SECONDS):
-            now = time.monotonic()
-            if now - last > 3 * _BEAT_SECONDS:  # it was this process that stood still: the others are not late
-                self._answered = now
-                for peer in self._peers.values():
-                    peer.heard_at = now
-            last = now
-            leader_silence = now - self._answered
-            if leader_silence > self._timeout:
-                self._end(f"process 0, which keeps the store, has not answered for {leader_silence:.0f} s; "
+            self._store_silence += _BEAT_SECONDS
+            if self._store_silence > self._timeout:
+                self._end(f"process 0, which keeps the store, has not answered for {self._store_silence:.0f} s; "
                           "it crashed or hangs", EXIT_PEER_LOST)  # fmt: skip
-            for number, peer in self._peers.items():
-                if now - peer.heard_at > self._timeout:
-                    self._end(f"process {number} ({peer.about}) sent no heartbeat for {now - peer.heard_at:.0f} s; "
-                              "it crashed or hangs", EXIT_PEER_LOST)  # fmt: skip
-
-
-@dataclasses.dataclass
-class _Peer:
-    """What is known of another process."""
-
-    beats: int = 0
-    about: str = "never heard of"
-    heard_at: float = dataclasses.field(default_factory=time.monotonic)

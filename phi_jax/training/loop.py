@@ -113,32 +113,32 @@ def _train(config: Config, rules: Config, shape: PhiConfig, data: Data, draft: D
         stopping = False
         while step < rules.steps and not stopping:
             watch.phase(f"waiting for the data of step {step}")
-            with metrics.meter.clocked(DATA_WAIT):
+            with metrics.clocked(DATA_WAIT):
                 tokens_RxT1, _ = next(stream)
             watch.phase(f"in step {step}")
             state, figures = train_step(state, data.place(tokens_RxT1))
             metrics.note(step, figures)
             step += 1
-            if not watch.has_started:
-                _settle(figures, watch)
+            if not watch.can_save:
+                _settle(figures)
+                watch.can_save = True
             stopping = watch.should_stop(step)
             for every, hook in hooks:
                 if step % every == 0 or step == rules.steps or (stopping and hook is save):
                     hook(step, state)
         watch.phase("waiting for the last save")
         checkpoints.wait()
-        watch.finished()
-        if stopping or not processes.all_agree(not watch.asked_to_stop):
+        watch.can_save = False
+        if stopping or any(processes.gather(watch.asked_to_stop)):
             raise Preempted(f"{draft.label}: asked to stop; step {step} is saved")
         identity = checkpoints.identity(step)
     _leave_outputs(draft, shape, data, rules, identity)
     draft.add_facts(**banner)
 
 
-def _settle(figures: Mapping[str, jax.Array], watch: Watch) -> None:
+def _settle(figures: Mapping[str, jax.Array]) -> None:
     """Waits for the first step, with its compilation."""
     jax.block_until_ready(figures)
-    watch.started()
     gc.collect()
     gc.freeze()  # later collections, which stall a step, pass by what exists now
 

@@ -236,7 +236,7 @@ class Checkpoints:
         except Exception as error:  # whatever Orbax makes of damaged bytes
             problem = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         # Another process may have met the damage in its part alone.
-        if not processes.all_agree(not problem):
+        if any(processes.gather(bool(problem))):
             return state, {}, problem or "another process cannot read its part"
         if self._is_old(step):
             processes.say(f"{self._directory / str(step)}: saved by an earlier version, without digests; not verified")

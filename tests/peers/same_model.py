@@ -13,7 +13,7 @@ import numpy as np
 from transformers4 import transformers_4_environment
 
 from phi_jax.model import phi
-from phi_jax.model.sampler import Request, Sampler
+from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.weights.huggingface import load_directory
 
 TIE = 1e-4  # of the two highest logits: less than what float32 leaves undecided between two implementations

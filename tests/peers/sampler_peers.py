@@ -13,8 +13,8 @@ from phi_jax.evaluation.backends.jax_sampler import JaxBackend
 from phi_jax.evaluation.completion import Plan, requests_of
 from phi_jax.evaluation.completion import Request as Asked
 from phi_jax.model.phi import PhiConfig
-from phi_jax.model.sampler import ONE_DEVICE, Request, Sampler
 from phi_jax.model.sampling import Decoding
+from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
 from phi_jax.weights.huggingface import load_directory
 from phi_jax.weights.models import load_model
 
@@ -155,8 +155,8 @@ def our_counts(directory, decodings, draws):
     params, config = load_directory(directory)
     sampler = Sampler(
         params, config,
-        end_of_text_id=END, max_new_tokens=LENGTH, decodings=tuple(decodings.values()), slots=256,
-        samples_per_prompt=draws, devices=ONE_DEVICE,
+        end_of_text_id=END, max_new_tokens=LENGTH, decodings=tuple(decodings.values()),
+        slots=SlotPlan(256, samples_per_prompt=draws),
     )  # fmt: skip
     requests = [
         Request(PROMPT, prompt, sample, decoding)

@@ -17,7 +17,8 @@ from running import ROOT
 from phi_jax.errors import UserError
 from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.completion import GREEDY, Plan, Request
-from phi_jax.model import phi, sampler
+from phi_jax.model import phi
+from phi_jax.parallel import sampler
 from phi_jax.tokens import tokenizer
 from phi_jax.weights.huggingface import export_model
 from phi_jax.weights.models import load_model
@@ -183,7 +184,9 @@ def test_a_random_model_writes_what_our_sampler_writes(backend, random_export):
     params, config, trained = load_model(random_export)
     requests = asked()
     prompts = [trained.encode(r.shown) for r in requests]
-    one = sampler.Sampler(params, config, end_of_text_id=trained.end_of_text_id, max_new_tokens=NEW, slots=12)
+    one = sampler.Sampler(
+        params, config, end_of_text_id=trained.end_of_text_id, max_new_tokens=NEW, slots=sampler.SlotPlan(12)
+    )
     completions = dict(one.complete([sampler.Request(tokens, i) for i, tokens in enumerate(prompts)]))
     ours = [completions[i].tokens for i in range(len(requests))]
     theirs = made(opened(backend, random_export), requests)

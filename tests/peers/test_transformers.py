@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from phi_jax.model import phi
-from phi_jax.model.sampler import Request, Sampler
+from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.weights.huggingface import export_model, load_directory, tensors_of
 
 pytestmark = pytest.mark.peers

@@ -10,9 +10,9 @@ from pathlib import Path
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import TokenBackend
 from phi_jax.evaluation.completion import Plan, Request
-from phi_jax.model import sampler
 from phi_jax.model.phi import Params, PhiConfig
 from phi_jax.model.sampling import Decoding
+from phi_jax.parallel import sampler
 from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.models import load_model
 
@@ -56,15 +56,12 @@ class JaxBackend(TokenBackend):
 
     @functools.cached_property
     def _sampler(self) -> sampler.Sampler:
-        from phi_jax.parallel.sampler_mesh import all_devices
-
         drawn = Decoding(self.plan.temperature, self.plan.top_p, self.plan.seed, self.plan.top_k)
         return sampler.Sampler(
             self._params, self._config,
             end_of_text_id=self.tokenizer.end_of_text_id, max_new_tokens=self.plan.max_new_tokens,
             decodings=(Decoding(), drawn) if self.plan.samples_per_problem else (Decoding(),),
             slots=sampler.SlotPlan(self._slots, self._live_slots, 1 + self.plan.samples_per_problem),
-            devices=all_devices(),
         )  # fmt: skip
 
 
@@ -81,7 +78,8 @@ def complete_text(model: str, prompt: str, *, max_new_tokens: int, decoding: Dec
     params, config, tokenizer = load_model(Path(model))
     one = sampler.Sampler(
         params, config,
-        end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, decodings=(decoding,), slots=1,
+        end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, decodings=(decoding,),
+        slots=sampler.SlotPlan(1),
     )  # fmt: skip
     tokens = tokenizer.encode(prompt)
     if not tokens:

@@ -1,4 +1,6 @@
-"""Batched completion: which request is decoded in which slot, and when a slot is refilled.
+"""Batched completion over a mesh: which request is decoded in which slot, and when a slot is refilled.
+
+Each part of the mesh along (data, fsdp), a device below, has slots of its own; weights are cut along tensor.
 
 Shapes are static: a device has a fixed number of slots, whatever share of them is live, prompts are padded to the right
 up to a power of two (their bucket), one prompt is read at a time, and tokens are decoded in segments of fixed length.
@@ -10,19 +12,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from phi_jax.errors import UserError
 from phi_jax.model import decode, phi
 from phi_jax.model.decode import SEGMENT
 from phi_jax.model.sampling import METHODS, Chance, Decoding
+from phi_jax.parallel import mesh as meshes
 
 SMALLEST_BUCKET = 64  # tokens
+# What a slot does in a segment: the fields of decode.Slots behind the first, then those of Chance.
+_SLOT = np.dtype([
+    ("fresh", bool), ("offset", np.int32), ("seed", np.uint32), ("prompt", np.int32), ("sample", np.int32),
+    ("temperature", np.float32), ("top_p", np.float32), ("top_k", np.int32),
+])  # fmt: skip
 
 # Asked between segments with a request and the tokens decoded for it so far: whether it may end here.
 Stopped = Callable[["Request", list[int]], bool]
@@ -45,51 +55,38 @@ class Completion(NamedTuple):
     stop_reason: str  # "end_of_text", "stop" (the caller's test held) or "length"
 
 
-class Devices:
-    """The device that jax takes if nothing is said. parallel/sampler_mesh.py has devices of a mesh."""
-
-    count = 1  # devices that have slots of their own
-
-    def weights(self, params: phi.Params, config: phi.PhiConfig) -> decode.Weights:
-        """`decode.weights_of` the parameters, where the programs want them."""
-        return _weights(params, config)
-
-    def empty(self, make: Callable[[int], decode.State]) -> decode.State:
-        """`make(count)`, every array cut along its first axis over the devices."""
-        return make(1)
-
-    def program(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function(weights, state, what)` jitted for each device's part of state and what; the state is donated."""
-        return jax.jit(function, donate_argnums=1)
-
-
-_weights = jax.jit(decode.weights_of, static_argnums=1)
-ONE_DEVICE = Devices()
-
-
 class SlotPlan(NamedTuple):
     """How many completions a device decodes at once. Only `total` and `samples_per_prompt` shape the programs, and so
     may change last bits.
     """
 
-    total: int  # slots of each device
+    total: int = 32  # slots of each device
     live: int | None = None  # so many of these are used; all if None
     samples_per_prompt: int = 1  # requests of a prompt that come together, about: decides how many slots share it
 
 
 class Programs(NamedTuple):
-    """What runs on the devices. A model of another `method` or on other devices has its own."""
+    """What runs on the devices, compiled when it first meets a shape. Each donates the state."""
 
     admit: Callable[[decode.Weights, decode.State, decode.Admission], decode.State]
     decode_segment: Callable[[decode.Weights, decode.State, decode.Slots], tuple[jax.Array, decode.State]]
 
 
 @functools.lru_cache(maxsize=16)
-def programs(config: phi.PhiConfig, method: str, devices: Devices) -> Programs:
-    """The two programs, compiled when they first meet a shape."""
+def programs(config: phi.PhiConfig, method: str, mesh: Mesh) -> Programs:
+    """The programs of a model of this shape; each device computes what it would alone."""
+    rows, whole = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
+
+    def program(function: Callable[..., Any]) -> Callable[..., Any]:
+        apart = jax.shard_map(
+            function, mesh=mesh, in_specs=(whole, rows, rows), out_specs=rows, axis_names=set(meshes.BATCH_AXES),
+            check_vma=False,
+        )  # fmt: skip
+        return jax.jit(apart, donate_argnums=1, out_shardings=meshes.batch_sharding(mesh))
+
     return Programs(
-        devices.program(functools.partial(decode.admit, config=config)),
-        devices.program(functools.partial(decode.decode_segment, config=config, method=method)),
+        program(functools.partial(decode.admit, config=config)),
+        program(functools.partial(decode.decode_segment, config=config, method=method)),
     )
 
 
@@ -97,8 +94,8 @@ class Sampler:
     """Completes prompts with one model, in the slots of each device.
 
     params: as abstract_params(config) describes them. max_new_tokens: length of a completion at most; the
-    end-of-text token is not counted. slots: a plan, or the number of slots of each device. Raises UserError for sizes
-    that leave nothing to do.
+    end-of-text token is not counted. mesh: of this process's devices; None: all of them apart. While its tensor axis is
+    1, it changes no bit. Raises UserError for sizes that leave nothing to do, or that tensor cuts into no equal parts.
     """
 
     def __init__(
@@ -109,11 +106,9 @@ class Sampler:
         end_of_text_id: int,
         max_new_tokens: int,
         decodings: Sequence[Decoding] = (Decoding(),),
-        slots: SlotPlan | int = 32,
-        devices: Devices = ONE_DEVICE,
+        slots: SlotPlan = SlotPlan(),  # noqa: B008 - a tuple
+        mesh: Mesh | None = None,
     ) -> None:
-        if isinstance(slots, int):
-            slots = SlotPlan(slots)
         self._live_slots = slots.total if slots.live is None else slots.live
         if slots.total < 1:
             raise UserError(f"slots={slots.total}: must be at least 1")
@@ -125,16 +120,13 @@ class Sampler:
                 f"the model's context of {config.max_seq_len} beside them"
             )
         self._config, self._end_of_text_id, self._max_new_tokens = config, end_of_text_id, max_new_tokens
-        self._decodings, self._devices = tuple(decodings), devices
+        self._decodings = tuple(decodings)
+        self._mesh = meshes.make_mesh((-1, 1, 1), jax.local_devices()) if mesh is None else mesh
+        self._devices = meshes.batch_ways(self._mesh)
         self._shared = slots_of_a_prompt(slots.total, slots.samples_per_prompt)
-        self._groups = slots.total // self._shared
-        method = max((d.method for d in self._decodings), key=METHODS.index)
-        self.programs = programs(config, method, devices)
-        self.load(params)
-
-    def load(self, params: phi.Params) -> None:
-        """Takes other weights of the same shape."""
-        self.weights = self._devices.weights(params, self._config)
+        self._groups = slots.total // self._shared  # of each device
+        self.programs = programs(config, max((d.method for d in self._decodings), key=METHODS.index), self._mesh)
+        self._weights = _weights(params, config, self._mesh)
 
     def complete(
         self, requests: Sequence[Request], stopped: Stopped = lambda request, tokens: False
@@ -175,11 +167,11 @@ class Sampler:
         queue = _Queue(requests, indices)
         while True:
             for admission in self._admissions(groups, queue, bucket):
-                state = self.programs.admit(self.weights, state, admission)
+                state = self.programs.admit(self._weights, state, admission)
             busy = [slot for group in groups for slot in group.fill(requests)]
             if not busy:
                 return
-            tokens, state = self.programs.decode_segment(self.weights, state, self._slots(groups))
+            tokens, state = self.programs.decode_segment(self._weights, state, self._slots(groups))
             new = np.asarray(tokens)
             for slot in busy:
                 reason = self._extend(slot, new[slot.group, slot.number].tolist(), stopped)
@@ -190,50 +182,42 @@ class Sampler:
     def _empty_groups(self) -> list[_Group]:
         """Every device's groups, with their live slots."""
         live = [min(self._shared, max(0, self._live_slots - g * self._shared)) for g in range(self._groups)]
-        return [_Group(number, count) for number, count in enumerate(live * self._devices.count)]
+        return [_Group(number, count) for number, count in enumerate(live * self._devices)]
 
     def _empty_state(self, bucket: int) -> decode.State:
-        own_length = -(-self._max_new_tokens // SEGMENT) * SEGMENT
-        return self._devices.empty(
-            lambda devices: decode.empty_state(self._config, devices * self._groups, self._shared, bucket, own_length)
-        )
+        groups, own_length = self._devices * self._groups, -(-self._max_new_tokens // SEGMENT) * SEGMENT
+        empty = functools.partial(decode.empty_state, self._config, groups, self._shared, bucket, own_length)
+        return jax.jit(empty, out_shardings=meshes.batch_sharding(self._mesh))()
 
     def _admissions(self, groups: Sequence[_Group], queue: _Queue, bucket: int) -> Iterator[decode.Admission]:
         """Prompts for the groups that have nothing more to do, one a device at a time."""
-        waiting = deque(group for group in groups if group.is_idle)
-        while waiting:
-            tokens = np.full((self._devices.count, bucket), self._end_of_text_id % self._config.vocab_size, np.int32)
-            lengths, numbers = np.ones((2, self._devices.count), np.int32)
-            wanted = np.zeros(self._devices.count, bool)
-            for group in list(waiting):
-                device, number = divmod(group.number, self._groups)
-                if wanted[device]:
-                    continue
-                waiting.remove(group)
-                if not queue.give(group, groups):
-                    continue
-                tokens[device, : len(group.prompt)] = group.prompt
-                lengths[device], numbers[device], wanted[device] = len(group.prompt), number, True
-            if wanted.any():
-                yield decode.Admission(tokens, lengths, numbers, wanted)
+        given: list[list[_Group]] = [[] for _ in range(self._devices)]
+        for group in sorted(groups, key=lambda group: group.number % self._groups):  # each device's first, then ...
+            if group.is_idle and queue.give(group, groups):
+                given[group.number // self._groups].append(group)
+        for admitted in itertools.zip_longest(*given):
+            tokens = np.full((self._devices, bucket), self._end_of_text_id % self._config.vocab_size, np.int32)
+            lengths, numbers = np.ones((2, self._devices), np.int32)
+            for device, group in enumerate(admitted):
+                if group is not None:
+                    tokens[device, : len(group.prompt)] = group.prompt
+                    lengths[device], numbers[device] = len(group.prompt), group.number % self._groups
+            yield decode.Admission(tokens, lengths, numbers, np.array([group is not None for group in admitted]))
 
     def _slots(self, groups: Sequence[_Group]) -> decode.Slots:
         """What each slot does in the next segment, as arrays."""
-        shape = (len(groups), self._shared)
-        fresh, offsets = np.zeros(shape, bool), np.zeros(shape, np.int32)
-        seeds, prompts, samples = (np.zeros(shape, dtype) for dtype in (np.uint32, np.int32, np.int32))
-        chance = Chance(*(np.zeros(shape, dtype) for dtype in (np.float32, np.float32, np.int32)))
+        slots = np.zeros((len(groups), self._shared), _SLOT)
         for slot in (slot for group in groups for slot in group.slots):
-            request, place = slot.request, (slot.group, slot.number)
-            if request is None:
-                continue
-            fresh[place], offsets[place] = not slot.decoded, len(slot.decoded)
-            decoding = self._decodings[request.decoding]
-            seeds[place], prompts[place], samples[place] = decoding.seed, _key(request), request.sample
-            for values, value in zip(chance, (decoding.temperature, decoding.top_p, decoding.top_k), strict=True):
-                values[place] = value
+            if (request := slot.request) is not None:
+                how = self._decodings[request.decoding]
+                key = request.prompt if request.key is None else request.key
+                slots[slot.group, slot.number] = (
+                    not slot.decoded, len(slot.decoded), how.seed, key, request.sample,
+                    how.temperature, how.top_p, how.top_k,
+                )  # fmt: skip
         lengths = np.array([len(group.prompt) for group in groups], np.int32)
-        return decode.Slots(lengths, fresh, offsets, seeds, prompts, samples, chance)
+        fields = [slots[name] for name in _SLOT.names or ()]
+        return decode.Slots._make([lengths, *fields[:5], Chance._make(fields[5:])])
 
     def _extend(self, slot: _Slot, new: list[int], stopped: Stopped) -> str:
         """Appends a segment; returns why the completion has ended, or an empty string."""
@@ -310,8 +294,11 @@ def slots_of_a_prompt(slots: int, samples_per_prompt: int) -> int:
     return shared
 
 
-def _key(request: Request) -> int:
-    return request.prompt if request.key is None else request.key
+def _weights(params: phi.Params, config: phi.PhiConfig, mesh: Mesh) -> decode.Weights:
+    """`decode.weights_of` the parameters, whole along (data, fsdp), however the parameters lie."""
+    meshes.check_tensor(mesh, config, "num_heads", "intermediate_size", "vocab_size")
+    shardings = meshes.parameter_shardings(decode.weight_axes(config), mesh)
+    return jax.jit(decode.weights_of, static_argnums=1, out_shardings=shardings)(params, config)
 
 
 def _bucket(length: int) -> int:

@@ -21,9 +21,9 @@ _LONG_WAIT = 30.0  # seconds; the user is told
 class Live(Asker):
     """Asks `endpoint`. Raises UserError where its API key is not in the environment.
 
-    The pace: at most `limit` requests are in flight. A rate limit that says retry-after holds all requests back for
-    that long. One that does not halves the limit, at most once for those sent together; each answer raises it by one,
-    so that a round of answers makes up for one halving, and a stray 429 costs little.
+    The pace: at most `limit` requests are in flight. A 429 halves the limit, at most once for those sent together, and
+    holds all requests back for as long as its retry-after says. Each answer raises the limit by one, so that a round
+    of answers makes up for one halving, and a stray 429 costs little.
     """
 
     def __init__(self, endpoint: Endpoint, price: Price, run: Run) -> None:
@@ -105,9 +105,9 @@ class Live(Asker):
     def _slow_down(self, failure: Failure, began: float) -> None:
         """After a 429 to a request that was sent at `began`."""
         now = time.monotonic()
+        if began >= self._halved:
+            self.limit, self._halved = max(1, self.limit // 2), now
         if failure.wait is None:
-            if began >= self._halved:
-                self.limit, self._halved = max(1, self.limit // 2), now
             return
         if failure.wait >= _LONG_WAIT and now >= self._resume:
             self._say(f"waits {failure.wait:.0f} s ({failure.reason})")

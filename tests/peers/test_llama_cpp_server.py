@@ -74,10 +74,10 @@ def test_an_export_of_ours_is_a_teacher_like_any_other(server, tmp_path):
         "teachers.writer.mode": "live",
         "teachers.writer.window": 2,
         "teachers.writer.attempts": 2,
-        "synthesize.textbook_requests": TEXTBOOKS,
-        "synthesize.exercise_requests": EXERCISES,
-        "synthesize.max_tokens": 24,
-        "synthesize.sandbox_workers": 1,
+        "texts.teacher.textbook_requests": TEXTBOOKS,
+        "texts.teacher.exercise_requests": EXERCISES,
+        "texts.teacher.max_tokens": 24,
+        "texts.teacher.sandbox_workers": 1,
     }
     command = ["synthesize", "--config", ROOT / "configs/phi_1.py", "--workdir", workdir]
     command += [f"--config.{field}={value}" for field, value in fields.items()]

@@ -19,6 +19,7 @@ STEPS = 200
 def edited(workdir):
     """launch/slurm for this cluster: what stands before the EDIT marks replaced, the rest as it is."""
     run = ["pretrain", *MICRO, "--config.training.cpu_devices=1", f"--config.training.steps={STEPS}",
+           f"--config.training.schedule_steps={STEPS}",
            "--config.training.checkpoint_every=50", "--config.training.evaluate_every=50",
            "--config.training.peer_timeout=15", "--workdir", str(workdir), "--name", "raw"]  # fmt: skip
     mine = {

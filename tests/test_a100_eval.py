@@ -170,7 +170,8 @@ def calls(tmp_path):
 # --- Completions -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_asked_and_what_is_written(place, tmp_path, backend):
+def test_what_is_asked_and_what_is_written(place, tmp_path, backend, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # which tests of peers set in the same process
     (score,), records, asked = evaluated(place, tmp_path / "out")
     assert (score["value"], score["prompt_form"], score["decoding"]) == (0.8, "stripped", "greedy")
     for n, (row, (shown, answer)) in enumerate(zip(records, ANSWERS.items(), strict=True)):

@@ -5,6 +5,7 @@ jax_sampler.py loads jax, hf_transformers.py transformers and torch, vllm_engine
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import importlib
 import inspect
@@ -65,7 +66,7 @@ def seed_of(plan: Plan, request: Request) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-class TokenBackend:
+class TokenBackend(abc.ABC):
     """A backend that is given tokens and returns them. A subclass has `decode`."""
 
     settings: dict[str, Any]
@@ -89,9 +90,9 @@ class TokenBackend:
         for i in set(range(len(requests))) - set(fitting):
             yield i, Completion("", stop_reason=TOO_LONG)
 
+    @abc.abstractmethod
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
         """(index, new tokens) of each as it ends; the first end-of-text token among them ends them."""
-        raise NotImplementedError
 
     def has_stopped(self, request: Request, tokens: Sequence[int]) -> bool:
         """Whether these new tokens may be the last."""

@@ -219,6 +219,13 @@ def test_damage_is_named(tmp_path, damage, what):
         Journal(tmp_path)
 
 
+def test_a_journal_that_is_gone_beside_its_wal_is_not_made_anew(tmp_path):
+    (tmp_path / f"{FILE}-wal").write_bytes(b"replies that were paid for")
+    with pytest.raises(UserError, match=rf"{FILE}: .*is missing beside its {FILE}-wal.* put a copy"):
+        Journal(tmp_path)
+    assert not (tmp_path / FILE).exists()
+
+
 def test_places_that_cannot_hold_a_journal(tmp_path):
     (tmp_path / "file").write_text("")
     for place in ("gs://bucket/run/teacher", tmp_path / "file"):

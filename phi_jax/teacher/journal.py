@@ -253,6 +253,8 @@ class Journal:
     def _create(self) -> None:
         if self.path.exists():
             return
+        if Path(f"{self.path}-wal").exists():  # an empty journal in its place would pay for its replies again
+            raise sqlite3.DatabaseError(f"is missing beside its {FILE}-wal")
         with atomic_path(self.path) as path:
             path.unlink(missing_ok=True)
             with contextlib.closing(sqlite3.connect(path)) as database:

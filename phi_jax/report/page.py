@@ -139,7 +139,7 @@ def page(data: Mapping[str, Any], seconds: Mapping[str, float], versions: Mappin
 def number(value: Any) -> str:
     """1234567 -> "1,234,567"; words as they are; "none" where there is nothing."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "none" if value in (None, [], "") else str(value)
+        return "none" if value in (None, [], {}, "") else str(value)
     return f"{value:,}"
 
 

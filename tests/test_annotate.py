@@ -10,7 +10,7 @@ from phi_jax.corpus import rubric
 from phi_jax.corpus.annotate import read_grades
 from phi_jax.corpus.rubric import grade
 from phi_jax.store import artifact, documents
-from phi_jax.store.python_text import from_first_code, parse, span
+from phi_jax.store.python_text import from_first_code
 
 LESSON = '''"""Prime numbers, found in two ways."""
 
@@ -143,12 +143,6 @@ def test_no_text_raises(text):
 )
 def test_a_text_from_its_first_code_on(text, code):
     assert from_first_code(text) == code
-
-
-def test_where_a_node_stands_in_its_source():
-    source = "x = 1\nname = 'é', [2,\n  'ö']\n"
-    first, second = parse(source).body[1].value.elts
-    assert [source[slice(*span(source, node))] for node in (first, second)] == ["'é'", "[2,\n  'ö']"]
 
 
 # --- The stage -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import json
 import random
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -249,12 +248,11 @@ def test_damaged_documents_are_named(tmp_path):
     source = document_set(tmp_path, [row(prose(i)) for i in range(4)], cuts=(2,))
     part = documents.part_path(source.path("documents"), 1)
     whole = part.read_bytes()
-    no_text = pa.BufferOutputStream()
-    pq.write_table(pa.table({"id": ["x"]}), no_text)
+    documents.write_part(tmp_path, 0, [{"id": "x"}], pa.schema([("id", pa.string())]))
     for name, data, message in (
         ("footer", b"PAR1 but not really", "part-00001.parquet: cannot be read"),
         ("pages", b"\x00" * 500 + whole[500:], "documents.* cannot"),
-        ("columns", no_text.getvalue().to_pybytes(), "part-00001.parquet: has no column"),
+        ("columns", documents.part_path(tmp_path, 0).read_bytes(), "part-00001.parquet: has no column"),
     ):
         part.write_bytes(data)
         draft = artifact.open_draft(tmp_path / name, "dedup", "", {}, {"documents": source})

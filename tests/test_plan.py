@@ -21,7 +21,7 @@ from phi_jax import config
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import make_mesh
-from phi_jax.planning.fit import model_shape, sizes
+from phi_jax.planning.fit import model_shape
 from phi_jax.planning.hardware import parse_devices, parse_topology
 from phi_jax.planning.memory import estimate_memory
 from phi_jax.planning.plan import lines, plan
@@ -43,12 +43,10 @@ TINY = PhiConfig(
 )
 def test_a_topology_has_its_devices(text, devices, slices):
     hardware = parse_topology(text)
-    assert (hardware.devices, hardware.slices, hardware.is_tpu) == (devices, slices, True)
+    assert (hardware.devices, hardware.count, hardware.is_tpu) == (devices, slices, True)
 
 
-@pytest.mark.parametrize(
-    "text", ["v5e", "v5e:4", "v5e:4x4x4", "v5e:32x32", "v9:2x2", "v5e:0x4", "0xv5e:4x4", "", "8xH100"]
-)
+@pytest.mark.parametrize("text", ["v5e", "v9:2x2", "v5e:0x4", "0xv5e:4x4", "H100:2x2", "", "8xH100"])
 def test_what_is_no_topology_is_one_line(text):
     with pytest.raises(UserError, match=r"^--topology .*; .*$"):
         parse_topology(text)
@@ -92,7 +90,9 @@ for model, batch, microbatches, mesh_shape, chunk in json.loads(sys.argv[3]):
     mesh = make_mesh(mesh_shape, jax.devices()[: mesh_shape[0] * mesh_shape[1] * mesh_shape[2]])
     changed, rules = dataclasses.replace(shape, **model), config.Config(values)
     parts = estimate_memory(changed, rules, mesh)
-    print(json.dumps([sum(parts.values()), compile_step(changed, rules, mesh)[0]]), flush=True)
+    memory = compile_step(changed, rules, mesh)  # a CPU's compiler leaves temporaries out of its peak
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes  # the donated state is not counted twice
+    print(json.dumps([sum(parts.values()), needed]), flush=True)
 """
 CASES = [
     ({}, 8, 1, (1, 1, 1), 64),
@@ -193,20 +193,6 @@ def test_without_libtpu_the_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'phi-jax\[plan\]'"):
         plan(config.load(PHI_1), topology="v5e:4x4", devices=None)
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (31.50G) exceeds "
-        "available HBM (15.75G). None None",
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 31.50G of "
-        "15.75G hbm. Exceeded hbm capacity by 15.75G.",
-    ],
-)
-def test_a_compiler_out_of_memory_says_how_much(message):
-    assert sizes(message) == [int(31.5 * 2**30), int(15.75 * 2**30)]
-    assert sizes("RESOURCE_EXHAUSTED") == []
 
 
 # --- The paper's configs -------------------------------------------------------------------------------------

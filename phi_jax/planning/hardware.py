@@ -10,8 +10,8 @@ from typing import Any
 from phi_jax.errors import UserError
 from phi_jax.parallel.chips import CHIPS, Chip, chip_named
 
-# TPU -> dimensions of its network and chips in the largest slice (Google Cloud TPU documentation).
-_SLICES = {"v4": (3, 4096), "v5e": (2, 256), "v5p": (3, 8960), "v6e": (2, 256), "tpu7x": (3, 9216)}
+_TPUS = [chip for chip in CHIPS if chip.device_kinds[0].startswith("TPU")]
+_GPUS = [chip for chip in CHIPS if chip not in _TPUS]
 # libtpu asks the cloud and the chips of its machine unless it is told that there is nothing to ask.
 LIBTPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -21,24 +21,26 @@ LIBTPU_ENVIRONMENT = {
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-
-
 GPU_SHARE = 0.9  # of a GPU's memory that XLA is given: XLA_PYTHON_CLIENT_MEM_FRACTION (its own default is 0.75)
 
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """`slices` TPU slices of one shape, or GPUs."""
+    """TPU slices of one shape, or GPUs."""
 
     text: str  # as the user wrote it
     chip: Chip
-    devices: int  # jax devices in all
+    count: int  # of slices or GPUs
     shape: tuple[int, ...] = ()  # chips of a TPU slice along each dimension; () = GPUs
-    slices: int = 1
 
     @property
     def is_tpu(self) -> bool:
         return bool(self.shape)
+
+    @property
+    def devices(self) -> int:
+        """jax devices in all; of a TPU7x chip there are two."""
+        return self.count * math.prod(self.shape) * (2 if self.chip.name == "tpu7x" else 1)
 
     @property
     def usable_bytes(self) -> int:
@@ -54,35 +56,25 @@ def parse_hardware(text: str) -> Hardware:
 def parse_topology(text: str) -> Hardware:
     """TPU slices: "v5e:4x4", or two of them that the data center's network joins: "2xv5e:4x4".
 
-    Raises UserError for what is none, or what no such slice is as large as.
+    Raises UserError for what is none. A shape that no data center has is refused only where libtpu refuses it.
     """
-    found = re.fullmatch(r"(?:(\d+)x)?(\w+):(\d+(?:x\d+)*)", text)
-    kind = found[2] if found else ""
-    if not found or kind not in _SLICES:
+    found = re.fullmatch(r"(?:([1-9]\d*)x)?(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
+    chip = chip_named(found[2]) if found else None
+    if not found or chip not in _TPUS:
         raise UserError(
             f"--topology {text}: must be KIND:AxB or NxKIND:AxB (N slices), e.g. v5e:4x4, v5p:2x2x4 or 2xv5e:4x4; "
-            f"kinds: {', '.join(_SLICES)}"
+            f"kinds: {', '.join(chip.name for chip in _TPUS)}"
         )
-    chip = chip_named(kind)
-    assert chip is not None
-    slices, shape = int(found[1] or 1), tuple(map(int, found[3].split("x")))
-    dimensions, largest = _SLICES[kind]
-    if len(shape) != dimensions or not 0 < math.prod(shape) <= largest or slices < 1:
-        raise UserError(
-            f"--topology {text}: a {kind} slice has {dimensions} dimensions and at most {largest} chips; "
-            f"e.g. {kind}:{'x'.join(['2', '2', '1'][:dimensions])}"
-        )
-    cores = 2 if kind == "tpu7x" else 1  # jax devices of a chip
-    return Hardware(text, chip, slices * math.prod(shape) * cores, shape, slices)
+    return Hardware(text, chip, int(found[1] or 1), tuple(map(int, found[3].split("x"))))
 
 
 def parse_devices(text: str) -> Hardware:
     """A number of GPUs: "8xH100". Raises UserError for what is none."""
-    found = re.fullmatch(r"(\d+)x(.+)", text)
+    found = re.fullmatch(r"([1-9]\d*)x(.+)", text)
     chip = chip_named(found[2]) if found else None
-    gpus = [chip.name for chip in CHIPS if chip.name not in _SLICES]
-    if not found or chip is None or chip.name not in gpus or int(found[1]) < 1:
-        raise UserError(f"--devices {text}: must be NxGPU, e.g. 8xH100; GPUs: {', '.join(gpus)}")
+    if not found or chip not in _GPUS:
+        names = ", ".join(chip.name for chip in _GPUS)
+        raise UserError(f"--devices {text}: must be NxGPU, e.g. 8xH100; GPUs: {names}")
     return Hardware(text, chip, int(found[1]))
 
 
@@ -95,8 +87,8 @@ def topology_devices(hardware: Hardware) -> list[Any]:
     from jax.experimental import topologies
 
     options: dict[str, Any] = {}
-    if hardware.slices > 1:
-        options["num_slices"] = hardware.slices
+    if hardware.count > 1:
+        options["num_slices"] = hardware.count
     if math.prod(hardware.shape) == 1:  # a host of four chips otherwise
         options["chips_per_host_bounds"] = (1, 1, 1)
     if hardware.chip.name == "v4":

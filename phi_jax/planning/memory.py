@@ -33,7 +33,16 @@ def estimate_memory(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> dict[str
 
     rules: config.training, or another section over it. Raises UserError where the mesh does not divide the model.
     """
-    state = _local_state(shape, rules, mesh)
+    try:
+        state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype),
+            abstract_state(shape, make_optimizer(rules), mesh),
+        )
+    except ValueError as error:
+        raise UserError(
+            f"config.training.mesh={tuple(rules.mesh)}: does not divide the model ({str(error).splitlines()[0]}); "
+            "choose axes fsdp and tensor that divide hidden_size, num_heads, intermediate_size and vocab_size"
+        ) from None
     parameters, tensor = _bytes(state["params"]), mesh.shape["tensor"]
     rows, each = rows_per_device(rules, mesh), jnp.dtype(shape.dtype).itemsize
     # What one device computes of a block: its heads and MLP columns, at the full width D.
@@ -61,24 +70,11 @@ def estimate_memory(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> dict[str
     }
 
 
-def _local_state(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> Any:
-    """The training state as one device holds it: a tree of jax.ShapeDtypeStruct."""
-    try:
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype),
-            abstract_state(shape, make_optimizer(rules), mesh),
-        )
-    except ValueError as error:
-        raise UserError(
-            f"config.training.mesh={tuple(rules.mesh)}: does not divide the model ({str(error).splitlines()[0]}); "
-            "choose axes fsdp and tensor that divide hidden_size, num_heads, intermediate_size and vocab_size"
-        ) from None
-
-
 def _saved_activation_bytes(shape: phi.PhiConfig, rows: int) -> int:
     """What autodiff keeps of the forward pass for the backward pass under the shape's remat policy."""
     dropout = shape.attention_dropout > 0 or shape.residual_dropout > 0
-    attend = None if shape.attention == "xla" else _fused_attention
+    # cudnn and splash keep queries, keys and values. They cannot be traced for a device that is not here.
+    attend = None if shape.attention == "xla" else jax.checkpoint(lambda q, k, v, segments: q + k + v)
 
     def backward(params: phi.Params, tokens_BxT: jax.Array) -> Any:
         keys_B = jax.random.split(jax.random.key(0), rows) if dropout else None
@@ -92,16 +88,6 @@ def _saved_activation_bytes(shape: phi.PhiConfig, rows: int) -> int:
     kept = Counter((x.shape, x.dtype) for x in jax.tree.leaves(jax.eval_shape(backward, params, tokens_BxT)))
     kept -= Counter((x.shape, x.dtype) for x in jax.tree.leaves(params))  # they are among these, and counted elsewhere
     return _bytes([jax.ShapeDtypeStruct(*kind) for kind in kept.elements()])
-
-
-def _keep(q: jax.Array, k: jax.Array, v: jax.Array, _: Any) -> tuple[jax.Array, Any]:
-    log_sums_BxHxT = jnp.zeros((q.shape[0], q.shape[2], q.shape[1]), jnp.float32)
-    return q + k + v, (q, k, v, q + k + v, log_sums_BxHxT)
-
-
-# Stands for cudnn and splash where only shapes count: neither can be traced for a device that is not here.
-_fused_attention = jax.custom_vjp(lambda q, k, v, segments: q + k + v)
-_fused_attention.defvjp(_keep, lambda kept, gradient: (gradient, gradient, gradient, None))
 
 
 def _bytes(tree: Any) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
@@ -20,16 +19,19 @@ class Fit:
     """What a step under one section of rules needs on one device."""
 
     rules: str  # the config's section: "training", "finetune"
-    compiled: bool  # for these devices; else estimated
     fits: bool
-    needed_bytes: int | None  # at the peak of a step, or at least where the compiler gave up; None: it didn't say
+    needed_bytes: int  # at the peak of a step: as compiled where it is, else estimated
     limit_bytes: int  # what a step may take
     mesh: dict[str, int]
     microbatches: int
     rows: int  # sequences of a microbatch on one device
     parts: dict[str, int]  # estimated bytes, by what they hold
-    seconds: float  # of compiling
+    seconds: float | None  # of compiling for these devices; None: only estimated
     fitting: Fit | None = None  # where it does not fit: with more microbatches it does
+
+    @property
+    def compiled(self) -> bool:
+        return self.seconds is not None and self.fits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,6 @@ class Plan:
     parameters: int
     model: str  # kernel, compute dtype, remat
     flops_per_token: float  # matmuls, attention in full
-    flops_per_token_causal: float  # matmuls, the causal half of attention
 
     @property
     def fits(self) -> bool:
@@ -68,6 +69,8 @@ def plan(config: Config, *, topology: str | None, devices: str | None, mfu: floa
     libtpu's environment does not leak, a compiler that crashes is one line, and no accelerator of this machine is
     taken. Raises UserError for unknown hardware, a config that it cannot run, or libtpu that is not installed.
     """
+    import pydantic
+
     if (topology is None) == (devices is None):
         raise UserError("plan needs the devices: either --topology, e.g. v5e:4x4, or --devices, e.g. 8xH100")
     hardware = parse_topology(topology) if topology is not None else parse_devices(str(devices))
@@ -80,34 +83,25 @@ def plan(config: Config, *, topology: str | None, devices: str | None, mfu: floa
     environment |= {"JAX_PLATFORMS": "cpu", **(LIBTPU_ENVIRONMENT if hardware.is_tpu else {})}
     request = {"config": config.to_dict(), "hardware": hardware.text, "mfu": mfu}
     found = run_child("phi_jax.planning.fit:make_plan", request, environment=environment)
-    durations = [Duration(**d) for d in found.pop("durations")]
-    return Plan(hardware, mfu, durations, [_fit_of(fit) for fit in found.pop("sections")], **found)
-
-
-def _fit_of(found: dict[str, Any]) -> Fit:
-    fitting = found.pop("fitting")
-    return Fit(**found, fitting=fitting and _fit_of(fitting))
+    return pydantic.TypeAdapter(Plan).validate_python(found)
 
 
 def lines(plan: Plan) -> list[str]:
     """The plan for people: what it is for, what each section of rules needs, then a table of hours."""
     chip, devices = plan.hardware.chip, plan.hardware.devices
+    share = "" if plan.hardware.is_tpu else f", {GPU_SHARE:.0%} of it for XLA (XLA_PYTHON_CLIENT_MEM_FRACTION)"
     out = [
         f"model: {plan.parameters:,} parameters, {plan.model}",
-        f"devices: {devices} x {chip.name} ({plan.hardware.text}), {_gib(chip.memory_bytes)} each",
+        f"devices: {devices} x {chip.name} ({plan.hardware.text}), {_gib(chip.memory_bytes)} each{share}",
     ]
     for fit in plan.sections:
         out += [f"{fit.rules}: {_memory(fit)}", *([] if fit.compiled else [f"  {_parts(fit)}"])]
         if fit.fitting is not None:
-            out.append(
-                f"  fits with --config.{fit.rules}.microbatches={fit.fitting.microbatches}: {_memory(fit.fitting)}"
-            )
+            setting = f"--config.{fit.rules}.microbatches={fit.fitting.microbatches}"
+            out.append(f"  fits with {setting}: {_memory(fit.fitting)}")
         elif not fit.fits:
             out.append("  no number of microbatches fits: take more remat, another mesh, or more or larger devices")
-    full, causal = plan.flops_per_token / 1e9, plan.flops_per_token_causal / 1e9
-    out.append(
-        f"GFLOPs a token, forward and backward: {full:.3f} with full attention, {causal:.3f} with its causal half"
-    )
+    out.append(f"GFLOPs a token, forward and backward: {plan.flops_per_token / 1e9:.3g} with full attention")
     width = max(len(d.model) for d in plan.durations)
     out.append(f"{'model':{width}} {'steps':>9} {'tokens':>9} {'hours':>9} {'device-hours':>12}")
     for d in plan.durations:
@@ -121,17 +115,12 @@ def lines(plan: Plan) -> list[str]:
 
 
 def _memory(fit: Fit) -> str:
-    needed = "more than there is" if fit.needed_bytes is None else _gib(fit.needed_bytes)
     rows = f"{fit.rows} sequence{'s' if fit.rows > 1 else ''} a device in each of {fit.microbatches} microbatches"
     mesh = ", ".join(f"{axis} {size}" for axis, size in fit.mesh.items())
     how = f"as compiled in {fit.seconds:.0f} s" if fit.compiled else "analytic estimate"
-    least = "at least " if fit.compiled and not fit.fits else ""
-    share = "" if fit.compiled else f" (XLA_PYTHON_CLIENT_MEM_FRACTION={GPU_SHARE})"
-    verdict = "fits" if fit.fits else "DOES NOT FIT"
-    return (
-        f"{rows} (mesh {mesh}) need {least}{needed} of {_gib(fit.limit_bytes)}{share} at the peak of a step, {how}: "
-        f"{verdict}"
-    )
+    verdict = "fits" if fit.fits else "DOES NOT FIT" if fit.seconds is None else "the compiler says it DOES NOT FIT"
+    needed = f"{_gib(fit.needed_bytes)} of {_gib(fit.limit_bytes)}"
+    return f"{rows} (mesh {mesh}) need {needed} at the peak of a step, {how}: {verdict}"
 
 
 def _parts(fit: Fit) -> str:
@@ -139,4 +128,4 @@ def _parts(fit: Fit) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 / 100 else f"{size / 2**20:,.2f} MiB"
+    return f"{size / 2**30:,.3g} GiB"

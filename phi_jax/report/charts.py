@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,10 +33,8 @@ def bars(scores: Mapping[str, Mapping[str, Any]], paper: Mapping[str, Any]) -> s
 
     paper: as paper.FIGURE_2_1; a model that it does not know has no bar there.
     """
-    import matplotlib.style
 
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = _figure(9.4, 0.9 + 0.62 * len(scores))
+    def draw(figure: Figure) -> None:
         ours, theirs = figure.subplots(1, 2, sharey=True)
         ours.set_title("this run: pass@1 (%), 95 % interval")
         theirs.set_title(f"the paper: {paper['benchmark']} pass@1 (%)   * uncertain")
@@ -58,53 +56,37 @@ def bars(scores: Mapping[str, Mapping[str, Any]], paper: Mapping[str, Any]) -> s
             axes.grid(axis="y", visible=False)
         ours.set_yticks(range(len(scores)), list(scores), color=_INK)
         ours.set_ylim(len(scores) - 0.45, -0.55)
-        return _svg(figure, "pass@1 in percent, this run and the paper")
+
+    return _svg(draw, (9.4, 0.9 + 0.62 * len(scores)), "pass@1 in percent, this run and the paper")
 
 
 def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str) -> str:
-    """Named series of (step, value); of few points each gets a dot."""
-    import matplotlib.style
+    """Named series of (step, value), of which one may be empty; of few points each gets a dot."""
 
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = _figure(4.6, 2.4)
+    def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for (name, points), color in zip(series.items(), (_ACCENT, _SECOND), strict=False):
-            marker = "o" if len(points) <= 40 else ""
-            axes.plot(*zip(*points, strict=True), color=color, label=name, linewidth=1.6, marker=marker, markersize=3)
+            if points:
+                dot = "o" if len(points) <= 40 else ""
+                axes.plot(*zip(*points, strict=True), color=color, label=name, linewidth=1.6, marker=dot, markersize=3)
         axes.set_xlabel("step")
         axes.set_ylabel(y_label)
         axes.legend()
-        return _svg(figure, f"{y_label} by step")
+
+    return _svg(draw, (4.6, 2.4), f"{y_label} by step")
 
 
-def histogram(counts: Sequence[int], kept: Sequence[int]) -> str:
-    """All files by score, from 0 to 1, and the part of each column that was kept."""
+def _svg(draw: Callable[[Figure], None], size: tuple[float, float], label: str) -> str:
+    """What `draw` draws in a figure of this size (inches), in the page's colours."""
     import matplotlib.style
-
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = _figure(4.6, 2.4)
-        axes, width = figure.subplots(), 1 / len(counts)
-        for heights, color, name in ((counts, _RULE, "all files"), (kept, _ACCENT, "kept")):
-            places = [width * (number + 0.5) for number in range(len(heights))]
-            axes.bar(places, heights, 0.9 * width, color=color, label=name)
-        axes.set_xlim(0, 1)
-        axes.grid(axis="x", visible=False)
-        axes.set_xlabel("score")
-        axes.set_ylabel("files")
-        axes.legend()
-        return _svg(figure, "files by score")
-
-
-def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure((width, height), layout="constrained")
-
-
-def _svg(figure: Figure, label: str) -> str:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(size, layout="constrained")
+        draw(figure)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     root = rf'<svg \1 role="img" aria-label="{label}">'
     svg = re.sub(r'^.*?<svg [^>]*?(viewBox="[^"]*")[^>]*>', root, svg, flags=re.DOTALL)

@@ -14,8 +14,7 @@ from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, write_atomic, write_json
 from phi_jax.store.python_text import from_first_code
 
-_READING_LINES = 30
-_SHOWN_FACTS = 10  # of a fact that is a table
+_READING_CHARACTERS = 1500
 _TRAININGS = ("pretrain", "finetune")
 
 
@@ -79,7 +78,7 @@ def _trained(trained: Artifact, inputs: Mapping[str, Artifact]) -> dict[str, Any
 
 
 def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], count: int) -> list[dict[str, Any]]:
-    """The same problems as each model completed them, half of them those that the models disagree most about.
+    """The same problems as each model completed them, those that the models disagree most about.
 
     Of the main benchmark, greedy, in the first prompt form.
     """
@@ -96,27 +95,20 @@ def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], coun
     def agreement(task: str) -> tuple[int, str]:
         return abs(2 * sum(c["passed"] for c in found[task].values()) - len(found[task])), task
 
-    chosen = sorted(found, key=agreement)[: count // 2]
-    chosen += [task for task in sorted(found) if task not in chosen][: count - len(chosen)]
     prompts = {p.task_id: p.prompt for p in problems}
-    return [{"task_id": task, "prompt": prompts[task], "completions": found[task]} for task in chosen]
+    return [
+        {"task_id": task, "prompt": prompts[task], "completions": found[task]}
+        for task in sorted(found, key=agreement)[:count]
+    ]
 
 
 def _reading(decontaminated: Artifact, filtered: Artifact, count: int) -> list[dict[str, Any]]:
     """Files for a reader to grade, a sample by hash, without their scores: id, where from, how they begin."""
     scores = documents.read(filtered.path("scores"), ("id", "score"))
     scored = [row["id"] for row in scores if row["score"] is not None]
-    chosen = sorted(scored, key=lambda i: documents.uniform(i, "reading"))[:count]
+    chosen = set(sorted(scored, key=lambda i: documents.uniform(i, "reading"))[:count])
     rows = documents.read(decontaminated.path("documents"), ("id", "source", "path", "text"))
-    found = {row["id"]: row for row in rows if row["id"] in set(chosen)}
-    return [
-        {
-            **{name: found[i][name] for name in ("id", "source", "path")},
-            "lines": found[i]["text"].count("\n") + 1,
-            "begins": "\n".join(from_first_code(found[i]["text"]).splitlines()[:_READING_LINES]),
-        }
-        for i in chosen
-    ]
+    return [{**row, "text": from_first_code(row["text"])[:_READING_CHARACTERS]} for row in rows if row["id"] in chosen]
 
 
 # --- The page -------------------------------------------------------------------------------------------------------
@@ -131,46 +123,23 @@ def page(data: Mapping[str, Any], seconds: Mapping[str, float], versions: Mappin
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": number, "percent": percent, "signed": signed, "probability": probability}
-    found, filters = data["evaluation"], [f for label, f in data["stages"].items() if label.startswith("filter/")]
+    found = data["evaluation"]
     main = {model: scores[found["main"]] for model, scores in found["chosen"].items() if found["main"] in scores}
     return environment.get_template("page.html.j2").render(
         data,
         main=main,
         told_apart=evaluation.told_apart(found),
         bars=charts.bars(main, data["figure_2_1"]),
-        curves={a["label"]: charts.lines(_there(a["losses"]), "loss (nats)") for a in data["trained"].values()},
-        histogram=charts.histogram(filters[0]["histogram"], filters[0]["histogram_kept"]) if filters else "",
-        facts={label: flat(facts) for label, facts in data["stages"].items()},
+        curves={a["label"]: charts.lines(a["losses"], "loss (nats)") for a in data["trained"].values()},
         seconds=seconds,
         versions=versions,
     )
 
 
-def _there(series: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: points for name, points in series.items() if points}
-
-
-def flat(facts: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """Facts as lines of a table; of a table within, the first ones."""
-    rows: list[tuple[str, str]] = []
-    for name, value in facts.items():
-        label = before + str(name).replace("_", " ")
-        if isinstance(value, Mapping):
-            inner = flat(value, f"{label}: ")
-            rows += inner[:_SHOWN_FACTS]
-            if len(inner) > _SHOWN_FACTS:
-                rows.append((f"{label}: {len(inner) - _SHOWN_FACTS} more", "in report.json"))
-        elif isinstance(value, list) and value:
-            rows.append((label, "in report.json"))
-        else:
-            rows.append((label, number(value)))
-    return rows
-
-
 def number(value: Any) -> str:
     """1234567 -> "1,234,567"; words as they are; "none" where there is nothing."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "none" if value in (None, [], "") else str(value)
+        return "none" if value in (None, [], {}, "") else str(value)
     return f"{value:,}"
 
 

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from etils import epath
@@ -61,42 +59,47 @@ def is_object_store(path: epath.PathLike) -> bool:
 
 @contextlib.contextmanager
 def atomic_path(final: epath.PathLike) -> Iterator[epath.Path]:
-    """Yields the path to write; the file appears at `final` whole, on leaving the block, or not at all."""
+    """Yields the path to write; the file or directory appears at `final` whole, on leaving the block, or not at all.
+
+    Where a file is at `final`, it is replaced. An object store takes files only.
+    """
     final = epath.Path(final)
     if is_object_store(final):
         yield final
         return
     temporary = final.parent / f"{_TEMPORARY}{final.name}"
+    _remove(temporary)
     try:
         yield temporary
-        _onto_disk(temporary)
+        for path in (*Path(temporary).rglob("*"), temporary):
+            _onto_disk(path)
         os.replace(temporary, final)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+    _onto_disk(final.parent)
 
 
 @contextlib.contextmanager
 def new_directory(final: epath.PathLike) -> Iterator[Path]:
-    """Yields a directory to fill; it appears at `final` whole, on leaving the block, or not at all.
+    """Yields a directory to fill; it appears at `final` as `atomic_path` says. Local disks only.
 
-    Local disks only. Raises UserError where `final` exists.
+    Raises UserError where `final` exists.
     """
-    final = Path(final)
-    if final.exists():
+    if Path(final).exists():
         raise UserError(f"{final}: exists; name a new directory, or remove that one first")
-    temporary = final.parent / f"{_TEMPORARY}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with atomic_path(final) as temporary:
         temporary.mkdir(parents=True)
-        yield temporary
-        for path in (*temporary.rglob("*"), temporary):
-            _onto_disk(path)
-        os.rename(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    _onto_disk(final.parent)
+        yield Path(temporary)
+
+
+def _remove(path: epath.Path) -> None:
+    """Removes a file or a directory; the manifest first, so that what is left of an artifact is not taken for whole."""
+    if path.is_dir():
+        (path / MANIFEST).unlink(missing_ok=True)
+        path.rmtree()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _onto_disk(path: epath.PathLike) -> None:
@@ -170,30 +173,25 @@ class Artifact:
         """Where the named output lies."""
         return self.directory / self.manifest["outputs"][output]["path"]
 
-    def check(self) -> None:
+    def check(self, *, always_hash: bool = False) -> None:
         """Compares the size and the time of every file with the manifest, and the hash where only the time differs.
 
         Raises UserError naming the first file that differs.
         """
         for name, expected in self.manifest["files"].items():
             path = self.directory / name
-            self._require(path.exists(), f"{name} is missing from {self.directory}")
-            same = path.stat().length == expected["bytes"] and (
-                _changed_at(path) == expected["changed_at"] or file_digest(path) == expected["sha256"]
+            if path.exists() and path.stat().length == expected["bytes"]:
+                same_time = _changed_at(path) == expected["changed_at"]
+                if (same_time and not always_hash) or file_digest(path) == expected["sha256"]:
+                    continue
+            raise UserError(
+                f"{self.label}: {name}: missing, or its checksum differs from {MANIFEST}; remove "
+                f"{self.directory} and run `phi-jax {self.manifest['stage']}` to rebuild it"
             )
-            self._require(same, f"{name}: checksum differs from {MANIFEST}")
 
     def verify(self) -> None:
-        """Compares the hash of every file with the manifest; raises UserError naming the first that differs."""
-        for name, expected in self.manifest["files"].items():
-            path = self.directory / name
-            self._require(path.exists(), f"{name} is missing from {self.directory}")
-            self._require(file_digest(path) == expected["sha256"], f"{name}: checksum differs from {MANIFEST}")
-
-    def _require(self, right: bool, problem: str) -> None:
-        if not right:
-            stage = self.manifest["stage"]
-            raise UserError(f"{self.label}: {problem}; remove {self.directory} and run `phi-jax {stage}` to rebuild it")
+        """As `check`, with the hash of every file."""
+        self.check(always_hash=True)
 
 
 @dataclasses.dataclass
@@ -235,8 +233,6 @@ class Draft:
         logical content, since two writes of the same content differ in bytes), or "log" (varies with time and
         host: listed, but no part of the identity). counts: rows=, tokens= and the like.
         """
-        if (kind in ("documents", "checkpoint")) != (digest is not None):
-            raise ValueError(f"output {name}: kind {kind!r} and digest {digest!r} do not go together")
         self._outputs[name] = {"path": path, "kind": kind, "sha256": digest, **counts}
 
     def add_facts(self, **facts: Any) -> None:
@@ -246,14 +242,13 @@ class Draft:
     def commit(self) -> Artifact:
         """Writes the manifest and puts the artifact in its place, replacing a stale one."""
         files = {}
-        for path in sorted(_walk(self.directory)):
+        for path in sorted(_files_below(self.directory)):
             relative = os.fspath(path.relative_to(self.directory))
-            if relative in (_DRAFT, MANIFEST):
-                continue
-            about = {"bytes": path.stat().length, "changed_at": _changed_at(path)}
-            files[relative] = {**about, "sha256": file_digest(path)}
+            if relative not in (_DRAFT, MANIFEST):
+                about = {"bytes": path.stat().length, "changed_at": _changed_at(path)}
+                files[relative] = {**about, "sha256": file_digest(path)}
         for output in self._outputs.values():
-            inside = {k: v for k, v in files.items() if _is_under(k, output["path"])}
+            inside = {k: v for k, v in files.items() if PurePath(k).is_relative_to(output["path"])}
             if not inside:
                 raise ValueError(f"{self.label}: output {output['path']} was declared but not written")
             output["bytes"] = sum(v["bytes"] for v in inside.values())
@@ -278,9 +273,7 @@ class Draft:
             "seconds": round(time.monotonic() - self._started, 3),
         }
         write_json(self.directory / MANIFEST, manifest)
-        if not is_object_store(self.final):
-            _swap_into_place(self.directory, self.final)
-        (self.final / _DRAFT).unlink(missing_ok=True)
+        _put_into_place(self.directory, self.final)
         return Artifact(self.final, manifest)
 
 
@@ -306,23 +299,20 @@ def open_draft(
     """
     draft = join_draft(workdir, stage, name, config, inputs, decides=decides)
     about = {"format": FORMAT, "key": draft.key, "decides": draft.decides, "inputs": draft.inputs}
-    directory = draft.directory
-    left = read_draft(directory)
-    kept = not again and left == json.loads(canonical_json(about))
-    if not kept and directory.exists():
+    about = json.loads(canonical_json(about))
+    directory, left = draft.directory, read_draft(draft.directory)
+    draft.resumed = left == about and not again
+    if not draft.resumed and directory.exists():
         step = last_checkpoint(directory)
         if step is not None and not again:
-            raise UserError(_would_lose(draft, left, step))
-        # The manifest goes first: without it, what is left of the old artifact is not taken for a whole one.
-        (directory / MANIFEST).unlink(missing_ok=True)
-        directory.rmtree()
+            raise UserError(_would_lose(draft, left, about, step))
+        _remove(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for path in list(_walk(directory)):
+    for path in _files_below(directory):
         if path.name.startswith(_TEMPORARY):
             path.unlink()
-    if not kept:
+    if not draft.resumed:
         write_json(directory / _DRAFT, about)
-    draft.resumed = kept
     return draft
 
 
@@ -380,8 +370,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _would_lose(draft: Draft, left: Mapping[str, Any], step: int) -> str:
-    changed = differences(left.get("decides", {}), json.loads(canonical_json(draft.decides)))
+def _would_lose(draft: Draft, left: Mapping[str, Any], new: Mapping[str, Any], step: int) -> str:
+    changed = differences(left.get("decides", {}), new["decides"])
     before = left.get("inputs", {})
     changed += [f"input {s['artifact']} changed" for name, s in draft.inputs.items() if before.get(name) != s]
     return (
@@ -402,25 +392,22 @@ def partial_of(final: epath.Path) -> epath.Path:
 
 
 def find(workdir: epath.PathLike, stage: str, name: str) -> Artifact | None:
-    """The whole artifact of a stage instance, or None. Finishes a swap that a kill cut in two."""
+    """The whole artifact of a stage instance, or None. Puts it into place where a kill came in between."""
     final = locate(workdir, stage, name)
-    if not is_object_store(final):
-        partial = partial_of(final)
-        if not (final / MANIFEST).exists() and (partial / MANIFEST).exists():
-            _swap_into_place(partial, final)
-            (final / _DRAFT).unlink(missing_ok=True)
+    partial = partial_of(final)
+    if not is_object_store(final) and not (final / MANIFEST).exists() and (partial / MANIFEST).exists():
+        _put_into_place(partial, final)
     return Artifact.read(final)
 
 
 def prepare_workdir(workdir: epath.PathLike) -> epath.Path:
     """Creates the work directory. Raises UserError where that cannot be."""
     path = epath.Path(workdir)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--workdir {path}: this is a file; name a directory, which is created where needed")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir {path}: cannot be created ({error.strerror}); name another place") from None
+        why = "this is a file" if path.is_file() else f"cannot be created ({error.strerror})"
+        raise UserError(f"--workdir {path}: {why}; name a directory, which is created where needed") from None
     return path
 
 
@@ -435,44 +422,31 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
     with open(Path(workdir) / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(
-                    f"--workdir {workdir}: another phi-jax is running there; wait for it, or stop it first"
-                ) from None
-            raise
+        except BlockingIOError:
+            raise UserError(
+                f"--workdir {workdir}: another phi-jax is running there; wait for it, or stop it first"
+            ) from None
         yield
 
 
-def _swap_into_place(partial: epath.Path, final: epath.Path) -> None:
-    """Puts a finished draft in its place; may be called again after a kill at any line."""
-    stale = final.parent / f"{final.name}.stale"
-    if final.exists():
-        _clear(stale, final)
-        os.rename(final, stale)
-    os.rename(partial, final)
-    _clear(stale, final)
+def _put_into_place(partial: epath.Path, final: epath.Path) -> None:
+    """Puts a draft that is whole in its place, and the artifact that stood there out of it.
 
-
-def _clear(stale: epath.Path, final: epath.Path) -> None:
-    """Removes a replaced artifact. One with checkpoints, which cost training steps, is kept under another name."""
-    if not stale.exists():
-        return
-    if last_checkpoint(stale) is None:
-        stale.rmtree()
-        return
-    aside = final.parent / f"{final.name}.replaced-{_identity_of(stale)}"
-    if aside.exists():
-        aside.rmtree()  # the same artifact
-    os.rename(stale, aside)
-    say(f"{final.parent.name}/{final.name}: the training that stood there is kept in {aside}")
-
-
-def _identity_of(directory: epath.Path) -> str:
-    try:
-        return json.loads((directory / MANIFEST).read_text())["identity"][:12]
-    except (OSError, ValueError, KeyError):
-        return "unknown"
+    That one is removed; a training, which cost its steps, is kept under another name. May be called again after a kill
+    at any line.
+    """
+    if partial != final and final.exists():
+        if last_checkpoint(final) is None:
+            _remove(final)
+        else:
+            old = Artifact.read(final)
+            aside = final.parent / f"{final.name}.replaced-{old.identity[:12] if old else time.time_ns()}"
+            _remove(aside)  # the same artifact
+            os.rename(final, aside)
+            say(f"{final.parent.name}/{final.name}: the training that stood there is kept in {aside}")
+    if partial != final:
+        os.rename(partial, final)
+    (final / _DRAFT).unlink(missing_ok=True)
 
 
 def _changed_at(path: epath.Path) -> int:
@@ -480,13 +454,5 @@ def _changed_at(path: epath.Path) -> int:
     return 0 if is_object_store(path) else os.stat(path).st_mtime_ns
 
 
-def _walk(directory: epath.Path) -> Iterator[epath.Path]:
-    for path in directory.iterdir():
-        if path.is_dir():
-            yield from _walk(path)
-        else:
-            yield path
-
-
-def _is_under(relative: str, path: str) -> bool:
-    return relative == path or relative.startswith(path.rstrip("/") + "/")
+def _files_below(directory: epath.Path) -> list[epath.Path]:
+    return [place / name for place, _, names in directory.walk() for name in names]

@@ -47,23 +47,16 @@ class PathDigests:
             return self._of_file(path)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return json.loads((path / MANIFEST).read_text())["identity"]
-        found = {}
-        for place, folders, names in os.walk(path):
-            folders.sort()
-            for name in sorted(names):
-                file = Path(place, name)
-                if file.is_file() and "__pycache__" not in file.parts:
-                    found[os.fsencode(file.relative_to(path)).hex()] = self._of_file(file)
-        return digest_of(found)
+        inside = (file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        return digest_of({os.fsencode(file.relative_to(path)).hex(): self._of_file(file) for file in inside})
 
     def _of_file(self, path: Path) -> str:
-        status = path.stat()
         if not path.is_file():
             return "not a regular file"
+        status = path.stat()
         mark = [status.st_size, status.st_mtime_ns, status.st_ino]
         name = os.fsencode(path.absolute()).hex()
-        known = self._known.get(name)
-        if known is None or known[0] != mark:
-            known = self._known[name] = [mark, file_digest(path)]
+        if name not in self._known or self._known[name][0] != mark:
+            self._known[name] = [mark, file_digest(path)]
             self._changed = True
-        return known[1]
+        return self._known[name][1]

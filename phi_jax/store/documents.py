@@ -5,6 +5,7 @@ The id is the hash of the text. A part is written whole or not at all, so a stag
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -127,22 +128,14 @@ def totals(directory: epath.PathLike) -> Totals:
 
 
 def schema_of(directory: epath.PathLike) -> pa.Schema:
-    """The columns of a document set. Raises UserError for a part that is damaged or lacks a column of the first."""
-    first, *others = parts(directory)
-    schema = schema_of_part(first).remove_metadata()
-    for path in others:
-        if missing := set(schema.names) - set(schema_of_part(path).names):
-            raise UserError(f"{path}: has no column {min(missing)!r}, which {first.name} has")
-    return schema
+    """The columns of a document set, those of its first part. Raises UserError where that is damaged."""
+    return schema_of_part(parts(directory)[0]).remove_metadata()
 
 
 def schema_of_part(path: epath.PathLike) -> pa.Schema:
     """The columns of one Parquet file, with what its footer says. Raises UserError for a damaged one."""
-    try:
-        with epath.Path(path).open("rb") as file:
-            return pq.read_schema(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({error}); write it again") from None
+    with _opened(path) as file:
+        return file.schema_arrow
 
 
 def add_output(draft: Draft, name: str, path: str | None = None) -> Totals:
@@ -171,12 +164,18 @@ def read(directory: epath.PathLike, columns: Sequence[str] = ("id", "text")) -> 
 
 def read_part(path: epath.PathLike, columns: Sequence[str]) -> Iterator[Row]:
     """Rows of one Parquet file; errors as in `read`."""
+    with _opened(path) as file:
+        if missing := [name for name in columns if name not in file.schema_arrow.names]:
+            raise UserError(f"{path}: has no column {missing[0]!r}; documents need {', '.join(SCHEMA.names)}")
+        for batch in file.iter_batches(batch_size=512, columns=list(columns)):
+            yield from batch.to_pylist()
+
+
+@contextlib.contextmanager
+def _opened(path: epath.PathLike) -> Iterator[pq.ParquetFile]:
+    """A Parquet file to be read; what cannot be read of it is a UserError."""
     try:
         with epath.Path(path).open("rb") as handle:
-            file = pq.ParquetFile(handle)
-            if missing := [c for c in columns if c not in file.schema_arrow.names]:
-                raise UserError(f"{path}: has no column {missing[0]!r}; documents need {', '.join(SCHEMA.names)}")
-            for batch in file.iter_batches(batch_size=512, columns=list(columns)):
-                yield from batch.to_pylist()
+            yield pq.ParquetFile(handle)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({error}); write it again") from None

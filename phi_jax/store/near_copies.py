@@ -3,7 +3,7 @@
 Two texts are *exact* copies where their words are the same, and *near* copies where the Jaccard similarity of their
 sets of word n-grams reaches the threshold (ngrams.py says what words and n-grams are).
 
-Exact copies go first. Among the rest MinHash proposes pairs (Daft computes the hashes, where the data lies) and the
+Exact copies go first. Among the rest MinHash (of Daft) proposes pairs and the
 sets of n-grams decide: no text is dropped on an estimate. Texts are visited in one order, longest first (UTF-8 bytes,
 whitespace runs counted as one space), ties by id: a text stays unless it is a near copy of one that stays already;
 then it goes, in favour of the most similar one (ties: the one visited first). So every dropped text is within the
@@ -14,20 +14,20 @@ set of texts alone: not on their order, nor on how they are cut into parts, nor 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 from etils import epath
 
-from phi_jax.errors import UserError
 from phi_jax.progress import Progress
 from phi_jax.store import documents
-from phi_jax.store.ngrams import Hashes, Indices, WordHashes, combined, gram_hashes, jaccard
+from phi_jax.store.ngrams import Hashes, gram_hashes, jaccard
 
 _SEED = 1  # of the MinHash permutations: part of what "the same result on every run" means
+_BATCH = 512  # texts signed at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Found:
     ids: list[str]  # [D] no two of them exact copies
     copies: dict[str, str]  # id of an exact copy -> id of the text of the D that has the same words
     rows: int  # of the input; more than ids and copies where an id occurs twice
-    buckets: list[Indices]  # texts with one band of MinHash in common: ascending, two or more
-    grams: list[Hashes]  # [D] set of n-grams of each text that is in a bucket; empty for others
+    buckets: list[npt.NDArray[np.int64]]  # texts with one band of MinHash in common: ascending, two or more
+    grams: dict[int, Hashes]  # set of n-grams of each text that is in a bucket
     rules: Rules
     label: str
 
@@ -58,31 +58,34 @@ def find_pairs(directories: Sequence[epath.PathLike], rules: Rules, *, label: st
 
     label: what the progress is called. Raises UserError for parts that cannot be read.
     """
+    signed: list[tuple[int, str, str]] = []  # (- bytes, id, digest of the words) of each row
+    bands = [np.empty((0, rules.bands), dtype=np.uint64)]
+    rows = (row for directory in directories for row in documents.read(directory))
     with Progress(label, sum(documents.totals(d).rows for d in directories), "documents signed") as bar:
-        table, keys = _sign(directories, rules, bar.advance)
-    # Stable against any order of arrival: digest and size are functions of the text, the id names it.
-    table = table.append_column("row", pa.array(np.arange(table.num_rows))).sort_by(
-        [("normal_bytes", "descending"), ("id", "ascending")]
-    )
-    places: dict[str, int] = {}  # id -> row of `keys`, in the order of visits
-    first: dict[bytes, str] = {}
+        while batch := list(itertools.islice(rows, _BATCH)):
+            texts = [" ".join(row["text"].split()) for row in batch]
+            for row, text in zip(batch, texts, strict=True):
+                signed.append((-len(text.encode()), row["id"], documents.document_id(text)))
+            bands.append(_band_hashes(texts, rules))
+            bar.advance(len(batch))
+    places: dict[str, int] = {}  # id -> its row, in the order of visits
+    first: dict[str, str] = {}
     copies: dict[str, str] = {}
-    for identifier, digest, row in zip(*(table[c].to_pylist() for c in ("id", "digest", "row")), strict=True):
-        text = first.setdefault(digest, identifier)
-        if text == identifier:
-            places.setdefault(identifier, row)
+    for place in sorted(range(len(signed)), key=signed.__getitem__):
+        _, identifier, digest = signed[place]
+        if (text := first.setdefault(digest, identifier)) == identifier:
+            places.setdefault(identifier, place)
         else:
             copies[identifier] = text
-    buckets = _buckets(keys[np.array(list(places.values()), dtype=np.int64)])
     ids = list(places)
-    grams = [np.empty(0, dtype=np.uint64)] * len(ids)
-    words = WordHashes()
-    wanted = {ids[i]: i for i in np.unique(np.concatenate([np.empty(0, dtype=np.int64), *buckets])).tolist()}
-    for directory in directories if wanted else ():
+    buckets = _buckets(np.concatenate(bands)[list(places.values())])
+    compared = {ids[member]: member for members in buckets for member in members.tolist()}
+    grams: dict[int, Hashes] = {}
+    for directory in directories if compared else ():
         for row in documents.read(directory):
-            if (index := wanted.pop(row["id"], None)) is not None:
-                grams[index] = gram_hashes(row["text"], rules.ngram, words)
-    return Found(ids, copies, table.num_rows, buckets, grams, rules, label)
+            if (member := compared.pop(row["id"], None)) is not None:
+                grams[member] = gram_hashes(row["text"], rules.ngram)
+    return Found(ids, copies, len(signed), buckets, grams, rules, label)
 
 
 def decide(found: Found) -> dict[str, tuple[str, float]]:
@@ -113,67 +116,34 @@ def decide(found: Found) -> dict[str, tuple[str, float]]:
     return dropped
 
 
-def _buckets(keys: Hashes) -> list[Indices]:
-    """The sets of two or more texts that have a band in common, each once. keys: [D, bands] hash of each band."""
-    found: dict[bytes, Indices] = {}
-    for band in keys.T:
-        order = np.argsort(band, kind="stable")  # so that the members of a bucket ascend
-        starts = np.flatnonzero(np.append(True, band[order][1:] != band[order][:-1]))
-        lengths = np.diff(np.append(starts, len(band)))
-        for start, length in zip(starts[lengths > 1].tolist(), lengths[lengths > 1].tolist(), strict=True):
-            members = order[start : start + length]
-            found[members.tobytes()] = members
-    return list(found.values())
+def _band_hashes(texts: list[str], rules: Rules) -> Hashes:
+    """A hash of each band of MinHash values of each text: [texts, bands]. texts: words between single spaces.
 
-
-def _sign(
-    directories: Sequence[epath.PathLike], rules: Rules, advance: Callable[[int], None]
-) -> tuple[pa.Table, Hashes]:
-    """(table of id, normal_bytes, digest of the words; hashes of the bands [rows, bands]), in the order of arrival.
-
-    The texts stay where Daft reads them: a few hundred bytes a document come here.
+    Bands that differ may have one hash, which only costs a comparison.
     """
-    # Daft's own telemetry and progress bars: off before it is imported.
-    for name, value in (("DO_NOT_TRACK", "1"), ("DAFT_PROGRESS_BAR", "0"), ("DAFT_ANALYTICS_ENABLED", "0")):
+    # Daft's own telemetry: off before it is imported.
+    for name, value in (("DO_NOT_TRACK", "1"), ("DAFT_ANALYTICS_ENABLED", "0")):
         os.environ.setdefault(name, value)
     import daft
-    from daft.functions import minhash
-
-    fields = {
-        "words": daft.DataType.string(),
-        "normal_bytes": daft.DataType.int64(),
-        "digest": daft.DataType.binary(),
-    }
-
-    @daft.func.batch(return_dtype=daft.DataType.struct(fields), unnest=True, use_process=False)
-    def normalise(series: daft.Series) -> pa.Array:
-        normal = [" ".join((text or "").split()) for text in series.to_arrow().to_pylist()]
-        encoded = [text.encode() for text in normal]
-        columns = [
-            pa.array(normal, pa.large_string()),
-            pa.array([len(data) for data in encoded], pa.int64()),
-            pa.array([hashlib.sha256(data).digest()[:16] for data in encoded], pa.large_binary()),
-        ]
-        return pa.StructArray.from_arrays(columns, names=list(fields))
 
     # S-curve of 21 bands of 6 hashes, 1 - (1 - s^6)^21: 0.28 at a Jaccard similarity of 0.5, 0.63 at 0.6, 0.93 at
     # 0.7, 0.998 at 0.8, 1 - 1e-7 at 0.9. 16 x 8 finds 0.947 at 0.8; 18 x 7 finds 0.986; 32 x 4 loses nothing, but
     # proposes 0.87 of the pairs at 0.5, all for nothing.
     width = rules.num_perm // rules.bands
-    frame = daft.read_parquet([os.fspath(path) for directory in directories for path in documents.parts(directory)])
-    frame = frame.select(daft.col("id"), normalise(daft.col("text")))
-    hashes = minhash(daft.col("words"), num_hashes=rules.num_perm, ngram_size=rules.ngram, seed=_SEED)
-    schema = pa.schema([("id", pa.large_string()), ("normal_bytes", pa.int64()), ("digest", pa.large_binary())])
-    tables, keys = [schema.empty_table()], [np.empty((0, rules.bands), dtype=np.uint64)]
-    try:
-        for batch in frame.select(*schema.names, hashes.alias("hashes")).to_arrow_iter():
-            signatures = batch.column("hashes").flatten().to_numpy().reshape(batch.num_rows, rules.num_perm)
-            columns = signatures[:, : width * rules.bands].astype(np.uint64).reshape(-1, rules.bands, width)
-            keys.append(combined([columns[:, :, i] for i in range(width)]))
-            tables.append(pa.Table.from_batches([batch.select(schema.names)]))
-            advance(batch.num_rows)
-    except daft.exceptions.DaftCoreException as error:
-        reason = str(error).splitlines()[0]
-        places = ", ".join(map(os.fspath, directories))
-        raise UserError(f"{places}: Daft cannot read its documents ({reason}); write them again") from None
-    return pa.concat_tables(tables), np.concatenate(keys)
+    signatures = daft.Series.from_pylist(texts).minhash(rules.num_perm, rules.ngram, _SEED).to_arrow().flatten()
+    values = signatures.to_numpy().reshape(len(texts), rules.num_perm)[:, : rules.bands * width]
+    factors = np.random.default_rng(_SEED).integers(2**64, size=width, dtype=np.uint64)
+    return values.reshape(len(texts), rules.bands, width).astype(np.uint64) @ factors
+
+
+def _buckets(hashes: Hashes) -> list[npt.NDArray[np.int64]]:
+    """The sets of two or more texts that have a band in common, each once. hashes: [D, bands]."""
+    found: dict[bytes, npt.NDArray[np.int64]] = {}
+    for band in hashes.T:
+        order = np.argsort(band, kind="stable")  # so that the members of a bucket ascend
+        ends = np.append(np.flatnonzero(np.diff(band[order])) + 1, len(order))
+        sizes = np.diff(ends, prepend=0)
+        for end, size in zip(ends[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+            members = order[end - size : end]
+            found[members.tobytes()] = members
+    return list(found.values())

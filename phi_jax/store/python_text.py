@@ -1,4 +1,4 @@
-"""Python source as text: its syntax tree, where a node stands in it, where its code begins."""
+"""Python source as text: its syntax tree, where its code begins."""
 
 from __future__ import annotations
 
@@ -17,19 +17,6 @@ def parse(text: str) -> ast.Module | None:
             return ast.parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
-
-
-def span(source: str, node: ast.expr | ast.stmt | ast.arg | ast.keyword) -> tuple[int, int]:
-    """Start and end of a node in its source, in characters; `ast` counts lines and UTF-8 bytes."""
-    lines = source.split("\n")
-
-    def offset(line: int, column: int) -> int:
-        before = sum(len(text) + 1 for text in lines[: line - 1])
-        return before + len(lines[line - 1].encode()[:column].decode())
-
-    assert node.end_lineno is not None
-    assert node.end_col_offset is not None
-    return offset(node.lineno, node.col_offset), offset(node.end_lineno, node.end_col_offset)
 
 
 def from_first_code(text: str) -> str:

@@ -7,6 +7,7 @@ the files of the highest scores are kept until a budget of tokens is spent.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -63,13 +64,13 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
         label=f"{draft.label} embeddings",
     )  # fmt: skip
 
-    grades = {row["id"]: row for row in read_grades(inputs["grades"]) if row["label"] is not None}
+    graded = {row["id"]: row for row in read_grades(inputs["grades"]) if row["label"] is not None}
     vectors = {
         row["id"]: np.array(row["vector"], np.float32)
         for row in documents.read(embeddings, ("id", "vector"))
-        if row["id"] in grades and row["vector"] is not None
+        if row["id"] in graded and row["vector"] is not None
     }
-    labels = {identifier: grades[identifier]["label"] for identifier in vectors}
+    labels = {identifier: graded[identifier]["label"] for identifier in vectors}
     held_out = split_held_out(labels, rules.held_out)
     learnt = sorted(labels.keys() - held_out)
     score, out_of_bag = learn(
@@ -77,18 +78,18 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     )
     # A graded file's plain score repeats its label: it would be preferred to one that was not graded.
     unbiased = dict(zip(learnt, out_of_bag.tolist(), strict=True))
-    scored = []
-    for row in _scores(embeddings, score):
-        identifier = row["id"]
-        grade = grades[identifier]["grade"] if identifier in grades else None
-        own = {"score": unbiased.get(identifier, row["score"]), "grade": grade, "held_out": identifier in held_out}
-        scored.append({**row, **own})
+    scored = list(_scores(embeddings, score))
+    for row in scored:
+        row["score"] = unbiased.get(row["id"], row["score"])
+        row["grade"] = graded.get(row["id"], {}).get("grade")
+        row["held_out"] = row["id"] in held_out
     kept = within_budget(scored, rules.token_budget)
     if not kept:
         raise UserError(
             f"config.filter.token_budget={rules.token_budget}: less than the tokens of the best file; raise it"
         )
-    scored = [{**row, "kept": row["id"] in kept} for row in scored]
+    for row in scored:
+        row["kept"] = row["id"] in kept
     schema = documents.schema_of(source)
     documents.map_parts(
         source, draft.directory / "documents", lambda rows: (r | kept[r["id"]] for r in rows if r["id"] in kept),
@@ -244,14 +245,13 @@ def within_budget(scored: Iterable[documents.Row], budget: int) -> dict[str, doc
     """id -> {"score", "tokens"} of the best files, best first (ties by id), up to the first that would exceed the
     budget of tokens.
     """
-    kept: dict[str, documents.Row] = {}
     ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (-row["score"], row["id"]))
-    for row in ranked:
-        budget -= row["tokens"]
-        if budget < 0:
-            break
-        kept[row["id"]] = {"score": row["score"], "tokens": row["tokens"]}
-    return kept
+    spent = itertools.accumulate(row["tokens"] for row in ranked)
+    return {
+        row["id"]: {"score": row["score"], "tokens": row["tokens"]}
+        for row, tokens in zip(ranked, spent, strict=True)
+        if tokens <= budget
+    }
 
 
 def _examples(source: epath.Path, scored: Iterable[documents.Row]) -> dict[str, list[documents.Row]]:
@@ -261,16 +261,12 @@ def _examples(source: epath.Path, scored: Iterable[documents.Row]) -> dict[str, 
     for side in ("kept", "dropped"):
         on_side = [row for row in ranked if row["kept"] == (side == "kept")]
         middle = max(0, (len(on_side) - EXAMPLES) // 2)
-        shown[side] = on_side[middle : middle + EXAMPLES]
-    wanted = [row["id"] for chosen in shown.values() for row in chosen]
+        shown[side] = {row["id"]: row["score"] for row in on_side[middle : middle + EXAMPLES]}
+    wanted = [("id", "in", [*shown["kept"], *shown["dropped"]])]
     found = {}
     for path in documents.parts(source):
         with path.open("rb") as file:
-            table = pq.read_table(file, columns=["id", "path", "source", "text"], filters=[("id", "in", wanted)])
+            table = pq.read_table(file, columns=["id", "path", "source", "text"], filters=wanted)
         for row in table.to_pylist():
-            lines = from_first_code(row.pop("text")).split("\n")[:EXAMPLE_LINES]
-            found[row["id"]] = {**row, "lines": lines}
-    return {
-        side: [{**found[row["id"]], "score": row["score"], "grade": row["grade"]} for row in chosen]
-        for side, chosen in shown.items()
-    }
+            found[row["id"]] = row | {"lines": from_first_code(row.pop("text")).split("\n")[:EXAMPLE_LINES]}
+    return {side: [{**found[i], "score": score} for i, score in chosen.items()] for side, chosen in shown.items()}

@@ -24,7 +24,6 @@ from phi_jax.store.artifact import digest_of, file_digest
 
 INSTALLED = "installed"
 _FILES = (".py", ".parquet", ".jsonl", ".jsonl.gz")
-_TEXT_COLUMNS = ("text", "content")  # ours, and The Stack's
 _FIELDS = ("path", "license", "language")  # what a row may say beside its text
 
 
@@ -92,12 +91,10 @@ def _installed(packages: Sequence[str]) -> Iterator[RawFile]:
 def licence_of(distribution: importlib.metadata.Distribution) -> str | None:
     """The licence a distribution's metadata names: expression, short text or classifier; None where none does."""
     metadata = distribution.metadata.json
-    if expression := metadata.get("license_expression"):
-        return str(expression)
-    if classifiers := [c for c in metadata.get("classifier", []) if c.startswith("License ::")]:
-        return " AND ".join(re.sub(r".*:: ", "", c) for c in classifiers)
+    classifiers = [re.sub(r".*:: ", "", c) for c in metadata.get("classifier", []) if c.startswith("License ::")]
     text = str(metadata.get("license", "")).strip()
-    return text if text and len(text) <= 100 and "\n" not in text else None
+    short = text if len(text) <= 100 and "\n" not in text else ""
+    return str(metadata.get("license_expression") or " AND ".join(classifiers) or short) or None
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------
@@ -130,42 +127,42 @@ class Reader:
 
 def _normal(row: documents.Row) -> tuple[documents.Row, str]:
     """The one form of a text: UTF-8 without byte order mark, lines that end in a line feed."""
+    text = row.get("text", row.get("content"))  # our name, and The Stack's
+    if not isinstance(text, str | bytes):
+        return {}, "malformed row"
     try:
-        fields = {name: _decoded(row.get(name)) for name in ("text", *_FIELDS)}
+        fields = {name: _decoded(row.get(name)) or None for name in _FIELDS}
+        text = _decoded(text).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeError:
         return {}, "not UTF-8"
-    if not isinstance(row.get("text"), (str, bytes)):
-        return {}, "malformed row"
-    text = (fields["text"] or "").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     return {**fields, "text": text}, ""
 
 
-def _decoded(value: Any) -> str | None:
+def _decoded(value: Any) -> str:
     """A value of any type as text. Raises UnicodeError for what UTF-8 cannot hold."""
     text = value.decode() if isinstance(value, bytes) else str(value or "")
     text.encode()
-    return text or None
+    return text
 
 
 def read_rows(file: Path) -> Iterator[documents.Row]:
-    """Rows of a Parquet or JSONL file as they are, the text under "text"; an empty one for a line that is no object.
+    """Rows of a Parquet or JSONL file as they are; an empty one for a line that is no object.
 
     Raises UserError for a damaged file, and for Parquet with neither a column `text` nor `content`.
     """
     if file.suffix == ".parquet":
         names = documents.schema_of_part(file).names
-        text = next((name for name in _TEXT_COLUMNS if name in names), None)
-        if text is None:
+        texts = [name for name in ("text", "content") if name in names][:1]
+        if not texts:
             raise UserError(f"{file}: has neither a column `text` nor `content`")
-        columns = [text, *(name for name in _FIELDS if name in names)]
-        yield from ({**row, "text": row[text]} for row in documents.read_part(file, columns))
+        yield from documents.read_part(file, [*texts, *(name for name in _FIELDS if name in names)])
         return
     for line in _lines(file):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        yield {**row, "text": row.get("text", row.get("content"))} if isinstance(row, dict) else {}
+        yield row if isinstance(row, dict) else {}
 
 
 def _lines(file: Path) -> Iterator[bytes]:

@@ -53,8 +53,15 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of many texts, on all cores. Raises as `encode` does."""
-        for text in texts:
-            _check(text)
+        # Left to themselves, one core raises a TypeError and the other encodes U+FFFD.
+        try:
+            for text in texts:
+                text.isascii() or text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"a text holds a lone surrogate, U+{ord(error.object[error.start]):04X} at character {error.start}, "
+                "which is no text in UTF-8; decode its bytes with errors='replace'"
+            ) from None
         encoding, _ = self.fast
         if encoding is None or any(map(fast_core.is_beyond, texts)):
             return [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -90,17 +97,6 @@ class Tokenizer:
         """
         path = Path(name).expanduser()
         return cls.load(path if path.exists() else tokenizer_files.download(name))
-
-
-def _check(text: str) -> None:
-    # Left to themselves, one core raises a TypeError and the other encodes U+FFFD.
-    try:
-        text.isascii() or text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"a text holds a lone surrogate, U+{ord(text[error.start]):04X} at character {error.start}, which is no "
-            "text in UTF-8; decode its bytes with errors='replace'"
-        ) from None
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:

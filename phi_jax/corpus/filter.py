@@ -8,6 +8,7 @@ the files of the highest scores are kept until a budget of tokens is spent.
 from __future__ import annotations
 
 import itertools
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -262,11 +263,9 @@ def _examples(source: epath.Path, scored: Iterable[documents.Row]) -> dict[str, 
         on_side = [row for row in ranked if row["kept"] == (side == "kept")]
         middle = max(0, (len(on_side) - EXAMPLES) // 2)
         shown[side] = {row["id"]: row["score"] for row in on_side[middle : middle + EXAMPLES]}
-    wanted = [("id", "in", [*shown["kept"], *shown["dropped"]])]
-    found = {}
-    for path in documents.parts(source):
-        with path.open("rb") as file:
-            table = pq.read_table(file, columns=["id", "path", "source", "text"], filters=wanted)
-        for row in table.to_pylist():
-            found[row["id"]] = row | {"lines": from_first_code(row.pop("text")).split("\n")[:EXAMPLE_LINES]}
-    return {side: [{**found[i], "score": score} for i, score in chosen.items()] for side, chosen in shown.items()}
+    wanted = [*shown["kept"], *shown["dropped"]]
+    columns = ["id", "path", "source", "text"]
+    found = pq.read_table(os.fspath(source), columns=columns, filters=[("id", "in", wanted)]).to_pylist()
+    lines = {row["id"]: from_first_code(row.pop("text")).split("\n")[:EXAMPLE_LINES] for row in found}
+    files = {row["id"]: {**row, "lines": lines[row["id"]]} for row in found}
+    return {side: [{**files[i], "score": score} for i, score in chosen.items()] for side, chosen in shown.items()}

@@ -47,7 +47,9 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     check(config)
     source = inputs["documents"].path("documents")
     schema, parts = documents.schema_of(source), documents.parts(source)
-    found = find_pairs([source], Rules(**config.dedup.to_dict()), label=draft.label)
+    chosen = config.dedup
+    rules = Rules(chosen.threshold, chosen.ngram, chosen.num_perm, chosen.bands)
+    found = find_pairs([source], rules, label=draft.label)
     if found.rows > len(found.ids) + len(found.copies):
         raise UserError(f"{source}: several rows have the same id; name the set in config.collect.sources instead")
     gone = decide(found)

@@ -3,7 +3,7 @@
 import json
 
 from phi_jax.contamination import syntax
-from phi_jax.contamination.overlap import GRAM, wording
+from phi_jax.contamination.overlap import GRAM, Wording
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.store.python_text import parse
 
@@ -19,7 +19,7 @@ class Likeness:
     """The problems' words and trees, indexed for looking them up."""
 
     def __init__(self, problems):
-        self._wording = wording(problems)
+        self._wording = Wording(problems)
         self._trees = {}
         for problem in problems:
             for tree in fingerprints(program(problem)):
@@ -30,8 +30,8 @@ class Likeness:
         overlap = self._wording.overlap(text)
         trees = sorted(fingerprints(text) & self._trees.keys())
         return [
-            *((task, "a sentence or the solution") for task in overlap.said),
-            *((task, f"{GRAM} words") for task in overlap.prompts),
+            *((task, "a sentence or the solution") for task in sorted(overlap.said)),
+            *((task, f"{GRAM} words") for task in sorted(overlap.prompts)),
             *((self._trees[tree], "a syntax tree") for tree in trees),
         ]
 

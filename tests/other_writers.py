@@ -69,11 +69,7 @@ WRITTEN = {
     },
 }  # by the name of the artifact: facts of `synthesize`
 GRADED = {
-    "grader": "judge", "graded": 98, "high": 30, "threshold": 0.7, "mean_grade": 0.48,
-    "histogram": [0, 2, 9, 14, 20, 21, 17, 9, 5, 1], "reasons": {"no vote: 3 refused": 2},
-    "votes": 300, "votes_missing": {"length": 4, "refused": 6},
-    "agreement": {"files": 97, "alpha": 0.7312, "same_label": 0.896907, "standard_deviation": 0.8123},
-    "mean_vote_by_teacher": {"judge": 4.81}, "cut_files": 7, "unseen_bytes": 91234,
+    "grader": "judge", "graded": 98, "high": 30, "threshold": 0.7, "reasons": {"no vote: 3 refused": 2},
     "prompt": {"version": "grade.v1", "sha256": "c0" * 32},
     "teaching": {"teachers": {"judge": _teacher("gpt-4.1-mini", "live", 300, 0.03125)}, "dollars": 0.03125},
 }  # fmt: skip

@@ -240,7 +240,7 @@ def test_a_killed_run_goes_on_at_the_first_missing_part(tmp_path, tree, monkeypa
     original = stage._look_at
 
     def killed(entries, *more):
-        if entries[0][0].path == "minified.py":
+        if entries[0].path == "minified.py":
             raise KeyboardInterrupt
         return original(entries, *more)
 

@@ -4,21 +4,17 @@
 import ast
 import json
 import keyword
-import os
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import ROOT
 
 from phi_jax.config import Config
 from phi_jax.contamination import decontaminate as stage
 from phi_jax.contamination import syntax
-from phi_jax.contamination.held_out import LEAST_NODES, inspect, load_held_out
+from phi_jax.contamination.held_out import LEAST_NODES, NOT_PARSED, REMOVING, WORDS, HeldOut
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.store import artifact, documents
@@ -72,9 +68,14 @@ def write_problems(path, rows):
     return str(path)
 
 
+def hits_of(held_out, text):
+    """What takes a text out."""
+    return {reason: tasks for reason, tasks in held_out.inspect(text).items() if reason in REMOVING}
+
+
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory):
-    return load_held_out(write_problems(tmp_path_factory.mktemp("problems") / "p.jsonl", make_problems()))
+    return HeldOut(write_problems(tmp_path_factory.mktemp("problems") / "p.jsonl", make_problems()))
 
 
 # --- What is found, and what is not ---------------------------------------------------------------------------
@@ -119,19 +120,18 @@ NEAR_MISSES = {
 @pytest.mark.parametrize("name", LIKENESSES)
 def test_likenesses_are_found(held_out, name):
     text, expected = LIKENESSES[name]
-    assert inspect(text, held_out, prose=True).hits == expected
+    assert hits_of(held_out, text) == expected
 
 
 @pytest.mark.parametrize("name", NEAR_MISSES)
 def test_near_misses_are_not(held_out, name):
-    assert inspect(NEAR_MISSES[name], held_out, prose=True).hits == {}
+    assert hits_of(held_out, NEAR_MISSES[name]) == {}
 
 
 def test_thirteen_words_are_counted_where_they_are_no_evidence(held_out):
-    found = inspect(PROSE, held_out, prose=False)
-    assert found.hits == {}
-    assert found.shares_words
-    assert inspect(SAID, held_out, prose=False).hits == {"same text": [SQUARES]}
+    assert held_out.inspect(PROSE, prose=False) == {WORDS: [TALLY]}
+    assert held_out.inspect(SAID, prose=False) == {"same text": [SQUARES]}
+    assert held_out.inspect(f"print 'x'\n{SAID}") == {"same text": [SQUARES], NOT_PARSED: []}
 
 
 def test_what_everybody_writes_is_no_evidence(tmp_path):
@@ -143,11 +143,11 @@ def test_what_everybody_writes_is_no_evidence(tmp_path):
          "canonical_solution": body, "test": ""}
         for n, body in enumerate((small, large))
     ]  # fmt: skip
-    held_out = load_held_out(write_problems(tmp_path / "p.jsonl", rows))
+    held_out = HeldOut(write_problems(tmp_path / "p.jsonl", rows))
     assert list(held_out.fingerprints.values()) == [["t/1"]]
-    assert inspect(f"def plus(x, y):\n{small}".replace("a", "x").replace("b", "y"), held_out, prose=True).hits == {}
-    assert inspect(f"# {said}\n", held_out, prose=True).hits == {}
-    assert inspect(f"def g(a, b):\n{large}", held_out, prose=True).hits == {
+    assert hits_of(held_out, f"def plus(x, y):\n{small}".replace("a", "x").replace("b", "y")) == {}
+    assert hits_of(held_out, f"# {said}\n") == {}
+    assert hits_of(held_out, f"def g(a, b):\n{large}") == {
         "same syntax": ["t/1"],
         "same text": ["t/1"],
     }
@@ -281,17 +281,17 @@ def test_problems_that_cannot_be_compared_with_are_named(tmp_path, change, messa
     rows = make_problems()
     rows[1].update(change)
     with pytest.raises(UserError, match=message):
-        load_held_out(write_problems(tmp_path / "p.jsonl", rows))
+        HeldOut(write_problems(tmp_path / "p.jsonl", rows))
 
 
 def test_the_problems_of_humaneval_are_found_in_their_own_code(shared_data):
     file = str(shared_data / "eval" / "HumanEval.jsonl.gz")
-    held_out = load_held_out(file)
+    held_out = HeldOut(file)
     assert held_out.untold == ["HumanEval/23"]  # "Return length of given string", return len(string)
     large = {task for tasks in held_out.fingerprints.values() for task in tasks}
     assert len(held_out.tasks) - len(large) == 21
     for problem in load_problems(file)[1]:
-        hits = inspect(problem.prompt + problem.reference, held_out, prose=True).hits
+        hits = hits_of(held_out, problem.prompt + problem.reference)
         assert (problem.task_id in hits.get("same syntax", ())) == (problem.task_id in large)
 
 
@@ -305,13 +305,13 @@ FORMS = {
 def test_the_problems_of_mbpp_are_found_by_their_text(shared_data):
     """One sentence stands in two problems and is no evidence."""
     file = shared_data / "eval" / "mbpp.jsonl"
-    held_out = load_held_out(str(file))
+    held_out = HeldOut(str(file))
     assert held_out.untold == []
     rows = {f"MBPP/{row['task_id']}": row for row in map(json.loads, file.read_text().splitlines())}
     some = [task for n, task in enumerate(held_out.tasks) if n % 5 == 0 or task == "MBPP/347"]
 
     def missed(text_of):
-        hits = {task: inspect(text_of(rows[task]), held_out, prose=True).hits for task in some}
+        hits = {task: hits_of(held_out, text_of(rows[task])) for task in some}
         return [task for task, found in hits.items() if task not in {t for tasks in found.values() for t in tasks}]
 
     for form in FORMS.values():
@@ -360,8 +360,8 @@ def decontaminate(tmp_path, inputs, name="grammar", problems="nano"):
 
 
 def removed(built):
-    columns = ("set", "path", "reason", "task_id")
-    return sorted(tuple(row[c] for c in columns) for row in documents.read(built.path("removed"), columns))
+    rows = documents.read(built.path("findings"), ("set", "path", "reason", "tasks"))
+    return sorted((r["set"], r["path"], r["reason"], *r["tasks"]) for r in rows if r["reason"] in REMOVING)
 
 
 def content(built):
@@ -383,7 +383,7 @@ def test_planted_contamination_is_removed_from_every_set(tmp_path):
         assert pq.read_schema(documents.parts(built.path(name))[0]).equals(WITH_BEHAVIOUR)
         facts = built.facts[name]
         assert (facts["documents"], facts["kept"], facts["removed"]) == (len(expected) + 2, len(expected), 2)
-        assert facts["hits"] == {"syntax": 1, "text": 1}
+        assert facts["hits"] == {"same syntax": 1, "same text": 1}
         assert (facts["not_parsed"], facts["share_13_words"]) == (0, 1)
     assert (built.facts["problems"], built.facts["written_by"]) == (4, "grammar")
 
@@ -397,42 +397,21 @@ def test_thirteen_words_are_evidence_unless_the_grammar_wrote_both(tmp_path):
     assert ("textbooks", "prose", "same text", TALLY) in removed(built)
 
 
-def test_the_same_in_other_processes_and_after_a_kill(tmp_path, monkeypatch):
+def test_after_a_kill_it_is_the_same(tmp_path, monkeypatch):
     inputs = sources(tmp_path)
     built = decontaminate(tmp_path, inputs)
-    monkeypatch.setattr(stage, "_PARALLEL_BYTES", 0)
-    monkeypatch.setattr(stage.os, "sched_getaffinity", lambda _: {0, 1})
-    assert content(decontaminate(tmp_path, inputs, "parallel")) == content(built)
-
-    # A killed run: some parts are whole, one has no counts yet.
+    # A killed run: some parts are whole, one has its texts and no findings yet.
     draft = artifact.open_draft(tmp_path / "w", "decontaminate", "killed", {}, inputs)
     for path in sorted(built.directory.glob("*/*")):
         target = draft.directory / path.relative_to(built.directory)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())
-    (draft.directory / "counts" / "part-00001.json").unlink()
-    checked = []
-    monkeypatch.setattr(stage, "_PARALLEL_BYTES", 1 << 40)
-    monkeypatch.setattr(
-        stage._Checker,
-        "_checked",
-        lambda self, part, check=stage._Checker._checked: checked.append(part.number) or check(self, part),
-    )
+    documents.part_path(draft.directory / "findings", 1).unlink()
+    inspected = []
+    inspect = HeldOut.inspect
+    monkeypatch.setattr(HeldOut, "inspect", lambda *a, **k: inspected.append(a[1]) or inspect(*a, **k))
     again = decontaminate(tmp_path, inputs, "killed")
     assert (content(again), again.facts) == (content(built), built.facts)
-    assert checked == [1]
-
-
-def test_a_script_without_a_main_guard_is_not_run_again_by_the_readers(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import pathlib\nimport test_contamination as t\n"
-        "t.stage._PARALLEL_BYTES, t.stage.os.sched_getaffinity = 0, lambda _: {0, 1}\n"
-        f"here = pathlib.Path({str(tmp_path)!r})\nprint('started')\n"
-        "print(len(t.removed(t.decontaminate(here, t.sources(here)))))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
-    )  # fmt: skip
-    assert done.stdout.splitlines() == ["started", "4"], done.stderr
+    second = documents.read_part(documents.parts(inputs["documents"].path("textbooks"))[1], ("text",))
+    assert inspected[-5:] == [row["text"] for row in second]
+    assert len(inspected) == 5 + len(PROMPTS)

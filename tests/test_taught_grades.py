@@ -1,6 +1,5 @@
-"""Grades by language models: the question, the votes, their agreement, and the stage, asked of a real server."""
+"""Grades by language models: the question, the votes, and the stage, asked of a real server."""
 
-import itertools
 import json
 import signal
 import subprocess
@@ -17,14 +16,7 @@ from phi_jax import config
 from phi_jax.config import Config
 from phi_jax.corpus import annotate as stage
 from phi_jax.corpus import taught_grades
-from phi_jax.corpus.taught_grades import (
-    Grade,
-    cut,
-    facts_of_votes,
-    krippendorff_alpha,
-    question_of,
-    voters_of,
-)
+from phi_jax.corpus.taught_grades import Grade, cut, question_of, voters_of
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
 from phi_jax.teacher import templates
@@ -117,85 +109,6 @@ def test_a_long_file_is_cut_at_a_line(text, size):
     assert (f"its first {len(shown)} of {len(text)} characters are shown" in user) == (shown != text)
 
 
-# --- How far votes agree -------------------------------------------------------------------------------------------
-
-
-def units_of(*coders):
-    """Columns of a table with a row for each coder, "." where one gave no value."""
-    return [
-        [int(value) for value in column if value != "."] for column in zip(*(c.split() for c in coders), strict=True)
-    ]
-
-
-# K. Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C; published: 0.849.
-FOUR_OBSERVERS = units_of(
-    "1 2 3 3 2 1 4 1 2 . . .",
-    "1 2 3 3 2 2 4 1 2 5 . 3",
-    ". 3 3 3 2 3 4 2 2 5 1 .",
-    "1 2 3 3 2 4 4 1 2 5 1 .",
-)
-# Wikipedia, "Krippendorff's alpha", a computational example; published: 0.811.
-THREE_CODERS = units_of(
-    ". . . . . 3 4 1 2 1 1 3 3 . 3",
-    "1 . 2 1 3 3 4 3 . . . . . . .",
-    ". . 2 1 3 4 4 . 2 1 1 3 3 . 4",
-)
-
-
-@pytest.mark.parametrize(
-    ("units", "alpha"),
-    [
-        (FOUR_OBSERVERS, 0.849), (THREE_CODERS, 0.811),
-        # By hand: observed (2 + 0) / 4, expected of the values 0, 1, 1, 1: 6 / 12.
-        ([[0, 1], [1, 1]], 0.0),
-        # Observed (8 + 8) / 4, expected of 0, 2, 2, 0: 32 / 12.
-        ([[0, 2], [2, 0]], -0.5),
-        ([[1, 1], [7, 7], [3, 3, 3]], 1.0),
-        ([[5, 5], [5, 5]], None), ([[1], [2], []], None), ([], None),
-    ],
-)  # fmt: skip
-def test_alpha_of_published_examples_and_of_some_by_hand(units, alpha):
-    assert krippendorff_alpha(units) == (None if alpha is None else pytest.approx(alpha, abs=0.0005))
-
-
-@given(st.lists(st.lists(st.integers(0, 10), max_size=4), max_size=6), st.integers(-5, 5), st.integers(1, 4))
-def test_alpha_is_what_its_definition_says(units, shift, scale):
-    pairable = [unit for unit in units if len(unit) > 1]
-    values = [value for unit in pairable for value in unit]
-    across = sum((a - b) ** 2 for a, b in itertools.permutations(values, 2))
-    if not across:
-        assert krippendorff_alpha(units) is None
-        return
-    observed = sum(sum((a - b) ** 2 for a, b in itertools.permutations(u, 2)) / (len(u) - 1) for u in pairable)
-    expected = across / (len(values) * (len(values) - 1))
-    assert krippendorff_alpha(units) == pytest.approx(1 - observed / len(values) / expected)
-    moved = [[shift + scale * value for value in unit] for unit in units]
-    assert krippendorff_alpha(moved) == pytest.approx(krippendorff_alpha(units))
-
-
-def test_figures_of_votes():
-    rows = [
-        {
-            "votes": [8, 6, None],
-            "outcomes": ["answered", "answered", "refused"],
-            "teachers": ["a", "b", "b"],
-            "unseen": 0,
-        },
-        {"votes": [7, 9, 8], "outcomes": ["answered"] * 3, "teachers": ["a", "b", "a"], "unseen": 10},
-        {"votes": [None, None, 1], "outcomes": ["length", "poisoned", "answered"], "teachers": ["a"] * 3, "unseen": 5},
-    ]
-    assert facts_of_votes(rows, 0.7) == {
-        "votes": 9,
-        "votes_missing": {"length": 1, "poisoned": 1, "refused": 1},
-        "agreement": {
-            "files": 2,
-            "alpha": pytest.approx(krippendorff_alpha([[8, 6], [7, 9, 8]]), abs=1e-6),
-            "same_label": 0.5,  # 7 is not below 0.7
-        },
-        "cut_files": 2,
-    }
-
-
 # --- The stage -----------------------------------------------------------------------------------------------------
 
 LESSON = '''"""Prime numbers."""
@@ -276,8 +189,7 @@ def asked_of(server):
 
 
 def rows_of(built):
-    columns = [*stage._GRADED.names, *(field.name for field in taught_grades.COLUMNS)]
-    rows = documents.read(built.path("grades"), columns)
+    rows = documents.read(built.path("grades"), stage._GRADED.names)
     return [{**row, "label": stage.label_of(row, built.facts["threshold"])} for row in rows]
 
 
@@ -300,10 +212,8 @@ def test_each_file_is_graded_by_the_mean_of_its_votes(built, collected):
     assert {row["id"] for row in rows} == texts.keys()
     for row in rows:
         assert row["grade"] == pytest.approx(sum(row["votes"]) / 30, abs=1e-6)
-        assert row["outcomes"] == ["answered"] * 3
-        assert (row["grader"], row["teachers"], row["reason"], row["unseen"]) == ("reader", ["reader"] * 3, None, 0)
+        assert row["reason"] is None
         assert row["explanation"].endswith(".")
-        assert row["docstrings"] is None
     assert {row["id"] for row in rows if row["label"] == "high"} == {i for i, t in texts.items() if "is_prime" in t}
     assert len({tuple(row["votes"]) for row in rows}) > 2
     assert [entry["attempt"] for entry in ledger] == [1] * 3 * COUNT
@@ -311,9 +221,6 @@ def test_each_file_is_graded_by_the_mean_of_its_votes(built, collected):
 
     facts = done.facts
     assert (facts["grader"], facts["graded"], facts["high"], facts["reasons"]) == ("reader", COUNT, LESSONS, {})
-    assert (facts["votes"], facts["votes_missing"]) == (3 * COUNT, {})
-    assert 0 < facts["agreement"]["alpha"] < 1
-    assert facts["agreement"]["alpha"] == pytest.approx(krippendorff_alpha(row["votes"] for row in rows), abs=1e-6)
     assert facts["teaching"]["teachers"]["reader"]["answered"] == 3 * COUNT
     assert facts["teaching"]["teachers"]["reader"]["prompt_tokens"] == sum(entry["prompt"] for entry in ledger)
     assert facts["teaching"]["dollars"] > 0
@@ -324,7 +231,7 @@ def test_what_is_asked_again_costs_nothing_and_a_larger_question_only_what_is_ne
     def asks(**rules):
         before = len(asked_of(server))
         done = annotate(tmp_path, collected, config_of(server, grader="reader:0.5,other:0.5", **rules))
-        votes = {row["id"]: list(zip(row["teachers"], row["votes"], strict=True)) for row in rows_of(done)}
+        votes = {row["id"]: row["votes"] for row in rows_of(done)}
         return votes, len(asked_of(server)) - before
 
     few, asked_for_few = asks(votes=1, max_files=6)
@@ -339,18 +246,10 @@ def test_what_is_asked_again_costs_nothing_and_a_larger_question_only_what_is_ne
 
 def test_several_teachers_share_the_votes(tmp_path, collected, server):
     done = annotate(tmp_path, collected, config_of(server, grader="reader:0.5,other:0.5"))
-    rows = rows_of(done)
-    names = Counter(name for row in rows for name in row["teachers"])
-    assert set(names) == {"reader", "other"}
-    assert {name: note["requests"] for name, note in done.facts["teaching"]["teachers"].items()} == names
-
-
-def test_a_file_that_is_cut_is_counted(tmp_path, collected, server):
-    done = annotate(tmp_path, collected, config_of(server, max_file_bytes=200, votes=1))
-    texts = {row["id"]: row["text"] for row in documents.read(collected.path("documents"))}
-    for row in rows_of(done):
-        assert row["unseen"] == len(texts[row["id"]]) - len(cut(texts[row["id"]], 200)) > 0
-    assert done.facts["cut_files"] == COUNT
+    asked_for = {name: note["requests"] for name, note in done.facts["teaching"]["teachers"].items()}
+    assert asked_for.keys() == {"reader", "other"}
+    assert min(asked_for.values()) > COUNT // 2
+    assert sum(asked_for.values()) == 3 * COUNT
 
 
 def test_missing_votes_are_counted_and_a_file_without_any_is_set_aside(tmp_path, collected):
@@ -360,7 +259,7 @@ def test_missing_votes_are_counted_and_a_file_without_any_is_set_aside(tmp_path,
     rows, facts = rows_of(done), done.facts
     missing = {"refused": charged["refusal"], "filtered": charged["content_filter"], "length": charged["length"]}
     assert min(missing.values()) > 0
-    assert facts["votes_missing"] == missing
+    assert {name: facts["teaching"]["teachers"]["reader"][name] for name in missing} == missing
     without = [row for row in rows if row["votes"] == [None, None]]
     assert {len([v for v in row["votes"] if v is not None]) for row in rows} == {0, 1, 2}
     for row in rows:
@@ -370,7 +269,6 @@ def test_missing_votes_are_counted_and_a_file_without_any_is_set_aside(tmp_path,
     assert facts["graded"] == COUNT - len(without)
     assert sum(facts["reasons"].values()) == len(without)
     assert all(reason.startswith("no vote: ") for reason in facts["reasons"])
-    assert sum(facts["histogram"]) == facts["graded"]
 
 
 def test_what_was_given_up_can_be_asked_again(tmp_path, collected, server):
@@ -383,7 +281,7 @@ def test_what_was_given_up_can_be_asked_again(tmp_path, collected, server):
     with Teachers.of(chosen, tmp_path) as faculty:
         assert faculty.journal.retry_given_up() == COUNT
     done = annotate(tmp_path, collected, chosen)
-    assert (done.facts["graded"], done.facts["votes_missing"]) == (COUNT, {})
+    assert done.facts["graded"] == COUNT
 
 
 # Grades in a process of its own, which kills itself: where it finds tests/, workdir, collected, config, what of it

@@ -2,6 +2,7 @@
 
 import gzip
 import http.server
+import itertools
 import json
 import random
 import subprocess
@@ -39,6 +40,22 @@ PIECES = st.one_of(
 )
 UNICODE = st.lists(PIECES, max_size=12).map("".join)
 
+PROBE = '''\
+class Heap(list):
+    """It's a heap: they've 2**n nodes; don't, I'm, we'd, you'll, they're, IT'LL.
+
+    Größe, 大小, размер, π ≈ 3½, Ⅷ, ١٢, e\u0301."""
+
+\tdef push(self, item, *, key=lambda x: -x[0]):  # O(log n)
+\t\tself.append(item); i = len(self) - 1
+        while i > 0 and key(self[(i - 1) // 2]) < key(self[i]):\r
+            self[i], self[(i - 1) // 2] = self[(i - 1) // 2], self[i]
+
+
+if __name__ == "__main__":
+    print(f"{1_000_000:>12,.2f}", b"\\x00\\xff", r"^\\s+(?!\\S)", sep="\\n" * 2 + "   \\t")
+'''
+
 
 def reference_of(shared_data):
     """As transformers' CodeGenTokenizerFast is made; a literal <|endoftext|> is text, as everywhere here."""
@@ -61,7 +78,7 @@ def reference(shared_data):
 @pytest.fixture(scope="module")
 def codegen(shared_data):
     tokenizer = Tokenizer.load(shared_data / "tokenizer")
-    assert (tokenizer.core, tokenizer.why_not_tiktoken) == ("tiktoken", "")
+    assert (tokenizer.core, tokenizer.fast[1]) == ("tiktoken", "")
     return tokenizer
 
 
@@ -174,8 +191,6 @@ def shuffle_merges(state):
 def cut_otherwise(state):
     """As GPT-4's tokenizer does."""
     words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    """As GPT-4's tokenizer does."""
-    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     pattern = Regex(words + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+")
     cut = pre_tokenizers.Split(pattern, behavior="isolated")
     own = tokenizers.Tokenizer(models.BPE())
@@ -263,7 +278,7 @@ def test_what_tiktoken_would_do_differently_is_left_to_tokenizers(small, kind):
     tokenizer = changed(small, change)
     assert tokenizer.core == "tokenizers"
     with pytest.raises(AssertionError, match=reason):
-        raise AssertionError(tokenizer.why_not_tiktoken)
+        raise AssertionError(tokenizer.fast[1])
     if kind != "dropout":
         texts = ["QXZ  x", *TEXTS[:3]]
         assert tokenizer.encode_batch(texts) == ids_of(tokenizer.backend, texts)
@@ -279,6 +294,18 @@ def test_an_entry_never_reached_would_have_had_other_ids(small):
     encoding = tiktoken.Encoding("x", pat_str=r"\w+", mergeable_ranks=ranks, special_tokens={})
     assert len(encoding.encode_ordinary("QXZ")) == 1
     assert len(tokenizer.encode("QXZ")) == 2
+
+
+def probes(tokenizer):
+    """Texts in which the two cores would differ if their regular expressions or merges did."""
+    entries = [tokenizer.decode([number]) for number in range(0, tokenizer.vocab_size, 4)]
+    met = ["".join(entries[i : i + 500]) for i in range(0, len(entries), 500)]
+    # Every sequence of five kinds of whitespace and a letter, and runs of all lengths before what may follow.
+    spaces = ["".join(s) for n in range(1, 6) for s in itertools.product(" \t\n\r\u00a0x", repeat=n)]
+    after = ("", "x", ".", "1", "\n", " \t", "\t\t", "'s")
+    runs = [c * n + behind for c in " \t" for n in range(70) for behind in after]
+    contractions = [f"x'{end}{letter}" for end in ("s", "d", "m", "t", "ll", "ve", "re") for letter in "aeiouystlr"]
+    return ["|".join(spaces), "x".join(runs), *runs, *met, "".join(contractions), f"a {END_OF_TEXT}b", PROBE]
 
 
 @pytest.mark.parametrize(
@@ -300,11 +327,11 @@ def test_an_entry_never_reached_would_have_had_other_ids(small):
 )
 def test_the_probes_find_an_expression_that_cuts_otherwise(small, monkeypatch, right, wrong):
     assert right in fast_core._PATTERN_WITH_RUNS
+    expected = ids_of(small.backend, probes(small))
+    assert small.encode_batch(probes(small)) == expected
     pattern = fast_core._PATTERN_WITH_RUNS.replace(right, wrong, 1)
     monkeypatch.setattr(fast_core, "_PATTERN_WITH_RUNS", pattern)
-    encoding, reason = fast_core.fast_core(small.backend)
-    assert encoding is None
-    assert "other ids on a probe" in reason
+    assert Tokenizer(small.backend).encode_batch(probes(small)) != expected
 
 
 def test_a_tokenizer_without_runs_has_the_fast_core_too(small):
@@ -443,7 +470,7 @@ def test_tokenizers_that_cannot_serve_are_one_line(small, tmp_path, change, word
         ("vocab.json", "{", r"not a tokenizer"),
         ("vocab.json", '{"a": 0}', r"not a tokenizer"),
         ("merges.txt", "Q\nXX", r"not a tokenizer"),
-        ("added_tokens.json", '{"  ": 700}', r"added_tokens\.json: has other tokens, or other ids, than CodeGen's"),
+        ("added_tokens.json", '{"  ": 700}', r"added_tokens\.json has other tokens, or other ids, than CodeGen's"),
     ],
 )
 def test_damaged_files_are_one_line(small, tmp_path, name, content, words):

@@ -15,171 +15,75 @@ blocks of Python are compared. Text without Python 3 is compared by its words on
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import gc
-import json
-import multiprocessing
 import os
-import sys
-import threading
-import types
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.contamination.held_out import REASONS, HeldOut, inspect, load_held_out
+from phi_jax.contamination.held_out import NOT_PARSED, REMOVING, WORDS, HeldOut
 from phi_jax.evaluation.problems import HELD_OUT
-from phi_jax.progress import Progress, say
+from phi_jax.progress import say
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, write_json
+from phi_jax.store.artifact import Artifact, Draft
 
 SETS = ("documents", "textbooks", "exercises")  # outputs of an artifact that are training texts
-_PARALLEL_BYTES = 8_000_000  # of text, from which on several processes read
-_COUNTS = ("documents", "kept", "removed", "not_parsed", "functions", "share_13_words")
-_REMOVED = pa.schema([(name, pa.string()) for name in ("set", "id", "path", "reason", "task_id")])
-
-
-class _Part(NamedTuple):
-    number: int  # among the parts of all sets
-    set: str
-    place: int  # within its set
-    source: epath.Path
+_FINDINGS = pa.schema(
+    [*((name, pa.string()) for name in ("set", "id", "path", "reason")), ("tasks", pa.list_(pa.string()))]
+)
 
 
 def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `decontaminate`. inputs: "documents", and "problems" where config.decontaminate.problems is "nano".
 
-    Outputs: each of SETS that the input has; "removed" (set, id, path, reason, task_id; a row for every
-    reason and problem); "counts" (a log). Raises UserError for problems that cannot be compared with.
+    Outputs: each of SETS that the input has, and "findings" (set, id, path, reason, tasks): why a text went, and what
+    else HeldOut.inspect says of one. Raises UserError for problems that cannot be compared with.
     """
     source, chosen = inputs["documents"], config.decontaminate.problems
-    held_out = load_held_out(os.fspath(inputs["problems"].path("problems")) if chosen == HELD_OUT else chosen)
+    held_out = HeldOut(os.fspath(inputs["problems"].path("problems")) if chosen == HELD_OUT else chosen)
     if held_out.untold:
         say(f"{draft.label}: too short to be found in any text: {', '.join(held_out.untold)}")
     written_by = source.facts["written_by"]
+    prose = not (chosen == HELD_OUT and written_by == "grammar")
     sets = [name for name in SETS if name in source.manifest["outputs"]]
-    parts: list[_Part] = []
+    parts = [(name, *part) for name in sets for part in enumerate(documents.parts(source.path(name)))]
     for name in sets:
-        for index, path in enumerate(documents.parts(source.path(name))):
-            parts.append(_Part(len(parts), name, index, path))
-    for name in (*sets, "removed", "counts"):
         (draft.directory / name).mkdir(exist_ok=True)
-    checker = _Checker(draft.directory, held_out, prose=not (chosen == HELD_OUT and written_by == "grammar"))
 
-    figures: dict[str, Counter[str]] = {name: Counter() for name in sets}
-    totals = [documents.totals(source.path(name)) for name in sets]
-    with Progress(draft.label, sum(t.rows for t in totals), "documents") as bar:
-        for part, count in zip(parts, _counts(checker, parts, sum(t.bytes for t in totals)), strict=True):
-            figures[part.set].update(count)
-            bar.advance(count["documents"], f"{sum(f['removed'] for f in figures.values())} removed")
+    # A part of the findings is written behind the texts that it speaks of, so where it is both are.
+    def check(number: int) -> list[documents.Row]:
+        name, index, path = parts[number]
+        schema = documents.schema_of_part(path)
+        clean, findings = [], []
+        for row in documents.read_part(path, schema.names):
+            found = held_out.inspect(row["text"], prose=prose)
+            if found.keys().isdisjoint(REMOVING):
+                clean.append(row)
+            about = {"set": name, "id": row["id"], "path": row["path"]}
+            findings += [{**about, "reason": reason, "tasks": tasks} for reason, tasks in found.items()]
+        documents.write_part(draft.directory / name, index, clean, schema)
+        return findings
 
+    findings = draft.directory / "findings"
+    documents.write_parts(findings, len(parts), check, _FINDINGS, label=draft.label)
+
+    documents.add_output(draft, "findings")
+    counts = Counter((row["set"], row["reason"]) for row in documents.read(findings, ("set", "reason")))
     for name in sets:
-        documents.add_output(draft, name)
-    draft.add_output("removed", "removed", rows=documents.totals(draft.directory / "removed").rows)
-    draft.add_output("counts", "counts", kind="log")
+        kept, before = documents.add_output(draft, name).rows, documents.totals(source.path(name)).rows
+        figures = {
+            "documents": before,
+            "kept": kept,
+            "removed": before - kept,
+            "not_parsed": counts[name, NOT_PARSED],
+            "share_13_words": counts[name, WORDS],
+            "hits": {reason: counts[name, reason] for reason in REMOVING},
+        }
+        draft.add_facts(**{name: figures})
     draft.add_facts(
         written_by=written_by,
         benchmark=chosen,
         problems=len(held_out.tasks),
         problems_too_short_to_find=held_out.untold,
-        **{name: _facts(figures[name]) for name in sets},
     )
-
-
-def _facts(figures: Counter[str]) -> dict[str, Any]:
-    hits = {reason.removeprefix("same "): figures[reason] for reason in REASONS}
-    return {**{name: figures[name] for name in _COUNTS}, "hits": hits}
-
-
-def _counts(checker: _Checker, parts: Sequence[_Part], size: int) -> Iterator[dict[str, int]]:
-    """The counts of each part, in order. size: bytes of text in all."""
-    processes = min(len(os.sched_getaffinity(0)), sum(not checker.counts(part).exists() for part in parts))
-    if processes < 2 or size < _PARALLEL_BYTES:
-        yield from map(checker.check, parts)
-        return
-    # spawn: the parent may run threads of jax or arrow, which a fork does not survive.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_start_reader) as pool:
-        try:
-            with _main_hidden():
-                done = pool.map(checker.check, parts)
-            yield from done
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _main_hidden() -> Iterator[None]:
-    """A spawned process imports the script that is running; one without a main guard would start over in it."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-# --- One part -----------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Checker:
-    """Checks parts, and writes what is left of them under `directory`; each reader gets a copy."""
-
-    directory: epath.Path
-    held_out: HeldOut
-    prose: bool  # see `inspect`
-
-    def counts(self, part: _Part) -> epath.Path:
-        """Where a part's counts are; written last, so where they are the part is whole."""
-        return self.directory / "counts" / f"part-{part.number:05d}.json"
-
-    def check(self, part: _Part) -> dict[str, int]:
-        """The counts of a part; one that an earlier run finished is not read again."""
-        if not self.counts(part).exists():
-            write_json(self.counts(part), self._checked(part))
-        return json.loads(self.counts(part).read_text())
-
-    def _checked(self, part: _Part) -> dict[str, int]:
-        with part.source.open("rb") as handle:
-            schema = pq.read_schema(handle)
-        rows = list(documents.read_part(part.source, schema.names))
-        findings = [inspect(row["text"], self.held_out, prose=self.prose) for row in rows]
-        clean = [row for row, finding in zip(rows, findings, strict=True) if not finding.hits]
-        evidence = [
-            {"set": part.set, "id": row["id"], "path": row["path"], "reason": reason, "task_id": task}
-            for row, finding in zip(rows, findings, strict=True)
-            for reason, tasks in finding.hits.items()
-            for task in tasks
-        ]
-        documents.write_part(self.directory / part.set, part.place, clean, schema)
-        documents.write_part(self.directory / "removed", part.number, evidence, _REMOVED)
-        return {
-            "documents": len(rows),
-            "kept": len(clean),
-            "removed": len(rows) - len(clean),
-            "not_parsed": sum(not f.parsed for f in findings),
-            "functions": sum(f.functions for f in findings),
-            "share_13_words": sum(f.shares_words for f in findings),
-            **Counter(reason for f in findings for reason in f.hits),
-        }
-
-
-def _start_reader() -> None:
-    gc.disable()  # trees have no cycles, and looking for some takes as long as parsing
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A killed parent closes nothing that an idle reader would notice.
-    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -6,10 +6,10 @@ Comment marks, Markdown's marks at the head of a line, and the escapes of string
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from phi_jax.contamination import syntax
 from phi_jax.evaluation.problems import Problem
@@ -18,7 +18,6 @@ from phi_jax.store.python_text import parse
 SENTENCE_WORDS = 6
 SOLUTION_TOKENS = 8
 GRAM = 13
-_ANCHOR = 4  # words that lead from a text to the sentences and grams it may hold
 _WORD = re.compile(r"\w+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _MARK = re.compile(r"^[ \t]*(?:#+|>(?!>)|[-*+] )", re.MULTILINE)  # of a comment, a heading, a quote, a list
@@ -28,74 +27,60 @@ _ESCAPE = re.compile("|".join([*map(re.escape, _ESCAPES), r"\\u([0-9a-fA-F]{4})"
 Gram = tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Overlap:
+class Overlap(NamedTuple):
     """What a text has in common with the problems, as task_ids."""
 
-    said: list[str]  # a problem's sentence or solution
-    prose: list[str]  # 13 words of a docstring's prose
-    prompts: list[str]  # 13 words of a prompt, its code included
+    said: set[str]  # a problem's sentence or solution
+    prose: set[str]  # 13 words of a docstring's prose
+    prompts: set[str]  # 13 words of a prompt, its code included
 
 
-@dataclasses.dataclass(frozen=True)
 class Wording:
-    """The problems' words, indexed for looking them up."""
-
-    sentences: dict[Gram, tuple[str, str]]  # by their words: (task_id, regular expression)
-    lengths: frozenset[int]  # of the sentences, in words
-    solutions: dict[str, list[tuple[str, str]]]  # by their longest line: (task_id, lines)
-    grams: dict[Gram, tuple[str, bool]]  # -> (task_id, whether it is of the docstring's prose)
-    anchors: frozenset[Gram]
-
-    def overlap(self, text: str) -> Overlap:
-        """What `text` has in common with the problems."""
-        flat = _flat(text)
-        words = _WORD.findall(flat)
-        fours = zip(words, words[1:], words[2:], words[3:], strict=False)
-        found: set[Gram] = set()
-        shared: dict[str, bool] = {}
-        for start in [i for i, four in enumerate(fours) if four in self.anchors]:
-            found |= self.sentences.keys() & {tuple(words[start : start + length]) for length in self.lengths}
-            task, in_prose = self.grams.get(tuple(words[start : start + GRAM]), ("", False))
-            if task:
-                shared[task] = shared.get(task, False) or in_prose
-        said = [task for task, pattern in (self.sentences[gram] for gram in sorted(found)) if re.search(pattern, flat)]
-        lines = _lines(text)
-        candidates = self.solutions.keys() & set(lines)
-        if candidates:
-            whole = "\n".join(["", *lines, ""])
-            said += [t for line in sorted(candidates) for t, solution in self.solutions[line] if solution in whole]
-        return Overlap(said, [task for task, in_prose in shared.items() if in_prose], list(shared))
-
-
-def wording(problems: Sequence[Problem]) -> Wording:
-    """Indexes the sentences and solutions that are long enough, and the 13-grams of prompts.
+    """The problems' words, indexed for looking them up: long enough sentences and solutions, 13-grams of prompts.
 
     A sentence that several problems share says nothing of where a text comes from and is left out. Examples (>>>)
     and tests in a docstring are no part of its prose.
     """
-    sentences: dict[Gram, list[tuple[str, str]]] = defaultdict(list)
-    solutions: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    grams: dict[Gram, tuple[str, bool]] = {}
-    for problem in problems:
-        sentence = re.split(r"(?<=[.!?])\s", _flat(_prose(problem)), maxsplit=1)[0]
-        words = tuple(_WORD.findall(sentence))
-        if len(words) >= SENTENCE_WORDS:
-            # A sentence without a full stop must not be found at the head of a longer one.
-            end = "" if sentence.endswith((".", "!", "?")) else r"(?! ?\w)"
-            sentences[words].append((problem.task_id, r"(?<!\w)" + re.escape(sentence) + end))
-        lines = _lines(problem.reference or "")
-        if len(_TOKEN.findall(" ".join(lines))) >= SOLUTION_TOKENS:
-            solutions[max(lines, key=len)].append((problem.task_id, "\n".join(["", *lines, ""])))
-    # Prose first: a gram of one problem's prose may be in another's prompt.
-    for in_prose in (True, False):
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        sentences: dict[Gram, list[tuple[str, str]]] = defaultdict(list)  # words -> (task_id, regular expression)
+        self._solutions: dict[str, list[tuple[str, str]]] = defaultdict(list)  # longest line -> (task_id, lines)
+        self._grams: dict[Gram, tuple[str, bool]] = {}  # -> (task_id, whether it is of the docstring's prose)
         for problem in problems:
-            words = tuple(_WORD.findall(_flat(_prose(problem) if in_prose else _without_examples(problem.prompt))))
-            for gram in zip(*(words[i:] for i in range(GRAM)), strict=False):
-                grams.setdefault(gram, (problem.task_id, in_prose))
-    own = {words: found[0] for words, found in sentences.items() if len(found) == 1}
-    anchors = frozenset(gram[:_ANCHOR] for gram in (*own, *grams))
-    return Wording(own, frozenset(map(len, own)), dict(solutions), grams, anchors)
+            sentence = re.split(r"(?<=[.!?])\s", _flat(_prose(problem)), maxsplit=1)[0]
+            words = tuple(_WORD.findall(sentence))
+            if len(words) >= SENTENCE_WORDS:
+                # A sentence without a full stop must not be found at the head of a longer one.
+                end = "" if sentence.endswith((".", "!", "?")) else r"(?! ?\w)"
+                sentences[words].append((problem.task_id, r"(?<!\w)" + re.escape(sentence) + end))
+            lines = _lines(problem.reference or "")
+            if len(_TOKEN.findall(" ".join(lines))) >= SOLUTION_TOKENS:
+                self._solutions[max(lines, key=len)].append((problem.task_id, _joined(lines)))
+        self._sentences: dict[Gram, list[tuple[str, str]]] = defaultdict(list)  # by their first words
+        for words, found in sentences.items():
+            if len(found) == 1:
+                self._sentences[words[:SENTENCE_WORDS]] += found
+        # Prose first: a gram of one problem's prose may be in another's prompt.
+        for in_prose in (True, False):
+            for problem in problems:
+                text = _prose(problem) if in_prose else _without_examples(problem.prompt)
+                for gram in _grams(_WORD.findall(_flat(text)), GRAM):
+                    self._grams.setdefault(gram, (problem.task_id, in_prose))
+
+    def overlap(self, text: str) -> Overlap:
+        """What `text` has in common with the problems."""
+        flat, lines = _flat(text), _lines(text)
+        words = _WORD.findall(flat)
+        beginnings = self._sentences.keys() & _grams(words, SENTENCE_WORDS)
+        said = {task for b in beginnings for task, pattern in self._sentences[b] if re.search(pattern, flat)}
+        for line in self._solutions.keys() & lines:
+            said |= {task for task, solution in self._solutions[line] if solution in _joined(lines)}
+        shared = [self._grams[gram] for gram in self._grams.keys() & _grams(words, GRAM)]
+        return Overlap(said, {task for task, in_prose in shared if in_prose}, {task for task, _ in shared})
+
+
+def _grams(words: Sequence[str], length: int) -> Iterable[Gram]:
+    return zip(*(words[start:] for start in range(length)), strict=False)
 
 
 def _prose(problem: Problem) -> str:
@@ -126,3 +111,8 @@ def _flat(text: str) -> str:
 
 def _lines(text: str) -> list[str]:
     return [line for line in (" ".join(line.split()) for line in _plain(text).splitlines()) if line]
+
+
+def _joined(lines: Sequence[str]) -> str:
+    """The lines, each between line breaks: whole lines are found in it as a text."""
+    return "\n".join(["", *lines, ""])

@@ -10,19 +10,14 @@ import ast
 import builtins
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 # Without what `site` and an interactive session add.
 BUILTINS = frozenset(dir(builtins)) - {"exit", "quit", "copyright", "credits", "license", "_"}
 AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
-_OBJECTS = ("self", "cls", "mcs")
-_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_LEFT_OUT = ("ctx", "annotation", "returns", "type_comment")  # fields
-_BLOCKS = (
-    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If, ast.For, ast.AsyncFor, ast.While, ast.With,
-    ast.AsyncWith, ast.Try, ast.TryStar, ast.ExceptHandler, ast.Match, ast.match_case,
-)  # fmt: skip
+_BLOCKS = (ast.stmt, ast.excepthandler, ast.match_case)  # what a `def` can stand in
 _NAME_FIELDS: dict[type[ast.AST], str] = {
     ast.Name: "id", ast.arg: "arg", ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.ClassDef: "name",
     ast.ExceptHandler: "name", ast.MatchAs: "name", ast.MatchStar: "name", ast.MatchMapping: "rest",
@@ -41,25 +36,20 @@ def functions(tree: ast.Module) -> Iterator[AnyFunction]:
         if isinstance(node, AnyFunction):
             yield _without_object(node) if in_class else node
         inside = isinstance(node, ast.ClassDef) or (in_class and not isinstance(node, AnyFunction))
-        children = [
-            (child, inside)
-            for field in ("body", "handlers", "orelse", "finalbody", "cases")
-            for child in getattr(node, field, ())
-            if isinstance(child, _BLOCKS)
-        ]
-        stack += reversed(children)
+        blocks = [(child, inside) for child in ast.iter_child_nodes(node) if isinstance(child, _BLOCKS)]
+        stack += reversed(blocks)
 
 
 def _without_object(node: AnyFunction) -> AnyFunction:
-    first = (node.args.posonlyargs + node.args.args)[:1]
-    if not first or first[0].arg not in _OBJECTS:
+    arguments = node.args.posonlyargs or node.args.args
+    first = arguments[0].arg if arguments else ""
+    if first not in ("self", "cls", "mcs"):
         return node
-    if any(isinstance(n, ast.Name) and n.id == first[0].arg for n in ast.walk(node)):
+    if any(isinstance(inner, ast.Name) and inner.id == first for inner in ast.walk(node)):
         return node
     bare = copy.copy(node)
     bare.args = copy.copy(node.args)
-    field = "posonlyargs" if node.args.posonlyargs else "args"
-    setattr(bare.args, field, getattr(node.args, field)[1:])
+    setattr(bare.args, "posonlyargs" if node.args.posonlyargs else "args", arguments[1:])
     return bare
 
 
@@ -69,82 +59,73 @@ def _body(node: AnyFunction | ast.ClassDef) -> list[ast.stmt]:
 
 def shape(node: AnyFunction) -> tuple[Any, ...]:
     """What functions of one fingerprint have in common and costs next to nothing to look at."""
-    args = node.args
     statements = (type(s) for s in _body(node) if not isinstance(s, ast.AnnAssign | ast.Assign))
-    positional = len(args.posonlyargs) + len(args.args)
-    return positional, len(args.kwonlyargs), args.vararg is None, args.kwarg is None, *statements
+    return len(node.args.posonlyargs + node.args.args), *statements
 
 
 def fingerprint(node: AnyFunction) -> tuple[str, int]:
     """(hash of the function's AST modulo names, its size in AST nodes). Raises RecursionError for a very deep one."""
-    bare = copy.copy(node)
+    bare = copy.deepcopy(node)
     bare.decorator_list = []
-    nameless = _Nameless(_bound(bare))
-    text = nameless.text(bare)
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16], nameless.size
+    bare = _Nameless(bare).visit(bare)
+    size = sum(not isinstance(inner, ast.expr_context) for inner in ast.walk(bare))
+    return hashlib.sha256(ast.dump(bare).encode(errors="surrogatepass")).hexdigest()[:16], size
 
 
-def _bound(node: ast.AST) -> Iterator[str]:
-    """Names that are assigned, defined or imported anywhere inside."""
-    for inner in ast.walk(node):
-        field = _NAME_FIELDS.get(type(inner))
-        if field and not (isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load)):
-            yield getattr(inner, field) or getattr(inner, "name", None) or ""
+class _Nameless(ast.NodeTransformer):
+    """Numbers names in the order in which they appear, and leaves docstrings and annotations out."""
 
+    def __init__(self, tree: ast.AST) -> None:
+        stored = (n for n in ast.walk(tree) if not (isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)))
+        self._bound = {name for node in stored for name in (_name_of(node), getattr(node, "name", None)) if name}
+        self._numbers: dict[str, str] = {}
+        self._count = itertools.count()
 
-class _Nameless:
-    """Writes a tree down: names are numbered in the order in which they appear, docstrings and annotations left out."""
-
-    def __init__(self, bound: Iterable[str]) -> None:
+    def visit(self, node: ast.AST) -> Any:
+        match node:
+            case ast.AnnAssign(value=None):
+                return None
+            case ast.AnnAssign(target, _, ast.expr() as value):
+                return self.visit(ast.Assign(targets=[target], value=value))
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                node.body, node.returns = _body(node), None
+            case ast.ClassDef():
+                node.body = _body(node)
+            case ast.arg():
+                node.annotation = None
+            case ast.Global(names) | ast.Nonlocal(names):
+                node.names = [self._number(name) for name in names]
+            case ast.alias(module, None):
+                node.asname = module.partition(".")[0]
         # Lambdas and comprehensions have scopes of their own: a name used in two of them is two names.
-        self._scopes = [dict.fromkeys(bound, "")]
-        self._count = 0
-        self.size = 0  # nodes
-
-    def text(self, node: Any) -> str:
-        """A node, a list of nodes, or a value."""
-        if isinstance(node, list):
-            kept = (n for n in node if not (isinstance(n, ast.AnnAssign) and n.value is None))
-            return f"[{', '.join(map(self.text, kept))}]"
-        if not isinstance(node, ast.AST):
-            return repr(node)
-        self.size += 1
-        if isinstance(node, ast.AnnAssign) and node.value is not None:
-            node = ast.Assign(targets=[node.target], value=node.value)
-        fields = {name: value for name, value in ast.iter_fields(node) if name not in _LEFT_OUT}
-        if isinstance(node, AnyFunction | ast.ClassDef):
-            fields["body"] = _body(node)
         own = _own_names(node)
-        if own is not None:
-            self._scopes.append(dict.fromkeys(own, ""))
-        if isinstance(node, ast.Global | ast.Nonlocal):
-            fields["names"] = [self._renamed(name) for name in node.names]
-        if isinstance(node, ast.alias):
-            fields["asname"] = node.asname or node.name.partition(".")[0]
-        name_field = _NAME_FIELDS.get(type(node), "")
-        if fields.get(name_field):
-            fields[name_field] = self._renamed(fields[name_field])
-        inside = [f"{name}={self.text(value)}" for name, value in fields.items() if value is not None]
-        if own is not None:
-            self._scopes.pop()
-        return f"{type(node).__name__}({', '.join(inside)})"
+        outer = {name: self._numbers.pop(name) for name in own if name in self._numbers}
+        if name := _name_of(node):
+            setattr(node, _NAME_FIELDS[type(node)], self._number(name))
+        self.generic_visit(node)
+        for name in own:
+            self._numbers.pop(name, None)
+        self._numbers |= outer
+        return node
 
-    def _renamed(self, name: str) -> str:
-        scope = next((s for s in reversed(self._scopes) if name in s), None)
-        if scope is None:
-            if name in BUILTINS:
-                return name
-            scope = self._scopes[0]
-        if not scope.get(name):
-            scope[name] = f"${self._count}"
-            self._count += 1
-        return scope[name]
+    def _number(self, name: str) -> str:
+        if name in BUILTINS and name not in self._bound:
+            return name
+        if name not in self._numbers:
+            self._numbers[name] = f"${next(self._count)}"
+        return self._numbers[name]
 
 
-def _own_names(node: ast.AST) -> list[str] | None:
-    """Names of the scope that a lambda or a comprehension opens; None for anything else."""
-    if isinstance(node, ast.Lambda):
-        return [a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)]
-    if isinstance(node, _COMPREHENSIONS):
-        return [n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)]
-    return None
+def _name_of(node: ast.AST) -> str | None:
+    """The name that a node binds or reads."""
+    return getattr(node, _NAME_FIELDS.get(type(node), ""), None)
+
+
+def _own_names(node: ast.AST) -> set[str]:
+    """Names of the scope that a lambda or a comprehension opens."""
+    match node:
+        case ast.Lambda(arguments):
+            return {a.arg for a in ast.walk(arguments) if isinstance(a, ast.arg)}
+        case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+            return {n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}
+    return set()

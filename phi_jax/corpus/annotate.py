@@ -19,7 +19,7 @@ from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.corpus import rubric
-from phi_jax.corpus.taught_grades import COLUMNS, TEMPLATE, facts_of_votes, graded, mean, question_of, voters_of
+from phi_jax.corpus.taught_grades import TEMPLATE, graded, question_of, voters_of
 from phi_jax.errors import UserError
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft
@@ -27,32 +27,29 @@ from phi_jax.teacher.request import Status
 from phi_jax.teacher.teachers import Teachers
 from phi_jax.teacher.templates import read_template
 
-BINS = 10
 STATIC = "static"  # the grader that is computed here; any other name is a teacher's
 _GRADED = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("grade", pa.float64()),  # 0 to 1; null where no vote came
-        *(pa.field(part, pa.float64()) for part in rubric.PARTS),  # 0 to 1; null where the grader has no such part
         pa.field("reason", pa.string()),  # why the file was given 0 without being weighed, or no grade at all
-        pa.field("grader", pa.string(), nullable=False),
+        pa.field("votes", pa.list_(pa.int64())),  # one a request, 0 to TOP; null where it is missing
+        pa.field("explanation", pa.string()),  # of the first vote that there is
     ]
 )
 
 
 def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `annotate`: inputs {"documents"} -> output "grades", Parquet parts.
+    """Stage `annotate`: inputs {"documents"} -> output "grades" (id, grade from 0 to 1, reason, votes, explanation).
 
-    Its columns: id, grade (0 to 1), the parts of the static rubric, reason, grader; where teachers grade,
-    taught_grades.COLUMNS beside them. The fact "threshold" is the grade from which a file is labelled high. Raises
-    UserError where no file got a grade, and as Teachers.ask.
+    The fact "threshold" is the grade from which a file is labelled high; files of an equal grade are high with it.
+    Raises UserError where no file got a grade, and as Teachers.ask.
     """
     rules, source = config.annotate, inputs["documents"].path("documents")
     chosen = sample(source, rules.max_files)
+    facts: dict[str, Any] = {}
     if rules.grader == STATIC:
-        rows = _grade(draft, source, chosen, _weighed, _GRADED)
-        threshold = _threshold(rows, rules)
-        facts: dict[str, Any] = {}
+        rows = _grade(draft, source, chosen, _weighed)
     else:
         # All votes are asked for first; then the files are graded from what lies in the journal.
         with Teachers.of(config, draft.workdir) as teachers:
@@ -64,24 +61,22 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
             # What an interrupted run has graded may rest on outcomes that have been asked for again since.
             if tally.counts and (draft.directory / "grades").exists():
                 (draft.directory / "grades").rmtree()
-            schema = pa.schema([*_GRADED, *COLUMNS])
-            rows = _grade(draft, source, chosen, lambda row: graded(row, voters, rules), schema)
-            threshold = _threshold(rows, rules)
-            facts = facts_of_votes(rows, threshold)
-            facts |= {"prompt": read_template(TEMPLATE).note(), "teaching": teachers.note()}
+            rows = _grade(draft, source, chosen, lambda row: graded(row, voters, rules))
+            facts = {"prompt": read_template(TEMPLATE).note(), "teaching": teachers.note()}
 
     documents.add_output(draft, "grades")
-    grades = [row["grade"] for row in rows if row["grade"] is not None]
+    grades = sorted((row["grade"] for row in rows if row["grade"] is not None), reverse=True)
+    reasons = dict(Counter(row["reason"] for row in rows if row["reason"] is not None).most_common())
+    if not grades:
+        raise UserError(
+            f"config.annotate.grader={rules.grader!r}: none of {len(rows)} files got a vote ({next(iter(reasons))}); "
+            "raise config.annotate.max_tokens where replies ended by length, else ask another teacher"
+        )
+    threshold = grades[max(1, round(rules.high_share * len(grades))) - 1]
+    high = sum(label_of(row, threshold) == "high" for row in rows)
     draft.add_facts(
-        grader=rules.grader,
-        graded=len(grades),
-        high=sum(label_of(row, threshold) == "high" for row in rows),
-        threshold=threshold,
-        mean_grade=mean(grades),
-        histogram=histogram(grades, BINS),
-        reasons=_reasons(rows),
-        **facts,
-    )
+        grader=rules.grader, graded=len(grades), high=high, threshold=threshold, reasons=reasons, **facts
+    )  # fmt: skip
 
 
 def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> dict[str, Any]:
@@ -132,48 +127,23 @@ def sample(source: epath.PathLike, limit: int) -> set[str]:
     return chosen
 
 
-def histogram(values: Sequence[float], bins: int) -> list[int]:
-    """Counts of values from 0 to 1 in equal bins; 1 falls into the last."""
-    counts = Counter(min(int(value * bins), bins - 1) for value in values)
-    return [counts[index] for index in range(bins)]
-
-
 def _rows(source: epath.Path, chosen: set[str]) -> Iterator[documents.Row]:
     """The chosen documents in their order."""
     return (row for row in documents.read(source) if row["id"] in chosen)
 
 
 def _grade(
-    draft: Draft,
-    source: epath.Path,
-    chosen: set[str],
-    grade: Callable[[documents.Row], documents.Row],
-    schema: pa.Schema,
-) -> list[documents.Row]:
-    """Writes the parts of the output "grades" that are missing, and reads them all."""
+    draft: Draft, source: epath.Path, chosen: set[str], grade: Callable[[documents.Row], documents.Row]
+) -> Sequence[documents.Row]:
+    """Writes the parts of the output "grades" that are missing, and reads {"id", "grade", "reason"} of them all."""
+    grades = draft.directory / "grades"
     documents.map_parts(
-        source, draft.directory / "grades", lambda rows: (grade(row) for row in rows if row["id"] in chosen),
-        schema=schema, label=draft.label,
+        source, grades, lambda rows: (grade(row) for row in rows if row["id"] in chosen), schema=_GRADED,
+        label=draft.label,
     )  # fmt: skip
-    return list(documents.read(draft.directory / "grades", schema.names))
+    return list(documents.read(grades, ("id", "grade", "reason")))
 
 
 def _weighed(row: documents.Row) -> documents.Row:
     grade = rubric.grade(row["text"])
-    return {"id": row["id"], "grade": grade.value, **grade.parts, "reason": grade.reason, "grader": STATIC}
-
-
-def _threshold(rows: Sequence[documents.Row], rules: Config) -> float:
-    """The grade of the last file that is labelled high; files of an equal grade are high with it."""
-    grades = sorted((row["grade"] for row in rows if row["grade"] is not None), reverse=True)
-    if not grades:
-        raise UserError(
-            f"config.annotate.grader={rules.grader!r}: none of {len(rows)} files got a vote "
-            f"({next(iter(_reasons(rows)))}); raise config.annotate.max_tokens where replies ended by length, "
-            "else ask another teacher"
-        )
-    return grades[max(1, round(rules.high_share * len(grades))) - 1]
-
-
-def _reasons(rows: Sequence[documents.Row]) -> dict[str, int]:
-    return dict(Counter(row["reason"] for row in rows if row["reason"] is not None).most_common())
+    return {"id": row["id"], "grade": grade.value, "reason": grade.reason}

@@ -11,10 +11,10 @@ import pyarrow as pa
 from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.corpus.sources import RawFile, Reader, digest_of_file, list_files
+from phi_jax.corpus.sources import RawFile, Reader, list_files
 from phi_jax.errors import UserError
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, atomic_path, digest_of
+from phi_jax.store.artifact import Artifact, Draft, atomic_path
 
 FILES_PER_PART = 1000
 _SNAPSHOT = "snapshot.jsonl"
@@ -30,8 +30,6 @@ _GENERATED = re.compile(
 )
 _GENERATED_LINES = 10
 
-Entry = tuple[RawFile, str]  # and the SHA-256 of the file, or of the file's and the row's number
-
 
 def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `collect`. Outputs: "documents", "set_aside" (source, path, reason), "snapshot" (the files looked at).
@@ -43,24 +41,39 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
     kept, aside = draft.directory / "documents", draft.directory / "set_aside"
     kept.mkdir(exist_ok=True)
     reader = Reader()
-    seen: set[str] = set()
+    seen: set[str] = set()  # ids
+    by_source: Counter[str] = Counter()
+    by_license: Counter[str] = Counter()
+    noted = 0  # parts whose documents are in these
+
+    def note(part: int, rows: Iterable[documents.Row]) -> None:
+        nonlocal noted
+        for row in rows:
+            seen.add(row["id"])
+            by_source[row["source"]] += 1
+            by_license[row["license"] or "not named"] += 1
+        noted = part + 1
+
+    def note_before(end: int) -> None:
+        for part in range(noted, end):  # that an earlier run wrote
+            note(part, documents.read_part(documents.part_path(kept, part), ("id", "source", "license")))
 
     # Each part is a function of the snapshot's slice and of the ids seen before it. The part of what is set aside is
     # written last, so where it is both are.
     def set_aside(index: int) -> Iterable[documents.Row]:
-        for before in range(index if not seen else 0):
-            seen.update(row["id"] for row in documents.read_part(documents.part_path(kept, before), ("id",)))
+        note_before(index)
         start = index * FILES_PER_PART
         chosen, others = _look_at(snapshot[start : start + FILES_PER_PART], rules, reader, seen)
         documents.write_part(kept, index, chosen)
+        note(index, chosen)
         return others
 
     count = max(1, -(-len(snapshot) // FILES_PER_PART))
     documents.write_parts(aside, count, set_aside, _SET_ASIDE, label=draft.label)
+    note_before(count)
 
-    rows = list(documents.read(kept, ("source", "license")))
     reasons = Counter(row["reason"] for row in documents.read(aside, ("reason",)))
-    if not rows:
+    if not seen:
         raise UserError(
             f"config.collect.sources={tuple(rules.sources)}: no document is left of {len(snapshot)} files "
             f"({', '.join(f'{n} {r}' for r, n in reasons.most_common()) or 'there are none'}); "
@@ -75,39 +88,33 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
         kept=found.rows,
         bytes=found.bytes,
         set_aside=dict(reasons.most_common()),
-        by_source=dict(Counter(row["source"] for row in rows).most_common()),
-        by_license=dict(Counter(row["license"] or "not named" for row in rows).most_common()),
+        by_source=dict(by_source.most_common()),
+        by_license=dict(by_license.most_common()),
     )
 
 
-def _snapshot(rules: Config, path: epath.Path) -> list[Entry]:
+def _snapshot(rules: Config, path: epath.Path) -> list[RawFile]:
     """The files to look at, listed once: a resumed run sees what the first one saw."""
     if not path.exists():
         with atomic_path(path) as temporary, temporary.open("w") as file:
             for source in rules.sources:
-                table = digest = ""
-                for raw in list_files(source, rules.packages):
-                    if raw.row < 0 or raw.file != table:
-                        table, digest = raw.file, digest_of_file(raw.file)
-                    entry = digest if raw.row < 0 else digest_of([digest, raw.row])
-                    file.write(json.dumps([*raw, entry]) + "\n")
-    listed = (json.loads(line) for line in path.read_text().splitlines())
-    entries = [(RawFile(*fields), digest) for *fields, digest in listed]
+                file.writelines(json.dumps(raw) + "\n" for raw in list_files(source, rules.packages))
+    entries = [RawFile(*json.loads(line)) for line in path.read_text().splitlines()]
     if rules.max_files and len(entries) > rules.max_files:
         # By content, so the sample is uniform, and the same whatever else changes on the disk.
-        entries = sorted(entries, key=lambda e: (e[1], e[0].source, e[0].path))[: rules.max_files]
-        entries.sort(key=lambda e: (e[0].source, e[0].file, e[0].row))
+        entries = sorted(entries, key=lambda raw: (raw.digest, raw.source, raw.path))[: rules.max_files]
+        entries.sort(key=lambda raw: (raw.source, raw.file, raw.row))
     return entries
 
 
 def _look_at(
-    entries: Iterable[Entry], rules: Config, reader: Reader, seen: set[str]
+    entries: Iterable[RawFile], rules: Config, reader: Reader, seen: set[str]
 ) -> tuple[list[documents.Row], list[documents.Row]]:
-    """(documents to keep, rows to set aside); adds the ids of the kept ones to `seen`."""
+    """(documents to keep, rows to set aside). seen: ids of the documents before them, to which theirs are added."""
     kept: list[documents.Row] = []
     aside: list[documents.Row] = []
-    for raw, digest in entries:
-        row, reason = reader.read(raw, digest)
+    for raw in entries:
+        row, reason = reader.read(raw)
         source, path = _escaped(raw.source), _escaped(raw.path)
         reason = reason or why_not(row["text"], path, rules)
         identifier = "" if reason else documents.document_id(row["text"])

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pyarrow as pa
-from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
@@ -47,26 +46,37 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """
     check(config)
     source = inputs["documents"].path("documents")
-    schema = documents.schema_of(source)
+    schema, parts = documents.schema_of(source), documents.parts(source)
+    chosen = config.dedup
+    rules = Rules(chosen.threshold, chosen.ngram, chosen.num_perm, chosen.bands)
+    found = find_pairs([source], rules, label=draft.label)
+    if found.rows > len(found.ids) + len(found.copies):
+        raise UserError(f"{source}: several rows have the same id; name the set in config.collect.sources instead")
+    gone = decide(found)
+    (draft.directory / "documents").mkdir(exist_ok=True)
 
-    # The table is whole or not there, and all that follows is a function of it and of the input.
-    documents.write_parts(
-        draft.directory / "duplicates", 1, lambda _: _dropped(config, source, draft.label), _DUPLICATES,
-        label=draft.label,
-    )  # fmt: skip
-    dropped = list(documents.read(draft.directory / "duplicates", ("id", "kept", "kind")))
-    gone = {row["id"] for row in dropped}
-    documents.map_parts(
-        source, draft.directory / "documents", lambda rows: (row for row in rows if row["id"] not in gone),
-        schema.names, schema, label=f"{draft.label} writing",
-    )  # fmt: skip
+    # A part of the table is written behind its documents, so where it is both are.
+    def split(index: int) -> list[documents.Row]:
+        rows = list(documents.read_part(parts[index], schema.names))
+        left = [row for row in rows if row["id"] not in gone]
+        documents.write_part(draft.directory / "documents", index, left, schema)
+        return [duplicate(row) for row in rows if row["id"] in gone]
+
+    def duplicate(row: documents.Row) -> documents.Row:
+        kept, similarity = gone[row["id"]]
+        kind = "exact" if found.copies.get(row["id"]) == kept else "near"
+        return {**row, "kept": kept, "kind": kind, "similarity": similarity}
+
+    duplicates = draft.directory / "duplicates"
+    documents.write_parts(duplicates, len(parts), split, _DUPLICATES, label=f"{draft.label} writing")
 
     kept = documents.add_output(draft, "documents")
     documents.add_output(draft, "duplicates")
-    kinds, members = Counter(row["kind"] for row in dropped), Counter(row["kept"] for row in dropped)
+    kinds = Counter(row["kind"] for row in documents.read(duplicates, ("kind",)))
+    members = Counter(kept for kept, _ in gone.values())
     draft.add_facts(
         written_by=inputs["documents"].facts["written_by"],
-        documents=kept.rows + len(dropped),
+        documents=kept.rows + len(gone),
         kept=kept.rows,
         bytes=kept.bytes,
         exact=kinds["exact"],
@@ -74,20 +84,3 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         clusters=len(members),
         largest_cluster=max(members.values(), default=0) + bool(kept.rows),
     )
-
-
-def _dropped(config: Config, source: epath.Path, label: str) -> list[documents.Row]:
-    """The table of duplicates, by id."""
-    chosen = config.dedup
-    rules = Rules(chosen.threshold, chosen.ngram, chosen.num_perm, chosen.bands)
-    found = find_pairs([source], rules, label=label)
-    if found.rows > len(found.ids) + len(found.copies):
-        raise UserError(f"{source}: several rows have the same id; name the set in config.collect.sources instead")
-    gone = decide(found)
-    rows = []
-    for row in documents.read(source, ("id", "source", "path")):
-        if row["id"] in gone:
-            kept, similarity = gone[row["id"]]
-            kind = "exact" if found.copies.get(row["id"]) == kept else "near"
-            rows.append({**row, "kept": kept, "kind": kind, "similarity": similarity})
-    return sorted(rows, key=lambda row: row["id"])

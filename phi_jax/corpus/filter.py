@@ -7,6 +7,8 @@ the files of the highest scores are kept until a budget of tokens is spent.
 
 from __future__ import annotations
 
+import itertools
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.corpus.annotate import histogram, read_grades
+from phi_jax.corpus.annotate import read_grades
 from phi_jax.errors import UserError
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, write_json
@@ -27,10 +30,8 @@ if TYPE_CHECKING:
     from phi_jax.tokens.tokenizer import Tokenizer
 
 BINS = 20
-BANDS = 5  # of grades, in which recall is told
 EXAMPLES = 3  # files shown of the kept ones, and as many of the dropped ones
 EXAMPLE_LINES = 30
-_CHARACTERS_PER_TOKEN = 32  # characters looked at for each token that is embedded; a run of 31 spaces is one token
 _ID = pa.field("id", pa.string(), nullable=False)
 _SCORE = pa.field("score", pa.float64())  # the forest's probability of "high"; null where there is no embedding
 _TOKENS = pa.field("tokens", pa.int64())  # of the whole text, by the model's tokenizer
@@ -39,7 +40,9 @@ _GRADE = pa.field("grade", pa.float64())  # null where the file was not graded
 _FLAGS = [pa.field(name, pa.bool_(), nullable=False) for name in ("kept", "held_out")]  # held out: unseen by the forest
 _SCORED = pa.schema([_ID, _SCORE, _TOKENS, _GRADE, *_FLAGS])
 
-Embed = Callable[[Sequence[str]], np.ndarray]  # texts -> [texts, D] float32; a row of NaN where there is no token
+# Texts -> (vectors [texts, D] float32, NaN where there is no token behind the opening comments; tokens of each text)
+Embed = Callable[[Sequence[str]], tuple[np.ndarray, list[int]]]
+Score = Callable[[np.ndarray], np.ndarray]  # vectors [N, D] -> probability of "high" [N] float64
 
 
 def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -55,41 +58,39 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
 
     rules, source = config.filter, inputs["documents"].path("documents")
     params, shape, tokenizer = load_model(inputs["model"].directory)
-    embed = make_embed(
-        jax.device_put(params), shape, tokenizer,
-        tokens=rules.embed_tokens, pooling=rules.pooling, batch_size=rules.batch_size,
-    )  # fmt: skip
+    embed = make_embed(jax.device_put(params), shape, tokenizer, rules)
+    embeddings = draft.directory / "embeddings"
     documents.map_parts(
-        source, draft.directory / "embeddings", lambda rows: _embedded(list(rows), embed, tokenizer),
-        schema=_EMBEDDED, label=f"{draft.label} embeddings",
+        source, embeddings, lambda rows: _embedded(list(rows), embed), schema=_EMBEDDED,
+        label=f"{draft.label} embeddings",
     )  # fmt: skip
 
     graded = {row["id"]: row for row in read_grades(inputs["grades"]) if row["label"] is not None}
     vectors = {
         row["id"]: np.array(row["vector"], np.float32)
-        for row in documents.read(draft.directory / "embeddings", ("id", "vector"))
+        for row in documents.read(embeddings, ("id", "vector"))
         if row["id"] in graded and row["vector"] is not None
     }
     labels = {identifier: graded[identifier]["label"] for identifier in vectors}
     held_out = split_held_out(labels, rules.held_out)
     learnt = sorted(labels.keys() - held_out)
-    forest = Forest(
-        np.stack([vectors[i] for i in learnt]), np.array([labels[i] == "high" for i in learnt]),
-        trees=rules.trees, min_samples_leaf=rules.min_samples_leaf, seed=config.seed,
-    )  # fmt: skip
-
-    unbiased = dict(zip(learnt, forest.out_of_bag.tolist(), strict=True))
-    scored = [
-        {**row, "score": unbiased.get(row["id"], row["score"]), "held_out": row["id"] in held_out,
-         "grade": graded[row["id"]]["grade"] if row["id"] in graded else None}
-        for row in _scores(draft.directory / "embeddings", forest)
-    ]  # fmt: skip
+    score, out_of_bag = learn(
+        np.stack([vectors[i] for i in learnt]), np.array([labels[i] == "high" for i in learnt]), rules, config.seed
+    )
+    # A graded file's plain score repeats its label: it would be preferred to one that was not graded.
+    unbiased = dict(zip(learnt, out_of_bag.tolist(), strict=True))
+    scored = list(_scores(embeddings, score))
+    for row in scored:
+        row["score"] = unbiased.get(row["id"], row["score"])
+        row["grade"] = graded.get(row["id"], {}).get("grade")
+        row["held_out"] = row["id"] in held_out
     kept = within_budget(scored, rules.token_budget)
     if not kept:
         raise UserError(
             f"config.filter.token_budget={rules.token_budget}: less than the tokens of the best file; raise it"
         )
-    scored = [{**row, "kept": row["id"] in kept} for row in scored]
+    for row in scored:
+        row["kept"] = row["id"] in kept
     schema = documents.schema_of(source)
     documents.map_parts(
         source, draft.directory / "documents", lambda rows: (r | kept[r["id"]] for r in rows if r["id"] in kept),
@@ -111,98 +112,100 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
         scored=len(scores),
         unscored=len(scored) - len(scores),
         kept=written.rows,
-        dropped=len(scored) - written.rows,
         bytes=written.bytes,
         tokens=sum(row["tokens"] for row in kept.values()),
         threshold=min(scores_kept),
         learnt=dict(Counter(labels[i] for i in learnt)),
         **quality([{**row, "label": labels[row["id"]]} for row in scored if row["held_out"]]),
-        histogram=histogram(scores, BINS),
-        histogram_kept=histogram(scores_kept, BINS),
+        histogram=_histogram(scores),
+        histogram_kept=_histogram(scores_kept),
     )
+
+
+def _histogram(scores: Sequence[float]) -> list[int]:
+    """Counts in BINS equal bins from 0 to 1."""
+    return np.histogram(scores, BINS, (0, 1))[0].tolist()
 
 
 # --- Embeddings ----------------------------------------------------------------------------------------------------
 
 
-def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, *, tokens: int, pooling: str, batch_size: int) -> Embed:
-    """A function from texts to their vectors [texts, D] float32, compiled once for batches of one shape.
-
-    tokens: first tokens of a text, behind the comments it opens with, that are embedded; cut to the model's context.
-    A text without a token gets NaN. Raises UserError for an unknown pooling.
+def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, rules: Config) -> Embed:
+    """What embeds texts by config.filter's rules: first tokens behind the comments a text opens with, at most as many
+    as the model's context holds. Compiled once, for batches of one shape. Raises UserError for an unknown pooling.
     """
     from phi_jax.model.embed import embed
 
-    length = min(tokens, shape.max_seq_len)
+    length, size = min(rules.embed_tokens, shape.max_seq_len), rules.batch_size
 
-    def embed_texts(texts: Sequence[str]) -> np.ndarray:
+    def embed_texts(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
         # A licence says the same of every file of a package: with it, 887 of nano's 3,756 files fell into one of the
         # 20 bins of the scores, and the ROC AUC was 0.74 instead of 0.78 (128 tokens).
-        beginnings = [from_first_code(text)[: length * _CHARACTERS_PER_TOKEN] for text in texts]
-        encoded = [ids[:length] for ids in tokenizer.encode_batch(beginnings)]
-        padded = -(-len(texts) // batch_size) * batch_size
+        codes = [from_first_code(text) for text in texts]
+        encoded = tokenizer.encode_batch(codes)
+        # So each text is encoded once, in two pieces; a letter stands for the code that ends the comments' last token.
+        letters = ["x" if code else "" for code in codes]
+        opening = [text.removesuffix(code) + x for text, code, x in zip(texts, codes, letters, strict=True)]
+        counts = [
+            len(before) - len(x) + len(ids)
+            for before, x, ids in zip(tokenizer.encode_batch(opening), letters, encoded, strict=True)
+        ]
+        padded = -(-len(texts) // size) * size
         tokens_NxT, lengths_N = np.zeros((padded, length), np.int32), np.zeros(padded, np.int32)
         for row, ids in enumerate(encoded):
-            tokens_NxT[row, : len(ids)], lengths_N[row] = ids, len(ids)
-        batches = [slice(start, start + batch_size) for start in range(0, padded, batch_size)]
+            lengths_N[row] = min(len(ids), length)
+            tokens_NxT[row, : lengths_N[row]] = ids[:length]
+        batches = [slice(start, start + size) for start in range(0, padded, size)]
         # None is waited for here: on a CPU the next batch then runs beside it.
-        pending = [embed(params, tokens_NxT[batch], lengths_N[batch], shape, pooling) for batch in batches]
+        pending = [embed(params, tokens_NxT[batch], lengths_N[batch], shape, rules.pooling) for batch in batches]
         vectors_NxD = np.concatenate([np.empty((0, shape.hidden_size), np.float32), *map(np.asarray, pending)])
         vectors_NxD[lengths_N == 0] = np.nan
-        return vectors_NxD[: len(texts)]
+        return vectors_NxD[: len(texts)], counts
 
     return embed_texts
 
 
-def _embedded(rows: Sequence[documents.Row], embed: Embed, tokenizer: Tokenizer) -> Iterator[documents.Row]:
-    texts = [row["text"] for row in rows]
-    for row, vector, ids in zip(rows, embed(texts), tokenizer.encode_batch(texts), strict=True):
-        yield {"id": row["id"], "tokens": len(ids), "vector": vector.tolist() if np.isfinite(vector).all() else None}
+def _embedded(rows: Sequence[documents.Row], embed: Embed) -> Iterator[documents.Row]:
+    for row, vector, tokens in zip(rows, *embed([row["text"] for row in rows]), strict=True):
+        yield {"id": row["id"], "tokens": tokens, "vector": vector.tolist() if np.isfinite(vector).all() else None}
 
 
-def _scores(embeddings: epath.Path, forest: Forest) -> Iterator[documents.Row]:
+def _scores(embeddings: epath.Path, score: Score) -> Iterator[documents.Row]:
     """{"id", "tokens", "score"} of each document; the score is None where there is no embedding."""
     for path in documents.parts(embeddings):
         rows = list(documents.read_part(path, _EMBEDDED.names))
         vectors = [row["vector"] for row in rows if row["vector"] is not None]
-        scores = iter(forest.score(np.array(vectors, np.float32)).tolist() if vectors else ())
+        scores = iter(score(np.array(vectors, np.float32)).tolist() if vectors else ())
         for row in rows:
-            score = None if row["vector"] is None else next(scores)
-            yield {"id": row["id"], "tokens": row["tokens"], "score": score}
+            yield {"id": row["id"], "tokens": row["tokens"], "score": row["vector"] and next(scores)}
 
 
 # --- The forest ----------------------------------------------------------------------------------------------------
 
 
-class Forest:
-    """scikit-learn's random forest from an embedding to the probability of "high"; a function of data and seed.
+def learn(vectors_NxD: np.ndarray, high_N: np.ndarray, rules: Config, seed: int) -> tuple[Score, np.ndarray]:
+    """scikit-learn's random forest by config.filter's rules, a function of data and seed; and the scores [N] of the
+    files it learnt from, each by the trees that did not see it.
 
     Both labels weigh the same, however rare one is: without that, the rarer one's recall falls.
     """
+    from sklearn.ensemble import RandomForestClassifier
 
-    def __init__(
-        self, vectors_NxD: np.ndarray, high_N: np.ndarray, *, trees: int, min_samples_leaf: int, seed: int
-    ) -> None:
-        from sklearn.ensemble import RandomForestClassifier
+    forest = RandomForestClassifier(
+        n_estimators=rules.trees, min_samples_leaf=rules.min_samples_leaf, class_weight="balanced", oob_score=True,
+        random_state=seed, n_jobs=2,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a file that every tree saw: handled below
+        forest.fit(vectors_NxD, high_N)
+    # Threads would add the trees' votes in any order, which changes the last bits.
+    forest.n_jobs = 1
 
-        self._forest = RandomForestClassifier(
-            n_estimators=trees, min_samples_leaf=min_samples_leaf, class_weight="balanced", oob_score=True,
-            random_state=seed, n_jobs=2,
-        )  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a file that every tree saw: handled below
-            self._forest.fit(vectors_NxD, high_N)
-        # Threads would add the trees' votes in any order, which changes the last bits.
-        self._forest.n_jobs = 1
-        out_of_bag_Nx2 = self._forest.oob_decision_function_
-        self.out_of_bag = np.where(out_of_bag_Nx2.sum(1) > 0, out_of_bag_Nx2[:, 1], self.score(vectors_NxD))
-        """Scores [N] of the files it was trained on, each by the trees that did not see it.
+    def score(vectors_NxD: np.ndarray) -> np.ndarray:
+        return forest.predict_proba(vectors_NxD)[:, 1]
 
-        The plain scores repeat the labels: a graded file would be preferred to one that was not graded."""
-
-    def score(self, vectors_NxD: np.ndarray) -> np.ndarray:
-        """Probability of "high" [N] float64."""
-        return self._forest.predict_proba(vectors_NxD)[:, 1]
+    unseen_Nx2 = forest.oob_decision_function_
+    return score, np.where(unseen_Nx2.sum(1) > 0, unseen_Nx2[:, 1], score(vectors_NxD))
 
 
 def split_held_out(labels: Mapping[str, str], share: float) -> set[str]:
@@ -223,28 +226,16 @@ def split_held_out(labels: Mapping[str, str], share: float) -> set[str]:
 
 
 def quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How well scores tell labels, on files that the forest has not seen. rows: label, grade (0 to 1) and score.
-
-    "roc_auc"; "recall" of each label at a score of 0.5, with its "recall_counts" [recognised, held out];
-    "recall_bands", the same counts of the files whose grade lies in each of BANDS equal bands (1 falls into the last).
-    Where the best files are few, the recall of "high" does not show that the forest misses just these (a replica with
-    labels of GPT-5-nano found none of them).
+    """How well scores tell labels ("label", "score"), on files that the forest has not seen: "roc_auc", and "recall" of
+    each label at a score of 0.5.
     """
-    from sklearn.metrics import roc_auc_score
+    from sklearn.metrics import recall_score, roc_auc_score
 
-    labels = {label: [0, 0] for label in ("high", "low")}
-    bands = [[0, 0] for _ in range(BANDS)]
-    for row in rows:
-        right = (row["score"] >= 0.5) == (row["label"] == "high")
-        for counts in (labels[row["label"]], bands[min(int(row["grade"] * BANDS), BANDS - 1)]):
-            counts[0] += int(right)
-            counts[1] += 1
-    auc = roc_auc_score([row["label"] == "high" for row in rows], [row["score"] for row in rows])
+    high, scores = [row["label"] == "high" for row in rows], np.array([row["score"] for row in rows])
+    recall = recall_score(high, scores >= 0.5, average=None, labels=[True, False]).tolist()
     return {
-        "roc_auc": round(float(auc), 6),
-        "recall": {label: round(right / count, 6) for label, (right, count) in labels.items()},
-        "recall_counts": labels,
-        "recall_bands": bands,
+        "roc_auc": round(float(roc_auc_score(high, scores)), 6),
+        "recall": {"high": round(recall[0], 6), "low": round(recall[1], 6)},
     }
 
 
@@ -255,34 +246,26 @@ def within_budget(scored: Iterable[documents.Row], budget: int) -> dict[str, doc
     """id -> {"score", "tokens"} of the best files, best first (ties by id), up to the first that would exceed the
     budget of tokens.
     """
-    kept: dict[str, documents.Row] = {}
     ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (-row["score"], row["id"]))
-    for row in ranked:
-        budget -= row["tokens"]
-        if budget < 0:
-            break
-        kept[row["id"]] = {"score": row["score"], "tokens": row["tokens"]}
-    return kept
+    spent = itertools.accumulate(row["tokens"] for row in ranked)
+    return {
+        row["id"]: {"score": row["score"], "tokens": row["tokens"]}
+        for row, tokens in zip(ranked, spent, strict=True)
+        if tokens <= budget
+    }
 
 
-def _examples(source: epath.Path, scored: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _examples(source: epath.Path, scored: Iterable[documents.Row]) -> dict[str, list[documents.Row]]:
     """Files in the middle of the kept ones by score, and of the dropped ones: typical, not extreme."""
     ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (row["score"], row["id"]))
     shown = {}
     for side in ("kept", "dropped"):
         on_side = [row for row in ranked if row["kept"] == (side == "kept")]
         middle = max(0, (len(on_side) - EXAMPLES) // 2)
-        shown[side] = on_side[middle : middle + EXAMPLES]
-    wanted = {row["id"] for chosen in shown.values() for row in chosen}
-    found: dict[str, documents.Row] = {}
-    for path in documents.parts(source):
-        if wanted & {row["id"] for row in documents.read_part(path, ("id",))}:  # elsewhere no text is read
-            columns = ("id", "path", "source", "text")
-            found |= {row["id"]: row for row in documents.read_part(path, columns) if row["id"] in wanted}
-
-    def example(row: Mapping[str, Any]) -> dict[str, Any]:
-        about = dict(found[row["id"]])
-        lines = from_first_code(about.pop("text")).split("\n")[:EXAMPLE_LINES]
-        return {**about, "score": row["score"], "grade": row["grade"], "lines": lines}
-
-    return {side: [example(row) for row in chosen] for side, chosen in shown.items()}
+        shown[side] = {row["id"]: row["score"] for row in on_side[middle : middle + EXAMPLES]}
+    wanted = [*shown["kept"], *shown["dropped"]]
+    columns = ["id", "path", "source", "text"]
+    found = pq.read_table(os.fspath(source), columns=columns, filters=[("id", "in", wanted)]).to_pylist()
+    lines = {row["id"]: from_first_code(row.pop("text")).split("\n")[:EXAMPLE_LINES] for row in found}
+    files = {row["id"]: {**row, "lines": lines[row["id"]]} for row in found}
+    return {side: [{**files[i], "score": score} for i, score in chosen.items()] for side, chosen in shown.items()}

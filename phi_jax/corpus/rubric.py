@@ -14,10 +14,10 @@ well it fits them; on other files it will do worse.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from phi_jax.store.python_text import parse
 
@@ -43,8 +43,7 @@ _NOTHING_WORKED_OUT = (ast.Constant, ast.Name, ast.Attribute, type(None))  # whe
 _BOILERPLATE = {ast.alias: 1.0, ast.Assert: 1.0, ast.Constant: 0.5, ast.Expr: 0.5}  # against 1 for what computes
 
 
-@dataclasses.dataclass(frozen=True)
-class Grade:
+class Grade(NamedTuple):
     """What a grader says of one file.
 
     value: 0 (worthless to the student) to 1. parts: the rubric's parts, each 0 to 1. reason: why a file was given 0
@@ -61,57 +60,40 @@ def grade(text: str) -> Grade:
     tree = parse(text)
     if tree is None:
         return Grade(0.0, dict.fromkeys(PARTS, 0.0), "does not parse")
-    nodes: Counter[type] = Counter()  # by type, docstrings aside
-    lines: set[int] = set()  # that code begins on
-    credits: list[float] = []  # of the docstrings, the module's own first
-    imports: list[bool] = []  # of the standard library or not
-    passed_over: set[ast.AST] = set()
-    for node in ast.walk(tree):  # what is around a node comes before it
+    credits = []  # of the docstrings, the module's own first; they count nowhere else
+    for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED):
-            match node.body[:1]:
-                case [ast.Expr(ast.Constant(str() as said) as constant) as statement]:
-                    credits.append(min(1.0, len(said.split()) / _DOCSTRING_WORDS))
-                    passed_over |= {statement, constant}
-                case _:
-                    credits.append(0.0)
-        if node in passed_over:
-            continue
+            docstring = ast.get_docstring(node)
+            credits.append(min(1.0, len((docstring or "").split()) / _DOCSTRING_WORDS))
+            if docstring is not None:
+                del node.body[0]
+    nodes: Counter[type] = Counter()
+    lines: set[int] = set()  # that code begins on
+    imported: list[str] = []  # modules; "" = of the file's own package
+    for node in ast.walk(tree):
         nodes[type(node)] += 1
         if isinstance(node, ast.stmt | ast.expr):
             lines.add(node.lineno)
         match node:
             case ast.Import(names):
-                imports += [_is_standard(alias.name) for alias in names]
+                imported += [alias.name for alias in names]
             case ast.ImportFrom(module, level=level) if module != "__future__":
-                imports.append(not level and _is_standard(module or ""))
+                imported.append("" if level else module or "")
             case ast.Return(value) if not isinstance(value, _NOTHING_WORKED_OUT):
                 nodes[ast.BinOp] += 1
     if not lines:
         return Grade(0.0, dict.fromkeys(PARTS, 0.0), "no code")
-    parts = {
-        "docstrings": _MODULE_SHARE * credits[0] + (1 - _MODULE_SHARE) * _mean(credits[1:], 0.0),
-        "self_contained": _mean(imports, 1.0),
-        "computation": _computation(nodes),
-        "size": _size(len(lines)),
-    }
-    return Grade(round(sum(WEIGHTS[name] * value for name, value in parts.items()), 6), parts)
-
-
-def _is_standard(module: str) -> bool:
-    return module.partition(".")[0] in sys.stdlib_module_names
-
-
-def _computation(nodes: Counter[type]) -> float:
-    """What computes, as a share of it and of boilerplate."""
     computing = sum(nodes[kind] for kind in _COMPUTING)
     boilerplate = sum(weight * nodes[kind] for kind, weight in _BOILERPLATE.items())
-    return computing / (computing + boilerplate) if computing else 0.0
-
-
-def _size(lines: int) -> float:
-    """1 for a lesson's worth of lines of code, less for fewer or more."""
     nothing, enough, plenty, too_much = _LINES
-    return max(0.0, min(1.0, (lines - nothing) / (enough - nothing), (too_much - lines) / (too_much - plenty)))
+    size = min(1.0, (len(lines) - nothing) / (enough - nothing), (too_much - len(lines)) / (too_much - plenty))
+    parts = {
+        "docstrings": _MODULE_SHARE * credits[0] + (1 - _MODULE_SHARE) * _mean(credits[1:], 0.0),
+        "self_contained": _mean([m.partition(".")[0] in sys.stdlib_module_names for m in imported], 1.0),
+        "computation": computing / (computing + boilerplate) if computing else 0.0,
+        "size": max(0.0, size),
+    }
+    return Grade(round(sum(WEIGHTS[name] * value for name, value in parts.items()), 6), parts)
 
 
 def _mean(values: Sequence[float], of_none: float) -> float:

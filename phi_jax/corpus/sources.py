@@ -20,11 +20,10 @@ import pyarrow.parquet as pq
 from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.store import documents
-from phi_jax.store.artifact import file_digest
+from phi_jax.store.artifact import digest_of, file_digest
 
 INSTALLED = "installed"
-_TABLES = (".parquet", ".jsonl", ".jsonl.gz")
-_TEXT_COLUMNS = ("text", "content")  # ours, and The Stack's
+_FILES = (".py", ".parquet", ".jsonl", ".jsonl.gz")
 _FIELDS = ("path", "license", "language")  # what a row may say beside its text
 
 
@@ -36,68 +35,66 @@ class RawFile(NamedTuple):
     license: str | None
     file: str  # where the bytes lie on this machine
     row: int = -1  # of a Parquet or JSONL file; -1 = the file itself is the document
+    digest: str = ""  # SHA-256 of the file, or of its digest and the row's number; "" = no regular file, or unreadable
 
 
 def list_files(source: str, packages: Sequence[str] = ()) -> Iterator[RawFile]:
     """The raw files of one entry of config.collect.sources, in an order that does not depend on the disk.
 
     packages: distributions that "installed" stands for, beside the standard library. Raises UserError for a source
-    that does not exist or is none of what can be read.
+    that does not exist or is none of what can be read, and for a damaged table.
     """
-    if source == INSTALLED:
-        yield from standard_library()
-        for name in packages:
-            yield from _files_of(name)
-        return
+    for raw in _installed(packages) if source == INSTALLED else _files_below(source):
+        file = Path(raw.file)
+        try:
+            digest = file_digest(file) if file.is_file() else ""
+        except OSError:
+            digest = ""
+        if file.suffix == ".py" or not digest:
+            yield raw._replace(digest=digest)
+            continue
+        for row in range(_count_rows(file)):
+            yield raw._replace(path=f"{raw.path}#{row}", row=row, digest=digest_of([digest, row]))
+
+
+def _files_below(source: str) -> Iterator[RawFile]:
     root = Path(source).expanduser()
     if not root.exists():
         raise UserError(f"config.collect.sources: {source}: no such file or directory")
-    if not root.is_dir() and not root.name.endswith((".py", *_TABLES)):
-        raise UserError(
-            f"config.collect.sources: {source}: must be a directory, or a file in .py, {', '.join(_TABLES)}"
-        )
+    if not root.is_dir() and not root.name.endswith(_FILES):
+        raise UserError(f"config.collect.sources: {source}: must be a directory, or a file in {', '.join(_FILES)}")
     for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
-        if file.is_dir() or not file.name.endswith((".py", *_TABLES)):
-            continue
-        path = file.relative_to(root if root.is_dir() else root.parent).as_posix()
-        if file.name.endswith(".py") or not file.is_file():
-            yield RawFile(source, path, None, str(file))
-            continue
-        for row in range(_count_rows(file)):
-            yield RawFile(source, f"{path}#{row}", None, str(file), row)
+        if file.name.endswith(_FILES) and not file.is_dir():
+            path = file.relative_to(root if root.is_dir() else root.parent)
+            yield RawFile(source, path.as_posix(), None, str(file))
 
 
-def standard_library() -> Iterator[RawFile]:
-    """The .py files of the Python that runs this, without site-packages."""
+def _installed(packages: Sequence[str]) -> Iterator[RawFile]:
+    """The .py files of the Python that runs this, without site-packages, and those of distributions."""
     root = Path(sysconfig.get_path("stdlib"))
     for file in sorted(root.rglob("*.py")):
-        relative = file.relative_to(root)
-        if not {"site-packages", "dist-packages", "__pycache__"} & set(relative.parts):
-            yield RawFile(f"stdlib {platform.python_version()}", relative.as_posix(), "PSF-2.0", str(file))
-
-
-def _files_of(name: str) -> Iterator[RawFile]:
-    try:
-        distribution = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        say(f"config.collect.packages: {name} is not installed; its files are left out")
-        return
-    licence = licence_of(distribution)
-    for file in sorted(distribution.files or [], key=str):
-        if file.suffix == ".py" and ".." not in file.parts:
-            place = str(distribution.locate_file(file))
-            yield RawFile(f"{distribution.metadata['Name']} {distribution.version}", file.as_posix(), licence, place)
+        path = file.relative_to(root)
+        if not {"site-packages", "dist-packages", "__pycache__"} & set(path.parts):
+            yield RawFile(f"stdlib {platform.python_version()}", path.as_posix(), "PSF-2.0", str(file))
+    for name in packages:
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            say(f"config.collect.packages: {name} is not installed; its files are left out")
+            continue
+        source, licence = f"{found.metadata['Name']} {found.version}", licence_of(found)
+        for installed in sorted(found.files or [], key=str):
+            if installed.suffix == ".py" and ".." not in installed.parts:
+                yield RawFile(source, installed.as_posix(), licence, str(found.locate_file(installed)))
 
 
 def licence_of(distribution: importlib.metadata.Distribution) -> str | None:
     """The licence a distribution's metadata names: expression, short text or classifier; None where none does."""
     metadata = distribution.metadata.json
-    if expression := metadata.get("license_expression"):
-        return str(expression)
-    if classifiers := [c for c in metadata.get("classifier", []) if c.startswith("License ::")]:
-        return " AND ".join(re.sub(r".*:: ", "", c) for c in classifiers)
+    classifiers = [re.sub(r".*:: ", "", c) for c in metadata.get("classifier", []) if c.startswith("License ::")]
     text = str(metadata.get("license", "")).strip()
-    return text if text and len(text) <= 100 and "\n" not in text else None
+    short = text if len(text) <= 100 and "\n" not in text else ""
+    return str(metadata.get("license_expression") or " AND ".join(classifiers) or short) or None
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------
@@ -110,15 +107,16 @@ class Reader:
         self._rows: Iterator[documents.Row] = iter(())
         self._file, self._next = "", 0
 
-    def read(self, raw: RawFile, digest: str) -> tuple[documents.Row, str]:
-        """({"text", "path", "license", "language"}, "") with text that UTF-8 can hold, or ({}, the reason why not).
-
-        digest: of the file when it was listed.
-        """
+    def read(self, raw: RawFile) -> tuple[documents.Row, str]:
+        """({"text", "path", "license", "language"}, "") with text that UTF-8 can hold, or ({}, the reason why not)."""
+        if not raw.digest:
+            return {}, "not a readable file"
         if raw.row < 0:
-            if (data := _bytes_of(raw.file)) is None:
-                return {}, "not a readable file"
-            changed = hashlib.sha256(data).hexdigest() != digest
+            try:
+                data = Path(raw.file).read_bytes()
+            except OSError:
+                data = b""
+            changed = hashlib.sha256(data).hexdigest() != raw.digest
             return ({}, "changed since the list was made") if changed else _normal({"text": data})
         if raw.file != self._file or raw.row < self._next:
             self._file, self._next, self._rows = raw.file, 0, read_rows(Path(raw.file))
@@ -129,42 +127,42 @@ class Reader:
 
 def _normal(row: documents.Row) -> tuple[documents.Row, str]:
     """The one form of a text: UTF-8 without byte order mark, lines that end in a line feed."""
+    text = row.get("text", row.get("content"))  # our name, and The Stack's
+    if not isinstance(text, str | bytes):
+        return {}, "malformed row"
     try:
-        fields = {name: _decoded(row.get(name)) for name in ("text", *_FIELDS)}
+        fields = {name: _decoded(row.get(name)) or None for name in _FIELDS}
+        text = _decoded(text).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeError:
         return {}, "not UTF-8"
-    if not isinstance(row.get("text"), (str, bytes)):
-        return {}, "malformed row"
-    text = (fields["text"] or "").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     return {**fields, "text": text}, ""
 
 
-def _decoded(value: Any) -> str | None:
+def _decoded(value: Any) -> str:
     """A value of any type as text. Raises UnicodeError for what UTF-8 cannot hold."""
     text = value.decode() if isinstance(value, bytes) else str(value or "")
     text.encode()
-    return text or None
+    return text
 
 
 def read_rows(file: Path) -> Iterator[documents.Row]:
-    """Rows of a Parquet or JSONL file as they are, the text under "text"; an empty one for a line that is no object.
+    """Rows of a Parquet or JSONL file as they are; an empty one for a line that is no object.
 
     Raises UserError for a damaged file, and for Parquet with neither a column `text` nor `content`.
     """
     if file.suffix == ".parquet":
         names = documents.schema_of_part(file).names
-        text = next((name for name in _TEXT_COLUMNS if name in names), None)
-        if text is None:
+        texts = [name for name in ("text", "content") if name in names][:1]
+        if not texts:
             raise UserError(f"{file}: has neither a column `text` nor `content`")
-        columns = [text, *(name for name in _FIELDS if name in names)]
-        yield from ({**row, "text": row[text]} for row in documents.read_part(file, columns))
+        yield from documents.read_part(file, [*texts, *(name for name in _FIELDS if name in names)])
         return
     for line in _lines(file):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        yield {**row, "text": row.get("text", row.get("content"))} if isinstance(row, dict) else {}
+        yield row if isinstance(row, dict) else {}
 
 
 def _lines(file: Path) -> Iterator[bytes]:
@@ -180,19 +178,3 @@ def _count_rows(file: Path) -> int:
         return sum(1 for _ in _lines(file))
     documents.schema_of_part(file)  # names the file where it is damaged
     return pq.read_metadata(file).num_rows
-
-
-def _bytes_of(file: str) -> bytes | None:
-    """None for what is no regular file, such as a pipe, and for what cannot be read."""
-    try:
-        return Path(file).read_bytes() if Path(file).is_file() else None
-    except OSError:
-        return None
-
-
-def digest_of_file(file: str) -> str:
-    """SHA-256 (hex) of a regular file's bytes; "" where they cannot be read."""
-    try:
-        return file_digest(file) if Path(file).is_file() else ""
-    except OSError:
-        return ""

@@ -43,10 +43,10 @@ class TokenBatches:
         """
         import grain
 
-        weights = sources if isinstance(sources, Mapping) else {Path(sources): 1.0}
-        self._directories = [Path(d) for d in weights]
-        self.seq_len, self.vocab_size, self.end_of_text_id = _common_shape(self._directories)
-        self._opened = [_open(directory, split) for directory in self._directories]
+        weights = sources if isinstance(sources, Mapping) else {sources: 1.0}
+        self._place = ", ".join(map(str, weights))
+        self.seq_len, self.vocab_size, self.end_of_text_id = _common_shape([*weights])
+        self._opened = [_open(directory, split) for directory in weights]
         self._rows = list(range(global_batch_size) if rows is None else rows)
         self._global_batch_size = global_batch_size
         self.num_records: int = sum(map(len, self._opened))
@@ -69,10 +69,22 @@ class TokenBatches:
 
         Raises UserError where a shard cannot be read.
         """
+        begin = int(step) * self._global_batch_size
+        numbers = [int(self._numbers[begin + row]) for row in self._rows]
+        tokens = np.empty((len(numbers), self.seq_len + 1), np.int32)
         try:
-            return self._read(step)
+            for place, number in enumerate(numbers):
+                tokens[place] = self._record(number)
         except Exception as error:
-            raise self._damaged(error) from error
+            raise _damaged(self._place, error) from error
+        return tokens, np.asarray(numbers, np.int64)
+
+    def _record(self, number: int) -> np.ndarray:
+        for source in self._opened:
+            if number < len(source):
+                return source[number]["tokens"]
+            number -= len(source)
+        raise IndexError(number)
 
     def record_numbers(self, step: int) -> list[int]:
         """The record numbers of the whole global batch; reads no shard."""
@@ -85,52 +97,29 @@ class TokenBatches:
 
         options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_AHEAD)
         steps = grain.MapDataset.range(first_step, max(first_step, end))
-        iterator = iter(steps.map(self._read).to_iter_dataset(options))
+        iterator = iter(steps.map(self.batch).to_iter_dataset(options))
         try:
-            while True:
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-                except Exception as error:
-                    raise self._damaged(error) from error
-                yield item
+            yield from iterator
         finally:
             iterator.close()
 
-    def _read(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        begin = int(step) * self._global_batch_size
-        numbers = [int(self._numbers[begin + row]) for row in self._rows]
-        tokens = np.empty((len(numbers), self.seq_len + 1), np.int32)
-        for place, number in enumerate(numbers):
-            for source in self._opened:
-                if number < len(source):
-                    tokens[place] = source[number]["tokens"]
-                    break
-                number -= len(source)
-        return tokens, np.asarray(numbers, np.int64)
 
-    @property
-    def _place(self) -> str:
-        return ", ".join(map(str, self._directories))
-
-    def _damaged(self, error: Exception) -> UserError:
-        return UserError(
-            f"{self._place}: a shard cannot be read ({' '.join(str(error).split())[:200]}); "
-            "rebuild with `phi-jax tokenize`"
-        )
+def _damaged(place: Path | str, error: Exception) -> UserError:
+    return UserError(
+        f"{place}: token shards cannot be read ({' '.join(str(error).split())[:200]}); rebuild with `phi-jax tokenize`"
+    )
 
 
 def _common_shape(directories: Sequence[Path]) -> tuple[int, int, int]:
     """(seq_len, vocab_size, end_of_text_id) of token sets that are to be mixed."""
-    shapes = {d: (m["seq_len"], m["vocab_size"], m["end_of_text_id"]) for d in directories for m in [metadata(d)]}
-    for directory, shape in shapes.items():
-        if shape != shapes[directories[0]]:
+    shapes = [(about["seq_len"], about["vocab_size"], about["end_of_text_id"]) for about in map(metadata, directories)]
+    for directory, shape in zip(directories, shapes, strict=True):
+        if shape != shapes[0]:
             raise UserError(
-                f"{directory}: seq_len, vocabulary and end of text {shape} differ from {shapes[directories[0]]} of "
+                f"{directory}: seq_len, vocabulary and end of text {shape} differ from {shapes[0]} of "
                 f"{directories[0]}; tokenize both with the same tokenizer and config.tokenize.seq_len"
             )
-    return shapes[directories[0]]
+    return shapes[0]
 
 
 def _open(directory: Path, split: str) -> Any:
@@ -138,14 +127,11 @@ def _open(directory: Path, split: str) -> Any:
 
     try:
         builder = tfds.builder_from_directory(str(directory))
-        if split not in builder.info.splits:
-            raise UserError(
-                f"{directory}: split {split} holds nothing, the texts are too few; add some, or change "
-                "config.tokenize.validation_fraction"
-            )
-        return builder.as_data_source(split)
+        if split in builder.info.splits:
+            return builder.as_data_source(split)
     except (ValueError, OSError) as error:
-        raise UserError(
-            f"{directory}: split {split} cannot be opened ({' '.join(str(error).split())[:200]}); "
-            "rebuild with `phi-jax tokenize`"
-        ) from None
+        raise _damaged(directory, error) from None
+    raise UserError(
+        f"{directory}: split {split} holds nothing, the texts are too few; add some, or change "
+        "config.tokenize.validation_fraction"
+    )

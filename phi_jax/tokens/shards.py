@@ -39,7 +39,7 @@ class SplitWriter:
         self.features = tfds.features.FeaturesDict({"tokens": tensor})
         self.shards: list[int] = []  # records of each
         self._buffer: list[np.ndarray] = []
-        self._buffered = self._documents = self._tokens = 0
+        self._buffered = self._documents = 0
 
     def shard_path(self, number: int) -> Path:
         """Where a shard lies."""
@@ -48,7 +48,6 @@ class SplitWriter:
     def add(self, ids: Sequence[int]) -> None:
         """Adds a document's tokens, its <|endoftext|> among them."""
         self._documents += 1
-        self._tokens += len(ids)
         self._buffer.append(np.asarray(ids, self.dtype))
         self._buffered += len(ids)
         while self._buffered >= self._shard_tokens:
@@ -62,12 +61,9 @@ class SplitWriter:
         dropped = self._buffered % self.record
         if self._buffered >= self.record:
             self._write_shard(np.concatenate(self._buffer)[: self._buffered - dropped])
-        return {
-            "documents": self._documents,
-            "tokens": self._tokens,
-            "records": sum(self.shards),
-            "dropped_tokens": dropped,
-        }
+        records = sum(self.shards)
+        tokens = records * self.record + dropped
+        return {"documents": self._documents, "tokens": tokens, "records": records, "dropped_tokens": dropped}
 
     def _write_shard(self, tokens: np.ndarray) -> None:
         from array_record.python import array_record_module

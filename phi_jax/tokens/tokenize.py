@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress, say
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, write_atomic
+from phi_jax.store.artifact import Artifact, Draft
 from phi_jax.tokens.shards import SplitWriter, write_metadata
 from phi_jax.tokens.tokenizer import Tokenizer, train
 
@@ -44,8 +45,9 @@ def make_tokenizer(config: Config, inputs: Mapping[str, Artifact], draft: Draft)
             f"config.tokenize.vocab_size={rules.vocab_size}: the tokenizer {origin} has more entries, "
             f"{tokenizer.vocab_size}; make it that or more"
         )
-    why = f" ({tokenizer.why_not_tiktoken})" if tokenizer.why_not_tiktoken else ""
-    say(f"{draft.label}: tokenizer {origin}, {tokenizer.vocab_size:,} entries, computed by {tokenizer.core}{why}")
+    _, why = tokenizer.fast
+    core = f"{tokenizer.core} ({why})" if why else tokenizer.core
+    say(f"{draft.label}: tokenizer {origin}, {tokenizer.vocab_size:,} entries, computed by {core}")
     tokenizer.save(Path(draft.directory) / "tokenizer", max_length=rules.seq_len)
     draft.add_output("tokenizer", "tokenizer")
     draft.add_facts(origin=origin, entries=tokenizer.vocab_size, core=tokenizer.core)
@@ -58,9 +60,10 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     """
     rules, fraction = config.tokenize, config.tokenize.validation_fraction
     source = inputs["documents"].path(output_of(draft.name))
-    if fraction and not any(is_held_out(row["id"], fraction) for row in documents.read(source, ("id",))):
-        raise _too_few(draft, "validation", rules)  # before anything is encoded
-    tokenizer = Tokenizer.load(_copied(inputs["tokenizer"], draft))
+    # A copy of the tokenizer: with it, a training needs one input for each set.
+    tokenizer_directory = Path(draft.directory) / "tokenizer"
+    shutil.copytree(inputs["tokenizer"].path("tokenizer"), tokenizer_directory, dirs_exist_ok=True)
+    tokenizer = Tokenizer.load(tokenizer_directory)
     # A given tokenizer's embedding and head may be padded, as the paper's are.
     vocab_size = rules.vocab_size if rules.tokenizer else tokenizer.vocab_size
     dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
@@ -85,7 +88,11 @@ def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     facts = {name: writer.close() for name, writer in splits.items()}
     for name in ("train", *(["validation"] if fraction else [])):
         if not facts[name]["records"]:
-            raise _too_few(draft, name, rules)
+            remedy = "raise config.tokenize.validation_fraction" if name != "train" else "lower config.tokenize.seq_len"
+            raise UserError(
+                f"{draft.label}: the documents of the split {name} hold less than one record of {rules.seq_len + 1} "
+                f"tokens; collect more, or {remedy}"
+            )
     write_metadata(splits, vocab_size=vocab_size, end_of_text_id=tokenizer.end_of_text_id)
 
     tokens = sum(counts["tokens"] for counts in facts.values())
@@ -108,23 +115,6 @@ def output_of(name: str) -> str:
 def is_held_out(identifier: str, fraction: float) -> bool:
     """Whether a document belongs to the validation split: a function of its content alone."""
     return documents.uniform(identifier, "validation") < fraction
-
-
-def _too_few(draft: Draft, split: str, rules: Config) -> UserError:
-    remedy = "raise config.tokenize.validation_fraction" if split == "validation" else "lower config.tokenize.seq_len"
-    return UserError(
-        f"{draft.label}: the documents of the split {split} hold less than one record of {rules.seq_len + 1} tokens; "
-        f"collect more, or {remedy}"
-    )
-
-
-def _copied(tokenizer: Artifact, draft: Draft) -> Path:
-    """The tokenizer's directory in the draft: with it, a training needs one input for each set."""
-    target = Path(draft.directory) / "tokenizer"
-    target.mkdir(exist_ok=True)
-    for path in tokenizer.path("tokenizer").iterdir():
-        write_atomic(target / path.name, path.read_bytes())
-    return target
 
 
 def _sample_texts(source: epath.PathLike, limit: int) -> Iterator[str]:

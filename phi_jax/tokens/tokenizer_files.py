@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +41,20 @@ def read(source: Path) -> tokenizers.Tokenizer:
     Raises UserError where files are missing or damaged, hold another kind of tokenizer, or one without <|endoftext|>.
     """
     path = source / "tokenizer.json" if source.is_dir() else source
-    pairs = [(source / v, source / m) for v, m in _VOCABULARY_AND_MERGES]
-    pair = next((p for p in pairs if p[0].is_file() and p[1].is_file()), None)
-    if not path.is_file() and pair is None:
+    pairs = [(source / v, source / m) for v, m in _VOCABULARY_AND_MERGES if (source / v).is_file()]
+    if not path.is_file() and not pairs:
         raise UserError(
             f"{path}: no such file, and no vocab.json with merges.txt beside it; a model directory holds its tokenizer"
         )
     try:
-        backend = _from_vocabulary(*pair) if pair and not path.is_file() else tokenizers.Tokenizer.from_file(str(path))
-    except UserError:
-        raise
+        backend = tokenizers.Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(*pairs[0])
     except Exception as error:  # the library raises bare Exception
-        damaged = path if path.is_file() else source
-        raise UserError(f"{damaged}: not a tokenizer ({error}); get a good copy") from None
+        raise UserError(f"{source}: not a tokenizer ({error}); get a good copy with tokenizer.json") from None
     if not isinstance(backend.model, models.BPE) or "ByteLevel" not in repr(backend.pre_tokenizer):
         raise UserError(f"{source}: not a byte-level BPE, so not every text comes back; use another tokenizer")
-    end_of_text = backend.token_to_id(END_OF_TEXT)
-    if end_of_text is None:
+    if END_OF_TEXT not in backend.get_vocab():
         raise UserError(f"{source}: has no {END_OF_TEXT} token, so documents cannot be joined; use another tokenizer")
-    added = backend.get_added_tokens_decoder()
-    if end_of_text in added and not added[end_of_text].special:
+    if any(t.content == END_OF_TEXT and not t.special for t in backend.get_added_tokens_decoder().values()):
         raise UserError(
             f"{source}: {END_OF_TEXT} is an added token that is not special, so a text that spells it would end there; "
             'set "special": true in its entry of added_tokens'
@@ -69,20 +62,22 @@ def read(source: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _from_vocabulary(vocabulary_file: Path, merges_file: Path) -> tokenizers.Tokenizer:
-    vocabulary: dict[str, int] = json.loads(vocabulary_file.read_text(encoding="utf-8"))
-    lines = merges_file.read_text(encoding="utf-8").split("\n")  # not splitlines: an entry may hold any character
-    pairs = (line.rstrip("\r").partition(" ") for line in lines if line and not line.startswith("#version"))
-    merges = [(left, right) for left, _, right in pairs]
-    vocabulary.setdefault(END_OF_TEXT, len(vocabulary))
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
+def _from_vocabulary(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
+    backend = byte_level(models.BPE.from_file(str(vocabulary), str(merges)))
+    beside = vocabulary.with_name("added_tokens.json")
+    added: dict[str, int] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    if any(backend.token_to_id(token) != number for token, number in added.items()):
+        raise ValueError(f"{beside.name} has other tokens, or other ids, than CodeGen's")
+    return backend
+
+
+def byte_level(model: models.BPE) -> tokenizers.Tokenizer:
+    """CodeGen's tokenizer over a BPE of bytes: texts are cut as GPT-2 does; the runs get the next ids."""
+    backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
-    add_tokens(backend, [END_OF_TEXT, *WHITESPACE_RUNS])
-    added_file = vocabulary_file.with_name("added_tokens.json")
-    added: dict[str, int] = json.loads(added_file.read_text(encoding="utf-8")) if added_file.is_file() else {}
-    if any(backend.token_to_id(token) != number for token, number in added.items()):
-        raise UserError(f"{added_file}: has other tokens, or other ids, than CodeGen's; get a copy with tokenizer.json")
+    backend.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
+    backend.add_tokens([AddedToken(run, normalized=True) for run in WHITESPACE_RUNS])
     return backend
 
 
@@ -104,16 +99,6 @@ def download(name: str) -> Path:
         ) from None
 
 
-def add_tokens(backend: tokenizers.Tokenizer, contents: Iterable[str]) -> None:
-    """Gives the next ids to tokens, as to CodeGen's: runs of whitespace are cut out of texts, others are special."""
-    backend.add_tokens(
-        [
-            AddedToken(content, special=content not in WHITESPACE_RUNS, normalized=content in WHITESPACE_RUNS)
-            for content in contents
-        ]
-    )
-
-
 def write(backend: tokenizers.Tokenizer, directory: Path, *, max_length: int) -> None:
     """Writes the files that transformers (4 and 5, fast and slow), tokenizers, llama.cpp and others read.
 
@@ -123,8 +108,7 @@ def write(backend: tokenizers.Tokenizer, directory: Path, *, max_length: int) ->
     directory.mkdir(parents=True, exist_ok=True)
     state = json.loads(backend.to_str())
     # Pairs would be a newer notation that old readers fail on.
-    merges = [m if isinstance(m, str) else " ".join(m) for m in state["model"]["merges"]]
-    state["model"]["merges"] = merges
+    merges = state["model"]["merges"] = [" ".join(pair) for pair in state["model"]["merges"]]
     write_json(directory / "tokenizer.json", state)
     of_gpt2 = not why_not_gpt2(state)
     if of_gpt2:
@@ -135,7 +119,7 @@ def write(backend: tokenizers.Tokenizer, directory: Path, *, max_length: int) ->
         write_atomic(directory / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
         added = {t["content"]: t["id"] for t in state["added_tokens"] if t["content"] not in vocabulary}
         write_json(directory / "added_tokens.json", added)
-    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     write_json(directory / "special_tokens_map.json", special)
     write_json(
         directory / "tokenizer_config.json",
@@ -155,21 +139,17 @@ def write(backend: tokenizers.Tokenizer, directory: Path, *, max_length: int) ->
 def why_not_gpt2(state: dict[str, Any]) -> str:
     """What makes a tokenizer, as in tokenizer.json, another kind than GPT-2's and CodeGen's; "" where nothing does."""
     added = [t for t in state["added_tokens"] if not t["special"]]
-    if not (reason := why_cut_otherwise(state)) and (
-        added
-        and (
-            sorted(t["content"] for t in added) != sorted(WHITESPACE_RUNS)
-            or any(t["lstrip"] or t["rstrip"] or t["single_word"] for t in added)
-            or len({t["normalized"] for t in added}) > 1  # those would be cut out in two rounds
-        )
-    ):
-        return "it has added tokens other than CodeGen's"
-    return reason
+    # Runs of which some are normalized would be cut out in two rounds.
+    forms = {(t["lstrip"], t["rstrip"], t["single_word"], t["normalized"]) for t in added}
+    as_codegen = sorted(t["content"] for t in added) == sorted(WHITESPACE_RUNS) and (
+        forms in ({(False, False, False, True)}, {(False, False, False, False)})
+    )
+    return why_cut_otherwise(state) or ("" if as_codegen or not added else "it has added tokens other than CodeGen's")
 
 
 def why_cut_otherwise(state: dict[str, Any]) -> str:
     """The same, added tokens aside: why texts are not cut and merged in GPT-2's way."""
-    model = state["model"]
+    model, cutting = state["model"], state["pre_tokenizer"] or {}
     described = ("type", "vocab", "merges", "unk_token", "fuse_unk")  # where every byte has an entry, none is unknown
     options = sorted(name for name, value in model.items() if value and name not in described)
     if model.get("type") != "BPE":
@@ -178,9 +158,6 @@ def why_cut_otherwise(state: dict[str, Any]) -> str:
         return f"its BPE has {', '.join(options)}"
     if state["normalizer"] is not None:
         return f"it normalizes ({state['normalizer']['type']})"
-    cutting = state["pre_tokenizer"] or {}
     if cutting.get("type") != "ByteLevel" or not cutting.get("use_regex", True):
         return "it does not cut texts as GPT-2 does"
-    if cutting["add_prefix_space"]:
-        return "it puts a space before each text"
-    return ""
+    return "it puts a space before each text" if cutting["add_prefix_space"] else ""

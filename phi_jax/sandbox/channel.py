@@ -2,14 +2,15 @@
 
 import builtins
 import os
-import struct
 from collections.abc import Callable
 from typing import Any
 
-from .codec import CodecError, Side, decode, encode
+from .codec import CodecError, decode, encode
 
-_HEADER = struct.Struct(">Q")
+Ask = Callable[[Any], Any]
+"""Sends a request and returns its answer; raises what the other process raised."""
 TEXT_CHARACTERS = 4000  # of an exception
+REQUEST_BYTES = 256 << 20  # what trusted processes send: a bound on accidents only
 
 # An exception of these classes, raised inside the loops and generators of whoever asked, would end them in silence.
 _DISARMED = (StopIteration, StopAsyncIteration)
@@ -23,8 +24,7 @@ class RemoteError(Exception):
     """The other process raised something that is no Exception of the builtins: a class of its own, or SystemExit."""
 
 
-def read_exactly(fd: int, count: int) -> bytes:
-    """`count` bytes from `fd`. Raises ChannelClosed at the end of the stream."""
+def _read_exactly(fd: int, count: int) -> bytes:
     pieces = []
     while count:
         try:
@@ -38,17 +38,17 @@ def read_exactly(fd: int, count: int) -> bytes:
     return b"".join(pieces)
 
 
-def read_frame(fd: int, limit: int) -> bytes:
+def read_frame(fd: int, limit: int = REQUEST_BYTES) -> bytes:
     """The next frame. Raises ChannelClosed at the end of the stream, CodecError for a frame above `limit`."""
-    (length,) = _HEADER.unpack(read_exactly(fd, _HEADER.size))
+    length = int.from_bytes(_read_exactly(fd, 8), "big")
     if length > limit:
         raise CodecError(f"a message above the limit of {limit} bytes")
-    return read_exactly(fd, length)
+    return _read_exactly(fd, length)
 
 
 def write_frame(fd: int, data: bytes) -> None:
     """Writes all of `data` as one frame. Raises ChannelClosed if nobody reads."""
-    view = memoryview(_HEADER.pack(len(data)) + data)
+    view = memoryview(len(data).to_bytes(8, "big") + data)
     try:
         while view:
             view = view[os.write(fd, view) :]
@@ -56,20 +56,54 @@ def write_frame(fd: int, data: bytes) -> None:
         raise ChannelClosed from None
 
 
-class Channel:
-    """One end. `serve(body)` answers the requests of the other end; what it raises travels as an exception.
+def send(fd: int, value: object) -> None:
+    """Writes plain data as a frame. Raises ChannelClosed."""
+    write_frame(fd, encode(value, REQUEST_BYTES))
 
-    Messages are tuples: ("ask", body), ("answer", value), ("raise", names, text).
+
+def receive(fd: int) -> Any:
+    """Plain data that `send` wrote. Raises ChannelClosed, CodecError."""
+    return decode(read_frame(fd))
+
+
+class Channel:
+    """One end. It answers the requests of the other end by `serve`; what that raises travels as an exception.
+
+    Messages are tuples: ("ask", body), ("answer", value), ("raise", names, text). What is no plain data stays in its
+    process, in `objects`, and travels as a number; the other end sees a proxy(ask, number) of it. owner: the tag of
+    this end's objects, b"C" (candidate) or b"G" (given by the tests).
     """
 
     def __init__(
-        self, fd: int, side: Side, serve: Callable[[Any], object], *, read_limit: int, write_limit: int
+        self, fd: int, owner: bytes, proxy: Callable[[Ask, int], Any], serve: Ask, read_limit: int, write_limit: int
     ) -> None:
         self._fd = fd
-        self._side = side
+        self._owner = owner
+        self._proxy = proxy
         self._serve = serve
         self._read_limit = read_limit
         self._write_limit = write_limit
+        self._numbers: dict[int, int] = {}
+        self._proxies: dict[int, Any] = {}
+        self.objects: list[Any] = []
+        self.proxies_ask = self.ask
+
+    def refer(self, value: Any) -> tuple[bytes, int]:
+        """A reference to what is no plain data, for `encode`."""
+        if type(value) is self._proxy:
+            return b"G" if self._owner == b"C" else b"C", value._number
+        number = self._numbers.setdefault(id(value), len(self.objects))
+        if number == len(self.objects):
+            self.objects.append(value)  # kept alive, so that its id stays its own
+        return self._owner, number
+
+    def resolve(self, owner: bytes, number: int) -> object:
+        """What a reference stands for, for `decode`; the same proxy for the same object, so that `is` holds."""
+        if owner != self._owner:
+            return self._proxies.setdefault(number, self._proxy(self.proxies_ask, number))
+        if number >= len(self.objects):
+            raise CodecError("a reference to nothing")
+        return self.objects[number]
 
     def ask(self, body: object) -> Any:
         """The other side's answer. Raises ChannelClosed, CodecError (a malformed message), or what the other side
@@ -88,12 +122,9 @@ class Channel:
             self._answer(message)
 
     def serve_forever(self) -> None:
-        """Answers requests until the other side closes."""
-        try:
-            while True:
-                self._answer(self._receive())
-        except ChannelClosed:
-            return
+        """Answers requests until the other side closes. Raises ChannelClosed then."""
+        while True:
+            self._answer(self._receive())
 
     def send_raise(self, error: BaseException) -> None:
         """Sends `error` in the place of an answer."""
@@ -123,10 +154,10 @@ class Channel:
             self.send_answer(value)
 
     def _send(self, *message: object) -> None:
-        write_frame(self._fd, encode(message, self._side, self._write_limit))
+        write_frame(self._fd, encode(message, self._write_limit, self.refer))
 
     def _receive(self) -> tuple[Any, ...]:
-        message = decode(read_frame(self._fd, self._read_limit), self._side)
+        message = decode(read_frame(self._fd, self._read_limit), self.resolve)
         if type(message) is not tuple or not message or type(message[0]) is not str:
             raise CodecError("a malformed message")
         return message

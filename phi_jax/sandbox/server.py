@@ -13,12 +13,12 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from . import candidate, tester, warm_up
-from .channel import ChannelClosed, read_frame, write_frame
-from .codec import CodecError, Side, decode, encode
+from . import candidate, tester
+from .channel import ChannelClosed, receive, send
+from .codec import CodecError, decode
 from .kernel import libc
 from .kernel.confine import Confinement, keep_descriptors
 
@@ -29,7 +29,6 @@ Answer = tuple[str, Any, bool]
 """Verdict.result, Verdict.value, and whether the program met the wall clock without having had its CPU time."""
 
 TIMED_OUT: Answer = ("timed out", None, False)
-MESSAGE_BYTES = 1 << 30  # a source's size: a bound on accidents
 PATIENCE = 10
 """The wall clock runs at most so many times its limit, where a busy machine makes a program wait for a core."""
 _LEAST_WAIT_SECONDS = 0.01
@@ -37,22 +36,14 @@ _LINGER_SECONDS = 1.0  # between the end of the candidate's channel and that of 
 _CPUCLOCK_SCHED = 2  # in a clock's number: the CPU time of a process, from clock_getcpuclockid(3)
 
 
-def send(fd: int, value: object) -> None:
-    write_frame(fd, encode(value, Side(), MESSAGE_BYTES))
-
-
-def receive(fd: int) -> Any:
-    return decode(read_frame(fd, MESSAGE_BYTES), Side())
-
-
 def main() -> None:
-    """Serves requests on descriptor 0 until the parent closes it or dies."""
+    """Serves requests on descriptor 0 until the other end closes."""
     link = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     with contextlib.suppress(ChannelClosed):
         try:
-            parent, full, limits, paths = receive(link)
-            server = Server(link, parent, cast("Limits", types.SimpleNamespace(**limits)), paths, full=full)
+            full, limits, paths = receive(link)
+            server = Server(link, cast("Limits", types.SimpleNamespace(**limits)), paths, full=full)
         except Exception as error:
             send(link, (f"{type(error).__name__}: {error}", None, False))
             return
@@ -64,24 +55,29 @@ class _Child:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.status: int | None = None
+        self.end = ""
         self.cpu_seconds = 0.0
 
     def kill(self) -> None:
-        """Kills it and its process group, and reaps it."""
-        if self.status is None:
-            for kill in (os.killpg, os.kill):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    kill(self.pid, signal.SIGKILL)
-            self.reap()
+        """Kills it, unless it was reaped, and reaps it."""
+        if not self.end:
+            os.kill(self.pid, signal.SIGKILL)
+            self._reap(0)
 
-    def reap(self, options: int = 0) -> bool:
-        """Waits for its end (os.WNOHANG in `options`: only looks); whether it has ended."""
-        if self.status is None:
-            pid, status, usage = os.wait4(self.pid, options)
-            if pid:
-                self.status, self.cpu_seconds = status, usage.ru_utime + usage.ru_stime
-        return self.status is not None
+    def _reap(self, options: int) -> None:
+        pid, status, usage = os.wait4(self.pid, options)
+        if pid:
+            self.cpu_seconds = usage.ru_utime + usage.ru_stime
+            code = os.waitstatus_to_exitcode(status)
+            self.end = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+    def ends_within(self, seconds: float) -> bool:
+        """Waits at most so long for its end; whether it has ended."""
+        deadline = time.monotonic() + seconds
+        while not self.end and time.monotonic() <= deadline:
+            self._reap(os.WNOHANG)
+            time.sleep(0.002)
+        return bool(self.end)
 
     def cpu_seconds_so_far(self) -> float:
         """By the scheduler's own clock; 0 where that cannot be had."""
@@ -95,27 +91,12 @@ class _Child:
             return int(file.read().split()[1]) / 1e9
         return 0.0
 
-    def ends_within(self, seconds: float) -> bool:
-        """Waits at most so long for its end; whether it has ended."""
-        deadline = time.monotonic() + seconds
-        while not self.reap(os.WNOHANG) and time.monotonic() <= deadline:
-            time.sleep(0.002)
-        return self.status is not None
-
-    @property
-    def end(self) -> str:
-        assert self.status is not None
-        code = os.waitstatus_to_exitcode(self.status)
-        return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-
 
 class Server:
-    def __init__(self, link: int, parent: int, limits: "Limits", paths: list[str], *, full: bool) -> None:
+    def __init__(self, link: int, limits: "Limits", paths: list[str], *, full: bool) -> None:
         self.link = link
-        self.parent = parent
         self.limits = limits
         candidate.preload()  # first: it wants to be the one that imports random
-        warm_up.run(limits.output_bytes)
         sys.path[:] = paths
         sys.argv[:] = [""]
         self.confinement = Confinement(limits, paths, full=full)
@@ -135,14 +116,9 @@ class Server:
         gc.freeze()
 
     def serve(self) -> NoReturn:
-        """Raises ChannelClosed when the parent is gone."""
+        """Raises ChannelClosed when the other end is gone."""
         link = _socket.socket(fileno=self.link)
-        poll = select.poll()
-        poll.register(self.link, select.POLLIN)
         while True:
-            # The link's end shows a parent's death, unless a process that it forked holds the link too.
-            while not poll.poll(1000):
-                self._check_parent()
             # The tests are in a file that only the tester reads: nothing of them comes into this process, and so into
             # a candidate's.
             mark, received, _, _ = link.recvmsg(1, _socket.CMSG_SPACE(4))
@@ -151,10 +127,6 @@ class Server:
             tests = int.from_bytes(received[0][2][:4], sys.byteorder)
             source, setup = receive(self.link)
             send(self.link, self._run(source, setup, tests))
-
-    def _check_parent(self) -> None:
-        if os.getppid() != self.parent:
-            raise ChannelClosed
 
     def _run(self, source: str, setup: str, tests: int) -> Answer:
         """tests: the descriptor of the file that holds the tests. An error here ends this server, and all that it holds
@@ -183,17 +155,14 @@ class Server:
         os.close(report)
         return answer
 
-    @contextlib.contextmanager
-    def _directory(self) -> Iterator[str]:
+    def _directory(self) -> contextlib.AbstractContextManager[str]:
         """Where the program runs: an empty directory of its own where it can write (unconfined); else the root
         directory, where a confined program can read and write nothing and nothing has to be cleaned up."""
         if self.confinement.full:
-            yield "/"
-            return
+            return contextlib.nullcontext("/")
         import tempfile  # only here: each fork would copy it
 
-        with tempfile.TemporaryDirectory(prefix="phi-jax-sandbox-", ignore_cleanup_errors=True) as directory:
-            yield directory
+        return tempfile.TemporaryDirectory(prefix="phi-jax-sandbox-", ignore_cleanup_errors=True)
 
     def _fork(self, descriptors: list[int], directory: str, body: Callable[[], None]) -> _Child:
         """A confined child that runs `body` with `descriptors` as 3, 4, ... and all else closed. They are closed in
@@ -201,8 +170,6 @@ class Server:
         server = os.getpid()
         pid = os.fork()
         if pid:
-            with contextlib.suppress(OSError):  # both set it: whoever is first
-                os.setpgid(pid, pid)
             for descriptor in descriptors:
                 os.close(descriptor)
             return _Child(pid)
@@ -220,7 +187,7 @@ class Server:
         os._exit(0)
 
     def _await_report(self, fd: int, start: float, children: list[_Child]) -> bytes | None:
-        """The tester's report up to its end (empty if it died); None where a limit was met.
+        """The tester's report, up to the end of its process (empty if it made none); None where a limit was met.
 
         RLIMIT_CPU alone would not do: the kernel counts clock ticks for it, which on a busy machine run out before
         the process has had its time. Nor would the wall clock alone: waiting for a core is not the program's fault.
@@ -229,24 +196,21 @@ class Server:
         poll = select.poll()
         poll.register(self.link, select.POLLIN)
         poll.register(fd, select.POLLIN)
-        report, most = b"", 8 + limits.report_bytes + tester.FRAME_BYTES
+        report = b""
         while True:
-            wall_left = self._wall_left(start, children)
             cpu_left = limits.cpu_seconds - max(child.cpu_seconds_so_far() for child in children)
-            left = min(wall_left, cpu_left)
+            left = min(self._wall_left(start, children), cpu_left)
             # A report that is there counts, however late we are ourselves.
-            events = dict(poll.poll(max(min(left, 1.0), _LEAST_WAIT_SECONDS) * 1000 if left > 0 else 0))
-            if left <= 0 and fd not in events:
-                return None
+            events = dict(poll.poll(max(left, _LEAST_WAIT_SECONDS) * 1000 if left > 0 else 0))
             if self.link in events:
                 raise ChannelClosed
-            self._check_parent()
             if fd in events:
-                piece = os.read(fd, most)
-                report += piece
-                # A frame: eight bytes of length, then the value.
-                if not piece or len(report) >= min(8 + int.from_bytes(report[:8], "big"), most):
+                piece = os.read(fd, 1 << 20)
+                if not piece:
                     return report
+                report += piece
+            elif left <= 0:
+                return None
 
     def _wall_left(self, start: float, children: list[_Child]) -> float:
         passed, limit = time.monotonic() - start, self.limits.wall_seconds
@@ -263,11 +227,10 @@ class Server:
             # Less than most of the CPU time that it could have had: it slept, or the machine was busy.
             return "timed out", None, used < 0.8 * min(limits.wall_seconds, limits.cpu_seconds)
         kind, text, value = None, "", None
-        with contextlib.suppress(CodecError, ValueError):
-            kind, text, value = decode(report[8:], Side())
-        if not report:
-            testing.ends_within(_LINGER_SECONDS)
-        lingers = kind == tester.GONE and not tested.ends_within(_LINGER_SECONDS)
+        with contextlib.suppress(CodecError):
+            kind, text, value = decode(report)
+        ended, whose = (tested, "candidate's") if kind == tester.GONE else (testing, "tests'")
+        lingers = kind not in (tester.PASSED, tester.FAILED) and not ended.ends_within(_LINGER_SECONDS)
         testing.kill()
         tested.kill()
         if max(tested.cpu_seconds, testing.cpu_seconds) > limits.cpu_seconds:
@@ -275,7 +238,6 @@ class Server:
         if kind == tester.PASSED:
             return "passed", value, False
         if kind != tester.FAILED:
-            ended, whose = (tested, "candidate's") if kind == tester.GONE else (testing, "tests'")
             # RLIMIT_CPU's SIGKILL, the only one off Linux, looks like any other; the time used tells it.
             if not lingers and ended.end == "signal SIGKILL" and ended.cpu_seconds >= 0.8 * limits.cpu_seconds:
                 return TIMED_OUT

@@ -292,15 +292,27 @@ def test_unconfined_scratch_is_removed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def of_session(number):
+    """Processes, without zombies, of this session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != b"Z" and int(fields[3]) == number:
+                found.append(int(entry.name))
+    return found
+
+
 @needs_proc
-def test_unconfined_orphan_is_killed():
-    source = (
-        "import os, time\ndef f():\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork(): os._exit(0)\n"
-        "        while True: time.sleep(60)\n    return 1"
-    )
+def test_what_an_unconfined_candidate_forks_is_killed():
+    source = "import os, time\ndef f():\n    child = os.fork()\n    while not child: time.sleep(60)\n    return child"
     with Sandbox(confinement="none") as unconfined:
-        found = verdict(unconfined, source, "assert f() == 1")
-        assert children(unconfined._workers[0]._process.pid) == []
+        found = verdict(unconfined, source, "assert f() > 1")
+        server = unconfined._workers[0]._process.pid
+        wait_for(lambda: of_session(server) == [server])
     # RLIMIT_NPROC stops the fork for everybody but root.
     assert found.passed if os.geteuid() == 0 else not found.passed
 
@@ -328,15 +340,15 @@ with Sandbox(confinement=sys.argv[1], workers=2) as sandbox:
 """
 
 
-@pytest.mark.parametrize("open_files", [40, 64, 100])
+@pytest.mark.parametrize("open_files", [30, 40, 100])
 def test_few_open_files_are_enough_or_an_error(open_files):
     done = subprocess.run(
         [sys.executable, "-c", _FEW_FILES, CONFINEMENT, str(open_files)], cwd=ROOT, capture_output=True, text=True
     )
-    if open_files < 64:
+    if open_files == 30:
         last = done.stderr.splitlines()[-1]
-        assert "only 40 open files" in last
-        assert "needs 64: `ulimit -n 64`" in last
+        assert "the sandbox does not work here" in last
+        assert "too few open files? `ulimit -n`" in last
     else:
         assert done.stdout == "['passed', 'passed', 'passed']\n", done.stderr
 
@@ -363,8 +375,6 @@ def test_refuses_nonsense():
         Sandbox(confinement="some")
     with pytest.raises(UserError, match="at least one worker"):
         Sandbox(workers=0)
-    with pytest.raises(ValueError, match="wall_seconds"):
-        Limits(wall_seconds=0)
 
 
 @pytest.mark.parametrize("abi", [1, 2, 3, 4, 5, 6])
@@ -436,7 +446,8 @@ def scan():
             start, end = (int(x, 16) for x in place.split("-"))
             if rights.startswith("rw") and "[v" not in line:
                 memory.seek(start)
-                found += memory.read(end - start).count(mark)
+                try: found += memory.read(end - start).count(mark)
+                except OSError: pass  # unmapped since
     return found
 """
 

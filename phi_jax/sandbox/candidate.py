@@ -5,6 +5,7 @@ it can gain is to answer a call with another value, and values are what the test
 """
 
 import builtins
+import contextlib
 import importlib
 import operator
 import os
@@ -52,16 +53,6 @@ def _next(iterator: Any) -> tuple[bool, Any]:
         return False, None
 
 
-_OPERATIONS: dict[str, Callable[..., Any]] = {
-    **vars(operator),
-    **vars(builtins),
-    "next": _next,
-    "value": _value,
-    "enter": lambda thing: type(thing).__enter__(thing),
-    "exit": lambda thing: type(thing).__exit__(thing, None, None, None),
-}
-
-
 def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
     """Serves the tester on `fd` until it closes. The first message says that the source has run, or what it
     raised."""
@@ -83,10 +74,13 @@ def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
         name, arguments = body
         return operations[name](*arguments)
 
-    operations = {
-        **_OPERATIONS,
+    operations: dict[str, Callable[..., Any]] = {
+        **vars(operator),
+        **vars(builtins),
+        "next": _next,
+        "value": _value,
         "call": call,
-        "named": lambda name: (name in namespace, namespace.get(name)),
+        "named": lambda name: {name: namespace[name]} if name in namespace else {},
     }
     channel = Channel(fd, b"C", TestsFunction, serve, REQUEST_BYTES, output_bytes)
 
@@ -94,21 +88,17 @@ def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
         exec(compile(text, name, "exec", dont_inherit=True), namespace)
 
     try:
-        try:
+        with contextlib.suppress(NameError):  # it uses what the candidate defines
             execute(setup, "<setup>")
             setup = ""
-        except NameError:  # it uses what the candidate defines
-            pass
         execute(source, "<candidate>")
         execute(setup, "<setup>")
     except BaseException as error:
         channel.send_raise(error)
         return
     channel.send_answer(None)
-    try:
-        channel.serve_forever()
-    except ChannelClosed:
-        return
+    with contextlib.suppress(ChannelClosed):
+        channel.await_answer()  # none comes: it serves until the tester has ended
 
 
 _PRELOADED = (

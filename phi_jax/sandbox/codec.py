@@ -23,10 +23,11 @@ _DOUBLE = struct.Struct(">d")
 # Builtin classes go by name, so that `int` passed to a candidate is its `int`, and `type(x) == int` works.
 _CLASSES = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
 
+_CONSTANTS: dict[Any, bytes] = {None: b"N", True: b"T", False: b"F"}
+_FROM_CONSTANTS = {tag: value for value, tag in _CONSTANTS.items()}
+
 # {type: (tag, to bytes, from bytes)}
 _SCALARS: dict[type, tuple[bytes, Callable[[Any], bytes], Callable[[bytes], Any]]] = {
-    NoneType: (b"N", lambda _: b"", lambda _: None),
-    bool: (b"B", lambda v: bytes([v]), any),
     int: (
         b"i",
         lambda v: v.to_bytes((v.bit_length() + 8) // 8, "little", signed=True),
@@ -38,6 +39,8 @@ _SCALARS: dict[type, tuple[bytes, Callable[[Any], bytes], Callable[[bytes], Any]
     bytearray: (b"y", bytes, bytearray),
     type: (b"n", lambda v: v.__name__.encode(), lambda data: _CLASSES[data.decode("ascii")]),
 }
+
+
 def _flat(mapping: dict[Any, Any]) -> list[Any]:
     return [each for pair in mapping.items() for each in pair]
 
@@ -59,18 +62,14 @@ _CONTAINERS: dict[type, tuple[bytes, Callable[[Any], Any], Callable[[list[Any]],
     Counter: (b"U", _flat, lambda items: Counter(_pairs(items))),
     OrderedDict: (b"O", _flat, lambda items: OrderedDict(_pairs(items))),
 }
-_FROM_BYTES = {tag: unpack for tag, _, unpack in _SCALARS.values()}
-_FROM_ITEMS = {tag: unpack for tag, _, unpack in _CONTAINERS.values()} | {b"v": lambda items: _value(*items)}
-
 # Types that are rebuilt from the arguments of their constructor, as copy and pickle see them.
 _VALUES = {kind.__name__: kind for kind in (complex, range, slice, Decimal, Fraction, date, datetime, time, timedelta)}
 _ARGUMENTS = (int, float, str, bytes, NoneType)
 
-
-def _value(name: str, *arguments: Any) -> Any:
-    if not all(type(argument) in _ARGUMENTS for argument in arguments):
-        raise CodecError(f"a malformed {name}")
-    return _VALUES[name](*arguments)
+_FROM_BYTES = {tag: unpack for tag, _, unpack in _SCALARS.values()}
+_FROM_ITEMS = {tag: unpack for tag, _, unpack in _CONTAINERS.values()} | {
+    b"v": lambda items: _VALUES[items[0]](*items[1:])
+}
 
 
 class CodecError(Exception):
@@ -96,7 +95,9 @@ def encode(value: object, limit: int, refer: Callable[[object], tuple[bytes, int
         if depth > MAX_DEPTH:
             raise CodecError(f"a value nested deeper than {MAX_DEPTH} levels")
         kind = type(value)
-        if kind in _SCALARS and (kind is not type or _CLASSES.get(value.__name__) is value):
+        if kind in (NoneType, bool):
+            parts.append(_CONSTANTS[value])
+        elif kind in _SCALARS and (kind is not type or _CLASSES.get(value.__name__) is value):
             tag, pack, _ = _SCALARS[kind]
             payload = pack(value)
             parts.append(tag + _LENGTH.pack(len(payload)) + payload)
@@ -149,6 +150,8 @@ def decode(data: bytes, resolve: Callable[[bytes, int], object] = _nothing) -> A
         if depth > MAX_DEPTH:
             raise CodecError(f"a value nested deeper than {MAX_DEPTH} levels")
         tag = take(1)
+        if tag in _FROM_CONSTANTS:
+            return _FROM_CONSTANTS[tag]
         (number,) = _LENGTH.unpack(take(4))
         if tag in _FROM_BYTES:
             return _FROM_BYTES[tag](take(number))

@@ -35,33 +35,27 @@ class Handle:
 
     def _content(self) -> tuple[bool, Any]:
         """(True, plain data) for an instance of a builtin's subclass."""
-        found, content = pair(self._do("value"))
+        found, content = _pair(self._do("value"))
         return found is True and type(content) is not Handle, content
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        result, changed = pair(self._do("call", arguments, keywords))
+        result, changed = _pair(self._do("call", arguments, keywords))
         write_back((arguments, keywords), changed)
         return result
 
     def __iter__(self) -> Iterator[Any]:
         iterator = self._do("iter")
-        return iterator._items() if type(iterator) is Handle else iter(iterator)
-
-    def _items(self) -> Iterator[Any]:
-        while True:
-            found, item = pair(self._do("next"))
-            if found is not True:
-                return
-            yield item
+        if type(iterator) is not Handle:
+            yield from iterator
+            return
+        while (found := _pair(iterator._do("next")))[0] is True:
+            yield found[1]
 
     def __next__(self) -> Any:
-        return next(self._items())
+        return next(iter(self))
 
     def __contains__(self, item: Any) -> bool:
         return any(item is each or item == each for each in self)
-
-    def __exit__(self, *_: object) -> None:
-        self._do("exit")
 
     def __instancecheck__(self, instance: Any) -> bool:
         # The tests' `isinstance(x, Node)` with the candidate's Node; plain data is no instance of it.
@@ -81,24 +75,19 @@ class Handle:
         return found and bool(content == other)
 
 
-def pair(value: Any) -> tuple[Any, Any]:
+def _pair(value: Any) -> tuple[Any, Any]:
     """Both parts of what the candidate answers. Raises CodecError if it is no pair."""
     if type(value) is not tuple or len(value) != 2:
         raise CodecError("a malformed result")
     return value
 
 
-def _forwarded(name: str) -> Callable[..., Any]:
-    """A method that the candidate's object answers with whatever it likes."""
-    return lambda self, *arguments: self._do(name, *arguments)
+def _asked(name: str, kind: type) -> Callable[..., Any]:
+    """A method that the candidate's object answers with whatever it likes, or with the `kind` that Python wants."""
 
-
-def _exactly(name: str, kind: type) -> Callable[[Handle], Any]:
-    """A method that Python itself wants a `kind` from."""
-
-    def operation(self: Handle) -> Any:
-        value = self._do(name)
-        if type(value) is not kind:
+    def operation(self: Handle, *arguments: Any) -> Any:
+        value = self._do(name, *arguments)
+        if not isinstance(value, kind):
             raise TypeError(f"the candidate's object has no {kind.__name__} value")
         return value
 
@@ -119,12 +108,19 @@ def _binary(name: str, *, reflected: bool) -> Callable[[Handle, Any], Any]:
     return operation
 
 
-for _name in "getattr setattr getitem setitem delitem reversed neg abs round enter".split():
-    setattr(Handle, f"__{_name}__", _forwarded(_name))
-for _kind, _names in {int: "len int index", bool: "bool", str: "str repr", float: "float", complex: "complex"}.items():
+_ASKED: dict[type, str] = {
+    object: "getattr setattr getitem setitem delitem reversed neg abs round",
+    int: "len int index",
+    bool: "bool",
+    str: "str repr",
+    float: "float",
+    complex: "complex",
+}
+_COMPUTED = "lt le gt ge add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift"
+for _kind, _names in _ASKED.items():
     for _name in _names.split():
-        setattr(Handle, f"__{_name}__", _exactly(_name, _kind))
-for _name in "lt le gt ge add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split():
+        setattr(Handle, f"__{_name}__", _asked(_name, _kind))
+for _name in _COMPUTED.split():
     _method = _name.strip("_")
     setattr(Handle, f"__{_method}__", _binary(_name, reflected=False))
     setattr(Handle, f"__r{_method}__", _binary(_name, reflected=True))  # a `__rlt__` is never called

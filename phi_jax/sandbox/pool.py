@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -11,14 +10,13 @@ import sysconfig
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 
 from phi_jax.errors import UserError
 
 from .channel import ChannelClosed, receive, send
-from .kernel.confine import OPEN_FILES
 from .kernel.support import require_full
 from .program import Limits, Program, Verdict
 from .server import Answer
@@ -72,17 +70,9 @@ class Sandbox:
             raise UserError(f'the sandbox\'s confinement is "full" or "none", not {confinement!r}')
         if workers < 1:
             raise UserError(f"the sandbox needs at least one worker, got {workers}")
-        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if open_files != resource.RLIM_INFINITY and open_files < OPEN_FILES:
-            raise UserError(
-                f"a process may hold only {open_files} open files here (RLIMIT_NOFILE) and the sandbox needs "
-                f"{OPEN_FILES}: `ulimit -n {OPEN_FILES}` in the shell that starts this"
-            )
         if confinement == "full":
             require_full()
-        self.limits = limits if limits is not None else Limits()
-        self.confinement = confinement
-        self._workers = [_Worker(self.limits, confinement, hash_seed) for _ in range(workers)]
+        self._workers = [_Worker(limits or Limits(), confinement, hash_seed) for _ in range(workers)]
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -119,13 +109,15 @@ class Sandbox:
                     new = list(itertools.islice(jobs, max(room, 0)))
                     taken += len(new)
                     due.extend(new)
-                    _start(idle, due)
+                    for worker in idle[: len(due)]:
+                        worker.start(due)
                 elif len(idle) == len(self._workers):
-                    _start(idle[:1], alone)
+                    idle[0].start(alone)
                 busy = [worker for worker in self._workers if worker.job is not None]
                 if not busy:
                     return
-                for worker in connection.wait(busy):
+                ready = connection.wait([worker.link for worker in busy])
+                for worker in [worker for worker in busy if worker.link in ready]:
                     job, answer = worker.finish()
                     if job.program is _KNOWN:
                         continue
@@ -161,41 +153,31 @@ class _Job:
             )
 
 
-def _start(workers: "list[_Worker]", jobs: deque[_Job]) -> None:
-    """Gives each of the workers one of the jobs, or the known program where it has no server yet. Raises UserError."""
-    for worker, _ in zip(workers, list(jobs), strict=False):
-        try:
-            if not worker.running:
-                worker.launch()
-                worker.start(_Job(-1, _KNOWN))
-            else:
-                worker.start(jobs.popleft())
-        except OSError as error:
-            worker.stop()
-            raise UserError(f"the sandbox's fork server cannot be started with {sys.executable}: {error}") from None
-
-
 class _Worker:
     """A fork server and the one program that it runs."""
 
     def __init__(self, limits: Limits, confinement: str, hash_seed: int) -> None:
-        self._settings = (confinement == "full", asdict(limits), import_paths())
+        self._settings = (confinement == "full", tuple(limits), import_paths())
         self._hash_seed = hash_seed
         self._process: subprocess.Popen[bytes] | None = None
-        self._link: socket.socket
+        self.link: socket.socket
         self.job: _Job | None = None
 
-    def fileno(self) -> int:
-        """For connection.wait: readable when the answer, or the server's end, has come."""
-        return self._link.fileno()
+    def start(self, jobs: deque[_Job]) -> None:
+        """Runs the next of the jobs or, on a server that it starts for that, the known program. Raises UserError."""
+        try:
+            if self._process is None:
+                self._launch()
+                self.job = _Job(-1, _KNOWN)
+            else:
+                self.job = jobs.popleft()
+            self._send(self.job.program)
+        except OSError as error:
+            self.stop()
+            raise UserError(f"the sandbox's fork server cannot be started with {sys.executable}: {error}") from None
 
-    @property
-    def running(self) -> bool:
-        return self._process is not None
-
-    def launch(self) -> None:
-        """Starts the server. Raises OSError."""
-        self._link, theirs = socket.socketpair()
+    def _launch(self) -> None:
+        self.link, theirs = socket.socketpair()
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         with theirs:
             self._process = subprocess.Popen(
@@ -208,17 +190,15 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C is for us; we then end the servers
             )
         with _noticed_later():
-            send(self.fileno(), self._settings)
+            send(self.link.fileno(), self._settings)
 
-    def start(self, job: _Job) -> None:
-        """Sends the program to the server. Raises OSError."""
-        self.job, program = job, job.program
+    def _send(self, program: Program) -> None:
         # The tests go in an unnamed file, past the server, which forks the candidates.
         with tempfile.TemporaryFile(buffering=0) as file, _noticed_later():
             send(file.fileno(), (program.tests, program.trusted, program.entry_point, program.report))
             file.seek(0)
-            socket.send_fds(self._link, [b"F"], [file.fileno()])
-            send(self.fileno(), (program.candidate, program.setup))
+            socket.send_fds(self.link, [b"F"], [file.fileno()])
+            send(self.link.fileno(), (program.candidate, program.setup))
 
     def finish(self) -> tuple[_Job, Answer | None]:
         """The job and its answer, which has arrived; None, and no server any more, if that died. Raises UserError if
@@ -227,20 +207,23 @@ class _Worker:
         assert job is not None
         answer: Answer | None = None
         with _noticed_later():
-            answer = receive(self.fileno())
+            answer = receive(self.link.fileno())
         if answer is None:
             self.stop()
         if job.program is _KNOWN and (answer is None or answer[0] != "passed"):
             self.stop()
             result = answer[0] if answer else f"{sys.executable} ended at once"
-            raise UserError(f"the sandbox does not work here: of a program that passes it says {result!r}")
+            raise UserError(
+                f"the sandbox does not work here: of a program that passes it says {result!r} (too little memory, or "
+                "too few open files? `ulimit -n`)"
+            )
         return job, answer
 
     def stop(self) -> None:
         """Ends the server: it kills what it runs when its link closes; its children die with it anyway."""
         self.job = None
         if self._process is not None:
-            self._link.close()
+            self.link.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
             self._process.kill()
@@ -257,7 +240,6 @@ def import_paths() -> list[str]:
     """Where a candidate may import from, and all that it may read besides system libraries: the standard
     library and the installed packages. Not the current directory, not PYTHONPATH, not an editable install."""
     paths = sysconfig.get_paths()
-    names = [paths["stdlib"], paths["platstdlib"], os.path.join(paths["platstdlib"], "lib-dynload")]
-    names += [path for path in sys.path if path.endswith((".zip", "lib-dynload"))]
-    names += [paths["purelib"], paths["platlib"]]
-    return list(dict.fromkeys(os.path.realpath(name) for name in names if os.path.exists(name)))
+    built = [path for path in sys.path if path.endswith("lib-dynload")]  # of the standard library, compiled
+    names = [paths["stdlib"], *built, paths["purelib"], paths["platlib"]]
+    return list(dict.fromkeys(os.path.realpath(name) for name in names))

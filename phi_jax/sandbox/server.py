@@ -25,9 +25,7 @@ from .program import Limits
 Answer = tuple[str, Any, bool]
 """Verdict.result, Verdict.value, and whether the program met the wall clock without having had its CPU time."""
 
-TIMED_OUT: Answer = ("timed out", None, False)
-PATIENCE = 10
-"""The wall clock runs at most so many times its limit, where a busy machine makes a program wait for a core."""
+_PATIENCE = 10  # the wall clock runs at most so many times its limit, where a program waits for a core
 _LINK = 0  # the descriptor of the socket to the pool; in a child it is /dev/null
 _LEAST_WAIT_SECONDS = 0.01
 _LINGER_SECONDS = 1.0  # between the end of the candidate's channel and that of its process
@@ -80,7 +78,7 @@ class _Child:
     def cpu_seconds_so_far(self) -> float:
         """By the scheduler's own clock; 0 where that cannot be had."""
         with contextlib.suppress(OSError):
-            return time.clock_gettime(~self.pid << 3 | _CPUCLOCK_SCHED) if libc.LINUX else 0.0
+            return time.clock_gettime(~self.pid << 3 | _CPUCLOCK_SCHED)
         return 0.0
 
     def waited_seconds(self) -> float:
@@ -103,7 +101,6 @@ class Server:
                 file.write("1000")
             # Nobody of the same user may look into this process or its children (ptrace, /proc/PID/mem).
             libc.prctl(libc.PR_SET_DUMPABLE, 0)
-        os.umask(0o077)
         for name in [name for name in sys.modules if name.startswith("phi_jax")]:
             del sys.modules[name]  # not to be imported by a program; the code stays alive through its frames
         # Garbage collection would touch, and so copy, every page that parent and child share.
@@ -194,8 +191,11 @@ class Server:
         poll.register(fd, select.POLLIN)
         report = b""
         while True:
-            cpu_left = limits.cpu_seconds - max(child.cpu_seconds_so_far() for child in children)
-            left = min(self._wall_left(start, children), cpu_left)
+            passed = time.monotonic() - start
+            if passed >= limits.wall_seconds:
+                passed = max(passed - sum(child.waited_seconds() for child in children), passed / _PATIENCE)
+            used = max(child.cpu_seconds_so_far() for child in children)
+            left = min(limits.wall_seconds - passed, limits.cpu_seconds - used)
             # A report that is there counts, however late we are ourselves.
             events = dict(poll.poll(max(left, _LEAST_WAIT_SECONDS) * 1000 if left > 0 else 0))
             if _LINK in events:
@@ -207,12 +207,6 @@ class Server:
                 report += piece
             elif left <= 0:
                 return None
-
-    def _wall_left(self, start: float, children: list[_Child]) -> float:
-        passed, limit = time.monotonic() - start, self.limits.wall_seconds
-        if passed >= limit:
-            passed = max(passed - sum(child.waited_seconds() for child in children), passed / PATIENCE)
-        return limit - passed
 
     def _answer(self, report: bytes | None, tested: _Child, testing: _Child) -> Answer:
         limits = self.limits
@@ -230,7 +224,7 @@ class Server:
         testing.kill()
         tested.kill()
         if max(tested.cpu_seconds, testing.cpu_seconds) > limits.cpu_seconds:
-            return TIMED_OUT  # it ended before we looked; the limit does not depend on how busy we are
+            return "timed out", None, False  # it ended before we looked; the limit does not depend on how busy we are
         if kind == tester.PASSED:
             return "passed", value, False
         if kind != tester.FAILED:

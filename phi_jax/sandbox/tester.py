@@ -74,8 +74,9 @@ def run(
         finish(GONE)
     except BaseException as error:
         text = text_of(error)
-        named = isinstance(error, Exception) and text
-        finish(FAILED, text if named else ": ".join(filter(None, [type(error).__name__, text])))
+        if not text or not isinstance(error, Exception):
+            text = f"{type(error).__name__}: {text}".removesuffix(": ")
+        finish(FAILED, text)
     finish(PASSED, value=value)
 
 

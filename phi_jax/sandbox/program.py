@@ -1,9 +1,9 @@
-"""What the sandbox is given and what it answers. (Dataclasses would bring inspect into the memory that each fork
-copies.)"""
+"""What the sandbox is given and what it answers."""
 
 from typing import Any, NamedTuple
 
 MIB = 1 << 20
+# Named tuples, because dataclasses would bring inspect into the fork server's memory, which each fork copies.
 
 
 class Limits(NamedTuple):
@@ -44,9 +44,8 @@ class Program(NamedTuple):
     """Trusted source that the tester executes before the tests: for HumanEval the prompt, so that a helper
     that it defines and the tests use (`poly` of HumanEval/32) cannot be replaced by the candidate."""
     setup: str = ""
-    """Source executed in the candidate's process (MBPP's test_setup_code). It runs before the candidate when
-    it stands by itself, and after it when it uses a name that neither it nor Python's builtins define
-    (MBPP/367: `root = Node(1)`, where the candidate defines Node): that name can only be the candidate's.
+    """Source executed in the candidate's process (MBPP's test_setup_code). It runs before the candidate, and once
+    more after it if it ended with a NameError (MBPP/367: `root = Node(1)`, where the candidate defines Node).
     Its import statements are executed in the tester too, so that tests which use `math` get the real one."""
     report: str | None = None
     """The name of a function of the candidate that is called, without arguments, after the tests passed; `tests`

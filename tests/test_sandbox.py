@@ -19,7 +19,7 @@ import pytest
 from phi_jax.errors import UserError
 from phi_jax.sandbox import Limits, Program, Sandbox, Verdict, support
 from phi_jax.sandbox import support as support_function
-from phi_jax.sandbox.codec import CodecError, Side, decode, encode
+from phi_jax.sandbox.codec import CodecError, decode, encode
 from phi_jax.sandbox.kernel import landlock as landlock_module
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,7 +204,7 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def server_of(sandbox):
     """Its process id, once it runs a program of ours."""
     worker = sandbox._workers[0]
-    return worker.job and worker._process.poll() is None and worker._process.pid
+    return worker.job and worker.job.index >= 0 and worker._process.poll() is None and worker._process.pid
 
 
 @needs_proc
@@ -292,15 +292,27 @@ def test_unconfined_scratch_is_removed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def of_session(number):
+    """Processes, without zombies, of this session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != b"Z" and int(fields[3]) == number:
+                found.append(int(entry.name))
+    return found
+
+
 @needs_proc
-def test_unconfined_orphan_is_killed():
-    source = (
-        "import os, time\ndef f():\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork(): os._exit(0)\n"
-        "        while True: time.sleep(60)\n    return 1"
-    )
+def test_what_an_unconfined_candidate_forks_is_killed():
+    source = "import os, time\ndef f():\n    child = os.fork()\n    while not child: time.sleep(60)\n    return child"
     with Sandbox(confinement="none") as unconfined:
-        found = verdict(unconfined, source, "assert f() == 1")
-        assert children(unconfined._workers[0]._process.pid) == []
+        found = verdict(unconfined, source, "assert f() > 1")
+        server = unconfined._workers[0]._process.pid
+        wait_for(lambda: of_session(server) == [server])
     # RLIMIT_NPROC stops the fork for everybody but root.
     assert found.passed if os.geteuid() == 0 else not found.passed
 
@@ -328,15 +340,15 @@ with Sandbox(confinement=sys.argv[1], workers=2) as sandbox:
 """
 
 
-@pytest.mark.parametrize("open_files", [40, 64, 100])
+@pytest.mark.parametrize("open_files", [30, 40, 100])
 def test_few_open_files_are_enough_or_an_error(open_files):
     done = subprocess.run(
         [sys.executable, "-c", _FEW_FILES, CONFINEMENT, str(open_files)], cwd=ROOT, capture_output=True, text=True
     )
-    if open_files < 64:
+    if open_files == 30:
         last = done.stderr.splitlines()[-1]
-        assert "only 40 open files" in last
-        assert "needs 64: `ulimit -n 64`" in last
+        assert "the sandbox does not work here" in last
+        assert "too few open files? `ulimit -n`" in last
     else:
         assert done.stdout == "['passed', 'passed', 'passed']\n", done.stderr
 
@@ -363,8 +375,6 @@ def test_refuses_nonsense():
         Sandbox(confinement="some")
     with pytest.raises(UserError, match="at least one worker"):
         Sandbox(workers=0)
-    with pytest.raises(ValueError, match="wall_seconds"):
-        Limits(wall_seconds=0)
 
 
 @pytest.mark.parametrize("abi", [1, 2, 3, 4, 5, 6])
@@ -392,37 +402,36 @@ def test_older_landlock(abi, tmp_path):
 VALUES = [
     None, True, False, 0, -1, 255, -256, 2**64, -(10**400), 0.0, 1e308, float("inf"), 1 + 2j, "", "a\0\ud800", b"\xff",
     bytearray(b"1"), [], [[[]]], (), (1,), {}, {1: {2: 3}}, {1, 2}, frozenset({1}), range(1, 9, 2), slice(1, None), int,
-    Counter("aab"), OrderedDict(a=1), deque([1, 2], 5), Decimal("1.50"), Fraction(1, 3), date(2026, 1, 2), timedelta(3), ...,
+    Counter("aab"), OrderedDict(a=1), deque([1, 2], 5), Decimal("1.50"), Fraction(1, 3), date(2026, 1, 2), timedelta(3),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:30])
 def test_codec_round_trip(value):
-    back = decode(encode(value, Side(), 1 << 20), Side())
+    back = decode(encode(value, 1 << 20))
     assert back == value
     assert type(back) is type(value)
 
 
 def test_codec_refuses():
-    side = Side()
-    good = encode([1, "a", {2: (3.0, b"x")}, Decimal(1)], side, 1 << 20)
+    good = encode([1, "a", {2: (3.0, b"x")}, Decimal(1)], 1 << 20)
     for cut in range(len(good)):
         with pytest.raises(CodecError):
-            decode(good[:cut], side)
+            decode(good[:cut])
     for bad in (b"", good + b"N", b"?", b"l\xff\xff\xff\xff", b"S\0\0\0\1l\0\0\0\0", b"s\0\0\0\1\xff", b"C\0\0\0\0",
                 b"n\0\0\0\4eval", b"n\0\0\0\5print", b"v\0\0\0\2osN", b"rN", b"l\0\0\0\1" * 10000 + b"N"):  # fmt: skip
         with pytest.raises(CodecError):
-            decode(bad, side)
+            decode(bad)
     for value in (object(), type("L", (list,), {})(), print, lambda: 0):
         with pytest.raises(CodecError):
-            encode(value, side, 1 << 20)
+            encode(value, 1 << 20)
     with pytest.raises(CodecError):
-        encode("x" * 100, side, 50)
+        encode("x" * 100, 50)
     # Every byte of a message changed: an error or another value, never anything else.
     for position in range(len(good)):
         for byte in range(0, 256, 5):
             try:
-                decode(good[:position] + bytes([byte]) + good[position + 1 :], side)
+                decode(good[:position] + bytes([byte]) + good[position + 1 :])
             except CodecError:
                 continue
 
@@ -437,7 +446,8 @@ def scan():
             start, end = (int(x, 16) for x in place.split("-"))
             if rights.startswith("rw") and "[v" not in line:
                 memory.seek(start)
-                found += memory.read(end - start).count(mark)
+                try: found += memory.read(end - start).count(mark)
+                except OSError: pass  # unmapped since
     return found
 """
 

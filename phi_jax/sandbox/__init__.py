@@ -14,8 +14,7 @@ not have, so a candidate can lie only about its return values, which is what the
     server.py     the fork server: time limits, killing, reaping
     tester.py     runs the tests; handles.py: the candidate's objects as the tests see them
     candidate.py  runs the untrusted source and serves the tester's calls
-    warm_up.py    what the server runs once, so that its children need not
-    channel.py    request and reply over the socket; codec.py: plain data as bytes
+    channel.py    request, reply and references over the socket; codec.py: plain data as bytes
     kernel/       confine.py: rlimits, capabilities, descriptors; landlock.py; seccomp.py; support.py: what there is
 """
 

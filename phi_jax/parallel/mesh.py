@@ -25,7 +25,6 @@ AXIS_RULES: dict[str, str | None] = {
     "head_dim": None,
     "mlp": "tensor",
     "vocab": "tensor",
-    "whole": None,  # the width of weights that are decoded with
 }
 
 # A batch [B, ...] is cut along its first axis over every device that does not hold a part of the same tensors.

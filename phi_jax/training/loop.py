@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import json
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -25,38 +26,30 @@ from phi_jax.training.profile import Profile
 from phi_jax.training.rules import VALIDATION_LOSS, model_config, rules_of
 from phi_jax.training.step import State, abstract_state, fresh_state, make_eval_step, make_train_step
 from phi_jax.weights.checkpoints import Checkpoints
+from phi_jax.weights.models import open_training
 
 
-def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3), or those of the model in
-    config.training.initial_checkpoint.
+    config.training.initial_checkpoint. Stage `finetune`: training goes on from another model's weights, in its shape,
+    with a fresh optimizer.
 
-    inputs: a token artifact for each set of config.models.<draft.name>.mixture, by its name. Outputs as in `_train`.
-    """
-    _train(config, inputs, draft, config.training.initial_checkpoint)
-
-
-def finetune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `finetune`: training goes on from another model's weights (paper, section 2.3), with a fresh optimizer.
-
-    inputs: {"checkpoint": a training or select artifact} and the token artifacts, as in `pretrain`, of the same
-    tokenizer. Outputs as in `_train`.
-    """
-    _train(config, inputs, draft, str(inputs["checkpoint"].directory))
-
-
-def _train(config: Config, inputs: Mapping[str, Artifact], draft: Draft, start: str) -> None:
-    """The run itself, from fresh weights (`start` empty) or those of the model at `start`.
-
-    Outputs: "checkpoint" (parameters and optimizer state of the steps kept), "model" (the shape, JSON), "tokenizer",
-    "metrics", "tensorboard". Raises Preempted once everything is saved, where a process was asked to stop.
+    inputs: a token artifact for each set of config.models.<draft.name>.mixture, by its name; for `finetune` also
+    {"checkpoint": a training or select artifact}, of the same tokenizer. Outputs: "checkpoint" (parameters and
+    optimizer state of the steps kept), "model" (the shape, JSON), "tokenizer", "metrics", "tensorboard", and "profile"
+    where one was asked for. Raises Preempted once everything is saved, where a process was asked to stop.
     """
     rules = rules_of(config, draft.name)
     with contextlib.ExitStack() as opened:
         watch = opened.enter_context(Watch(draft.label, peer_timeout=rules.peer_timeout))
         # --- Model, mesh, step ------------------------------------------------------------------------------
         data = Data(config, rules, inputs, getattr(config.models, draft.name).mixture)
-        shape = model_config(config.model, vocab_size=data.train.vocab_size, seq_len=data.train.seq_len)
+        if "checkpoint" in inputs:
+            start = str(inputs["checkpoint"].directory)
+            shape = PhiConfig(**json.loads(open_training(start)[0].path("model").read_text()))
+        else:
+            start = config.training.initial_checkpoint
+            shape = model_config(config.model, vocab_size=data.train.vocab_size, seq_len=data.train.seq_len)
         optimizer, end = make_optimizer(rules), data.document_end
         train_step = make_train_step(shape, optimizer, data.mesh, rules, seed=config.seed, document_end=end)
         eval_step = make_eval_step(shape, data.mesh, rules, document_end=end)

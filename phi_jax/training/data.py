@@ -11,7 +11,7 @@ import numpy as np
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.parallel.mesh import check_batch, global_batch, local_rows, make_mesh
+from phi_jax.parallel.mesh import batch_sharding, check_batch, local_rows, make_mesh
 from phi_jax.store.artifact import Artifact
 from phi_jax.tokens.batches import TokenBatches
 
@@ -53,7 +53,8 @@ class Data:
 
     def place(self, tokens_RxT1: Any) -> jax.Array:
         """This process's rows as a part of the global batch [B, seq_len + 1]."""
-        return global_batch(self.mesh, self.batch_size, self._rows, tokens_RxT1)
+        shape = (self.batch_size, tokens_RxT1.shape[1])
+        return jax.make_array_from_process_local_data(batch_sharding(self.mesh), tokens_RxT1, shape)
 
     def validation_loss(self, eval_step: jax.stages.Wrapped, params: Any) -> jax.Array:
         """Mean loss [] over config.training.validation_batches batches of held-out records, each record once."""

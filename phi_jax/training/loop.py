@@ -44,12 +44,7 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         watch = opened.enter_context(Watch(draft.label, peer_timeout=rules.peer_timeout))
         # --- Model, mesh, step ------------------------------------------------------------------------------
         data = Data(config, rules, inputs, getattr(config.models, draft.name).mixture)
-        if "checkpoint" in inputs:
-            start = str(inputs["checkpoint"].directory)
-            shape = PhiConfig(**json.loads(open_training(start)[0].path("model").read_text()))
-        else:
-            start = config.training.initial_checkpoint
-            shape = model_config(config.model, vocab_size=data.train.vocab_size, seq_len=data.train.seq_len)
+        shape, start = _shape_and_start(config, inputs, data)
         optimizer, end = make_optimizer(rules), data.document_end
         train_step = make_train_step(shape, optimizer, data.mesh, rules, seed=config.seed, document_end=end)
         eval_step = make_eval_step(shape, data.mesh, rules, document_end=end)
@@ -114,6 +109,16 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
             raise Preempted(f"{draft.label}: asked to stop; step {step} is saved")
         _leave_outputs(draft, shape, data, rules, checkpoints.identity(step))
         draft.add_facts(**banner)
+
+
+def _shape_and_start(config: Config, inputs: Mapping[str, Artifact], data: Data) -> tuple[PhiConfig, str]:
+    """(shape, the directory of the model whose weights come first; empty for fresh ones)."""
+    if "checkpoint" in inputs:
+        training, _ = open_training(inputs["checkpoint"])
+        return PhiConfig(**json.loads(training.path("model").read_text())), str(inputs["checkpoint"].directory)
+    tokens = data.train
+    shape = model_config(config.model, vocab_size=tokens.vocab_size, seq_len=tokens.seq_len)
+    return shape, config.training.initial_checkpoint
 
 
 def _settle(figures: Mapping[str, jax.Array]) -> None:

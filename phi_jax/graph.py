@@ -201,13 +201,13 @@ class _Graph:
 
     def _pretrain(self, name: str) -> Stage:
         sections = ("seed", "model", *self._rules(name), f"models.{name}")
-        return Stage("pretrain", name, self._mixture(name), sections, "phi_jax.training.loop:pretrain")
+        return Stage("pretrain", name, self._mixture(name), sections, "phi_jax.training.loop:train")
 
     def _finetune(self, name: str) -> Stage:
         start = self._model(f"models.{name}.start", self._models[name].start)
         sections = ("seed", *self._rules(name), f"models.{name}")
         inputs = {"checkpoint": start, **self._mixture(name)}
-        return Stage("finetune", name, inputs, sections, "phi_jax.training.loop:finetune")
+        return Stage("finetune", name, inputs, sections, "phi_jax.training.loop:train")
 
     def _select(self, name: str) -> Stage:
         inputs = {"training": self._need(self._training(name))}

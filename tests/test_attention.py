@@ -22,7 +22,7 @@ from phi_jax.model import phi
 from phi_jax.model.attention import attend, attend_cudnn, attend_splash, causal_mask, check_kernel_on, segments_of
 from phi_jax.model.embed import embed
 from phi_jax.parallel.mesh import make_mesh
-from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
+from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.parallel.sharded_attention import sharded_attention
 
 SMALL = phi.PhiConfig(
@@ -156,7 +156,7 @@ def test_a_model_trained_with_a_fused_kernel_is_sampled_and_embedded_anywhere(pa
     lengths = np.array([11, 4])
 
     def decoded(config):
-        decoder = Sampler(params, config, end_of_text_id=31, max_new_tokens=8, slots=SlotPlan(2))
+        decoder = Sampler(params, config, end_of_text_id=31, max_new_tokens=8, slots=2)
         return dict(decoder.complete([Request(row.tolist(), i) for i, row in enumerate(tokens)]))
 
     np.testing.assert_array_equal(*(embed(params, tokens, lengths, c, "mean") for c in (trained, plain)))

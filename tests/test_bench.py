@@ -13,7 +13,6 @@ from llm_server import serving
 from running import ROOT, phi_jax
 
 from phi_jax.bench import sample_speed, train_speed
-from phi_jax.config import load
 from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.model.phi import PhiConfig
@@ -26,7 +25,6 @@ from compare import Side, compare
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 MICRO = ("--config", f"{ROOT}/configs/nano.py:size=micro")
-SMALL = ("--prompt-tokens", "9", "--max-new-tokens", "20", "--samples-per-problem", "4")
 
 
 # --- phi-jax bench ---------------------------------------------------------------------------------------------------
@@ -52,9 +50,8 @@ def test_tokens_a_second_times_the_step_time_are_the_steps_tokens(trained):
 
 
 def test_a_result_names_what_it_was_made_with_and_no_path(trained):
-    assert set(trained["surroundings"]) == {"date", "versions", "machine", "flags", "git_revision"}
-    assert trained["surroundings"]["flags"]["JAX_PLATFORMS"] == "cpu"
-    assert "/" not in "".join(trained["surroundings"]["flags"].values())
+    assert set(trained["surroundings"]) == {"date", "versions", "machine", "xla_flags", "git_revision"}
+    assert str(ROOT) not in json.dumps(trained)
 
 
 def test_mfu_has_both_conventions_on_a_known_chip_in_bfloat16_and_else_none(trained):
@@ -71,15 +68,8 @@ def test_mfu_has_both_conventions_on_a_known_chip_in_bfloat16_and_else_none(trai
     assert train_speed.utilisation(float32, 1e4, "NVIDIA H200", 1) == dict.fromkeys(found)
 
 
-def test_a_loss_that_is_not_finite_is_an_error():
-    case = train_speed.case_of(load([*MICRO, "--config.training.cpu_devices=1", "--config.model.num_layers=1"]))
-    case["model"]["initializer_range"] = math.nan
-    with pytest.raises(ArithmeticError, match="not finite"):
-        train_speed.measure(**case, steps=1)
-
-
 def test_the_sampler_is_measured_at_each_number_of_slots(tmp_path):
-    done = phi_jax("bench", "sample", *MICRO, *SMALL, "--slots", "2", "4", "--out", tmp_path / "out.json")
+    done = phi_jax("bench", "sample", *MICRO, "--slots", "2", "4", "--out", tmp_path / "out.json")
     result = json.loads((tmp_path / "out.json").read_text())
     assert result == json.loads(done.stdout)
     assert [found["slots"] for found in result["figures"]] == [2, 4]
@@ -90,7 +80,7 @@ def test_the_sampler_is_measured_at_each_number_of_slots(tmp_path):
 
 
 def test_lengths_are_those_that_are_said():
-    work = {**sample_speed.WORKLOAD, "problems": 3, "samples_per_problem": 500}
+    work = {**sample_speed.work_of({"max_seq_len": 1024}), "problems": 3, "samples_per_problem": 500}
     prompts, lengths = sample_speed.workload(128, work)
     assert (prompts, lengths) == sample_speed.workload(128, work)
     assert [len(row) for row in lengths] == [500] * 3
@@ -105,7 +95,7 @@ def test_lengths_are_those_that_are_said():
     [
         (train_speed, ("--steps", "0"), "--steps 0: must be at least 1"),
         (train_speed, ("--out", "nowhere/r.json"), "there is no directory nowhere"),
-        (sample_speed, ("--max-new-tokens", "0"), "--max-new-tokens 0: must be at least 1"),
+        (sample_speed, ("--slots", "0"), "slots=0"),
     ],
 )
 def test_options_without_sense_are_one_line(module, words, said):
@@ -121,28 +111,26 @@ def test_options_without_sense_are_one_line(module, words, said):
 @pytest.fixture
 def helper(tmp_path):
     (tmp_path / "helper.py").write_text(
-        "import os, sys\nclass UserError(Exception): pass\n"
+        "import os\nclass UserError(Exception): pass\n"
         "def double(x):\n    print('working')\n    return {'twice': 2 * x, 'seen': os.environ.get('SEEN')}\n"
         "def refuse(x): raise UserError(f'no {x}')\ndef fail(x): raise ValueError(f'bad {x}')\n"
         "def abort(x): os.abort()\n"
     )
-    return lambda name, **rest: run_child(
-        f"helper:{name}", {"x": 3}, environment={**os.environ, "PYTHONPATH": str(tmp_path), "SEEN": "yes"}, **rest
+    return lambda name: run_child(
+        f"helper:{name}", {"x": 3}, environment={**os.environ, "PYTHONPATH": str(tmp_path), "SEEN": "yes"}
     )
 
 
-def test_a_child_answers_and_says_what_it_prints(helper):
-    said = []
-    assert helper("double", say=said.append) == {"twice": 6, "seen": "yes"}
-    assert said == ["working"]
+def test_a_child_answers_whatever_it_prints(helper):
+    assert helper("double") == {"twice": 6, "seen": "yes"}
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("refuse", "^no 3$"),
-        ("fail", r"helper:fail: ValueError: bad 3 \(exit code 1\)"),
-        ("abort", r"helper:abort: .*killed by signal 6"),
+        ("fail", r"helper:fail: ValueError: bad 3 \(exit code 1"),
+        ("abort", r"helper:abort: .*exit code -6"),
     ],
 )
 def test_a_child_that_fails_is_one_line(helper, name, message):
@@ -226,6 +214,6 @@ def test_beside_transformers():
     result = script("train_transformers.py", *MICRO, "--steps", 2, "--attention", "sdpa")
     (pair,) = result["rounds"]
     assert pair["ours"]["parameters"] == pair["peer"]["parameters"]
-    result = script("sample_generate.py", *MICRO, *SMALL, "--slots", 4)
+    result = script("sample_generate.py", *MICRO, "--slots", 4)
     (pair,) = result["rounds"]
     assert pair["ours"]["tokens"] == pair["peer"]["tokens"]

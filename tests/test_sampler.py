@@ -17,9 +17,9 @@ from scipy import stats
 
 from phi_jax.errors import UserError
 from phi_jax.model import phi
-from phi_jax.model.sampling import Chance, Decoding, choose
+from phi_jax.model.sampling import Decoding, Draws, choose
 from phi_jax.parallel import sampler
-from phi_jax.parallel.sampler import Completion, Request, Sampler, SlotPlan, slots_of_a_prompt
+from phi_jax.parallel.sampler import Completion, Request, Sampler
 
 CONFIG = phi.PhiConfig(
     vocab_size=64,
@@ -51,12 +51,8 @@ def prompts(lengths, seed=0):
     return [rng.integers(0, END, n).tolist() for n in lengths]
 
 
-def make(params, *decodings, max_new_tokens=40, end=END, slots=4, live_slots=None, samples_per_prompt=1, **options):
-    return Sampler(
-        params, CONFIG,
-        end_of_text_id=end, max_new_tokens=max_new_tokens, decodings=decodings or (Decoding(),),
-        slots=SlotPlan(slots, live_slots, samples_per_prompt), **options,
-    )  # fmt: skip
+def make(params, *, max_new_tokens=40, end=END, slots=4, **options):
+    return Sampler(params, CONFIG, end_of_text_id=end, max_new_tokens=max_new_tokens, slots=slots, **options)
 
 
 def complete(sampler, requests, *stopped):
@@ -96,44 +92,34 @@ def test_greedy_equals_repeated_full_forward(params, full_forward):
         assert completion.stop_reason == ("length" if len(completion.tokens) == 40 else "end_of_text")
 
 
-def test_logits_of_the_caches_are_those_of_the_full_forward(params):
-    """At every place, of two prompts that slots share, with slots that begin a segment apart."""
+def test_slots_that_begin_at_different_times_go_on_greedily(params):
+    """At every place, of two prompts that two slots hold each, with slots that begin a segment apart."""
     from phi_jax.model import decode
 
     rng = np.random.default_rng(4)
-    texts = rng.integers(0, 64, (2, 2, 90))
-    lengths = np.array([9, 33])
-    texts[:, 1, :33] = texts[:, 0, :33]
+    lengths = np.array([9, 9, 33, 33])
+    texts = rng.integers(0, 64, (4, 90))
     admit = jax.jit(decode.admit, static_argnums=3)
-    weights = decode.weights_of(params, CONFIG)
-    state = decode.empty_state(CONFIG, 2, 2, 64, 48)
-    for group, length in enumerate(lengths):
-        prompt = np.zeros((1, 64), np.int32)
-        prompt[0, :length] = texts[group, 0, :length]
-        admission = decode.Admission(prompt, lengths[[group]], np.array([group]), np.array([True]))
-        state = admit(weights, state, admission, CONFIG)
-
-    zeros = np.zeros((2, 2), np.int32)
-    ones = np.ones((2, 2), np.float32)
-    starts = np.array([[0, 16], [16, 0]])  # of the slots, in decoded tokens of the whole test
-    run = jax.jit(decode.decode_segment, static_argnums=(3, 4))
+    run = jax.jit(decode.decode_segment, static_argnums=3)
     full = jax.jit(lambda tokens: phi.forward(params, tokens, CONFIG))
-    step = decode.SEGMENT
-    for begun in range(0, 48, step):
-        offsets = begun - starts
-        live = offsets >= 0
-        slots = decode.Slots(
-            lengths, live & (offsets == 0), np.maximum(offsets, 0), zeros.astype(np.uint32), zeros, zeros,
-            Chance(zeros.astype(np.float32), ones, zeros),
-        )  # fmt: skip
-        tokens, state = run(weights, state, slots, CONFIG, "greedy")
-        for group, slot in np.argwhere(live):
-            offset = offsets[group, slot]
-            place = lengths[group] + offset
-            texts[group, slot, place : place + step] = tokens[group, slot]
-            expected = full(texts[group, slot][None])[0, : place + step]  # what stands behind changes nothing before
-            np.testing.assert_array_equal(np.argmax(expected[place - 1 : -1], -1), tokens[group, slot])
-            np.testing.assert_allclose(state.logits_GxNxV[group, slot], expected[-1], rtol=0, atol=2e-5)
+    weights = decode.weights_of(params, CONFIG)
+    caches = decode.empty_caches(CONFIG, 4, 64 + 48)
+    for first in (0, 2):
+        prompt = np.zeros((1, 64), np.int32)
+        prompt[0, : lengths[first]] = texts[first, : lengths[first]]
+        texts[first + 1, : lengths[first]] = texts[first, : lengths[first]]
+        caches = admit(weights, caches, decode.Prompt(prompt, np.arange(4) // 2 == first // 2), CONFIG)
+
+    starts = np.array([0, 16, 16, 0])  # of the slots, in decoded tokens of the whole test
+    for begun in range(0, 48, decode.SEGMENT):
+        places = lengths + np.maximum(begun - starts, 0)  # of the tokens that come next
+        last = texts[np.arange(4), places - 1]
+        tokens, caches = run(weights, caches, decode.Slots(last, places - 1, draws(Decoding(), 4)), CONFIG)
+        for slot in np.flatnonzero(begun >= starts):
+            texts[slot, places[slot] : places[slot] + decode.SEGMENT] = tokens[slot]
+            expected = full(texts[slot][None])[0]
+            found = expected[places[slot] - 1 : places[slot] - 1 + decode.SEGMENT]
+            np.testing.assert_array_equal(np.argmax(found, -1), tokens[slot])
 
 
 def test_a_prompt_may_fill_the_context(params, full_forward):
@@ -156,15 +142,15 @@ def test_the_caller_stops_slots_one_by_one(params):
     free = complete(make(params), requests)
     asked = []
 
-    def stopped(request, tokens):
-        asked.append((request.prompt, len(tokens)))
-        return request.prompt == 1
+    def stopped(index, tokens):
+        asked.append((index, len(tokens)))
+        return index == 1
 
     got = complete(make(params), requests, stopped)
     assert got[0] == free[0]
     assert got[2] == free[2]
     assert got[1] == Completion(free[1].tokens[: sampler.SEGMENT], "stop")
-    assert [n for prompt, n in asked if prompt == 1] == [sampler.SEGMENT], "asked again after it had stopped"
+    assert [n for index, n in asked if index == 1] == [sampler.SEGMENT], "asked again after it had stopped"
 
 
 def test_slots_are_refilled_at_once(params):
@@ -174,35 +160,28 @@ def test_slots_are_refilled_at_once(params):
     admit, decode_segment = made.programs
     made.programs = sampler.Programs(admit, lambda *a: segments.append(1) or decode_segment(*a))
     requests = [Request(p, i) for i, p in enumerate(prompts([9] * 12))]
-    done = list(made.complete(requests, lambda request, tokens: request.prompt % 2 == 0))
+    done = list(made.complete(requests, lambda index, tokens: index % 2 == 0))
     assert [len(c.tokens) for _, c in sorted(done)] == [16, 48] * 6
     assert [i for i, _ in done[:2]] == [0, 2]  # those that end first come first
     assert len(segments) < 9  # what four at a time would take
 
 
-def test_a_prompt_is_read_once_for_its_samples(params):
-    made = make(params, DRAWN, slots=8, samples_per_prompt=16)
-    admitted = []
+def test_slots_stay_with_the_prompt_that_they_have_read(params):
+    made = make(params, slots=8)
+    read = []
     admit, decode_segment = made.programs
-    made.programs = sampler.Programs(lambda *a: admitted.append(1) or admit(*a), decode_segment)
-    requests = [Request(p, i, s) for i, p in enumerate(prompts([9, 20, 12, 31])) for s in range(16)]
+    made.programs = sampler.Programs(lambda *a: read.append(a[2].is_for_R.sum()) or admit(*a), decode_segment)
+    requests = [Request(p, i, s, DRAWN) for i, p in enumerate(prompts([9, 20, 12, 31])) for s in range(16)]
     assert len({tuple(c.tokens) for c in complete(made, requests)}) > 50
-    # One for each, and at most two more where an idle group takes over half of what waits in another.
-    assert 4 <= len(admitted) <= 6
-
-
-@pytest.mark.parametrize(
-    ("slots", "samples", "shared"), [(32, 1, 1), (32, 21, 4), (32, 5, 2), (256, 201, 8), (12, 100, 4), (1, 100, 1)]
-)
-def test_how_many_slots_share_a_prompt(slots, samples, shared):
-    assert slots_of_a_prompt(slots, samples) == shared
+    assert read[:4] == [2, 2, 2, 2]
+    assert len(read) <= 8  # slots that have nothing more to do help the others
 
 
 def test_a_narrow_model_is_decoded_in_its_dtype(params):
     """bfloat16: greedy tokens are those of the full forward pass in bfloat16, but at near ties."""
     narrow = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
     full = jax.jit(lambda tokens: phi.forward(params, tokens, narrow)[0])
-    decoder = Sampler(params, narrow, end_of_text_id=64, max_new_tokens=20, slots=SlotPlan(4, samples_per_prompt=4))
+    decoder = Sampler(params, narrow, end_of_text_id=64, max_new_tokens=20, slots=4)
     for i, completion in decoder.complete([Request(p, i) for i, p in enumerate(prompts([5, 40, 64]))]):
         prompt = prompts([5, 40, 64])[i]
         text = np.zeros((1, CONFIG.max_seq_len), np.int32)
@@ -215,17 +194,23 @@ def test_a_narrow_model_is_decoded_in_its_dtype(params):
 
 def test_equals_go_to_the_lowest_id():
     logits = jnp.array([[0.0, 2.0, 1.0, 2.0], [3.0, 3.0, 3.0, 3.0]])
-    keys = jax.random.split(jax.random.key(0), 2)
-    np.testing.assert_array_equal(choose(logits, keys, jnp.zeros(2, int), chance(Decoding(), 2), "greedy"), [1, 0])
+    np.testing.assert_array_equal(choose(logits, jnp.zeros(2, int), draws(Decoding(), 2)), [1, 0])
 
 
-def chance(decoding, rows):
-    return Chance(*(jnp.full(rows, x) for x in (decoding.temperature, decoding.top_p, decoding.top_k)))
+def draws(decoding, rows):
+    """Rows that differ in their sample alone."""
+    d = decoding
+    return Draws(np.full(rows, d.seed, np.uint32), np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32),
+                 *(jnp.full(rows, x) for x in (d.temperature, d.top_p, d.top_k)))  # fmt: skip
 
 
 # --- A slot and its neighbours -------------------------------------------------------------------------------
 
-REQUESTS = [Request(p, i, s, s > 0) for i, p in enumerate(prompts([4, 40, 64, 66, 90, 8])) for s in range(5)]
+REQUESTS = [
+    Request(p, i, s, DRAWN if s else Decoding())
+    for i, p in enumerate(prompts([4, 40, 64, 66, 90, 8]))
+    for s in range(5)
+]
 
 
 SHORT = [r for r in REQUESTS if len(r.tokens) <= 64]
@@ -233,7 +218,7 @@ SHORT = [r for r in REQUESTS if len(r.tokens) <= 64]
 
 def texts(params, requests=REQUESTS, **options):
     """(prompt, sample) -> completion."""
-    made = make(params, Decoding(), DRAWN, slots=8, samples_per_prompt=5, **options)
+    made = make(params, slots=8, **options)
     return {requests[i][1:3]: completion for i, completion in made.complete(requests)}
 
 
@@ -271,40 +256,37 @@ def test_the_number_of_devices_changes_no_bit(params):
     assert sum(a == b for a, b in zip(cut, expected, strict=True)) >= 0.8 * len(expected)
 
 
-def test_seed_and_sample_change_the_draws(params):
+def test_seed_prompt_and_sample_change_the_draws(params):
     (prompt,) = prompts([10])
-    (first,) = complete(make(params, DRAWN), [Request(prompt, 0, 0)])
-    for other, request in (
-        (dataclasses.replace(DRAWN, seed=8), Request(prompt, 0, 0)),
-        (DRAWN, Request(prompt, 1, 0)),
-        (DRAWN, Request(prompt, 0, 1)),
-    ):
-        assert complete(make(params, other), [request])[0].tokens != first.tokens
-    assert complete(make(params, DRAWN), [Request(prompt, 0, 0)]) == [first]
+    again, first, *others = complete(make(params), [
+        Request(prompt, 0, 0, DRAWN), Request(prompt, 0, 0, DRAWN), Request(prompt, 1, 0, DRAWN),
+        Request(prompt, 0, 1, DRAWN), Request(prompt, 0, 0, dataclasses.replace(DRAWN, seed=8)),
+    ])  # fmt: skip
+    assert again == first
+    assert len({tuple(c.tokens) for c in (first, *others)}) == 4
 
 
 def test_one_compilation_a_bucket(params):
     """Lengths, seeds, temperatures and how many slots are live are inputs of a program, not programs of their own."""
-    made = make(params, DRAWN, slots=5)
+    made = make(params, slots=5)
     admit, decode_segment = (program._cache_size() for program in made.programs)
-    for number, decoding in enumerate((DRAWN, Decoding(0.5, 0.8, 1, top_k=9))):
-        again = make(params, decoding, slots=5, live_slots=1 + number)
+    for number, decoding in enumerate((DRAWN, Decoding(0.5, 0.8, 1, top_k=9), Decoding())):
+        again = make(params, slots=5, live_slots=1 + number)
         assert again.programs is made.programs
-        complete(again, [Request(p) for p in prompts([1, 20, 64, 65, 128])])
+        complete(again, [Request(p, decoding=decoding) for p in prompts([1, 20, 64, 65, 128])])
     assert [program._cache_size() for program in made.programs] == [admit + 2, decode_segment + 2]
 
 
 # --- The distribution ----------------------------------------------------------------------------------------
 
 DRAWS = 20_000  # in one call
-draw = jax.jit(choose, static_argnames="method")
+draw = jax.jit(choose)
 
 
 def drawn_counts(logits, decoding, position=5):
-    """How often each token is drawn, by rows that differ in their key alone."""
-    keys = jax.random.split(jax.random.key(decoding.seed), DRAWS)
+    """How often each token is drawn, by rows that differ in their sample alone."""
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (DRAWS, len(logits)))
-    tokens = draw(rows, keys, jnp.full(DRAWS, position), chance(decoding, DRAWS), decoding.method)
+    tokens = draw(rows, jnp.full(DRAWS, position), draws(decoding, DRAWS))
     return np.bincount(np.asarray(tokens), minlength=len(logits))
 
 
@@ -351,7 +333,7 @@ def test_draws_follow_the_distribution(decoding, possible):
     [Decoding(1.0, 0.95, seed=6), Decoding(0.3, 0.9, seed=7), Decoding(1.0, seed=8, top_k=300), Decoding(2.0, seed=9)],
 )
 def test_draws_from_a_vocabulary_of_several_blocks(decoding):
-    """Flat ones, whose last token is not among the few that are looked at first, and a steep one."""
+    """Flat ones and a steep one."""
     logits = np.random.default_rng(1).standard_normal(1000)
     expected, before = nucleus(logits, decoding)
     counts = drawn_counts(logits, decoding)
@@ -367,22 +349,18 @@ def test_rows_of_one_call_may_be_chosen_in_other_ways():
     """Greedy, drawn, top_k and top_p beside each other give what each gives alone."""
     rng = np.random.default_rng(3)
     logits = jnp.asarray(rng.standard_normal((4, 700)), jnp.float32)
-    keys, positions = jax.random.split(jax.random.key(1), 4), jnp.arange(4)
+    positions = jnp.arange(4)
     ways = [Decoding(), Decoding(0.9), Decoding(0.9, 0.97), Decoding(1.3, 0.5, top_k=400)]
-    mixed = Chance(*(jnp.array([getattr(w, f) for w in ways]) for f in ("temperature", "top_p", "top_k")))
-    together = draw(logits, keys, positions, mixed, "filtered")
-    for row, way in enumerate(ways):
-        alone = draw(logits[row : row + 1], keys[row : row + 1], positions[row : row + 1], chance(way, 1), way.method)
-        assert together[row] == alone[0]
+    apart = [draws(way, 1) for way in ways]
+    together = draw(logits, positions, jax.tree.map(lambda *rows: jnp.concatenate(rows), *apart))
+    for row, alone in enumerate(apart):
+        assert together[row] == draw(logits[row : row + 1], positions[row : row + 1], alone)[0]
 
 
 def test_draws_of_two_positions_are_independent():
     """A key that forgot the position would give the same token at both."""
-    keys = jax.random.split(jax.random.key(0), DRAWS)
     rows = jnp.zeros((DRAWS, 4))
-    first, second = (
-        np.asarray(draw(rows, keys, jnp.full(DRAWS, p), chance(Decoding(1.0), DRAWS), "drawn")) for p in (5, 6)
-    )
+    first, second = (np.asarray(draw(rows, jnp.full(DRAWS, p), draws(Decoding(1.0), DRAWS))) for p in (5, 6))
     table = np.zeros((4, 4))
     np.add.at(table, (first, second), 1)
     assert stats.chi2_contingency(table).pvalue > 1e-4
@@ -408,10 +386,10 @@ def test_draws_stay_in_the_nucleus(logits, temperature, top_p, seed):
 
 
 def test_a_tiny_top_p_is_greedy(params):
-    requests = [Request(p, i) for i, p in enumerate(prompts([5, 70]))]
-    expected = complete(make(params), requests)
-    for decoding in (Decoding(1.0, 1e-6), Decoding(1.0, top_k=1)):
-        assert complete(make(params, decoding), requests) == expected
+    decodings = (Decoding(), Decoding(1.0, 1e-6), Decoding(1.0, top_k=1))
+    expected, *others = ([c.tokens for c in complete(make(params), [Request(p, decoding=d) for p in prompts([5, 70])])]
+                         for d in decodings)  # fmt: skip
+    assert others == [expected, expected]
 
 
 # --- Mistakes ------------------------------------------------------------------------------------------------
@@ -420,15 +398,15 @@ def test_a_tiny_top_p_is_greedy(params):
 @pytest.mark.parametrize(
     ("tokens", "complaint"),
     [
-        ([], "prompt 3: 0 tokens"),
-        ([1] * (CONFIG.max_seq_len - 39), "prompt 3: 153 tokens; with 40 new ones a context of 192 takes 1 to 152"),
-        ([1, CONFIG.vocab_size], "prompt 3: ids from 1 to 64"),
-        ([-1, 2], "prompt 3: ids from -1 to 2"),
+        ([], "prompt 1: 0 tokens"),
+        ([1] * (CONFIG.max_seq_len - 39), "prompt 1: 153 tokens; with 40 new ones a context of 192 takes 1 to 152"),
+        ([1, CONFIG.vocab_size], "prompt 1: ids from 1 to 64"),
+        ([-1, 2], "prompt 1: ids from -1 to 2"),
     ],
 )
 def test_a_prompt_that_cannot_be_completed_is_named(params, tokens, complaint):
     with pytest.raises(ValueError, match=complaint):
-        next(make(params).complete([Request([1, 2]), Request(tokens, 3)]))
+        next(make(params).complete([Request([1, 2]), Request(tokens)]))
 
 
 @pytest.mark.parametrize(
@@ -441,7 +419,7 @@ def test_a_prompt_that_cannot_be_completed_is_named(params, tokens, complaint):
         (lambda p: Decoding(1.0, top_k=-1), "top_k=-1"),
         (lambda p: Decoding(1.0, seed=-1), "seed=-1"),
         (lambda p: make(p, slots=0), "slots=0"),
-        (lambda p: make(p, slots=4, live_slots=5), "live slots=5"),
+        (lambda p: make(p, slots=4, live_slots=5), "live_slots=5"),
         (lambda p: make(p, max_new_tokens=0), "max_new_tokens=0"),
         (lambda p: make(p, max_new_tokens=192), "max_new_tokens=192"),
     ],

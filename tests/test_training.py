@@ -21,7 +21,7 @@ from running import MICRO, ROOT, phi_jax
 from phi_jax import config
 from phi_jax.errors import UserError
 from phi_jax.model import phi
-from phi_jax.parallel.mesh import make_mesh
+from phi_jax.parallel.mesh import BatchCut, make_mesh
 from phi_jax.store import artifact
 from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.loss import batch_loss, chunked_loss
@@ -51,6 +51,10 @@ def rules(microbatches=1, loss_chunk=8, skip_spike=0.0):
     return config.Config({"microbatches": microbatches, "loss_chunk": loss_chunk, "skip_spike": skip_spike})
 
 
+def one_device():
+    return BatchCut(make_mesh((1, 1, 1), jax.devices()[:1]))
+
+
 @pytest.fixture(scope="module")
 def records():
     return np.asarray(jax.random.randint(jax.random.key(1), (8, 25), 0, 96))
@@ -73,7 +77,7 @@ import re, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 from phi_jax.model import phi
-from phi_jax.parallel.mesh import make_mesh
+from phi_jax.parallel.mesh import BatchCut, make_mesh
 from phi_jax.training.step import init_state, make_train_step
 import optax
 sys.path.insert(0, "tests")
@@ -124,7 +128,8 @@ def test_chunked_loss_is_the_whole_loss(records, chunk):
         return optax.softmax_cross_entropy_with_integer_labels(logits, records[:, 1:]).mean()
 
     def chunked(p):
-        return chunked_loss(p, phi.hidden_states(p, records[:, :-1], SHAPE), jnp.asarray(records[:, 1:]), SHAPE, chunk)
+        hidden, targets = phi.hidden_states(p, records[:, :-1], SHAPE), jnp.asarray(records[:, 1:])
+        return chunked_loss(p, hidden, targets, SHAPE, chunk, one_device())
 
     (a, grads_a), (b, grads_b) = jax.value_and_grad(whole)(params), jax.value_and_grad(chunked)(params)
     assert abs(a - b) < 2e-6
@@ -166,7 +171,7 @@ def test_a_step_computes_what_it_has_always_computed(devices):
 
 
 def test_initial_loss_is_that_of_guessing(records):
-    loss = batch_loss(phi.init_params(SHAPE, jax.random.key(0)), jnp.asarray(records), SHAPE, 8)
+    loss = batch_loss(phi.init_params(SHAPE, jax.random.key(0)), jnp.asarray(records), SHAPE, 8, cut=one_device())
     assert abs(float(loss) - np.log(96)) < 0.1
 
 

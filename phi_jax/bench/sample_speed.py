@@ -13,35 +13,34 @@ from typing import Any
 from phi_jax.bench.result import add_options, publish
 from phi_jax.bench.train_speed import case_of
 from phi_jax.config import load
-from phi_jax.errors import UserError
 
 EXAMPLE = "phi-jax bench sample --config configs/nano.py --slots 1 32"
 # The spread of a trained model's logits, about ten times that of fresh weights: top-p keeps few tokens, not thousands.
 HEAD_SCALE = 10.0
-# What is decoded: about HumanEval's prompts, completions and decoding.
-WORKLOAD = {
-    "problems": 4, "samples_per_problem": 20, "prompt_tokens": 180, "max_new_tokens": 192, "temperature": 0.2,
-    "top_p": 0.95,
-}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `run`."""
     add_options(parser)
-    add = parser.add_argument
-    add("--slots", type=int, nargs="+", default=[1, 32, 256], metavar="N", help="measured each (default 1 32 256)")
-    for name, value in WORKLOAD.items():
-        add(f"--{name.replace('_', '-')}", type=type(value), default=value, metavar="X", help=f"default {value}")
+    parser.add_argument(
+        "--slots", type=int, nargs="+", default=[1, 32, 256], metavar="N", help="measured each (default 1 32 256)"
+    )
 
 
 def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> None:
-    """Measures, prints the result as JSON and writes it to options.out. Raises UserError for options without sense."""
-    work = {name: getattr(options, name) for name in WORKLOAD}
-    for name in ("problems", "samples_per_problem", "prompt_tokens", "max_new_tokens"):
-        if work[name] < 1:
-            raise UserError(f"--{name.replace('_', '-')} {work[name]}: must be at least 1")
+    """Measures, prints the result as JSON and writes it to options.out. Raises UserError for slots without sense."""
     model = case_of(load(config_arguments))["model"]
+    work = work_of(model)
     publish(lambda: {**work, "figures": [measure(model, work, slots) for slots in options.slots]}, options.out)
+
+
+def work_of(model: dict[str, Any]) -> dict[str, Any]:
+    """What is decoded: about HumanEval's prompts, completions and decoding, as far as the context takes them."""
+    part = model["max_seq_len"] // 4
+    return {
+        "problems": 4, "samples_per_problem": 20, "prompt_tokens": min(180, part), "max_new_tokens": min(192, part),
+        "temperature": 0.2, "top_p": 0.95,
+    }  # fmt: skip
 
 
 def workload(vocab_size: int, work: dict[str, Any]) -> tuple[list[list[int]], list[list[int]]]:
@@ -64,22 +63,21 @@ def measure(model: dict[str, Any], work: dict[str, Any], slots: int) -> dict[str
 
     from phi_jax.model import phi
     from phi_jax.model.sampling import Decoding
-    from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
+    from phi_jax.parallel.sampler import Request, Sampler
 
     config = phi.PhiConfig(**model)
     params = phi.init_params(config, jax.random.key(0))
     params["head"]["kernel"] *= HEAD_SCALE
     sampler = Sampler(
-        params, config, end_of_text_id=config.vocab_size, max_new_tokens=work["max_new_tokens"],
-        decodings=(Decoding(work["temperature"], work["top_p"]),),
-        slots=SlotPlan(slots, samples_per_prompt=work["samples_per_problem"]),
-    )  # fmt: skip
+        params, config, end_of_text_id=config.vocab_size, max_new_tokens=work["max_new_tokens"], slots=slots
+    )
     prompts, lengths = workload(config.vocab_size, work)
-    requests = [Request(p, i, s) for i, p in enumerate(prompts) for s in range(work["samples_per_problem"])]
-    list(sampler.complete(requests[:2], lambda request, tokens: True))  # compiles
+    decoding = Decoding(work["temperature"], work["top_p"])
+    requests = [Request(p, i, s, decoding) for i, p in enumerate(prompts) for s in range(work["samples_per_problem"])]
+    wanted = [length for row in lengths for length in row]
+    list(sampler.complete(requests[:2], lambda i, tokens: True))  # compiles
     start = time.perf_counter()
-    made = list(sampler.complete(requests, lambda r, tokens: len(tokens) >= lengths[r.prompt][r.sample]))
+    list(sampler.complete(requests, lambda i, tokens: len(tokens) >= wanted[i]))
     seconds = time.perf_counter() - start
-    assert len(made) == len(requests)
-    tokens = sum(map(sum, lengths))
+    tokens = sum(wanted)
     return {"slots": slots, "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}

@@ -1,14 +1,11 @@
-"""Decoding on one device: weights laid out for it, the caches of slots, and the two programs that fill them.
+"""Decoding on one device: weights laid out for it, the caches of its slots, and the two programs that fill them.
 
-A device has G groups of N slots. The slots of a group complete the same prompt, whose keys and values they share; each
-has a cache of its own for what it decodes. Letters as in phi.py, and: G groups, N slots of a group, P positions of a
-prompt's bucket, C positions of a slot's own cache. Attention over a shared prompt is a product of matrices instead of N
-products of a matrix and a vector, as in Hydragen (Juravsky et al. 2024).
+A slot completes one prompt at a time, whose keys and values it holds in front of those of what it decodes. Letters as
+in phi.py, and: R slots of a device, P positions of a prompt's bucket, C positions of a slot's cache.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,44 +13,31 @@ import jax
 import jax.numpy as jnp
 
 from phi_jax.model import phi
-from phi_jax.model.sampling import Array, Chance, choose
+from phi_jax.model.sampling import Array, Draws, choose
 
 SEGMENT = 16  # tokens decoded between two looks at the stop strings
 
 Weights = dict[str, Any]
-# Keys and values of a layer: of the prompts [G, H, K, P] and [G, H, P, K], of the slots [G, N, H, K, C] and
-# [G, N, H, C, K]. The axis that a product keeps is last: up to five times as fast on a CPU as the other order.
-LayerCache = dict[str, jax.Array]
-
-
-class State(NamedTuple):
-    """What the slots of a device hold between two programs; donated to each."""
-
-    prompts: tuple[LayerCache, ...]
-    own: tuple[LayerCache, ...]
-    first_logits_GxV: jax.Array  # float32, of the token after each group's prompt
-    logits_GxNxV: jax.Array  # float32, of the token that each slot decodes next
+# Keys [R, H, K, C] and values [R, H, C, K] of a layer. The axis that a product keeps is last: up to five times as fast
+# on a CPU as the other order.
+Cache = dict[str, jax.Array]
+Caches = list[Cache]
+Carry = tuple[jax.Array, jax.Array, Caches]
 
 
 class Slots(NamedTuple):
-    """What the slots are to do in a segment; all [G, N] but the first."""
+    """Where the slots of a device stand, all [R]."""
 
-    lengths_G: Array  # int32, tokens of each group's prompt
-    fresh: Array  # bool: begins its completion
-    offsets: Array  # int32, tokens decoded before this segment
-    seeds: Array  # uint32; with the next two, what keys the draws
-    prompts: Array  # int32
-    samples: Array  # int32
-    chance: Chance
+    tokens: Array  # int32; the last token of the prompt, or the one that was decoded last
+    positions: Array  # int32; its place
+    draws: Draws  # of what comes behind it
 
 
-class Admission(NamedTuple):
-    """A prompt for one group; every array has the length 1 along its first axis, which devices are cut along."""
+class Prompt(NamedTuple):
+    """A prompt for slots of a device."""
 
-    tokens_1xP: Array  # int32; what stands behind `length` is padding, which no token of the prompt sees
-    length_1: Array  # int32
-    group_1: Array  # int32, of the device's groups
-    wanted_1: Array  # bool; false: nothing is admitted, and the state stays as it is
+    tokens_1xP: Array  # int32; what stands behind the prompt is padding, which no token of the prompt sees
+    is_for_R: Array  # bool; which slots are to complete it
 
 
 def weights_of(params: phi.Params, config: phi.PhiConfig) -> Weights:
@@ -89,113 +73,53 @@ def weights_of(params: phi.Params, config: phi.PhiConfig) -> Weights:
     }
 
 
-def weight_axes(config: phi.PhiConfig) -> Weights:
-    """The tree of `weights_of` as tuples of logical axis names; the width is whole, though training cuts it."""
-    matrix = {
-        "qkv": {"kernel": ("whole", "heads", "head_dim", "whole"), "bias": ("whole", "heads", "head_dim")},
-        "out": {"kernel": ("whole", "heads", "head_dim"), "bias": ("whole",)},
-        "fc1": {"kernel": ("mlp", "whole"), "bias": ("mlp",)},
-        "fc2": {"kernel": ("whole", "mlp"), "bias": ("whole",)},
-    }
-    norm = {"scale": ("whole",), "bias": ("whole",)}
-    return {
-        "embed": ("whole", "whole"),
-        "layers": [{"norm": norm, **matrix} for _ in range(config.num_layers)],
-        "final_norm": norm,
-        "head": {"kernel": ("vocab", "whole"), "bias": ("vocab",)},
-    }
-
-
-def empty_state(config: phi.PhiConfig, groups: int, slots: int, prompt_length: int, own_length: int) -> State:
-    """Slots that hold nothing yet: `groups` of `slots` each."""
+def empty_caches(config: phi.PhiConfig, slots: int, length: int) -> Caches:
+    """Of slots that hold nothing yet, C = length."""
     heads, width = config.num_heads, config.head_dim
-
-    def cache(length: int, *rows: int) -> tuple[LayerCache, ...]:
-        shapes = {"k": (*rows, heads, width, length), "v": (*rows, heads, length, width)}
-        return tuple(
-            {name: jnp.zeros(shape, config.dtype) for name, shape in shapes.items()} for _ in range(config.num_layers)
-        )
-
-    return State(
-        prompts=cache(prompt_length, groups),
-        own=cache(own_length, groups, slots),
-        first_logits_GxV=jnp.zeros((groups, config.vocab_size), jnp.float32),
-        logits_GxNxV=jnp.zeros((groups, slots, config.vocab_size), jnp.float32),
-    )
+    shapes = {"k": (slots, heads, width, length), "v": (slots, heads, length, width)}
+    return [{name: jnp.zeros(shape, config.dtype) for name, shape in shapes.items()} for _ in range(config.num_layers)]
 
 
-def admit(weights: Weights, state: State, prompt: Admission, config: phi.PhiConfig) -> State:
-    """Reads a prompt into the caches of one group."""
-    tokens_P, length, group, wanted = (x[0] for x in prompt)
+def admit(weights: Weights, caches: Caches, prompt: Prompt, config: phi.PhiConfig) -> Caches:
+    """Reads a prompt into the caches of some slots."""
+    tokens_P = jnp.asarray(prompt.tokens_1xP[0])
     positions_P = jnp.arange(len(tokens_P))
-    mask_PxP = positions_P[:, None] >= positions_P
-    prompts: list[LayerCache] = []
+    read: Caches = []
 
     def attend(layer: int, q_PxHxK: jax.Array, k_PxHxK: jax.Array, v_PxHxK: jax.Array) -> jax.Array:
-        prompts.append({"k": k_PxHxK.transpose(1, 2, 0), "v": v_PxHxK.swapaxes(0, 1)})
-        logits_HxPxP = jnp.einsum("qhk,shk->hqs", _scaled(q_PxHxK), k_PxHxK, preferred_element_type=jnp.float32)
-        shares_HxPxP = jax.nn.softmax(jnp.where(mask_PxP, logits_HxPxP, _NEVER), axis=-1)
-        return jnp.einsum("hqs,shk->qhk", shares_HxPxP.astype(config.dtype), v_PxHxK)
-
-    hidden_PxD = _hidden(weights, tokens_P, positions_P, attend, config)
-    logits_V = _logits(weights, hidden_PxD[length - 1][None])[0]
+        read.append({"k": k_PxHxK.transpose(1, 2, 0), "v": v_PxHxK.swapaxes(0, 1)})
+        return _attend("hkc,hck", q_PxHxK, read[layer], positions_P)
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_index_in_dim(old, jnp.where(wanted, new, old[group]), group, axis=0)
+        padding = [(0, wide - narrow) for wide, narrow in zip(old.shape[1:], new.shape, strict=True)]
+        return jnp.where(prompt.is_for_R[:, None, None, None], jnp.pad(new, padding), old)
 
-    return state._replace(
-        prompts=jax.tree.map(put, state.prompts, tuple(prompts)),
-        first_logits_GxV=put(state.first_logits_GxV, logits_V),
-    )
+    _hidden(weights, tokens_P, positions_P, attend, config)
+    return jax.tree.map(put, caches, read)
 
 
-def decode_segment(
-    weights: Weights, state: State, slots: Slots, config: phi.PhiConfig, method: str
-) -> tuple[jax.Array, State]:
-    """(SEGMENT tokens of each slot, [G, N, SEGMENT] int32; the state after them). method: see sampling.Decoding."""
-    groups, count, _ = state.logits_GxNxV.shape
-    lengths_R = jnp.repeat(slots.lengths_G, count)
-    keys_R = row_keys(*(x.reshape(-1) for x in (slots.seeds, slots.prompts, slots.samples)))
-    chance = jax.tree.map(lambda x: x.reshape(-1), slots.chance)
-    before_GxP = jnp.arange(state.prompts[0]["v"].shape[2]) < slots.lengths_G[:, None]
-    logits_GxNxV = jnp.where(slots.fresh[..., None], state.first_logits_GxV[:, None], state.logits_GxNxV)
+def decode_segment(weights: Weights, caches: Caches, slots: Slots, config: phi.PhiConfig) -> tuple[jax.Array, Caches]:
+    """(the next SEGMENT tokens of each slot, int32 [R, SEGMENT]; the caches after them)."""
 
-    def decode(
-        carry: tuple[jax.Array, tuple[LayerCache, ...]], step: jax.Array
-    ) -> tuple[tuple[jax.Array, tuple[LayerCache, ...]], jax.Array]:
-        logits_RxV, own = carry
-        offsets_GxN = jnp.asarray(slots.offsets) + step
-        positions_R = lengths_R + offsets_GxN.reshape(-1)
-        token_R = choose(logits_RxV, keys_R, positions_R, chance, method)
-        written: list[LayerCache] = []
+    def decode(carry: Carry, _: None) -> tuple[Carry, jax.Array]:
+        tokens_R, positions_R, caches = carry
+        written: Caches = []
 
         def attend(layer: int, q_RxHxK: jax.Array, k_RxHxK: jax.Array, v_RxHxK: jax.Array) -> jax.Array:
-            q, k, v = (x.reshape(groups, count, *x.shape[1:]) for x in (q_RxHxK, k_RxHxK, v_RxHxK))
-            written.append(_appended(own[layer], k, v, offsets_GxN))
-            heads_GxNxHxK = _attend(_scaled(q), state.prompts[layer], written[layer], before_GxP, offsets_GxN)
-            return heads_GxNxHxK.reshape(q_RxHxK.shape).astype(config.dtype)
+            written.append(_appended(caches[layer], k_RxHxK, v_RxHxK, positions_R))
+            return _attend("rhkc,rhck", q_RxHxK, written[layer], positions_R)
 
-        logits_RxV = _logits(weights, _hidden(weights, token_R, positions_R, attend, config))
-        return (logits_RxV, tuple(written)), token_R
+        logits_RxV = _logits(weights, _hidden(weights, tokens_R, positions_R, attend, config))
+        positions_R = positions_R + 1
+        tokens_R = choose(logits_RxV, positions_R, slots.draws)
+        return (tokens_R, positions_R, written), tokens_R
 
-    start = (logits_GxNxV.reshape(groups * count, -1), state.own)
-    (logits_RxV, own), tokens_SxR = jax.lax.scan(decode, start, jnp.arange(SEGMENT))
-    tokens_GxNxS = tokens_SxR.T.reshape(groups, count, SEGMENT)
-    return tokens_GxNxS, state._replace(own=own, logits_GxNxV=logits_RxV.reshape(logits_GxNxV.shape))
-
-
-def row_keys(seeds_R: Array, prompts_R: Array, samples_R: Array) -> jax.Array:
-    """A key for each row, of its seed and its prompt's and sample's numbers alone."""
-
-    def of_row(seed: Array, prompt: Array, sample: Array) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), prompt), sample)
-
-    return jax.vmap(of_row)(seeds_R, prompts_R, samples_R)
+    start = (jnp.asarray(slots.tokens), jnp.asarray(slots.positions), caches)
+    (_, _, caches), tokens_SxR = jax.lax.scan(decode, start, length=SEGMENT)
+    return tokens_SxR.T, caches
 
 
 # --- The parts --------------------------------------------------------------------------------------------------------
-
-_NEVER = jnp.finfo(jnp.float32).min  # the logit of a position that is not seen
 
 
 def _hidden(
@@ -238,36 +162,24 @@ def _logits(weights: Weights, hidden_RxD: jax.Array) -> jax.Array:
     return _product("vd,rd->vr", head["kernel"], hidden_RxD, preferred_element_type=jnp.float32) + head["bias"]
 
 
-def _scaled(q: jax.Array) -> jax.Array:
-    return q * q.shape[-1] ** -0.5
-
-
-def _appended(cache: LayerCache, k_GxNxHxK: jax.Array, v_GxNxHxK: jax.Array, offsets_GxN: jax.Array) -> LayerCache:
-    """The slots' own caches with new keys and values at each slot's place."""
-    groups, slots = jnp.indices(offsets_GxN.shape)
-    k, v = cache["k"].at[groups, slots, :, :, offsets_GxN], cache["v"].at[groups, slots, :, offsets_GxN]
+def _appended(cache: Cache, k_RxHxK: jax.Array, v_RxHxK: jax.Array, positions_R: jax.Array) -> Cache:
+    """A layer's cache with new keys and values at each slot's place."""
+    slots = jnp.arange(len(k_RxHxK))
+    k, v = cache["k"].at[slots, :, :, positions_R], cache["v"].at[slots, :, positions_R]
     return {
-        "k": k.set(k_GxNxHxK, mode="drop", unique_indices=True),
-        "v": v.set(v_GxNxHxK, mode="drop", unique_indices=True),
+        "k": k.set(k_RxHxK, mode="drop", unique_indices=True),
+        "v": v.set(v_RxHxK, mode="drop", unique_indices=True),
     }
 
 
-def _attend(
-    q_GxNxHxK: jax.Array, prompt: LayerCache, own: LayerCache, before_GxP: jax.Array, offsets_GxN: jax.Array
-) -> jax.Array:
-    """Heads [G, N, H, K] float32 of queries that see their group's prompt and what their slot has decoded."""
-    einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    dtype = own["v"].dtype
-    seen_GxNxC = jnp.arange(own["v"].shape[3]) <= offsets_GxN[..., None]
-    q_GxHxNxK = q_GxNxHxK.swapaxes(1, 2)
-    prompt_logits_GxHxNxP = einsum("ghnk,ghkp->ghnp", q_GxHxNxK, prompt["k"])
-    prompt_logits_GxHxNxP = jnp.where(before_GxP[:, None, None], prompt_logits_GxHxNxP, _NEVER)
-    own_logits_GxNxHxC = einsum("gnhk,gnhkc->gnhc", q_GxNxHxK, own["k"])
-    own_logits_GxNxHxC = jnp.where(seen_GxNxC[:, :, None], own_logits_GxNxHxC, _NEVER)
-    peak_GxNxH = jnp.maximum(prompt_logits_GxHxNxP.max(-1).swapaxes(1, 2), own_logits_GxNxHxC.max(-1))
-    prompt_weights_GxHxNxP = jnp.exp(prompt_logits_GxHxNxP - peak_GxNxH.swapaxes(1, 2)[..., None])
-    own_weights_GxNxHxC = jnp.exp(own_logits_GxNxHxC - peak_GxNxH[..., None])
-    total_GxNxH = prompt_weights_GxHxNxP.sum(-1).swapaxes(1, 2) + own_weights_GxNxHxC.sum(-1)
-    of_prompt_GxHxNxK = einsum("ghnp,ghpk->ghnk", prompt_weights_GxHxNxP.astype(dtype), prompt["v"])
-    of_own_GxNxHxK = einsum("gnhc,gnhck->gnhk", own_weights_GxNxHxC.astype(dtype), own["v"])
-    return (of_prompt_GxHxNxK.swapaxes(1, 2) + of_own_GxNxHxK) / total_GxNxH[..., None]
+def _attend(axes: str, q_RxHxK: jax.Array, cache: Cache, positions_R: jax.Array) -> jax.Array:
+    """Heads [R, H, K] of queries that see what the cache holds up to their positions.
+
+    axes: of the cache's keys and values, "hkc,hck", with an "r" before each where every row has a cache of its own.
+    """
+    keys, values = axes.split(",")
+    q_RxHxK = q_RxHxK * q_RxHxK.shape[-1] ** -0.5
+    logits_RxHxC = jnp.einsum(f"rhk,{keys}->rhc", q_RxHxK, cache["k"], preferred_element_type=jnp.float32)
+    is_seen_RxC = jnp.arange(logits_RxHxC.shape[-1]) <= positions_R[:, None]
+    shares_RxHxC = jax.nn.softmax(jnp.where(is_seen_RxC[:, None], logits_RxHxC, -jnp.inf), axis=-1)
+    return jnp.einsum(f"rhc,{values}->rhk", shares_RxHxC.astype(q_RxHxK.dtype), cache["v"])

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from phi_jax.errors import UserError
@@ -25,7 +24,6 @@ AXIS_RULES: dict[str, str | None] = {
     "head_dim": None,
     "mlp": "tensor",
     "vocab": "tensor",
-    "whole": None,  # the width of weights that are decoded with
 }
 
 # A batch [B, ...] is cut along its first axis over every device that does not hold a part of the same tensors.
@@ -134,25 +132,8 @@ def check_tensor(mesh: Mesh, config: PhiConfig, *fields: str) -> None:
 
 def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     """The rows of a global batch that lie on this process's devices, ascending."""
-    rows: set[int] = set()
-    for index in batch_sharding(mesh).addressable_devices_indices_map((batch_size, 1)).values():
-        rows.update(_range_of(index, batch_size))
-    return sorted(rows)
-
-
-def global_batch(mesh: Mesh, batch_size: int, rows: Sequence[int], values_RxT: np.ndarray) -> jax.Array:
-    """A batch [B, T] over the mesh, of which this process holds `values`, the rows that `local_rows` names."""
-    place = {row: i for i, row in enumerate(rows)}
-
-    def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        return values_RxT[[place[row] for row in _range_of(index, batch_size)]]
-
-    return jax.make_array_from_callback((batch_size, values_RxT.shape[1]), batch_sharding(mesh), part)
-
-
-def _range_of(index: tuple[slice, ...] | None, size: int) -> range:
-    """The rows that a device's part of an array of `size` rows has."""
-    return range(size) if index is None else range(*index[0].indices(size))
+    parts: Any = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (rows,) in parts for row in range(*rows.indices(batch_size))})
 
 
 def parameter_shardings(logical_axes: Any, mesh: Mesh, *, gathered: bool = False) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.parallel.mesh import check_batch, global_batch, local_rows, make_mesh
+from phi_jax.parallel.mesh import batch_sharding, check_batch, local_rows, make_mesh
 from phi_jax.store.artifact import Artifact
 from phi_jax.tokens.batches import TokenBatches
 
@@ -54,20 +53,20 @@ class Data:
 
     def place(self, tokens_RxT1: Any) -> jax.Array:
         """This process's rows as a part of the global batch [B, seq_len + 1]."""
-        return global_batch(self.mesh, self.batch_size, self._rows, tokens_RxT1)
+        shape = (self.batch_size, tokens_RxT1.shape[1])
+        return jax.make_array_from_process_local_data(batch_sharding(self.mesh), tokens_RxT1, shape)
 
-    def validation_loss(self, eval_step: jax.stages.Wrapped, state: Any) -> jax.Array:
+    def validation_loss(self, eval_step: jax.stages.Wrapped, params: Any) -> jax.Array:
         """Mean loss [] over config.training.validation_batches batches of held-out records, each record once."""
-        losses: list[jax.Array] = []
+        total: Any = 0.0
         # The last batch is filled up with rows of -1. No loss is added for them, but each loss is divided by all rows.
         padding = np.full((1, self.train.seq_len + 1), -1, np.int32)
         for begin in range(0, len(self._validated), self.batch_size):
             positions = self._validated[begin : begin + self.batch_size]
             rows = [self._held_out.batch(positions[row])[0] if row < len(positions) else padding for row in self._rows]
-            losses.append(eval_step(state, self.place(np.concatenate(rows))))
-            if len(losses) > 1:
-                losses[-2].block_until_ready()  # no more than two batches ahead of the devices
-        return sum(losses[1:], losses[0]) / (len(self._validated) / self.batch_size)
+            loss = eval_step(params, self.place(np.concatenate(rows)))
+            total = jax.block_until_ready(total) + loss  # no more than two batches ahead of the devices
+        return total / (len(self._validated) / self.batch_size)
 
 
 def _tokenizer(tokens: Artifact) -> str:
@@ -77,9 +76,9 @@ def _tokenizer(tokens: Artifact) -> str:
 def _each_once(records: TokenBatches, most: int) -> list[int]:
     """Positions in an endless stream of single records at which the first `most` different records stand."""
     found: dict[int, int] = {}
-    for position in itertools.count():
-        if len(found) == min(most, records.num_records):
-            return list(found.values())
+    position = 0
+    while len(found) < min(most, records.num_records):
         (number,) = records.record_numbers(position)
         found.setdefault(number, position)
-    raise AssertionError  # count() does not end
+        position += 1
+    return list(found.values())

@@ -7,7 +7,7 @@ import dataclasses
 import gc
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from phi_jax.parallel.watch import Watch
 from phi_jax.store.artifact import Artifact, Draft, write_json
 from phi_jax.training.data import Data
 from phi_jax.training.initial_weights import initial_params
-from phi_jax.training.metrics import DATA_WAIT, Metrics
+from phi_jax.training.metrics import Metrics
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.profile import Profile
 from phi_jax.training.rules import VALIDATION_LOSS, model_config, rules_of
@@ -29,55 +29,34 @@ from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.models import open_training
 
 
-def pretrain(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3), or those of the model in
-    config.training.initial_checkpoint.
+    config.training.initial_checkpoint. Stage `finetune`: training goes on from another model's weights, in its shape,
+    with a fresh optimizer.
 
-    inputs: a token artifact for each set of config.models.<draft.name>.mixture, by its name. Outputs as in `_train`.
+    inputs: a token artifact for each set of config.models.<draft.name>.mixture, by its name; for `finetune` also
+    {"checkpoint": a training or select artifact}, of the same tokenizer. Outputs: "checkpoint" (parameters and
+    optimizer state of the steps kept), "model" (the shape, JSON), "tokenizer", "metrics", "tensorboard", and "profile"
+    where one was asked for. Raises Preempted once everything is saved, where a process was asked to stop.
     """
     rules = rules_of(config, draft.name)
-    with Watch(draft.label, peer_timeout=rules.peer_timeout) as watch:
-        data = Data(config, rules, inputs, getattr(config.models, draft.name).mixture)
-        shape = model_config(config.model, vocab_size=data.train.vocab_size, seq_len=data.train.seq_len)
-        _train(config, rules, shape, data, draft, watch, config.training.initial_checkpoint)
-
-
-def finetune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-    """Stage `finetune`: training goes on from another model's weights (paper, section 2.3), with a fresh optimizer.
-
-    inputs: {"checkpoint": a training or select artifact} and the token artifacts, as in `pretrain`, of the same
-    tokenizer. Outputs as in `_train`.
-    """
-    rules = rules_of(config, draft.name)
-    with Watch(draft.label, peer_timeout=rules.peer_timeout) as watch:
-        data = Data(config, rules, inputs, getattr(config.models, draft.name).mixture)
-        start = inputs["checkpoint"].directory
-        training, _ = open_training(start)
-        shape = PhiConfig(**json.loads(training.path("model").read_text()))
-        _train(config, rules, shape, data, draft, watch, str(start))
-
-
-def _train(config: Config, rules: Config, shape: PhiConfig, data: Data, draft: Draft, watch: Watch, start: str) -> None:
-    """The run itself, from fresh weights (`start` empty) or those of the model at `start`.
-
-    Outputs: "checkpoint" (parameters and optimizer state of the steps kept), "model" (the shape, JSON), "tokenizer",
-    "metrics", "tensorboard". Raises Preempted once everything is saved, where a process was asked to stop.
-    """
-    # --- Model, mesh, step ----------------------------------------------------------------------------------
-    optimizer = make_optimizer(rules)
-    end = data.document_end
-    train_step = make_train_step(shape, optimizer, data.mesh, rules, seed=config.seed, document_end=end)
-    eval_step = make_eval_step(shape, optimizer, data.mesh, rules, document_end=end)
-    abstract = abstract_state(shape, optimizer, data.mesh)
-    banner = _banner(shape, rules, data, abstract)
-    processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
-    record = {"config": config.to_dict(), "model": vars(shape), "tokens": data.identities, "banner": banner}
-
     with contextlib.ExitStack() as opened:
+        watch = opened.enter_context(Watch(draft.label, peer_timeout=rules.peer_timeout))
+        # --- Model, mesh, step ------------------------------------------------------------------------------
+        data = Data(config, rules, inputs, getattr(config.models, draft.name).mixture)
+        shape, start = _shape_and_start(config, inputs, data)
+        optimizer, end = make_optimizer(rules), data.document_end
+        train_step = make_train_step(shape, optimizer, data.mesh, rules, seed=config.seed, document_end=end)
+        eval_step = make_eval_step(shape, data.mesh, rules, document_end=end)
+        abstract = abstract_state(shape, optimizer, data.mesh)
+        banner = _banner(shape, rules, data, abstract)
+        processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
+        record = {"config": config.to_dict(), "model": vars(shape), "tokens": data.identities, "banner": banner}
+
+        # --- Fresh or resumed state -------------------------------------------------------------------------
         checkpoints = opened.enter_context(
             Checkpoints(draft.directory / "checkpoints", keep=rules.keep_checkpoints, keep_every=rules.keep_every)
         )
-        # --- Fresh or resumed state -------------------------------------------------------------------------
         found = checkpoints.restore_latest(abstract)
         if found is not None:
             step, state, _ = found
@@ -88,7 +67,7 @@ def _train(config: Config, rules: Config, shape: PhiConfig, data: Data, draft: D
                 state["params"], where = initial_params(start, abstract["params"], data.tokens)
                 processes.say(f"{draft.label}: starts from the weights of {where}")
 
-        # --- What comes every so many steps, and after the last ------------------------------------------------
+        # --- What comes every so many steps, and after the last ---------------------------------------------
         metrics = opened.enter_context(Metrics(draft, shape, data, rules, step))
         profile = opened.enter_context(
             Profile(draft.directory / "profile", rules.profile_steps, begin=step, end=rules.steps)
@@ -96,7 +75,7 @@ def _train(config: Config, rules: Config, shape: PhiConfig, data: Data, draft: D
 
         def validate(step: int, state: State) -> None:
             watch.phase(f"in the validation at step {step}")
-            metrics.add_apart(VALIDATION_LOSS, lambda: data.validation_loss(eval_step, state))
+            metrics.add_apart(VALIDATION_LOSS, lambda: data.validation_loss(eval_step, state["params"]))
 
         def save(step: int, state: State) -> None:
             watch.phase(f"saving step {step}")
@@ -104,17 +83,14 @@ def _train(config: Config, rules: Config, shape: PhiConfig, data: Data, draft: D
             validated = {name: value for name, value in figures.items() if name == VALIDATION_LOSS}
             checkpoints.save(step, state, {**record, "step": step}, metrics=validated)
 
-        hooks: list[tuple[int, Callable[[int, State], None]]] = [
-            (1, profile.at), (rules.evaluate_every, validate), (rules.checkpoint_every, save)
-        ]  # fmt: skip
+        hooks = [(1, profile.at), (rules.evaluate_every, validate), (rules.checkpoint_every, save)]
 
         # --- Steps ------------------------------------------------------------------------------------------
         stream = opened.enter_context(contextlib.closing(data.train.iterate(step, rules.steps)))
         stopping = False
         while step < rules.steps and not stopping:
             watch.phase(f"waiting for the data of step {step}")
-            with metrics.clocked(DATA_WAIT):
-                tokens_RxT1, _ = next(stream)
+            tokens_RxT1, _ = next(stream)
             watch.phase(f"in step {step}")
             state, figures = train_step(state, data.place(tokens_RxT1))
             metrics.note(step, figures)
@@ -131,9 +107,18 @@ def _train(config: Config, rules: Config, shape: PhiConfig, data: Data, draft: D
         watch.can_save = False
         if stopping or any(processes.gather(watch.asked_to_stop)):
             raise Preempted(f"{draft.label}: asked to stop; step {step} is saved")
-        identity = checkpoints.identity(step)
-    _leave_outputs(draft, shape, data, rules, identity)
-    draft.add_facts(**banner)
+        _leave_outputs(draft, shape, data, rules, checkpoints.identity(step))
+        draft.add_facts(**banner)
+
+
+def _shape_and_start(config: Config, inputs: Mapping[str, Artifact], data: Data) -> tuple[PhiConfig, str]:
+    """(shape, the directory of the model whose weights come first; empty for fresh ones)."""
+    if "checkpoint" in inputs:
+        training, _ = open_training(inputs["checkpoint"])
+        return PhiConfig(**json.loads(training.path("model").read_text())), str(inputs["checkpoint"].directory)
+    tokens = data.train
+    shape = model_config(config.model, vocab_size=tokens.vocab_size, seq_len=tokens.seq_len)
+    return shape, config.training.initial_checkpoint
 
 
 def _settle(figures: Mapping[str, jax.Array]) -> None:
@@ -150,10 +135,10 @@ def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, rules: Config, id
     draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=identity, step=rules.steps)
     draft.add_output("model", "model.json")
     draft.add_output("tokenizer", "tokenizer")
-    draft.add_output("metrics", "metrics.jsonl", kind="log")
-    draft.add_output("tensorboard", "tensorboard", kind="log")
-    if (draft.directory / "profile").exists():
-        draft.add_output("profile", "profile", kind="log")
+    logs = {"metrics": "metrics.jsonl", "tensorboard": "tensorboard", "profile": "profile"}
+    for output, name in logs.items():
+        if (draft.directory / name).exists():
+            draft.add_output(output, name, kind="log")
     draft.add_facts(
         steps=rules.steps,
         tokens=rules.steps * data.batch_size * shape.max_seq_len,

@@ -22,23 +22,21 @@ def batch_loss(
     dropout_keys_B: jax.Array | None = None,
     *,
     document_end: int | None = None,
-    cut: BatchCut | None = None,
+    cut: BatchCut,
 ) -> jax.Array:
     """Mean loss of a batch of records [B, seq_len + 1] int32: each position predicts the next token.
 
     document_end: the end-of-text token, where attention is to stay within a document. chunk, cut: see chunked_loss.
     """
     inputs_BxT = tokens_BxT1[:, :-1]
-    segments_BxT = None if document_end is None else segments_of(inputs_BxT, document_end)
-    attend = None if cut is None else sharded_attention(config, cut.mesh, batch_axes=cut.axes)
     hidden_BxTxD = phi.hidden_states(
         params,
         inputs_BxT,
         config,
-        segments_BxT=segments_BxT,
-        attend=attend,
+        segments_BxT=None if document_end is None else segments_of(inputs_BxT, document_end),
+        attend=sharded_attention(config, cut.mesh, batch_axes=cut.axes),
         dropout_keys_B=dropout_keys_B,
-        layout=cut or phi.NOWHERE_CUT,
+        layout=cut,
     )
     return chunked_loss(params, hidden_BxTxD, tokens_BxT1[:, 1:], config, chunk, cut)
 
@@ -49,43 +47,38 @@ def chunked_loss(
     targets_BxT: jax.Array,
     config: phi.PhiConfig,
     chunk: int,
-    cut: BatchCut | None = None,
+    cut: BatchCut,
 ) -> jax.Array:
     """Mean next-token cross-entropy (nats), float32, with logits of only `chunk` positions alive at a time.
 
     Chunks run along the sequence, so that the batch keeps its sharding. T need not be a multiple of `chunk`.
-    cut: how batch and parameters lie over a mesh; None: one device.
+    cut: how batch and parameters lie over a mesh.
     """
-    chunk = min(chunk, hidden_BxTxD.shape[1])
-    return _chunked_loss(params["head"], hidden_BxTxD, targets_BxT, config, chunk, cut)
+    forward = functools.partial(_loss_and_gradients, config=config, chunk=min(chunk, targets_BxT.shape[1]), cut=cut)
+    loss = jax.custom_vjp(lambda *inputs: forward(*inputs)[0])
+    loss.defvjp(forward, _backward)
+    return loss(params["head"], hidden_BxTxD, targets_BxT)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _chunked_loss(
+Gradients = tuple[phi.Params, jax.Array]  # by the head and by the hidden states
+
+
+def _loss_and_gradients(
     head: phi.Params,
     hidden_BxTxD: jax.Array,
     targets_BxT: jax.Array,
     config: phi.PhiConfig,
     chunk: int,
-    cut: BatchCut | None,
-) -> jax.Array:
-    return _chunked_loss_forward(head, hidden_BxTxD, targets_BxT, config, chunk, cut)[0]
-
-
-def _chunked_loss_forward(
-    head: phi.Params,
-    hidden_BxTxD: jax.Array,
-    targets_BxT: jax.Array,
-    config: phi.PhiConfig,
-    chunk: int,
-    cut: BatchCut | None,
-) -> tuple[jax.Array, tuple[phi.Params, jax.Array]]:
+    cut: BatchCut,
+) -> tuple[jax.Array, Gradients]:
     """The loss and its gradients at once: each chunk's logits are made once, and not a second time on the way back."""
-    compute_head = _compute_head(head, config, cut)
+    # In the compute dtype, and gathered along fsdp once and not for each chunk.
+    gathered = parameter_shardings(("embed", "vocab"), cut.mesh, gathered=True)
+    kernel_DxV = jax.lax.with_sharding_constraint(head["kernel"].astype(config.dtype), gathered)
 
     def add_chunk(sums: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         hidden_WxRxSxD, targets_WxRxS = inputs
-        logits_WxRxSxV = phi.logits({"head": compute_head}, hidden_WxRxSxD, config)
+        logits_WxRxSxV = phi.logits({"head": {**head, "kernel": kernel_DxV}}, hidden_WxRxSxD, config)
         loss_W, d_logits_WxRxSxV = _chunk_loss(logits_WxRxSxV, targets_WxRxS)
         d_bias_WxV = d_logits_WxRxSxV.sum((1, 2))
         # In the compute dtype, as every gradient of an activation: two thirds of the head's FLOPs are these.
@@ -93,59 +86,35 @@ def _chunked_loss_forward(
         d_kernel_WxDxV = jnp.einsum(
             "wrsd,wrsv->wdv", hidden_WxRxSxD, d_logits_WxRxSxV, preferred_element_type=jnp.float32
         )
-        d_hidden_WxRxSxD = jnp.einsum("wrsv,dv->wrsd", d_logits_WxRxSxV, compute_head["kernel"])
+        d_hidden_WxRxSxD = jnp.einsum("wrsv,dv->wrsd", d_logits_WxRxSxV, kernel_DxV)
         return jax.tree.map(jnp.add, sums, (loss_W, d_kernel_WxDxV, d_bias_WxV)), d_hidden_WxRxSxD
 
-    batch, length, width = hidden_BxTxD.shape
-    chunks = _chunks(hidden_BxTxD, targets_BxT, chunk, cut)
-    ways = chunks[0].shape[1]
-    zeros = tuple(jnp.zeros((ways, *shape), jnp.float32) for shape in ((), head["kernel"].shape, head["bias"].shape))
+    chunks = jax.tree.map(functools.partial(_chunks, chunk=chunk, ways=cut.ways), (hidden_BxTxD, targets_BxT), (0, -1))
+    shapes = ((), head["kernel"].shape, head["bias"].shape)
+    zeros = tuple(jnp.zeros((cut.ways, *shape), jnp.float32) for shape in shapes)
     (total_W, d_kernel_WxDxV, d_bias_WxV), d_hidden_CxWxRxSxD = jax.lax.scan(add_chunk, zeros, chunks)
     d_head = {"kernel": d_kernel_WxDxV.sum(0), "bias": d_bias_WxV.sum(0)}
+    batch, length, width = hidden_BxTxD.shape
     d_hidden_BxTxD = jnp.moveaxis(d_hidden_CxWxRxSxD, 0, 2).reshape(batch, -1, width)[:, :length]
     return total_W.sum() / targets_BxT.size, (d_head, d_hidden_BxTxD)
 
 
-def _chunked_loss_backward(
-    config: phi.PhiConfig,
-    chunk: int,
-    cut: BatchCut | None,
-    gradients: tuple[phi.Params, jax.Array],
-    d_loss: jax.Array,
-) -> tuple[phi.Params, jax.Array, None]:
-    d_head, d_hidden_BxTxD = gradients
-    scale = d_loss / (d_hidden_BxTxD.shape[0] * d_hidden_BxTxD.shape[1])
-    return (*jax.tree.map(lambda d: (d * scale).astype(d.dtype), (d_head, d_hidden_BxTxD)), None)
+def _backward(gradients: Gradients, d_loss: jax.Array) -> tuple[phi.Params, jax.Array, None]:
+    batch, length, _ = gradients[1].shape
+    scale = d_loss / (batch * length)
+    return (*jax.tree.map(lambda d: (d * scale).astype(d.dtype), gradients), None)
 
 
-_chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
-
-
-def _compute_head(head: phi.Params, config: phi.PhiConfig, cut: BatchCut | None) -> phi.Params:
-    """The head in the compute dtype, gathered along fsdp once and not for each chunk."""
-    kernel_DxV = head["kernel"].astype(config.dtype)
-    if cut is not None:
-        gathered = parameter_shardings(("embed", "vocab"), cut.mesh, gathered=True)
-        kernel_DxV = jax.lax.with_sharding_constraint(kernel_DxV, gathered)
-    return {**head, "kernel": kernel_DxV}
-
-
-def _chunks(
-    hidden_BxTxD: jax.Array, targets_BxT: jax.Array, chunk: int, cut: BatchCut | None
-) -> tuple[jax.Array, jax.Array]:
-    """(hidden [C, W, R, chunk, D], targets [C, W, R, chunk]), the last chunk filled up with targets of -1.
+def _chunks(x_BxTxX: jax.Array, padding: int, chunk: int, ways: int) -> jax.Array:
+    """[C, W, R, chunk, ...] of an array [B, T, ...], the last chunk filled up with `padding`.
 
     W: the ways that the batch is cut over the mesh, B = W R. An axis of their own keeps the head's gradients of
     different devices apart until the last chunk is through; else each chunk would end with an all-reduce of [D, V].
     """
-    batch, length, width = hidden_BxTxD.shape
-    ways = 1 if cut is None else cut.ways
-    padding = -length % chunk
-    hidden_BxTxD = jnp.pad(hidden_BxTxD, ((0, 0), (0, padding), (0, 0)))
-    targets_BxT = jnp.pad(targets_BxT, ((0, 0), (0, padding)), constant_values=-1)
-    hidden_WxRxCxSxD = hidden_BxTxD.reshape(ways, batch // ways, -1, chunk, width)
-    targets_WxRxCxS = targets_BxT.reshape(ways, batch // ways, -1, chunk)
-    return jnp.moveaxis(hidden_WxRxCxSxD, 2, 0), jnp.moveaxis(targets_WxRxCxS, 2, 0)
+    batch, length, *rest = x_BxTxX.shape
+    widths = ((0, 0), (0, -length % chunk), *((0, 0) for _ in rest))
+    padded_BxTxX = jnp.pad(x_BxTxX, widths, constant_values=padding)
+    return jnp.moveaxis(padded_BxTxX.reshape(ways, batch // ways, -1, chunk, *rest), 2, 0)
 
 
 def _chunk_loss(logits_WxRxSxV: jax.Array, targets_WxRxS: jax.Array) -> tuple[jax.Array, jax.Array]:

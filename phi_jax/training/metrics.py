@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -26,8 +25,6 @@ from phi_jax.training.data import Data
 from phi_jax.training.optimizer import learning_rate_schedule
 from phi_jax.training.tensorboard import ScalarEvents
 
-DATA_WAIT, VALIDATION = "data_wait_seconds", "validation_seconds"  # what is clocked apart
-
 
 class Metrics(contextlib.ExitStack):
     """Appends one JSON object a step to metrics.jsonl and the same figures to TensorBoard event files; process 0 does.
@@ -35,10 +32,9 @@ class Metrics(contextlib.ExitStack):
     On opening, records of steps from `first_step` on are dropped: the run that is being resumed wrote them after
     its last checkpoint, and they are about to be made again.
 
-    Beside the step's own figures a record has "learning_rate", "step_seconds", DATA_WAIT, a part of these, VALIDATION,
-    which is none and is there after a validation, "tokens_per_second" over all devices, "memory_bytes" (the peak on one
-    device, where the platform tells), and the share of the chips' bf16 peak: "mfu" counts attention in full,
-    "mfu_causal" its causal half; neither for a chip that parallel/chips.py does not know.
+    Beside the step's own figures a record has "learning_rate", "step_seconds", which no validation counts among,
+    "tokens_per_second" over all devices, and "mfu", their share of the chips' bf16 peak with attention counted in full,
+    where parallel/chips.py knows the chip.
     """
 
     def __init__(self, draft: Draft, shape: PhiConfig, data: Data, rules: Config, first_step: int) -> None:
@@ -46,32 +42,18 @@ class Metrics(contextlib.ExitStack):
         self._data, self._max_skipped = data, rules.max_skipped
         self._learning_rate = learning_rate_schedule(rules)
         self._step_tokens = data.batch_size * shape.max_seq_len
-        self._device = data.mesh.local_devices[0]
-        chip = chip_of(self._device.device_kind)
-        self._mfu_per_rate = {
-            name: training_flops_per_token(shape, causal=causal) / (chip.peak_flops * data.mesh.devices.size)
-            for name, causal in (("mfu", False), ("mfu_causal", True))
-            if chip
-        }
+        self._flops_per_token = training_flops_per_token(shape, causal=False)
+        chip = chip_of(data.mesh.local_devices[0].device_kind)
+        self._peak_flops = chip.peak_flops * data.mesh.devices.size if chip else None
         self._pending: dict[str, Any] = {}  # figures of the last step, which the devices may not have computed yet
-        self._spent: defaultdict[str, float] = defaultdict(float)
         self._clock = time.monotonic()
-        self._file: Any = None
-        if not processes.is_leader():
-            return
-        path = draft.directory / "metrics.jsonl"
-        write_atomic(path, "".join(_records_before(path, first_step)))
-        self._file = self.enter_context(path.open("a"))
-        self._board = self.enter_context(ScalarEvents(draft.directory / "tensorboard", first_step))
-        total, done = rules.steps * self._step_tokens, first_step * self._step_tokens
-        self._bar = self.enter_context(Progress(draft.label, total, "tokens", start=done))
-
-    @contextlib.contextmanager
-    def clocked(self, what: str) -> Iterator[None]:
-        """Counts the block's seconds as DATA_WAIT or VALIDATION."""
-        begin = time.monotonic()
-        yield
-        self._spent[what] += time.monotonic() - begin
+        if processes.is_leader():
+            path = draft.directory / "metrics.jsonl"
+            write_atomic(path, "".join(_records_before(path, first_step)))
+            self._file = self.enter_context(path.open("a"))
+            self._board = self.enter_context(ScalarEvents(draft.directory / "tensorboard", first_step))
+            total, done = rules.steps * self._step_tokens, first_step * self._step_tokens
+            self._bar = self.enter_context(Progress(draft.label, total, "tokens", start=done))
 
     def note(self, step: int, figures: Mapping[str, Any]) -> None:
         """Takes the figures of a step that was dispatched, and writes those of the step before."""
@@ -81,8 +63,9 @@ class Metrics(contextlib.ExitStack):
     def add_apart(self, name: str, measure: Callable[[], jax.Array]) -> None:
         """Adds a figure to the last step's. The time it takes is no part of the step's."""
         jax.block_until_ready(self._pending)
-        with self.clocked(VALIDATION):
-            self._pending[name] = jax.block_until_ready(measure())
+        begin = time.monotonic()
+        self._pending[name] = jax.block_until_ready(measure())
+        self._clock += time.monotonic() - begin
 
     def write(self) -> dict[str, Any]:
         """Writes and returns the figures of the last step, as numbers; {} where they are written already.
@@ -94,39 +77,30 @@ class Metrics(contextlib.ExitStack):
         figures = {name: np.asarray(value).item() for name, value in self._pending.items()}
         self._pending = {}
         in_a_row = figures.pop("skipped_in_a_row")
+        seconds = time.monotonic() - self._clock
+        self._clock += seconds
+        rate = self._step_tokens / seconds
         # The optimizer does not count a skipped step, so neither does its learning rate.
         taken = figures["step"] - figures["skipped"] + (in_a_row > 0)
-        record = {**figures, "learning_rate": float(self._learning_rate(taken)), **self._lap()}
-        if self._file is not None:
-            json_able = {name: value if math.isfinite(value) else None for name, value in record.items()}
-            self._file.write(json.dumps(json_able) + "\n")
+        record = {**figures, "learning_rate": float(self._learning_rate(taken)), "step_seconds": seconds,
+                  "tokens_per_second": rate}  # fmt: skip
+        if self._peak_flops is not None:
+            record["mfu"] = rate * self._flops_per_token / self._peak_flops
+        if processes.is_leader():
+            finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
+            self._file.write(json.dumps(finite) + "\n")
             self._file.flush()
-            self._board.add(figures["step"], {name: value for name, value in record.items() if name != "step"})
+            self._board.add(figures["step"], record)
             self._bar.advance(self._step_tokens, f"loss {record['loss']:.3f}")
         if in_a_row:
             self._name_skipped(figures, in_a_row)
         return figures
 
-    def _lap(self) -> dict[str, float]:
-        """Figures of the time since the last call."""
-        now, spent = time.monotonic(), self._spent
-        seconds = now - self._clock - spent.get(VALIDATION, 0.0)
-        self._clock, self._spent = now, defaultdict(float)
-        rate = self._step_tokens / seconds
-        figures = {"step_seconds": seconds, **spent, **{name: rate * x for name, x in self._mfu_per_rate.items()}}
-        figures = {name: round(value, 4) for name, value in figures.items()}
-        memory = (self._device.memory_stats() or {}).get("peak_bytes_in_use")
-        return {
-            **figures,
-            "tokens_per_second": round(rate, 1),
-            **({"memory_bytes": memory} if memory is not None else {}),
-        }
-
     def _name_skipped(self, figures: Mapping[str, Any], in_a_row: int) -> None:
-        step, records = figures["step"], ", ".join(map(str, self._data.train.record_numbers(figures["step"])))
+        step = figures["step"]
         processes.say(
             f"step {step} skipped: loss {figures['loss']:.4g}, gradient norm {figures['grad_norm']:.4g}; "
-            f"records {records}"
+            f"records {', '.join(map(str, self._data.train.record_numbers(step)))}"
         )
         if in_a_row >= self._max_skipped:
             raise UserError(
@@ -138,8 +112,6 @@ class Metrics(contextlib.ExitStack):
 def _records_before(path: epath.Path, step: int) -> Iterator[str]:
     """The lines of metrics.jsonl that are of earlier steps."""
     for line in path.read_text().splitlines() if path.exists() else ():
-        try:
+        with contextlib.suppress(ValueError):  # the last line of a killed run may be cut short
             if json.loads(line)["step"] < step:
                 yield line + "\n"
-        except ValueError:  # the last line of a killed run may be cut short
-            continue

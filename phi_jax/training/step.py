@@ -29,9 +29,7 @@ def init_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, s
     return {
         "params": params,
         "optimizer": optimizer.init(params),
-        "step": jnp.zeros((), jnp.int32),
-        "skipped": jnp.zeros((), jnp.int32),
-        "skipped_in_a_row": jnp.zeros((), jnp.int32),
+        **{name: jnp.zeros((), jnp.int32) for name in ("step", "skipped", "skipped_in_a_row")},
         "usual_grad_norm": jnp.zeros((), jnp.float32),
     }
 
@@ -40,21 +38,11 @@ def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformati
     """The sharding of each leaf of the state: Adam's moments lie where their parameters lie."""
     by_parameter = meshes.parameter_shardings(phi.logical_axes(config), mesh)
     abstract = jax.eval_shape(lambda: init_state(config, optimizer, 0))
-    whole = meshes.replicated(mesh)
-    return {
-        "params": by_parameter,
-        "optimizer": optax.tree_utils.tree_map_params(
-            optimizer,
-            lambda _, sharding: sharding,
-            abstract["optimizer"],
-            by_parameter,
-            transform_non_params=lambda _: whole,
-        ),
-        "step": whole,
-        "skipped": whole,
-        "skipped_in_a_row": whole,
-        "usual_grad_norm": whole,
-    }
+    whole = jax.tree.map(lambda _: meshes.replicated(mesh), abstract)
+    moments = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, sharding: sharding, whole["optimizer"], by_parameter
+    )
+    return {**whole, "params": by_parameter, "optimizer": moments}
 
 
 def fresh_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> State:
@@ -91,47 +79,41 @@ def make_train_step(
     such bound), changes no parameter and no moment. Figures: "loss", "grad_norm" (before clipping), "skipped" (steps
     skipped so far, this one included), "skipped_in_a_row".
     """
-    microbatches, loss_chunk, skip_spike = rules.microbatches, rules.loss_chunk, rules.skip_spike
+    microbatches, skip_spike = rules.microbatches, rules.skip_spike
     dropout = config.attention_dropout > 0 or config.residual_dropout > 0
     # A microbatch, as accumulation hands it on, is cut along fsdp alone.
     cut = BatchCut(mesh) if microbatches == 1 else BatchCut(mesh, ("fsdp",))
     shardings = state_shardings(config, optimizer, mesh)
+    loss_of = jax.value_and_grad(functools.partial(batch_loss, document_end=document_end, cut=cut))
 
     def loss_and_grads(params: phi.Params, part: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, phi.Params]:
         tokens_bxT1, keys_b = part
-        loss = functools.partial(batch_loss, document_end=document_end, cut=cut)
-        return jax.value_and_grad(loss)(params, tokens_bxT1, config, loss_chunk, keys_b)
+        return loss_of(params, tokens_bxT1, config, rules.loss_chunk, keys_b)
 
     def train_step(state: State, tokens_BxT1: jax.Array) -> tuple[State, dict[str, jax.Array]]:
         params = state["params"]
-        keys_B = None
-        if dropout:
-            keys_B = jax.random.split(jax.random.fold_in(jax.random.key(seed), state["step"]), len(tokens_BxT1))
-        batch = (tokens_BxT1, keys_B)
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        batch = (tokens_BxT1, jax.random.split(key, len(tokens_BxT1)) if dropout else None)
         if microbatches == 1:
             loss, grads = loss_and_grads(params, batch)
         else:
             loss, grads = accumulate(loss_and_grads, params, batch, microbatches, mesh, shardings["params"])
         norm = optax.tree.norm(grads)
         sound, usual = _is_sound(loss, norm, state["usual_grad_norm"], skip_spike)
-        updates, optimizer_state = optimizer.update(grads, state["optimizer"], params)
+        updates, moments = optimizer.update(grads, state["optimizer"], params)
+        new = {"params": optax.apply_updates(params, updates), "optimizer": moments, "usual_grad_norm": usual}
         # A where, not a cond: both of a cond's sides would hold a whole state.
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(sound, new, old),
-            {"params": optax.apply_updates(params, updates), "optimizer": optimizer_state, "usual_grad_norm": usual},
-            {k: state[k] for k in ("params", "optimizer", "usual_grad_norm")},
-        )
+        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), new, {name: state[name] for name in new})
         skipped = {
             "skipped": state["skipped"] + ~sound,
             "skipped_in_a_row": jnp.where(sound, 0, state["skipped_in_a_row"] + 1),
         }
         return {**kept, **skipped, "step": state["step"] + 1}, {**skipped, "loss": loss, "grad_norm": norm}
 
-    whole = meshes.replicated(mesh)
     return jax.jit(
         train_step,
         in_shardings=(shardings, meshes.batch_sharding(mesh)),
-        out_shardings=(shardings, dict.fromkeys(("loss", "grad_norm", "skipped", "skipped_in_a_row"), whole)),
+        out_shardings=(shardings, meshes.replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -146,19 +128,18 @@ def _is_sound(loss: jax.Array, norm: jax.Array, usual: jax.Array, skip_spike: fl
 
 def make_eval_step(
     config: phi.PhiConfig,
-    optimizer: optax.GradientTransformation,
     mesh: Mesh,
     rules: Config,
     *,
     document_end: int | None = None,
 ) -> jax.stages.Wrapped:
-    """The jitted validation loss: (state, tokens [B, seq_len + 1]) -> mean loss [].
+    """The jitted validation loss: (params, tokens [B, seq_len + 1]) -> mean loss [].
 
     Tokens of -1 are predicted by nothing, but count among those that the mean divides by.
     """
     loss = functools.partial(batch_loss, document_end=document_end, cut=BatchCut(mesh))
     return jax.jit(
-        lambda state, tokens: loss(state["params"], tokens, config, rules.loss_chunk),
-        in_shardings=(state_shardings(config, optimizer, mesh), meshes.batch_sharding(mesh)),
+        lambda params, tokens: loss(params, tokens, config, rules.loss_chunk),
+        in_shardings=(meshes.parameter_shardings(phi.logical_axes(config), mesh), meshes.batch_sharding(mesh)),
         out_shardings=meshes.replicated(mesh),
     )

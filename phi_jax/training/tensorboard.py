@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_FLUSH_SECONDS = 10.0  # between two flushes, each of which waits for the disk
+_FLUSH_STEPS = 20  # from one flush to the next, each of which waits for the disk
 
 
-class ScalarEvents:
+class ScalarEvents(contextlib.ExitStack):
     """An event file in `directory`, which begins by saying that steps from `first_step` on are about to be made again.
 
     tensorboardX's own SummaryWriter hands events to a thread: a disk that fills up ends that thread, and then the
@@ -20,29 +21,22 @@ class ScalarEvents:
 
     def __init__(self, directory: Path, first_step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.summary import scalar
+        from tensorboardX.proto.event_pb2 import SessionLog
 
-        self._event, self._scalar = Event, scalar
+        super().__init__()
         directory.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(os.fspath(directory / "events"))
-        self._flushed = time.monotonic()
-        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+        self.callback(self._file.close)
+        self._write(first_step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """One value a name, of `step`."""
-        summary = [value for name, number in values.items() for value in self._scalar(name, number).value]
-        self._write(self._event(step=step, summary={"value": summary}))
+        summary = [{"tag": name, "simple_value": value} for name, value in values.items()]
+        self._write(step, summary={"value": summary})
 
-    def _write(self, event: Any) -> None:
-        event.wall_time = time.time()
-        self._file.write_event(event)
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+    def _write(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._file.write_event(Event(step=step, wall_time=time.time(), **what))
+        if step % _FLUSH_STEPS == 0:
             self._file.flush()
-            self._flushed = time.monotonic()
-
-    def __enter__(self) -> ScalarEvents:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()

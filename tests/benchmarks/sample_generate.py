@@ -62,26 +62,22 @@ def peer(model, work, slots):
 def measure(options):
     from compare import Side, compare
 
-    from phi_jax.bench.sample_speed import WORKLOAD
+    from phi_jax.bench.sample_speed import work_of
     from phi_jax.bench.train_speed import case_of
     from phi_jax.config import load
 
     config = load(["--config", options.config, *(f"--config.{change}" for change in options.set)])
-    work = {name: getattr(options, name) for name in WORKLOAD}
-    arguments = {"model": case_of(config)["model"], "work": work, "slots": options.slots}
+    model = case_of(config)["model"]
+    arguments = {"model": model, "work": work_of(model), "slots": options.slots}
     sides = {name: Side(f"sample_generate:{name}", arguments) for name in ("ours", "peer")}
     peer = "transformers PhiForCausalLM.generate, a problem a call"
     return {"case": arguments, "peer": peer, **compare(sides, options.rounds)}
 
 
 def add_arguments(add):
-    from phi_jax.bench.sample_speed import WORKLOAD
-
     add("--config", default="configs/nano.py", metavar="FILE.py[:ARG]", help="whose model is sampled")
     add("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="of the config: model.num_layers=2")
     add("--slots", type=int, default=32, metavar="N", help="of our sampler (default 32)")
-    for name, value in WORKLOAD.items():
-        add(f"--{name.replace('_', '-')}", type=type(value), default=value, metavar="X", help=f"default {value}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 from transformers4 import transformers_4_environment
 
 from phi_jax.model import phi
-from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
+from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.weights.huggingface import load_directory
 
 TIE = 1e-4  # of the two highest logits: less than what float32 leaves undecided between two implementations
@@ -55,7 +55,7 @@ def greedy_differences(version, directory, prompts, count, scratch):
     never = config.vocab_size  # no token ends a text: random weights mean none
     sampler = Sampler(
         jax.tree.map(jnp.asarray, params), config,
-        end_of_text_id=never, max_new_tokens=count, slots=SlotPlan(16),
+        end_of_text_id=never, max_new_tokens=count, slots=16,
     )  # fmt: skip
     ours_by_prompt = dict(sampler.complete([Request(p, i) for i, p in enumerate(prompts)]))
     parted = []

@@ -14,7 +14,7 @@ from phi_jax.evaluation.completion import Plan, requests_of
 from phi_jax.evaluation.completion import Request as Asked
 from phi_jax.model.phi import PhiConfig
 from phi_jax.model.sampling import Decoding
-from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
+from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.weights.huggingface import load_directory
 from phi_jax.weights.models import load_model
 
@@ -153,22 +153,18 @@ def our_counts(directory, decodings, draws):
     A quarter of the draws differ from each other in the sample's number alone, the quarters in the prompt's.
     """
     params, config = load_directory(directory)
-    sampler = Sampler(
-        params, config,
-        end_of_text_id=END, max_new_tokens=LENGTH, decodings=tuple(decodings.values()),
-        slots=SlotPlan(256, samples_per_prompt=draws),
-    )  # fmt: skip
+    sampler = Sampler(params, config, end_of_text_id=END, max_new_tokens=LENGTH, slots=256)
     requests = [
         Request(PROMPT, prompt, sample, decoding)
         for sample in range(draws // 4)
         for prompt in range(4)
-        for decoding in range(len(decodings))
+        for decoding in decodings.values()
     ]
-    counts = [collections.Counter() for _ in decodings]
+    counts = {decoding: collections.Counter() for decoding in decodings.values()}
     for i, completion in sampler.complete(requests):
         ended = (END,) * (completion.stop_reason == "end_of_text")
         counts[requests[i].decoding][(*completion.tokens, *ended)] += 1
-    return dict(zip(decodings, counts, strict=True))
+    return {name: counts[decoding] for name, decoding in decodings.items()}
 
 
 def chances(model, decoding):

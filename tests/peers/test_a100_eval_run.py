@@ -184,9 +184,7 @@ def test_a_random_model_writes_what_our_sampler_writes(backend, random_export):
     params, config, trained = load_model(random_export)
     requests = asked()
     prompts = [trained.encode(r.shown) for r in requests]
-    one = sampler.Sampler(
-        params, config, end_of_text_id=trained.end_of_text_id, max_new_tokens=NEW, slots=sampler.SlotPlan(12)
-    )
+    one = sampler.Sampler(params, config, end_of_text_id=trained.end_of_text_id, max_new_tokens=NEW, slots=12)
     completions = dict(one.complete([sampler.Request(tokens, i) for i, tokens in enumerate(prompts)]))
     ours = [completions[i].tokens for i in range(len(requests))]
     theirs = made(opened(backend, random_export), requests)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from phi_jax.model import phi
-from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
+from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.tokens import tokenizer
 from phi_jax.weights.gguf import write_gguf
 from phi_jax.weights.huggingface import export_model, load_directory
@@ -131,7 +131,7 @@ def test_greedy_texts_are_equal_or_part_at_a_tie(export, prompts, trained):
     config = SHAPES["small"]
     directory, llama = export(config)
     end = trained.end_of_text_id
-    sampler = Sampler(load_directory(directory)[0], config, end_of_text_id=end, max_new_tokens=NEW, slots=SlotPlan(25))
+    sampler = Sampler(load_directory(directory)[0], config, end_of_text_id=end, max_new_tokens=NEW, slots=25)
     completions = dict(sampler.complete([Request(p, i) for i, p in enumerate(prompts)]))
     undecided, distinct = [], set()
     for number, prompt in enumerate(prompts):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from phi_jax.model import phi
-from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
+from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.store import documents
 from phi_jax.weights.models import load_model
 
@@ -61,7 +61,7 @@ def test_greedy_completions_are_equal_or_part_at_a_tie(model, export, texts):
     params, config, tokenizer = load_model(export)
     rng = np.random.default_rng(1)
     prompts = [tokenizer.encode(t)[: int(rng.integers(1, 65))] for t in texts[:50]]
-    sampler = Sampler(params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=60, slots=SlotPlan(16))
+    sampler = Sampler(params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=60, slots=16)
     ties = []
     completions = dict(sampler.complete([Request(p, i) for i, p in enumerate(prompts)]))
     for number, prompt in enumerate(prompts):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from phi_jax.model import phi
-from phi_jax.parallel.sampler import Request, Sampler, SlotPlan
+from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.weights.huggingface import export_model, load_directory, tensors_of
 
 pytestmark = pytest.mark.peers
@@ -162,7 +162,7 @@ def test_our_export_decodes_the_same_tokens(theirs, exported, prompts):
 
     sampler = Sampler(
         exported[0], SMALL,
-        end_of_text_id=END, max_new_tokens=NEW, slots=SlotPlan(16),
+        end_of_text_id=END, max_new_tokens=NEW, slots=16,
     )  # fmt: skip
     completions = dict(sampler.complete([Request(p, i) for i, p in enumerate(prompts)]))
     undecided, distinct, ended = [], set(), 0

@@ -42,26 +42,22 @@ class JaxBackend(TokenBackend):
 
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
         """See TokenBackend."""
+        drawn = Decoding(self.plan.temperature, self.plan.top_p, self.plan.seed, self.plan.top_k)
         asked = [
-            sampler.Request(tokens, prompt=i, sample=r.sample, decoding=int(not r.is_greedy), key=_key(r.task_id))
-            for i, (r, tokens) in enumerate(zip(requests, prompts, strict=True))
+            sampler.Request(tokens, _key(r.task_id), r.sample, Decoding() if r.is_greedy else drawn)
+            for r, tokens in zip(requests, prompts, strict=True)
         ]
-
-        def stopped(request: sampler.Request, tokens: list[int]) -> bool:
-            return self.has_stopped(requests[request.prompt], tokens)
-
-        for i, completion in self._sampler.complete(asked, stopped):
+        ended = self._sampler.complete(asked, lambda i, tokens: self.has_stopped(requests[i], tokens))
+        for i, completion in ended:
             end = [self.tokenizer.end_of_text_id] if completion.stop_reason == "end_of_text" else []
             yield i, [*completion.tokens, *end]
 
     @functools.cached_property
     def _sampler(self) -> sampler.Sampler:
-        drawn = Decoding(self.plan.temperature, self.plan.top_p, self.plan.seed, self.plan.top_k)
         return sampler.Sampler(
             self._params, self._config,
             end_of_text_id=self.tokenizer.end_of_text_id, max_new_tokens=self.plan.max_new_tokens,
-            decodings=(Decoding(), drawn) if self.plan.samples_per_problem else (Decoding(),),
-            slots=sampler.SlotPlan(self._slots, self._live_slots, 1 + self.plan.samples_per_problem),
+            slots=self._slots, live_slots=self._live_slots,
         )  # fmt: skip
 
 
@@ -77,15 +73,13 @@ def complete_text(model: str, prompt: str, *, max_new_tokens: int, decoding: Dec
     """
     params, config, tokenizer = load_model(Path(model))
     one = sampler.Sampler(
-        params, config,
-        end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, decodings=(decoding,),
-        slots=sampler.SlotPlan(1),
-    )  # fmt: skip
+        params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, slots=1
+    )
     tokens = tokenizer.encode(prompt)
     if not tokens:
         raise UserError("--prompt: empty; give some text to complete")
     try:
-        ((_, completion),) = one.complete([sampler.Request(tokens)])
+        ((_, completion),) = one.complete([sampler.Request(tokens, decoding=decoding)])
     except ValueError as error:
         raise UserError(f"--prompt: {error}; shorten it, or lower --max-new-tokens") from None
     return prompt + tokenizer.decode(completion.tokens)

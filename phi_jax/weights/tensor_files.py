@@ -11,11 +11,9 @@ import numpy as np
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import write_json
 from phi_jax.weights.architectures.architecture import read_json
-from phi_jax.weights.pickled import open_pickled
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 SHARD_BYTES = 5_000_000_000  # of one file at most; what transformers 4 writes
 ReadTensor = Callable[[], np.ndarray]
 
@@ -23,37 +21,36 @@ ReadTensor = Callable[[], np.ndarray]
 def open_tensors(directory: Path) -> dict[str, ReadTensor]:
     """Name -> a function that reads that tensor, of all shards; headers alone are read here.
 
-    Of safetensors, or of pytorch_model.bin where there are none. Where there is an index, it says which shard a tensor
-    is taken from. Raises UserError for a file that is missing or damaged.
+    Where there is an index, it says which shard a tensor is taken from. Raises UserError for a file that is missing or
+    damaged.
     """
     directory = Path(directory)
-    found = [pair for pair in ((WEIGHTS, INDEX), _PICKLES) if any((directory / file).is_file() for file in pair)]
-    single, index = found[0] if found else (WEIGHTS, INDEX)
-    open_file = open_pickled if single == _PICKLES[0] else _open_safetensors
-    if not (directory / index).is_file():
-        return open_file(_existing(directory / single))
-    shard_of = read_json(directory / index).get("weight_map")
+    if not (directory / INDEX).is_file():
+        return _open_file(directory / WEIGHTS)
+    shard_of = read_json(directory / INDEX).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
-        raise UserError(f"{directory / index}: has no weight_map; get a good copy")
+        raise UserError(f"{directory / INDEX}: has no weight_map; get a good copy")
     names = {file: Path(str(file)).name for file in shard_of.values()}  # a path leads nowhere else
-    shards = {name: open_file(_existing(directory / name)) for name in sorted(names.values())}
+    shards = {name: _open_file(directory / name) for name in sorted(names.values())}
     if lost := [name for name, file in shard_of.items() if name not in shards[names[file]]]:
         raise UserError(
-            f"{directory / index}: places tensor {lost[0]} in {shard_of[lost[0]]}, where it is not; "
+            f"{directory / INDEX}: places tensor {lost[0]} in {shard_of[lost[0]]}, where it is not; "
             "get a good copy of all files, of one version"
         )
     return {name: shards[names[file]][name] for name, file in shard_of.items()}
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path}: missing; get the whole model directory")
-    return path
-
-
-def _open_safetensors(path: Path) -> dict[str, ReadTensor]:
+def _open_file(path: Path) -> dict[str, ReadTensor]:
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        remedy = "get the whole model directory"
+        if any(path.parent.glob("pytorch_model*.bin*")):
+            remedy = (
+                "pytorch_model.bin is not read, since a pickle can run code: where you trust it, make safetensors of it "
+                f"by transformers.AutoModelForCausalLM.from_pretrained('{path.parent}').save_pretrained('NEW_PLACE')"
+            )
+        raise UserError(f"{path}: missing; {remedy}")
     try:
         opened = safe_open(path, framework="np")
         return {name: functools.partial(opened.get_tensor, name) for name in list(opened.keys())}

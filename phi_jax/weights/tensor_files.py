@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def _open_file(path: Path) -> dict[str, ReadTensor]:
         remedy = "get the whole model directory"
         if any(path.parent.glob("pytorch_model*.bin*")):
             remedy = (
-                "pytorch_model.bin is not read, since a pickle can run code: where you trust it, make safetensors of it "
+                "pytorch_model.bin is not read, since a pickle can run code: if you trust it, make safetensors of it "
                 f"by transformers.AutoModelForCausalLM.from_pretrained('{path.parent}').save_pretrained('NEW_PLACE')"
             )
         raise UserError(f"{path}: missing; {remedy}")
@@ -58,32 +58,20 @@ def _open_file(path: Path) -> dict[str, ReadTensor]:
         raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
 
 
-def write_tensors(directory: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Writes safetensors files of SHARD_BYTES at most, unless one tensor is larger; one file is in memory at a time."""
+def write_tensors(directory: Path, sizes: Mapping[str, int], make: Callable[[str], np.ndarray]) -> None:
+    """Writes safetensors files of SHARD_BYTES at most, unless one tensor is larger; one file is in memory at a time.
+
+    sizes: bytes of each tensor. make: a tensor by its name.
+    """
+    from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
 
-    held: dict[str, np.ndarray] = {}
-    shards: list[list[str]] = []
-    total = 0
-
-    def write_shard() -> None:
-        # Transformers 4 refuses a file without this metadata.
-        save_file(held, directory / f"{len(shards)}.safetensors", metadata={"format": "pt"})
-        shards.append(list(held))
-        held.clear()
-
-    for name, tensor in tensors:
-        if held and sum(other.nbytes for other in held.values()) + tensor.nbytes > SHARD_BYTES:
-            write_shard()
+    plan = split_state_dict_into_shards_factory(
+        dict(sizes), get_storage_size=int, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD_BYTES
+    )
+    for file, names in plan.filename_to_tensors.items():
         # The library writes the buffer of a transposed view as it lies, not as it reads.
-        held[name] = np.ascontiguousarray(tensor)
-        total += tensor.nbytes
-    write_shard()
-    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    if len(shards) > 1:
-        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
-        write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    else:
-        files = [WEIGHTS]
-    for number, file in enumerate(files):
-        (directory / f"{number}.safetensors").rename(directory / file)
+        tensors = {name: np.ascontiguousarray(make(name)) for name in names}
+        save_file(tensors, directory / file, metadata={"format": "pt"})  # without which transformers 4 refuses it
+    if plan.is_sharded:
+        write_json(directory / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})

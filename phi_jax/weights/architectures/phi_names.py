@@ -14,7 +14,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architectures.architecture import Architecture, one_to_one, require_sizes, require_values
+from phi_jax.weights.architectures.architecture import Architecture, require_sizes, require_values
 
 # Our path -> name of the tensor.
 NAMES = {
@@ -152,8 +152,7 @@ def _rope_value(path: Path, c: Mapping[str, Any], rope: Mapping[str, Any], field
 
 PHI = Architecture(
     model_type="phi",
-    tensors=one_to_one(NAMES),
-    absent=(),
+    names=NAMES,
     buffers=re.compile(r".*rotary_emb\.inv_freq"),
     read_config=_read_config,
     write_config=_write_config,

@@ -148,7 +148,7 @@ WRONG = {
         lambda d: change(d, model_type="llama"),
         "model_type is 'llama'; only 'phi', 'codegen'",
     ),
-    "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
+    "no config": (lambda d: (d / "config.json").unlink(), "config.json: no such file"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink() or (d / "vocab.json").unlink(), "tokenizer"),
     "a cut-off file": (

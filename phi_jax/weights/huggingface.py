@@ -90,8 +90,6 @@ def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
 def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
     """What config.json says. Raises UserError where it is missing or phi.forward computes something else."""
     path = Path(directory) / "config.json"
-    if not path.is_file():
-        raise UserError(f"{directory}: no config.json; name a directory in Hugging Face's format")
     content = read_json(path)
     architecture = ARCHITECTURES.get(str(content.get("model_type")))
     if architecture is None:
@@ -101,6 +99,8 @@ def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
         return architecture, architecture.read_config(path, content)
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: a field has a value of no use ({error}); get a good copy") from None
 
 
 def load_directory(directory: Path) -> tuple[Params, PhiConfig]:

@@ -93,9 +93,12 @@ def _as_torch(path: str, value: np.ndarray) -> np.ndarray:
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
-    """A JSON object. Raises UserError where the file holds none."""
+    """A JSON object. Raises UserError where there is no such file, and where it holds none."""
+    path = epath.Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file; name a whole model directory")
     try:
-        content = json.loads(epath.Path(path).read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); get a good copy") from None
     if not isinstance(content, dict):

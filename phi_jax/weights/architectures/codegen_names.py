@@ -109,11 +109,11 @@ def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
         head_dim=width // heads,
         rotary_dim=c["rotary_dim"],
         max_seq_len=c["n_positions"],
-        layer_norm_eps=c.get("layer_norm_epsilon", 1e-5),
+        layer_norm_eps=float(c.get("layer_norm_epsilon", 1e-5)),
         rope_theta=_ROPE_THETA,
         attention_dropout=c.get("attn_pdrop") or 0.0,
         residual_dropout=c.get("resid_pdrop") or 0.0,
-        initializer_range=c.get("initializer_range", 0.02),
+        initializer_range=float(c.get("initializer_range", 0.02)),
     )
 
 

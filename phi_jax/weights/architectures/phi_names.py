@@ -134,11 +134,11 @@ def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
         head_dim=head_dim,
         rotary_dim=int(head_dim * factor),
         max_seq_len=c["max_position_embeddings"],
-        layer_norm_eps=c.get("layer_norm_eps", 1e-5),
-        rope_theta=_rope_value(path, c, rope, "rope_theta", 10000.0),
+        layer_norm_eps=float(c.get("layer_norm_eps", 1e-5)),
+        rope_theta=float(_rope_value(path, c, rope, "rope_theta", 10000.0)),
         attention_dropout=c.get("attention_dropout") or 0.0,
         residual_dropout=c.get("resid_pdrop") or 0.0,
-        initializer_range=c.get("initializer_range", 0.02),
+        initializer_range=float(c.get("initializer_range", 0.02)),
     )
 
 

@@ -51,7 +51,7 @@ def model_card(
     made = [*lineage(source), source]
     texts = [a.facts for a in made if a.manifest["stage"] == "synthesize"]
     graded = {a.facts.get("grader") == "static" for a in made if a.manifest["stage"] == "annotate"}
-    licences = next((a.facts["by_license"] for a in made if "by_license" in a.facts), {})
+    licences: dict[str, int] = next((a.facts["by_license"] for a in made if "by_license" in a.facts), {})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("phi_jax.weights"), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,

@@ -422,7 +422,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                             help="of the prompt that completions go behind: its last newlines (default kept)"),
                     *_BENCHMARK,
                 )),
-        Command("lint", _lint, "Says which client fails or goes silently wrong on a Phi or CodeGen directory.",
+        Command("lint", _lint, "Says which client fails or goes silently wrong on a Phi directory.",
                 "runs/nano/export/base/model", (
                     _option("directory", metavar="DIR", help="config.json, weights and tokenizer, as Hugging Face has"),
                 )),

@@ -390,7 +390,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("import", _import, "Reads a Phi or CodeGen directory in Hugging Face's format into a checkpoint.",
                 "--hf phi-1 --out imported/phi-1", (
                     _option("--hf", metavar="DIR", required=True,
-                            help="config.json, safetensors or pytorch_model.bin, and the tokenizer"),
+                            help="config.json, safetensors, and the tokenizer"),
                     _option("--out", metavar="CKPT", required=True, help="directory to write; must not exist"),
                 )),
         Command("plan", _plan, "Says whether a run fits and how long it takes, on devices that need not be here.",
@@ -422,7 +422,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                             help="of the prompt that completions go behind: its last newlines (default kept)"),
                     *_BENCHMARK,
                 )),
-        Command("lint", _lint, "Says which client fails or goes silently wrong on a Phi or CodeGen directory.",
+        Command("lint", _lint, "Says which client fails or goes silently wrong on a Phi directory.",
                 "runs/nano/export/base/model", (
                     _option("directory", metavar="DIR", help="config.json, weights and tokenizer, as Hugging Face has"),
                 )),

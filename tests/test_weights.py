@@ -329,4 +329,4 @@ def test_damaged_files_are_named(exported):
         (exported / "config.json").write_text(text)
         assert f"config.json: {complaint}" in refused(exported)
     (exported / "config.json").unlink()
-    assert "no config.json" in refused(exported)
+    assert "config.json: no such file" in refused(exported)

@@ -14,20 +14,16 @@ import logging
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec
 
 from phi_jax.errors import UserError
 from phi_jax.parallel import processes
 from phi_jax.store.artifact import digest_of
-
-if TYPE_CHECKING:
-    import orbax.checkpoint as ocp
 
 PyTree = Any
 _LANES = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)  # first digits of pi
@@ -65,8 +61,7 @@ def fingerprints(tree: PyTree) -> dict[str, str]:
         if leaf.dtype.itemsize not in _WORDS:
             raise TypeError(f"{path}: jax would cut its elements of 8 bytes")
         # One leaf after the other: many programs at once, each with an exchange between devices, can block each other.
-        lanes = jax.device_get(_sums(_replicated(leaf))(leaf))
-        found[path] = "".join(f"{int(lane):08x}" for lane in lanes)
+        found[path] = "".join(f"{int(lane):08x}" for lane in jax.device_get(_sums(leaf)))
     return found
 
 
@@ -74,17 +69,8 @@ def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def _replicated(leaf: Any) -> NamedSharding | None:
-    sharding = getattr(leaf, "sharding", None)
-    return NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
-
-
-@functools.cache
-def _sums(sharding: NamedSharding | None) -> Any:
-    return jax.jit(_lanes, out_shardings=sharding)
-
-
-def _lanes(leaf: jax.Array) -> tuple[jax.Array, ...]:
+@jax.jit
+def _sums(leaf: jax.Array) -> tuple[jax.Array, ...]:
     """One pass and no copy: the four sums are one `reduce` of four operands, which XLA fuses with what makes them."""
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
@@ -97,10 +83,12 @@ def _lanes(leaf: jax.Array) -> tuple[jax.Array, ...]:
         hashed = _mix(hashed ^ jnp.uint32(lane))
         lanes.append(hashed)
 
-    def add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return tuple(x + y for x, y in zip(a, b, strict=True))
+    zeros = (jnp.uint32(0),) * len(lanes)
+    return tuple(jax.lax.reduce(tuple(lanes), zeros, _add, tuple(range(leaf.ndim))))
 
-    return tuple(jax.lax.reduce(tuple(lanes), (jnp.uint32(0),) * len(lanes), add, tuple(range(leaf.ndim))))
+
+def _add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -113,6 +101,10 @@ def _mix(x: jax.Array) -> jax.Array:
 # --- Saves ---------------------------------------------------------------------------------------------------
 
 
+class _Damaged(Exception):
+    """What is wrong with a save."""
+
+
 class Checkpoints:
     """The checkpoints in one directory. Saves run in the background; leaving the context waits for them.
 
@@ -123,26 +115,14 @@ class Checkpoints:
         self, directory: epath.PathLike, *, keep: int = 1, keep_every: int = 0, read_only: bool = False
     ) -> None:
         """keep: how many of the latest steps stay. keep_every: steps that are multiples of it stay too (0: none)."""
-        import orbax.checkpoint as ocp
-        from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
-
         _silence_what_wait_raises()
         self._directory = epath.Path(directory).resolve()
-        if not read_only and self._directory.exists():
-            for path in sorted(self._directory.iterdir()):
-                if _CUT_OFF in path.name:
-                    processes.say(f"warning: checkpoint {path}: its save was cut off; skipped")
-        policies: list[policy.PreservationPolicy] = [policy.LatestN(keep)]
-        if keep_every:
-            policies.append(policy.EveryNSteps(keep_every))
-        self._manager: ocp.CheckpointManager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                create=not read_only,
-                read_only=read_only,
-                preservation_policy=None if read_only else policy.AnyPreservationPolicy(policies),
-            ),
+        for path in () if read_only else sorted(self._directory.glob(f"*{_CUT_OFF}*")):
+            processes.say(f"warning: checkpoint {path}: its save was cut off; skipped")
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only, read_only=read_only, max_to_keep=keep, keep_period=keep_every or None
         )
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(
         self,
@@ -156,19 +136,17 @@ class Checkpoints:
 
         state: "params" and the rest. record: JSON. metrics: validation figures of this step; NaN is kept as null.
         """
-        import orbax.checkpoint as ocp
-
         if step in self.steps():
             self.wait()
             self._manager.delete(step)
-        known = {name: None if value is None or value != value else value for name, value in (metrics or {}).items()}
+        known = {name: value if value == value else None for name, value in (metrics or {}).items()}
         about = {
             "record": record, "metrics": known, "leaves": described(state), "fingerprints": fingerprints(state),
         }  # fmt: skip
         about = json.loads(json.dumps(about))  # as it is read back: tuples are lists there, and every key a string
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in _items(state).items()}
-        about_item = ocp.args.JsonSave({**about, "digest": digest_of(about)})
-        self._manager.save(step, args=ocp.args.Composite(**items, about=about_item))
+        items["about"] = ocp.args.JsonSave({**about, "digest": digest_of(about)})
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def steps(self) -> list[int]:
         """Steps that were saved whole, ascending."""
@@ -192,9 +170,10 @@ class Checkpoints:
         """
         damaged: list[int] = []
         for step in reversed(self.steps()):
-            state, record, problem = self._read(step, abstract_state)
-            if problem:
-                processes.say(f"warning: checkpoint {self._directory / str(step)}: {problem}; skipped")
+            try:
+                state, record = self._read(step, abstract_state)
+            except _Damaged as problem:
+                processes.say(f"warning: checkpoint {self._path(step)}: {problem}; skipped")
                 damaged.append(step)
                 continue
             for bad in damaged:
@@ -212,39 +191,32 @@ class Checkpoints:
 
         Raises UserError where they are damaged, or differ from `abstract_params` in path, shape or dtype.
         """
-        state, _, problem = self._read(step, {"params": abstract_params})
-        if problem:
-            raise UserError(
-                f"checkpoint {self._directory / str(step)}: {problem}; put back a good copy, or train again"
-            )
-        return state["params"]
+        try:
+            return self._read(step, {"params": abstract_params})[0]["params"]
+        except _Damaged as problem:
+            raise UserError(f"checkpoint {self._path(step)}: {problem}; put back a good copy, or train again") from None
 
-    def _read(self, step: int, abstract: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any], str]:
-        """(state, record, "") of a step, or what is wrong with it in the third place.
-
-        Raises UserError where the step is intact and differs from `abstract`.
-        """
-        state, about, problem = {}, {}, ""
+    def _read(self, step: int, abstract: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any]]:
+        """(state, record) of a step. Raises _Damaged, and UserError where it is intact and differs from `abstract`."""
+        problem = ""
         try:
             about = self._about(step)
             self._check_leaves(step, about["leaves"], abstract)
             state = self._restore(step, abstract)
-            if not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(state)):
-                raise ValueError("a leaf is missing")
+            described(state)  # fails for a leaf that is missing
         except UserError:
             raise
         except Exception as error:  # whatever Orbax makes of damaged bytes
             problem = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        # Another process may have met the damage in its part alone.
-        if any(processes.gather(bool(problem))):
-            return state, {}, problem or "another process cannot read its part"
+        if any(processes.gather(bool(problem))):  # another process may have met the damage in its part alone
+            raise _Damaged(problem or "another process cannot read its part")
         if self._is_old(step):
-            processes.say(f"{self._directory / str(step)}: saved by an earlier version, without digests; not verified")
-            return state, about["record"], ""
+            processes.say(f"{self._path(step)}: saved by an earlier version, without digests; not verified")
+            return state, about["record"]
         for path, found in fingerprints(state).items():
             if found != about["fingerprints"][path]:
-                problem = f"damaged ({path} is not what was saved)"
-        return state, about["record"], problem
+                raise _Damaged(f"damaged ({path} is not what was saved)")
+        return state, about["record"]
 
     def _check_leaves(self, step: int, saved: dict[str, str], abstract: dict[str, PyTree]) -> None:
         """Orbax casts in silence to what it is asked for; this refuses that."""
@@ -253,30 +225,21 @@ class Checkpoints:
         for path in sorted({*asked, *kept}):
             if asked.get(path) != saved.get(path):
                 raise UserError(
-                    f"checkpoint {self._directory / str(step)}: {path} is {saved.get(path, 'absent')}, not "
+                    f"checkpoint {self._path(step)}: {path} is {saved.get(path, 'absent')}, not "
                     f"{asked.get(path, 'absent')}, which the config asks for; go on with the config that it was saved "
                     "with, or in another work directory"
                 )
 
     def _restore(self, step: int, abstract: dict[str, PyTree]) -> dict[str, PyTree]:
-        import orbax.checkpoint as ocp
-
-        def how(leaf: Any) -> ocp.RestoreArgs:
-            if leaf.sharding is None:
-                return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
-            return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
-
         old = self._is_old(step)
         arguments = {
-            name: ocp.args.PyTreeRestore(item=tree, restore_args=jax.tree.map(how, tree), partial_restore=old)
+            name: ocp.args.PyTreeRestore(tree, ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=old)
             for name, tree in ({"state": abstract} if old else _items(abstract)).items()
         }
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         return restored["state"] if old else {"params": restored["params"], **(restored.get("rest") or {})}
 
     def _about(self, step: int) -> dict[str, Any]:
-        import orbax.checkpoint as ocp
-
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         if not self._is_old(step) and about.pop("digest", "") != digest_of(about):
             raise ValueError("its record is damaged")
@@ -285,16 +248,18 @@ class Checkpoints:
     def _intact(self, step: int) -> dict[str, Any]:
         """The record of a step that this version has saved."""
         self.wait()
-        path = self._directory / str(step)
         if self._is_old(step):
-            raise UserError(f"checkpoint {path}: saved by an earlier version, without digests; train again")
+            raise UserError(f"checkpoint {self._path(step)}: saved by an earlier version, without digests; train again")
         try:
             return self._about(step)
         except Exception as error:
-            raise UserError(f"checkpoint {path}: cannot be read ({error}); put back a good copy") from None
+            raise UserError(f"checkpoint {self._path(step)}: cannot be read ({error}); put back a good copy") from None
+
+    def _path(self, step: int) -> epath.Path:
+        return self._directory / str(step)
 
     def _is_old(self, step: int) -> bool:
-        return (self._directory / str(step) / "state").exists()
+        return (self._path(step) / "state").exists()
 
     def wait(self) -> None:
         """Blocks until every save that was started is on disk; raises what went wrong with it."""
@@ -321,6 +286,7 @@ def _of_params(by_path: Mapping[str, str]) -> dict[str, str]:
     return {path.removeprefix(_PARAMS): x for path, x in by_path.items() if path.startswith(_PARAMS)}
 
 
+@functools.cache
 def _silence_what_wait_raises() -> None:
     """Of a save that fails, and of one that is damaged, the first error is raised, which is enough.
 
@@ -328,10 +294,7 @@ def _silence_what_wait_raises() -> None:
     asks for their outcome.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    asyncio_logger = logging.getLogger("asyncio")
-    if _is_news in asyncio_logger.filters:
-        return
-    asyncio_logger.addFilter(_is_news)
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
     reported = sys.unraisablehook
 
     def without_tensorstore(found: sys.UnraisableHookArgs) -> None:
@@ -339,8 +302,3 @@ def _silence_what_wait_raises() -> None:
             reported(found)
 
     sys.unraisablehook = without_tensorstore
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return not ("exception was never retrieved" in message and "orbax" in message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,28 +18,15 @@ from phi_jax.weights.huggingface import ARCHITECTURES, MODEL_CARD, export_model
 from phi_jax.weights.models import load_params, open_training, read_artifact, verified
 
 
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """How a model is written. dtype: of every tensor. license: an SPDX id in lower case, or "other".
-
-    gguf: a GGUF file of the same weights lies in the directory too.
-    """
-
-    dtype: str
-    license: str
-    architecture: str = "phi"
-    gguf: bool = False
-
-
 def export(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `export`: inputs {"checkpoint": a training or select artifact} -> output "model", a Hugging Face directory.
 
     Fact "parameters": how many numbers the model has.
     """
     target = Path(draft.directory) / "model"
-    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)  # of an interrupted run
     rules = config.export
-    parameters = _export(inputs["checkpoint"], target, draft.name, Form(rules.dtype, rules.license))
+    parameters = _fill(target, inputs["checkpoint"], name=draft.name, dtype=rules.dtype, licence=rules.license)
     draft.add_output("model", "model")
     draft.add_facts(dtype=rules.dtype, parameters=parameters)
 
@@ -62,27 +48,39 @@ def export_checkpoint(
     if chosen not in ARCHITECTURES:
         raise UserError(f"--architecture {chosen}: unknown; use one of {', '.join(ARCHITECTURES)}")
     name = Path(directory).resolve().name
-    _export(source, Path(directory), name, Form(dtype, licence, chosen, gguf), scores_of(source))
-
-
-def _export(source: Artifact, directory: Path, name: str, form: Form, scores: Sequence[Mapping[str, Any]] = ()) -> int:
-    """Returns the number of parameters."""
-    training, step = open_training(source)
-    tokenizer = Path(verified(training, "tokenizer"))
     with new_directory(directory) as target:
-        params, config = load_params(training, step)
-        export_model(
-            params, config, target,
-            tokenizer_directory=tokenizer,
-            end_of_text_id=Tokenizer.load(tokenizer).end_of_text_id,
-            dtype=form.dtype,
-            architecture=ARCHITECTURES[form.architecture],
-        )  # fmt: skip
-        card = model_card(source, config, step=step, name=name, dtype=form.dtype, licence=form.license, scores=scores)
-        write_atomic(target / MODEL_CARD, card)
-        if form.gguf:
+        scores = scores_of(source)
+        _fill(target, source, name=name, dtype=dtype, licence=licence, architecture=chosen, scores=scores)
+        if gguf:
             from phi_jax.weights.gguf import write_gguf
 
-            stem = name if name.endswith(form.dtype) else f"{name}-{form.dtype}"
-            write_gguf(target, target / f"{stem}.gguf")
+            write_gguf(target, target / f"{name if name.endswith(dtype) else f'{name}-{dtype}'}.gguf")
+
+
+def _fill(
+    directory: Path,
+    source: Artifact,
+    *,
+    name: str,
+    dtype: str,
+    licence: str,
+    architecture: str = "phi",
+    scores: Sequence[Mapping[str, Any]] = (),
+) -> int:
+    """Writes model, tokenizer and card; returns the number of parameters.
+
+    dtype: of every tensor. licence: an SPDX id in lower case, or "other".
+    """
+    training, step = open_training(source)
+    tokenizer = Path(verified(training, "tokenizer"))
+    params, config = load_params(training, step)
+    export_model(
+        params, config, directory,
+        tokenizer_directory=tokenizer,
+        end_of_text_id=Tokenizer.load(tokenizer).end_of_text_id,
+        dtype=dtype,
+        architecture=ARCHITECTURES[architecture],
+    )  # fmt: skip
+    card = model_card(source, config, step=step, name=name, dtype=dtype, licence=licence, scores=scores)
+    write_atomic(directory / MODEL_CARD, card)
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -6,24 +6,18 @@ Both ways go by the name map of an architecture (architectures/).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import Params, PhiConfig, abstract_params
 from phi_jax.store.artifact import write_json
-from phi_jax.weights.architectures.architecture import (
-    DTYPES,
-    Architecture,
-    Shape,
-    Tensor,
-    from_torch,
-    read_json,
-    to_torch,
-)
+from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.weights.architectures.architecture import DTYPES, Architecture, read_json
 from phi_jax.weights.architectures.codegen_names import CODEGEN
 from phi_jax.weights.architectures.phi_names import PHI
 from phi_jax.weights.tensor_files import open_tensors, write_tensors
@@ -60,6 +54,12 @@ def export_model(
     """
     if dtype not in DTYPES:
         raise UserError(f"config.export.dtype={dtype!r}: unknown; use one of {', '.join(DTYPES)}")
+    for path, leaf in flatten_dict(params, sep="/").items():
+        if path not in architecture.names and np.any(leaf):
+            raise UserError(
+                f"{path} is not zero, and a {architecture.model_type} has no such parameter: it was trained as a phi; "
+                "export it as phi"
+            )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", architecture.write_config(config, end_of_text_id, dtype))
     ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
@@ -68,38 +68,9 @@ def export_model(
         for file in TOKENIZER_FILES:
             if (tokenizer_directory / file).is_file():
                 shutil.copyfile(tokenizer_directory / file, directory / file)
-    tensors = tensors_of(params, config, architecture)
-    write_tensors(directory, ((name, _cast(name, tensor, dtype)) for name, tensor in tensors))
-
-
-def tensors_of(params: Params, config: PhiConfig, architecture: Architecture = PHI) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, tensor) of a whole model as the architecture's files have them, in the order of `tensor_places`.
-
-    Raises UserError where a parameter that the architecture has none of is not zero.
-    """
-    leaves = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
-    for path in architecture.absent:
-        if np.any(leaves[path]):
-            raise UserError(
-                f"{path} is not zero, and a {architecture.model_type} has no such parameter: it was trained as a phi; "
-                "export it as phi"
-            )
-    for name, (tensor, layer, _) in tensor_places(config, architecture).items():
-        parts = [leaves[path] if layer is None else leaves[path][layer] for path in tensor.paths]
-        torch_parts = [to_torch(path, part) for path, part in zip(tensor.paths, parts, strict=True)]
-        yield name, tensor.fuse(torch_parts, config)
-
-
-def tensor_places(config: PhiConfig, architecture: Architecture = PHI) -> dict[str, tuple[Tensor, int | None, Shape]]:
-    """Name -> (entry of the name map, layer or None, shape) of every tensor: layer by layer, then the rest."""
-    leaves = flatten_dict(abstract_params(config), sep="/")
-    places: dict[str, tuple[Tensor, int | None, Shape]] = {}
-    for layer in [*range(config.num_layers), None]:
-        for tensor in architecture.tensors:
-            if tensor.in_layers == (layer is not None):
-                shapes = [leaves[path].shape[tensor.in_layers :] for path in tensor.paths]
-                places[tensor.name.format(layer=layer)] = (tensor, layer, tensor.shape(shapes, config))
-    return places
+    parts = architecture.parts(params, config)
+    sizes = {name: sum(part.size for part in held) * DTYPES[dtype].itemsize for name, held in parts.items()}
+    write_tensors(directory, sizes, lambda name: _cast(name, architecture.join(parts[name], config), dtype))
 
 
 def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
@@ -119,8 +90,6 @@ def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
 def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
     """What config.json says. Raises UserError where it is missing or phi.forward computes something else."""
     path = Path(directory) / "config.json"
-    if not path.is_file():
-        raise UserError(f"{directory}: no config.json; name a directory in Hugging Face's format")
     content = read_json(path)
     architecture = ARCHITECTURES.get(str(content.get("model_type")))
     if architecture is None:
@@ -130,45 +99,56 @@ def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
         return architecture, architecture.read_config(path, content)
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: a field has a value of no use ({error}); get a good copy") from None
 
 
 def load_directory(directory: Path) -> tuple[Params, PhiConfig]:
-    """(parameters, shape) of a Phi or CodeGen directory. One tensor is read at a time.
+    """(parameters, shape) of a Phi or CodeGen directory; see `read_tensors` for errors.
 
     parameters: float32 numpy arrays, the tree of abstract_params(shape); float16 and bfloat16 are widened, exactly.
+    """
+    architecture, config = read_architecture(directory)
+    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), abstract_params(config))
+    parts = architecture.parts(params, config)
+    for name, tensor in read_tensors(directory):
+        architecture.fill(parts[name], tensor, config)
+    return params, config
+
+
+def read_tensors(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, tensor) of a whole model, one at a time, as the files have them.
+
     Raises UserError as `read_architecture` does, for a missing, unknown, misshapen or non-finite tensor, and for a
     dtype that is none of DTYPES.
     """
     architecture, config = read_architecture(directory)
     tensors = open_tensors(directory)
-    leaves = {path: np.zeros(x.shape, np.float32) for path, x in flatten_dict(abstract_params(config), sep="/").items()}
-    for name, (tensor, layer, shape) in tensor_places(config, architecture).items():
-        value = _take(tensors, name, shape, directory)
-        for path, part in zip(tensor.paths, tensor.split(value, config), strict=True):
-            place = leaves[path] if layer is None else leaves[path][layer]
-            place[...] = from_torch(path, part, place.shape)
-    unknown = sorted(name for name in tensors if not architecture.buffers.fullmatch(name))
-    if unknown:
+    for name, shape in architecture.shapes(config).items():
+        if name not in tensors:
+            raise UserError(f"{directory}: tensor {name} is missing; get the whole model directory")
+        tensor = tensors.pop(name)()
+        if tensor.shape != shape or tensor.dtype not in DTYPES.values():
+            raise UserError(
+                f"{directory}: tensor {name} has shape {tensor.shape} in {tensor.dtype}, config.json says {shape} in "
+                f"one of {', '.join(DTYPES)}; get a good copy"
+            )
+        if not np.isfinite(tensor).all():
+            raise UserError(f"{directory}: tensor {name} holds values that are not finite; get a good copy")
+        yield name, tensor
+    if unknown := sorted(name for name in tensors if not architecture.buffers.fullmatch(name)):
         raise UserError(
             f"{directory}: tensor {unknown[0]} belongs to no {architecture.model_type} model of this config; "
             "is it another model?"
         )
-    return unflatten_dict(leaves, sep="/"), config
 
 
-def _take(
-    tensors: dict[str, Callable[[], np.ndarray]], name: str, shape: tuple[int, ...], directory: Path
-) -> np.ndarray:
-    """Removes a tensor from those that are left to read, and reads it, checked, as float32."""
-    if name not in tensors:
-        raise UserError(f"{directory}: tensor {name} is missing; get the whole model directory")
-    tensor = tensors.pop(name)()
-    if tensor.shape != shape or tensor.dtype not in DTYPES.values():
+def load_tokenizer(directory: Path, config: PhiConfig) -> Tokenizer:
+    """The tokenizer of a directory. Raises UserError as Tokenizer.load, and where the embedding has too few rows."""
+    tokenizer = Tokenizer.load(directory)
+    if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
-            f"{directory}: tensor {name} has shape {tensor.shape} in {tensor.dtype}, config.json says {shape} in "
-            f"one of {', '.join(DTYPES)}; get a good copy"
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, the embedding {config.vocab_size} rows; "
+            "is it another model's tokenizer?"
         )
-    wide = tensor.astype(np.float32, copy=False)
-    if not np.isfinite(wide).all():
-        raise UserError(f"{directory}: tensor {name} holds values that are not finite; get a good copy")
-    return wide
+    return tokenizer

@@ -11,10 +11,9 @@ from etils import epath
 
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import Artifact, Draft, artifact_key, write_json
-from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.huggingface import load_directory, read_architecture
+from phi_jax.weights.huggingface import load_directory, load_tokenizer, read_architecture
 
 
 def import_directory(source: str, target: str) -> Artifact:
@@ -25,12 +24,7 @@ def import_directory(source: str, target: str) -> Artifact:
     """
     directory, final = Path(source), Path(target)
     architecture, config = read_architecture(directory)
-    tokenizer = Tokenizer.load(directory)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, the embedding {config.vocab_size} rows; "
-            "is it another model's tokenizer?"
-        )
+    tokenizer = load_tokenizer(directory, config)
     if final.exists():
         raise UserError(f"{final}: exists; name a new directory, or remove that one first")
     final.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from phi_jax.store.artifact import MANIFEST, Artifact, file_digest
 from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.huggingface import load_directory
+from phi_jax.weights.huggingface import load_directory, load_tokenizer
 
 _OLD_FORMAT = 1  # of manifests of earlier versions, whose models are still read
 
@@ -25,7 +25,7 @@ def load_model(directory: epath.PathLike, *, step: int | None = None) -> tuple[P
     """
     if read_artifact(directory) is None:
         params, config = load_directory(Path(directory))
-        return params, config, Tokenizer.load(Path(directory))
+        return params, config, load_tokenizer(Path(directory), config)
     training, handed_on = open_training(directory)
     params, config = load_params(training, handed_on if step is None else step)
     return params, config, Tokenizer.load(Path(verified(training, "tokenizer")))

@@ -12,7 +12,8 @@ import pytest
 
 from phi_jax.model import phi
 from phi_jax.parallel.sampler import Request, Sampler
-from phi_jax.weights.huggingface import export_model, load_directory, tensors_of
+from phi_jax.weights.architectures.phi_names import PHI
+from phi_jax.weights.huggingface import export_model, load_directory
 
 pytestmark = pytest.mark.peers
 
@@ -71,7 +72,7 @@ def test_logits_and_gradients_of_the_published_shapes(transformers, tmp_path, na
     assert abs(float(loss) - expected_loss) < 1e-5
 
     worst, worst_relative, seen = 0.0, 0.0, set()
-    for tensor, ours in tensors_of(grads, config):
+    for tensor, (ours,) in PHI.parts(grads, config).items():
         theirs = expected_grads[tensor]
         error, size = float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
         assert size > 0, tensor
@@ -205,9 +206,9 @@ def test_narrow_exports_load_in_their_dtype(transformers, exported, tmp_path, dt
     )
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
     assert model.dtype == getattr(torch, dtype)
-    expected = dict(tensors_of(load_directory(tmp_path / "m")[0], SMALL))
+    expected = PHI.parts(load_directory(tmp_path / "m")[0], SMALL)
     for name, tensor in model.state_dict().items():
-        np.testing.assert_array_equal(tensor.float().numpy(), expected[name], err_msg=name)
+        np.testing.assert_array_equal(tensor.float().numpy(), expected[name][0], err_msg=name)
 
 
 def test_the_tokenizer_comes_along(transformers, exported, tmp_path):

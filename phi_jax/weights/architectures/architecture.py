@@ -1,7 +1,6 @@
 """What an architecture's files say about our parameters: one map of names, read in both directions.
 
-Idea of a flat map read both ways: torchtitan's state_dict_adapter. Torch's matrices are [out, in], ours [in, out] with
-heads as an axis of their own.
+Idea of a flat map read both ways: torchtitan's state_dict_adapter.
 """
 
 from __future__ import annotations
@@ -13,94 +12,93 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from phi_jax.errors import UserError
-from phi_jax.model.phi import PhiConfig
+from phi_jax.model.phi import Params, PhiConfig, abstract_params
 
 DTYPES = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-Shape = tuple[int, ...]
-
-
-def _only(tensors: Sequence[np.ndarray], config: PhiConfig) -> np.ndarray:
-    return tensors[0]
-
-
-def _alone(tensor: np.ndarray, config: PhiConfig) -> tuple[np.ndarray, ...]:
-    return (tensor,)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """One tensor of a checkpoint, or one of each layer.
-
-    name: in the file, a format of {layer}. paths: our parameters that it holds. fuse: those of one layer, each as torch
-    has it (a matrix is [out, in], the rest one axis), into the tensor; split: the inverse.
-    """
-
-    name: str
-    paths: tuple[str, ...]
-    fuse: Callable[[Sequence[np.ndarray], PhiConfig], np.ndarray] = _only
-    split: Callable[[np.ndarray, PhiConfig], tuple[np.ndarray, ...]] = _alone
-
-    @property
-    def in_layers(self) -> bool:
-        return "{layer}" in self.name
-
-    def shape(self, parts: Sequence[Shape], config: PhiConfig) -> Shape:
-        """In the file; parts: shapes of one layer's parameters in our layout."""
-        empty = [np.broadcast_to(np.int8(0), shape) for shape in parts]
-        return self.fuse([to_torch(p, x) for p, x in zip(self.paths, empty, strict=True)], config).shape
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """A family of published models that our phi computes.
 
-    absent: parameters of ours that it has none of: zeros when read, and an error when written unless they are zero.
+    names: path of our parameter -> name of the tensor that holds it, a format of {layer} where there is one of each
+    layer. A parameter without a name is zero when read, and must be zero when written. Several of one name lie in one
+    tensor, of equal shapes, one below the other, and then by `rows`: which of all their rows stands at each row of it.
     buffers: names of constants that old checkpoints hold beside the weights. read_config raises UserError for a
     config.json that means another function than phi.forward; its Path is for messages.
     """
 
     model_type: str  # as config.json calls it
-    tensors: tuple[Tensor, ...]
-    absent: tuple[str, ...]
+    names: Mapping[str, str]
     buffers: re.Pattern[str]
     read_config: Callable[[Path, Mapping[str, Any]], PhiConfig]
     write_config: Callable[[PhiConfig, int, str], dict[str, Any]]
+    rows: Callable[[PhiConfig], np.ndarray] | None = None
+
+    def parts(self, params: Params, config: PhiConfig) -> dict[str, list[np.ndarray]]:
+        """Name of each tensor -> the parameters that it holds, each as torch has it: layer by layer, then the rest.
+
+        They are views of the numpy arrays in `params`, which has the tree of abstract_params(config).
+        """
+        leaves = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
+        found: dict[str, list[np.ndarray]] = {}
+        for layer in [*range(config.num_layers), None]:
+            for path, name in self.names.items():
+                if ("{layer}" in name) == (layer is not None):
+                    value = leaves[path] if layer is None else leaves[path][layer]
+                    found.setdefault(name.format(layer=layer), []).append(_as_torch(path, value))
+        return found
+
+    def shapes(self, config: PhiConfig) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of each tensor, in the order of `parts`."""
+        nothing = jax.tree.map(lambda x: np.broadcast_to(np.int8(0), x.shape), abstract_params(config))
+        found = self.parts(nothing, config)
+        return {name: (len(parts) * len(parts[0]), *parts[0].shape[1:]) for name, parts in found.items()}
+
+    def join(self, parts: list[np.ndarray], config: PhiConfig) -> np.ndarray:
+        """The tensor that holds these parameters."""
+        return np.concatenate(parts)[self.rows(config)] if self.rows and len(parts) > 1 else parts[0]
+
+    def fill(self, parts: list[np.ndarray], tensor: np.ndarray, config: PhiConfig) -> None:
+        """Writes a tensor into the parameters that it holds: the inverse of `join`."""
+        if self.rows and len(parts) > 1:
+            tensor = tensor[np.argsort(self.rows(config))]
+        for part, value in zip(parts, np.split(tensor, len(parts)), strict=True):
+            part[...] = value
 
 
-def one_to_one(names: Mapping[str, str]) -> tuple[Tensor, ...]:
-    """Tensors that hold one parameter each, of {our path: name in the file}."""
-    return tuple(Tensor(name, (path,)) for path, name in names.items())
+def _as_torch(path: str, value: np.ndarray) -> np.ndarray:
+    """A view of one layer's parameter, contiguous as it is, in torch's layout.
 
-
-def to_torch(path: str, value: np.ndarray) -> np.ndarray:
-    """One layer's array in our layout -> as torch has it; a view where it can be."""
+    Torch's matrices are [out, in], ours [in, out] with heads as an axis of their own; all else has one axis there.
+    """
     if path.endswith("kernel"):
         inputs = 2 if path.endswith("out/kernel") else 1  # axes that are summed over: heads and head_dim, or the width
         return value.reshape(int(np.prod(value.shape[:inputs])), -1).T
     return value if path == "embed/tokens" else value.reshape(-1)
 
 
-def from_torch(path: str, tensor: np.ndarray, shape: Shape) -> np.ndarray:
-    """The inverse of `to_torch`; `shape` is one layer's shape in our layout."""
-    return (tensor.T if path.endswith("kernel") else tensor).reshape(shape)
-
-
 # --- config.json -----------------------------------------------------------------------------------------------
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
-    """A JSON object. Raises UserError where the file holds none."""
+    """A JSON object. Raises UserError where there is no such file, and where it holds none."""
+    path = epath.Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file; name a whole model directory")
     try:
-        content = json.loads(epath.Path(path).read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); get a good copy") from None
     if not isinstance(content, dict):
@@ -112,7 +110,7 @@ def require_sizes(path: Path, config: Mapping[str, Any], fields: Sequence[str]) 
     """Raises UserError for the first field that is no whole number from 1."""
     for field in fields:
         value = config.get(field)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if type(value) is not int or value < 1:
             raise UserError(f"{path}: {field} is {value!r}; it must be a whole number from 1; get a good copy")
 
 

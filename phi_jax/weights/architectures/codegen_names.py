@@ -7,7 +7,7 @@ interleaved. Reference: transformers' CodeGenForCausalLM (model_type "codegen"),
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architectures.architecture import Architecture, Tensor, one_to_one, require_sizes, require_values
+from phi_jax.weights.architectures.architecture import Architecture, require_sizes, require_values
 
 NAMES = {
     "embed/tokens": "transformer.wte.weight",
     "layers/norm/scale": "transformer.h.{layer}.ln_1.weight",
     "layers/norm/bias": "transformer.h.{layer}.ln_1.bias",
+    "layers/attention/q/kernel": "transformer.h.{layer}.attn.qkv_proj.weight",
+    "layers/attention/k/kernel": "transformer.h.{layer}.attn.qkv_proj.weight",
+    "layers/attention/v/kernel": "transformer.h.{layer}.attn.qkv_proj.weight",
     "layers/attention/out/kernel": "transformer.h.{layer}.attn.out_proj.weight",
     "layers/mlp/fc1/kernel": "transformer.h.{layer}.mlp.fc_in.weight",
     "layers/mlp/fc1/bias": "transformer.h.{layer}.mlp.fc_in.bias",
@@ -35,27 +38,16 @@ _ROPE_THETA = 10000.0  # a CodeGen has no other
 _PARTS = 4  # parts that the qkv matrix is cut into, one a core of the TPUs it was trained on (transformers: mp_num)
 
 
-def _rotary_rows(config: PhiConfig) -> np.ndarray:
-    """[K] the row of an interleaved head that stands at each row of one split in halves."""
-    turning = np.arange(config.rotary_dim)
-    return np.concatenate([turning[0::2], turning[1::2], np.arange(config.rotary_dim, config.head_dim)])
+def _rows(config: PhiConfig) -> np.ndarray:
+    """[3*H*K] which row of q, k and v, one below the other, stands at each row of the qkv matrix.
 
-
-def _fuse(qkv: Sequence[np.ndarray], config: PhiConfig) -> np.ndarray:
-    """q, k, v, each [H*K, D] -> [3*H*K, D]: in each of four parts q, v and k of a fourth of the heads."""
-    width = qkv[0].shape[1]
-    heads = [x.reshape(config.num_heads, config.head_dim, width) for x in qkv]
-    interleaved = np.argsort(_rotary_rows(config))
-    q, k = heads[0][:, interleaved], heads[1][:, interleaved]
-    return np.stack([x.reshape(_PARTS, -1, width) for x in (q, heads[2], k)], axis=1).reshape(-1, width)
-
-
-def _split(fused: np.ndarray, config: PhiConfig) -> tuple[np.ndarray, ...]:
-    width = fused.shape[1]
-    parts = fused.reshape(_PARTS, 3, -1, width)
-    q, v, k = (parts[:, i].reshape(config.num_heads, config.head_dim, width) for i in range(3))
-    rows = _rotary_rows(config)
-    return tuple(x.reshape(-1, width) for x in (q[:, rows], k[:, rows], v))
+    The matrix holds, for each fourth of the heads, q, v and k. A head of q or k turns dims 2i and 2i+1 together, ours
+    i and i + rotary_dim/2.
+    """
+    q, k, v = np.arange(3 * config.num_heads * config.head_dim).reshape(3, config.num_heads, config.head_dim)
+    turning, rest = np.split(np.arange(config.head_dim), [config.rotary_dim])
+    ours = np.concatenate([turning.reshape(2, -1).T.ravel(), rest])
+    return np.stack([x.reshape(_PARTS, -1) for x in (q[:, ours], v, k[:, ours])], axis=1).ravel()
 
 
 def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[str, Any]:
@@ -117,26 +109,18 @@ def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
         head_dim=width // heads,
         rotary_dim=c["rotary_dim"],
         max_seq_len=c["n_positions"],
-        layer_norm_eps=c.get("layer_norm_epsilon", 1e-5),
+        layer_norm_eps=float(c.get("layer_norm_epsilon", 1e-5)),
         rope_theta=_ROPE_THETA,
         attention_dropout=c.get("attn_pdrop") or 0.0,
         residual_dropout=c.get("resid_pdrop") or 0.0,
-        initializer_range=c.get("initializer_range", 0.02),
+        initializer_range=float(c.get("initializer_range", 0.02)),
     )
 
 
 CODEGEN = Architecture(
     model_type="codegen",
-    tensors=(
-        *one_to_one(NAMES),
-        Tensor(
-            "transformer.h.{layer}.attn.qkv_proj.weight",
-            ("layers/attention/q/kernel", "layers/attention/k/kernel", "layers/attention/v/kernel"),
-            fuse=_fuse,
-            split=_split,
-        ),
-    ),
-    absent=tuple(f"layers/attention/{name}/bias" for name in ("q", "k", "v", "out")),
+    names=NAMES,
+    rows=_rows,
     buffers=re.compile(r"transformer\.h\.\d+\.attn\.(causal_mask|bias|masked_bias)|.*rotary_emb\.inv_freq"),
     read_config=_read_config,
     write_config=_write_config,

@@ -14,7 +14,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architectures.architecture import Architecture, one_to_one, require_sizes, require_values
+from phi_jax.weights.architectures.architecture import Architecture, require_sizes, require_values
 
 # Our path -> name of the tensor.
 NAMES = {
@@ -134,11 +134,11 @@ def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
         head_dim=head_dim,
         rotary_dim=int(head_dim * factor),
         max_seq_len=c["max_position_embeddings"],
-        layer_norm_eps=c.get("layer_norm_eps", 1e-5),
-        rope_theta=_rope_value(path, c, rope, "rope_theta", 10000.0),
+        layer_norm_eps=float(c.get("layer_norm_eps", 1e-5)),
+        rope_theta=float(_rope_value(path, c, rope, "rope_theta", 10000.0)),
         attention_dropout=c.get("attention_dropout") or 0.0,
         residual_dropout=c.get("resid_pdrop") or 0.0,
-        initializer_range=c.get("initializer_range", 0.02),
+        initializer_range=float(c.get("initializer_range", 0.02)),
     )
 
 
@@ -152,8 +152,7 @@ def _rope_value(path: Path, c: Mapping[str, Any], rope: Mapping[str, Any], field
 
 PHI = Architecture(
     model_type="phi",
-    tensors=one_to_one(NAMES),
-    absent=(),
+    names=NAMES,
     buffers=re.compile(r".*rotary_emb\.inv_freq"),
     read_config=_read_config,
     write_config=_write_config,

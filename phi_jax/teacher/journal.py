@@ -65,8 +65,8 @@ CREATE TABLE replies (
 );
 CREATE INDEX poisoned_replies ON replies (key) WHERE status = 'poisoned';
 """
-# Tables that an older journal may lack. A plan of a batch stands in `batches` before the batch is made; `arrived` holds
-# paid batch replies that no request has claimed yet.
+# Tables that an older journal may lack. `batches`: see server/batch.py; limit_as is no longer used. `arrived` holds paid
+# batch replies that no request has claimed yet.
 _LATER_TABLES = """
 CREATE TABLE IF NOT EXISTS batches (
     plan TEXT PRIMARY KEY, base_url TEXT NOT NULL, model TEXT NOT NULL, limit_as TEXT NOT NULL,
@@ -74,10 +74,9 @@ CREATE TABLE IF NOT EXISTS batches (
 );
 CREATE TABLE IF NOT EXISTS arrived (key TEXT PRIMARY KEY, completion TEXT NOT NULL);
 """
-_REPLY = "key, status, text, reason, model, prompt, completion, cached, reasoning, cost, attempts"
 
 
-class Journal:
+class Journal(contextlib.AbstractContextManager):
     """The journal in `directory` (a local one), locked against every other process; a context manager.
 
     Each change is on disk when its method returns. spent: settled costs and lost reservations of all runs that ever
@@ -112,9 +111,6 @@ class Journal:
     def close(self) -> None:
         """Attempts that are open stay so, as if the process were killed here."""
         self._resources.close()
-
-    def __enter__(self) -> Journal:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -185,37 +181,30 @@ class Journal:
             self.reserved -= reservation
             self.spent += booked
 
-    def end_all(self, via: str, *, lost: bool, reason: str) -> None:
-        """Ends what is open of `via`: as lost, or as never sent and so at no cost."""
+    def end_all(self, via: str, *, lost: bool, reason: str) -> list[str]:
+        """Ends what is open of `via`, as lost, or as never sent and so at no cost; returns the requests' keys."""
         with self.transaction():
-            for (attempt,) in self.read("SELECT id FROM attempts WHERE via = ? AND cost IS NULL", via):
+            rows = self.read("SELECT id, key FROM attempts WHERE via = ? AND cost IS NULL", via)
+            for attempt, _ in rows:
                 self.end(attempt, cost=None if lost else 0, reason=reason)
+        return [key for _, key in rows]
 
     # --- Replies ---------------------------------------------------------------------------------------------
 
     def conclude(self, key: str, status: Status, text: str, reason: str, model: str) -> Reply:
-        """Records the outcome of a request, with what all its ended attempts used and cost, and returns it.
-
-        An outcome that is there already stays, but a poisoned one gives way.
-        """
-        ((attempts, cost, *usage),) = self.read(
-            "SELECT count(*), coalesce(sum(cost), 0), coalesce(sum(prompt), 0), coalesce(sum(completion), 0), "
-            "coalesce(sum(cached), 0), coalesce(sum(reasoning), 0) FROM attempts WHERE key = ? AND cost IS NOT NULL",
-            key,
-        )
-        reply = Reply(key, status, text, reason, model, Usage(*usage), cost, attempts)
+        """Records the outcome of a request, with what all its ended attempts used and cost, and returns it."""
+        sums = ", ".join(f"coalesce(sum({name}), 0)" for name in ("prompt", "completion", "cached", "reasoning", "cost"))
         with self.transaction():
-            self.write("DELETE FROM replies WHERE key = ? AND status = 'poisoned'", key)
-            self.write(
-                f"INSERT INTO replies ({_REPLY}, arrived) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (key) DO NOTHING",
-                key, status.value, text, reason, model, *usage, cost, attempts, time.time(),
-            )  # fmt: skip
-        return reply
+            (row,) = self.write(
+                f"INSERT OR REPLACE INTO replies SELECT ?1, ?2, ?3, ?4, ?5, {sums}, count(*), ?6 "
+                "FROM attempts WHERE key = ?1 AND cost IS NOT NULL RETURNING *",
+                key, status.value, text, reason, model, time.time(),
+            ).fetchall()  # fmt: skip
+        return _reply(row)
 
     def find(self, key: str) -> Reply | None:
         """What came of the request with this key, poisoned included; None where it is still to be asked."""
-        rows = self.read(f"SELECT {_REPLY} FROM replies WHERE key = ?", key)
+        rows = self.read("SELECT * FROM replies WHERE key = ?", key)
         return _reply(rows[0]) if rows else None
 
     def has_answers(self, model: str) -> bool:
@@ -224,9 +213,7 @@ class Journal:
 
     def poisoned(self) -> list[Reply]:
         """Of the requests that were given up, by key."""
-        return [
-            _reply(row) for row in self.read(f"SELECT {_REPLY} FROM replies WHERE status = 'poisoned' ORDER BY key")
-        ]
+        return [_reply(row) for row in self.read("SELECT * FROM replies WHERE status = 'poisoned' ORDER BY key")]
 
     def retry_given_up(self) -> int:
         """Removes the poisoned outcomes, so that those requests are asked again, and returns their number.
@@ -266,10 +253,9 @@ class Journal:
         ((version,),) = self._database.execute("PRAGMA user_version")
         if version != FORMAT:
             raise sqlite3.DatabaseError(f"has format {version}, this phi_jax reads {FORMAT}")
-        for table in ("attempts", "replies"):
-            ((verdict,), *_) = self._database.execute(f"PRAGMA quick_check({table})")
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+        ((verdict,), *_) = self._database.execute("PRAGMA quick_check")
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
         self._database.executescript(_LATER_TABLES)
 
     def _unusable(self, error: sqlite3.Error) -> UserError:
@@ -280,5 +266,5 @@ class Journal:
 
 
 def _reply(row: Sequence[Any]) -> Reply:
-    key, status, text, reason, model, *usage, cost, attempts = row
+    key, status, text, reason, model, *usage, cost, attempts, _ = row
     return Reply(key, Status(status), text, reason, model, Usage(*usage), cost, attempts)

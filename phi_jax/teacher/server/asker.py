@@ -30,7 +30,6 @@ class Asker:
         self._endpoint, self._price, self._run, self._journal, self._batch = endpoint, price, run, run.journal, batch
         self._sdk = open_client(endpoint)
         self._refused: set[str] = set()  # parameters that the server refused, which are no longer sent: keys of INSTEAD
-        self._changed: set[tuple[str, str]] = set()  # (request, parameter) of the requests that it refused for one
         self._tries: Counter[str] = Counter()  # request -> its attempts in this run that count
         self._corrections: dict[str, Messages] = {}  # request -> messages that show what was wrong with its last reply
         self._held: dict[str, Failure] = {}
@@ -77,13 +76,12 @@ class Asker:
 
     def _claim(self, request: Request) -> Reply | Failure | None:
         """Takes the paid batch reply to this request that none has claimed yet; None where there is none."""
-        rows = self._journal.read("SELECT completion FROM arrived WHERE key = ?", request.key)
-        if not rows:
-            return None
-        found = json.loads(rows[0][0])
         with self._journal.transaction():
-            self._journal.write("DELETE FROM arrived WHERE key = ?", request.key)
-            return self._take(request, (Status(found["status"]), found["text"], found["reason"], found["model"], None))
+            sql = "DELETE FROM arrived WHERE key = ? RETURNING completion"
+            for (completion,) in self._journal.write(sql, request.key).fetchall():
+                status, text, reason, model = json.loads(completion).values()
+                return self._take(request, (Status(status), text, reason, model, None))
+        return None
 
     def _again(self, request: Request, failure: Failure) -> bool:
         """Whether the request is to be asked again after this failure; else it is given up.
@@ -94,8 +92,8 @@ class Asker:
         if kind == "fatal":
             raise UserError(failure.reason)
         name = refused_parameter(failure.reason) if kind == "refused" else ""
-        if name and (key, name) not in self._changed:
-            self._changed.add((key, name))
+        if name and not self._tries[key + name]:  # it may have been sent before the parameter was known to be refused
+            self._tries[key + name] = 1
             self._refuse(name, failure.reason)
             return True
         self._tries[key] += kind != "limited"

@@ -146,7 +146,7 @@ def with_cap(directory, seed):
             window=rng.choice((1, 3, 10, 40)), batch_requests=rng.choice((3, 10, 40)), attempts=3,
             max_tokens=rng.choice((5, 60, 600)), prices=write_prices(directory / "prices.json", **prices),
         )  # fmt: skip
-        price = asking_run.price_of(plan.endpoint, asking_run.load_prices(plan.prices))
+        price = plan.endpoint.price
         most = sum(price.reservation(request, batch=mode == "batch") for request in plan.requests())
         plan.dollars = most * rng.choice((0.02, 0.1, 0.3, 0.7, 1.2)) / PICODOLLARS
         said = ""

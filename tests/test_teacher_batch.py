@@ -1,6 +1,7 @@
 """The Batch API against a real server: money, odd lines, kills at each phase, caps, cancelling."""
 
 import collections
+import contextlib
 import json
 import os
 import re
@@ -112,7 +113,7 @@ def killed_again_and_again(tmp_path, moments, count=90, size=30, **options):
                 cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
             assert done.returncode == -9, f"{moment}: not killed\n{done.stderr}"
-            with sqlite3.connect(tmp_path / FILE) as database:
+            with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
                 spent, reserved = database.execute(
                     "SELECT sum(coalesce(cost, 0)), sum(iif(cost IS NULL, reservation, 0)) FROM attempts"
                 ).fetchone()
@@ -241,12 +242,14 @@ def test_no_batch_api_and_no_key(tmp_path, monkeypatch):
     monkeypatch.setenv("PLANTED", "sk-planted-0123456789")
     with serving(refuse="key") as server, Journal(tmp_path) as journal:
         to = endpoint(server.base_url, key_variable="PLANTED")
-        with pytest.raises(UserError, match=r"does not accept the API key .* check .* PLANTED") as raised:
+        with pytest.raises(UserError, match=r"turns every request away .* check the API key in PLANTED") as raised:
             ask(journal, to, requests(3))
         assert "planted-0123456789" not in str(raised.value)
     with serving() as server, Journal(tmp_path) as journal:
         to = endpoint(server.base_url.replace("/v1", "/nothing"))
-        with pytest.raises(UserError, match=r"the Batch API declines or gives no answer \(HTTP 404.*set config\.teachers\.writer\.mode"):
+        with pytest.raises(
+            UserError, match=r"the Batch API declines or gives no answer \(HTTP 404.*set config\.teachers\.writer\.mode"
+        ):
             ask(journal, to, requests(3))
     for path in tmp_path.iterdir():
         assert b"planted-0123456789" not in path.read_bytes()
@@ -273,7 +276,7 @@ def test_what_cannot_be_read_is_booked_as_lost_and_asked_again(tmp_path, monkeyp
 
     def read(text, *rest):
         seen.append(text)
-        return None if len(seen) <= 16 and len(seen) % 4 == 0 else read_line(text, *rest)
+        return read_line(b"" if len(seen) <= 16 and len(seen) % 4 == 0 else text, *rest)
 
     monkeypatch.setattr(batch, "read_line", read)
     asked = list(requests(16, start=10))

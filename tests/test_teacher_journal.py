@@ -163,7 +163,7 @@ def test_a_journal_of_before_is_read_with_its_sums_and_triggers(tmp_path):
     with Journal(tmp_path) as journal:
         journal.begin(request("open"), 30, cap=1000)
         conclude(journal, request("there").key)
-    with sqlite3.connect(tmp_path / FILE) as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
         database.executescript("""
             DROP TABLE batches; DROP TABLE arrived;
             CREATE TABLE money (model TEXT PRIMARY KEY, spent INTEGER NOT NULL, reserved INTEGER NOT NULL);
@@ -183,7 +183,10 @@ def test_a_journal_of_before_is_read_with_its_sums_and_triggers(tmp_path):
 
 
 def test_one_process_holds_the_journal(tmp_path):
-    with Journal(tmp_path), pytest.raises(UserError, match=rf"{tmp_path}: another process uses this journal; wait"):
+    with (
+        Journal(tmp_path),
+        pytest.raises(UserError, match=rf"{FILE}: .*another process uses this journal: wait"),
+    ):
         Journal(tmp_path)
     Journal(tmp_path).close()
 
@@ -195,7 +198,7 @@ def _overwrite(path, start, data):
 
 
 def _execute(path, sql):
-    with sqlite3.connect(path) as database:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute(sql)
 
 

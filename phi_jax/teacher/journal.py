@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import sqlite3
 import time
@@ -65,8 +64,8 @@ CREATE TABLE replies (
 );
 CREATE INDEX poisoned_replies ON replies (key) WHERE status = 'poisoned';
 """
-# Tables that an older journal may lack. `batches`: see server/batch.py; limit_as is no longer used. `arrived` holds paid
-# batch replies that no request has claimed yet.
+# Tables that an older journal may lack. `batches`: see server/batch.py; its limit_as is no longer used. `arrived` holds
+# paid batch replies that no request has claimed yet.
 _LATER_TABLES = """
 CREATE TABLE IF NOT EXISTS batches (
     plan TEXT PRIMARY KEY, base_url TEXT NOT NULL, model TEXT NOT NULL, limit_as TEXT NOT NULL,
@@ -92,25 +91,21 @@ class Journal(contextlib.AbstractContextManager):
             )
         self.path = Path(directory) / FILE
         self.spent = self.reserved = 0
-        with contextlib.ExitStack() as stack:
-            self._lock(stack)
-            try:
-                self._create()
-                uri = f"{self.path.absolute().as_uri()}?mode=rw"
-                self._database = stack.enter_context(
-                    contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False))
-                )
-                self._check()
-            except sqlite3.Error as error:
-                raise self._unusable(error) from None
-            sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
-            ((self.spent, self.reserved),) = self.read(f"SELECT {sums} FROM attempts")
-            self.end_all(LIVE, lost=True, reason="the process was killed")
-            self._resources = stack.pop_all()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._create()
+            uri = f"{self.path.absolute().as_uri()}?mode=rw"
+            self._database = sqlite3.connect(uri, 0, uri=True, isolation_level=None, check_same_thread=False)
+            self._check()
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from None
+        sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
+        ((self.spent, self.reserved),) = self.read(f"SELECT {sums} FROM attempts")
+        self.end_all(LIVE, lost=True, reason="the process was killed")
 
     def close(self) -> None:
         """Attempts that are open stay so, as if the process were killed here."""
-        self._resources.close()
+        self._database.close()
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -193,7 +188,9 @@ class Journal(contextlib.AbstractContextManager):
 
     def conclude(self, key: str, status: Status, text: str, reason: str, model: str) -> Reply:
         """Records the outcome of a request, with what all its ended attempts used and cost, and returns it."""
-        sums = ", ".join(f"coalesce(sum({name}), 0)" for name in ("prompt", "completion", "cached", "reasoning", "cost"))
+        sums = ", ".join(
+            f"coalesce(sum({name}), 0)" for name in ("prompt", "completion", "cached", "reasoning", "cost")
+        )
         with self.transaction():
             (row,) = self.write(
                 f"INSERT OR REPLACE INTO replies SELECT ?1, ?2, ?3, ?4, ?5, {sums}, count(*), ?6 "
@@ -224,19 +221,6 @@ class Journal(contextlib.AbstractContextManager):
 
     # --- The file --------------------------------------------------------------------------------------------
 
-    def _lock(self, stack: contextlib.ExitStack) -> None:
-        directory = self.path.parent
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((directory / "journal.lock").open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{directory}: another process uses this journal; wait for it, or stop it first") from None
-        except OSError as error:
-            raise UserError(
-                f"{directory}: cannot hold a journal ({error.strerror}); set config.budget.journal to another directory"
-            ) from None
-
     def _create(self) -> None:
         if self.path.exists():
             return
@@ -248,8 +232,8 @@ class Journal(contextlib.AbstractContextManager):
                 database.executescript(f"PRAGMA journal_mode = MEMORY; BEGIN; {_SCHEMA} COMMIT;")
 
     def _check(self) -> None:
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+            self._database.execute(f"PRAGMA {pragma}")
         ((version,),) = self._database.execute("PRAGMA user_version")
         if version != FORMAT:
             raise sqlite3.DatabaseError(f"has format {version}, this phi_jax reads {FORMAT}")
@@ -258,10 +242,14 @@ class Journal(contextlib.AbstractContextManager):
             raise sqlite3.DatabaseError(verdict)
         self._database.executescript(_LATER_TABLES)
 
-    def _unusable(self, error: sqlite3.Error) -> UserError:
+    def _unusable(self, error: OSError | sqlite3.Error) -> UserError:
+        said = " ".join(str(error).split())
+        if "locked" in said:
+            return UserError(f"{self.path}: {said}; another process uses this journal: wait for it, or stop it first")
         return UserError(
-            f"{self.path}: {' '.join(str(error).split())}; make room if the disk is full, else put a copy of the "
-            "journal in its place, or move it away (then everything is asked, and paid for, again)"
+            f"{self.path}: {said}; make room if the disk is full, set config.budget.journal to another directory if "
+            "this one cannot hold a journal, else put a copy of the journal in its place, or move it away (then "
+            "everything is asked, and paid for, again)"
         )
 
 

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import email.utils
 import json
 import re
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from phi_jax.teacher.request import Endpoint, Status, Usage
+from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.request import Status, Usage
 
 LONGEST_WAIT = 3600.0  # seconds; a server that asks for more is asked again after this
 _MAX_TOKENS = 2**31  # of one reply; a greater count is not believed
 _REASON_LENGTH = 300
 _KEY = re.compile(r"\b(?:sk|pk|gsk|key)-[\w*.-]{4,}|(?i:bearer)\s+[^\s\"',}]+")
-_NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_credits", "account_deactivated")
-_AGAIN = (408, 409, 425)
-
+_FATAL = re.compile('"(insufficient_quota|billing_hard_limit_reached|insufficient_credits|model_not_found)"')
 
 # What the server says that the model said, which is paid for: (status, text, reason, model, usage). Where the status is
 # POISONED, it does not answer, and the request may be asked again. reason: "" where answered. model: "" where the
@@ -113,27 +114,24 @@ def read_failure(endpoint: Endpoint, status: int, body: bytes, key: str, wait: f
         said = one_line(text, key)
     reason = f"HTTP {status}: {said}" if said else f"HTTP {status}"
     section = f"config.teachers.{endpoint.name}"
-    place = f"the environment variable {endpoint.key_variable}" if endpoint.key_variable else f"{section}.key_variable"
-    check_key, fatal = f"check the API key in {place}", ""
-    if status == 401:
-        fatal = f"the server does not accept the API key ({reason}); {check_key}"
-    elif status == 402 or any(f'"{code}"' in text for code in _NO_MONEY):
-        fatal = f"the account has no credit or quota left ({reason}); put that right and start again"
-    elif '"model_not_found"' in text or (status == 404 and "model" in text.lower()):
-        fatal = f"the server has no model {endpoint.model!r} ({reason}); set {section}.model"
-    if fatal:
-        return Failure("fatal", f"teacher {endpoint.name} ({endpoint.base_url}): {fatal}")
+    check_key = f"check the API key in {endpoint.key_variable or f'the variable {section}.key_variable'}"
+    if status in (401, 402) or _FATAL.search(text) or (status == 404 and "model" in text.lower()):
+        what = f"the server turns every request away ({reason})"
+        remedy = f"{check_key}, what credit or quota the account has left, and {section}.model={endpoint.model}"
+        return Failure("fatal", f"teacher {endpoint.name} ({endpoint.base_url}): {what}; {remedy}")
     if status == 429:
         return Failure("limited", reason, wait=wait)
-    if status in _AGAIN or status >= 500:
+    if status in (408, 409, 425) or status >= 500:
         return Failure("failed", reason, wait=wait)
     return Failure("refused", f"{reason}; {check_key}" if status == 403 else reason)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the header retry-after asks to wait; None where there is none, or one that is no number."""
+    """Seconds that the header retry-after asks to wait, as a number or a date; None where there is none."""
+    said = headers.get("retry-after", "")
+    date = email.utils.parsedate_tz(said)
     with contextlib.suppress(ValueError):
-        seconds = float(headers.get("retry-after", ""))
+        seconds = email.utils.mktime_tz(date) - time.time() if date else float(said)
         if seconds >= 0:
             return min(seconds, LONGEST_WAIT)
     return None
@@ -161,8 +159,8 @@ def _message(body: Any) -> str:
 # --- The lines of a batch ----------------------------------------------------------------------------------------
 
 
-def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | Failure] | None:
-    """(custom_id, what became of that request); None where it cannot be told which request it is about.
+def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | Failure]:
+    """(custom_id, what became of that request); the former is "" where it cannot be told.
 
     text: a line of a batch's output or error file. key: the API key, which is blotted out.
     """
@@ -171,7 +169,7 @@ def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | 
         name, response = clean(str(record["custom_id"]), key), record.get("response")
         status, body = (int(response["status_code"]), response["body"]) if response else (0, None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
-        return None
+        return "", Failure("failed", "the line cannot be read")
     if not response:  # the batch ended before the request's turn
         return name, Failure("limited", one_line(json.dumps(record.get("error")), key))
     if status >= 300:

@@ -16,19 +16,19 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from phi_jax.errors import UserError
 from phi_jax.teacher.budget import Run
-from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import Price
-from phi_jax.teacher.request import Endpoint, Reply, Request, Status
+from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.request import Reply, Request, Status
 from phi_jax.teacher.server.answers import Failure, one_line, read_line
-from phi_jax.teacher.server.asker import Asker
 from phi_jax.teacher.server.connection import api_key, call, pause
+from phi_jax.teacher.server.live import Asker
 
 if TYPE_CHECKING:
     from openai.types import Batch
@@ -37,23 +37,9 @@ _OPEN = 8  # batches at once: their requests are held in memory
 _POLL = (0.2, 60.0)  # seconds between two looks at the open batches: from, to
 _SECONDS, _TRIES = 600.0, 8  # of one call of the Batch API
 _ENDED = ("completed", "failed", "expired", "cancelled")
-_URL = "/v1/chat/completions"
 _PLAN = "phi_jax_plan"  # in a batch's metadata
 
 T = TypeVar("T")
-
-
-def refuse_open(endpoint: Endpoint, journal: Journal, own: Collection[str] = ()) -> None:
-    """Raises UserError where batches are open whose requests would be asked, and paid for, a second time.
-
-    own: plans that the caller goes on with.
-    """
-    sql = "SELECT plan FROM batches WHERE NOT ended AND file IS NOT NULL AND model = ?"
-    if {plan for (plan,) in journal.read(sql, endpoint.model)} - set(own):
-        raise UserError(
-            f"teacher {endpoint.name}: batches of an earlier run are still open; go on with "
-            f"config.teachers.{endpoint.name}.mode=batch and their base_url, or end them first with --cancel-batches"
-        )
 
 
 class Batches(Asker):
@@ -63,10 +49,9 @@ class Batches(Asker):
     request.
     """
 
-    def __init__(self, endpoint: Endpoint, price: Price, run: Run) -> None:
-        super().__init__(endpoint, price, run, batch=True)
+    def __init__(self, endpoint: Endpoint, run: Run) -> None:
+        super().__init__(endpoint, run)
         self._free = self._sdk.with_options(max_retries=_TRIES)  # for calls that cost nothing and may be repeated
-        self._open: dict[str, str] = {}  # plan -> batch
         self._failures: dict[str, Failure] = {}  # request -> why a batch brought it no reply
 
     async def ask(self, requests: Iterable[Request], on_outcome: Callable[[str, Status], None]) -> None:
@@ -86,15 +71,14 @@ class Batches(Asker):
             return False
 
         async with self._session():
-            refuse_open(self._endpoint, self._journal, self._open)
+            self._refuse_open()
             while True:
                 await self._await_open()
                 # The answered ones first: they show whether the server or the other requests are to blame.
                 unanswered.sort(key=lambda request: request.key in self._failures)
                 unanswered = [request for request in unanswered if is_left(request)]
-                while len(unanswered) < self._endpoint.batch_requests * _OPEN and (request := next(source, None)) is not None:
-                    if is_left(request):
-                        unanswered.append(request)
+                room = self._endpoint.batch_requests * _OPEN - len(unanswered)
+                unanswered += itertools.islice(filter(is_left, source), room)
                 if not unanswered:
                     return self._finish()
                 fresh = collections.deque(unanswered)
@@ -169,8 +153,8 @@ class Batches(Asker):
         with self._journal.transaction():
             while fresh and len(lines) < self._endpoint.batch_requests:
                 request = fresh[0]
-                line = {"custom_id": request.key, "method": "POST", "url": _URL, "body": self._body(request)}
-                most = self._reservation(request)
+                body, most = self._next(request)
+                line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
                 if self._journal.begin(request, most, cap=self._run.cap, via=f"batch/{plan}") is None:
                     break
                 lines.append(json.dumps(line).encode() + b"\n")
@@ -182,25 +166,23 @@ class Batches(Asker):
 
     async def _create(self, plan: str, file: str) -> str:
         """Makes the batch, or finds the one that a call without an answer made; returns its id."""
-        for times in range(1, _TRIES + 1):
-            made = await call(
-                self._endpoint,
-                self._sdk.batches.create(
-                    completion_window="24h",
-                    endpoint=_URL,
-                    input_file_id=file,
-                    metadata={_PLAN: plan},
-                ),
-                _SECONDS,
+        times = 0
+        while True:
+            times += 1
+            batch = self._sdk.batches.create(
+                completion_window="24h",
+                endpoint="/v1/chat/completions",
+                input_file_id=file,
+                metadata={_PLAN: plan},
             )
+            made = await call(self._endpoint, batch, _SECONDS)
             if not isinstance(made, Failure):
                 return made.id
-            if made.kind in ("refused", "fatal"):
-                break
+            if made.kind in ("refused", "fatal") or times == _TRIES:
+                raise self._no_batches(made)
             await self._run.sleep(pause(made, times))
             if found := await self._call(self._find(plan)):
                 return found
-        raise self._no_batches(made)
 
     async def _find_or_forbid(self, plan: str, file: str) -> str | None:
         """The batch that an earlier run asked for, if the server has it; else none can be made any more.
@@ -268,13 +250,13 @@ class Batches(Asker):
 
         Returns the keys of the requests that may have been charged for.
         """
-        sql = "SELECT id, reservation FROM attempts WHERE via = ? AND key = ? AND cost IS NULL"
+        sql = "SELECT id FROM attempts WHERE via = ? AND key = ? AND cost IS NULL"
         secret, paid = api_key(self._endpoint), set[str]()
         with self._journal.transaction():
             for line in content.splitlines():
-                key, answer = read_line(line, self._endpoint, secret) or ("", Failure("failed", "unreadable"))
-                for attempt, reservation in self._journal.read(sql, f"batch/{plan}", key):
-                    self._end(attempt, reservation, answer)
+                key, answer = read_line(line, self._endpoint, secret)
+                for (attempt,) in self._journal.read(sql, f"batch/{plan}", key):
+                    self._end(attempt, answer)
                     if not isinstance(answer, Failure):
                         kept = json.dumps(dict(zip(("status", "text", "reason", "model"), answer, strict=False)))
                         self._journal.write("INSERT OR REPLACE INTO arrived VALUES (?, ?)", key, kept)

@@ -1,4 +1,4 @@
-"""The openai client of one endpoint. It never repeats what costs money: each attempt is in the journal before it is sent."""
+"""The openai client of one endpoint. Its retries are off: each attempt is in the journal before it is sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, TypeVar
 
 from phi_jax.errors import UserError
-from phi_jax.teacher.request import Endpoint
+from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.server.answers import Failure, one_line, read_failure, retry_after
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def api_key(endpoint: Endpoint) -> str:
         return ""
     key = os.environ.get(endpoint.key_variable, "").strip()
     if not key or not (key.isascii() and key.isprintable()):
-        problem = "holds characters that no API key has" if key else "is not set"
         raise UserError(
             f"teacher {endpoint.name} ({endpoint.base_url}): the environment variable {endpoint.key_variable} "
-            f"{problem}; put the API key there, or set config.teachers.{endpoint.name}.key_variable"
+            "is not set, or holds characters that no API key has; put the API key there, or set "
+            f"config.teachers.{endpoint.name}.key_variable"
         )
     return key
 
@@ -63,15 +63,15 @@ async def call(endpoint: Endpoint, sent: Awaitable[T], seconds: float) -> T | Fa
         return read_failure(endpoint, response.status_code, response.content, key, retry_after(response.headers))
     except TimeoutError:
         return Failure("failed", f"no whole reply within {seconds:g} s", lost=True)
-    except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+    except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as error:
         cause = error.__cause__ or error
         # These are raised before a connection stands, so before anything is sent.
         unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol)
-        what = "the server cannot be reached" if unsent else f"the connection broke: {type(cause).__name__}"
+        what = "the server cannot be reached" if unsent else f"there is no whole reply: {type(cause).__name__}"
         return Failure("failed", one_line(f"{what}: {cause}", key), lost=not unsent)
 
 
 def pause(failure: Failure, times: int) -> float:
-    """Seconds until the next attempt: what the server asks for and a little, else full jitter below 1, 2, 4, ..., 32."""
+    """Seconds until the next attempt: what the server asks for and a little, else full jitter below 1, 2, 4 to 32."""
     jitter = random.uniform(0.0, 0.5 * 2.0 ** min(times, 6))
     return jitter if failure.wait is None else failure.wait + 0.1 * jitter

@@ -12,17 +12,19 @@ import re
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any
 
-from phi_jax.teacher.request import Endpoint, Messages, Request
+from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.request import Messages, Request, first_problem
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-# What a server may refuse -> what is sent from then on.
+# What a server may refuse -> what is done from then on.
 INSTEAD = {
     "max_completion_tokens": "max_tokens goes by the name max_completion_tokens from here on",
     "temperature": "requests go without temperature from here on",
     "seed": "requests go without seed from here on",
     "response_format": "JSON is asked for in the prompt alone from here on, as with json_mode=text",
+    "usage": "each reply is booked at its full reservation from here on",
 }
 _STARTS = 50  # places in a reply at which an object is looked for
 
@@ -69,9 +71,7 @@ def fit(text: str, schema: type[BaseModel]) -> str:
         try:
             return schema.model_validate(found).model_dump_json()
         except ValidationError as error:
-            wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            told = f"{'.'.join(map(str, wrong['loc'])) or 'object'}: {wrong['msg']}"
-            first = first or " ".join(told.encode(errors="replace").decode().split())[:300]
+            first = first or first_problem(error)
         except ValueError:  # a string with half a surrogate pair cannot be written as UTF-8
             first = first or "it holds characters that are no text"
     raise ValueError(first or "there is no JSON object in it")

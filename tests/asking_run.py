@@ -102,10 +102,7 @@ def charged(plan, ledger):
     """Picodollars of a ledger's entries."""
     price = plan.endpoint.price
     return sum(
-        price.cost(
-            Usage(e["prompt"], e["completion"], e.get("cached", 0), e.get("reasoning", 0)), batch=e["via"] == "batch"
-        )
-        for e in ledger
+        price.cost(Usage(e["prompt"], e["completion"], e.get("cached", 0)), batch=e["via"] == "batch") for e in ledger
     )
 
 

@@ -47,7 +47,7 @@ def questions(count, *, schema=None, model="teacher", start=0):
 def charged(server, teacher):
     """Picodollars by the server's ledger."""
     return sum(
-        teacher.price.cost(Usage(e["prompt"], e["completion"], e.get("cached", 0), e.get("reasoning", 0)), batch=False)
+        teacher.price.cost(Usage(e["prompt"], e["completion"], e.get("cached", 0)), batch=False)
         for e in server.ledger()
     )
 
@@ -216,14 +216,14 @@ def test_a_parameter_that_the_server_refuses_is_changed_and_that_is_said_once(jo
         assert sum(entry.get("fault") == "invalid" for entry in server.ledger()) <= 8
     said = capfd.readouterr().err
     assert said.count("by the name max_completion_tokens from here on") == 1
-    assert said.count("go without temperature from here on (HTTP 400: Unsupported value: 'temperature'") == 1
+    assert said.count("go without temperature from here on (HTTP 400: ") == 1
 
 
 def test_one_prompt_that_is_forbidden_is_that_requests_outcome(journal):
     bad = Request("teacher", (("user", "question about weapons"),), 400, 1.0)
     with serving(forbid="weapons") as server:
         assert bring({endpoint(server): [*questions(10), bad]}, journal).counts[Status.POISONED] == 1
-        assert "HTTP 403: Your request was flagged" in journal.find(bad.key).reason
+        assert "Your request was flagged" in journal.find(bad.key).reason
         assert journal.retry_given_up() == 1
         assert bring({endpoint(server): [bad]}, journal).counts == {Status.POISONED: 1}  # others were answered before
 

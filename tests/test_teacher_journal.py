@@ -70,7 +70,7 @@ class Books:
             attempt = self.attempts[what]
             attempt[2] = attempt[1] if cost is None else cost
             with journal.transaction():
-                journal.end(what + 1, cost=cost, usage=Usage(3, 2, 1, 0))
+                journal.end(what + 1, cost=cost, usage=Usage(3, 2, 1))
                 if status is not None:
                     self.put(attempt[0], status)
                     conclude(journal, attempt[0], status)
@@ -125,13 +125,13 @@ def test_money_in_any_order(steps):
 def test_a_reply_adds_up_the_attempts_of_all_runs(tmp_path):
     asked = request()
     with Journal(tmp_path) as journal:
-        journal.end(journal.begin(asked, 100, cap=1000), cost=7, usage=Usage(5, 4, 3, 2), reason="no JSON")
+        journal.end(journal.begin(asked, 100, cap=1000), cost=7, usage=Usage(5, 4, 3), reason="no JSON")
         journal.end(journal.begin(asked, 100, cap=1000), cost=None, reason="reset")
         journal.begin(asked, 50, cap=1000)
     with Journal(tmp_path) as journal:
         reply = journal.conclude(asked.key, Status.LENGTH, "half \0 a reply ∀", "cut", "m-2026")
         assert reply == journal.find(asked.key)
-        assert reply == Reply(asked.key, Status.LENGTH, "half \0 a reply ∀", "cut", "m-2026", Usage(5, 4, 3, 2), 157, 3)
+        assert reply == Reply(asked.key, Status.LENGTH, "half \0 a reply ∀", "cut", "m-2026", Usage(5, 4, 3), 157, 3)
         assert journal.spent == 157
 
 

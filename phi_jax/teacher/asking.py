@@ -58,9 +58,7 @@ def ask(
         def count(key: str, status: Status) -> None:
             busy.discard(key)
             run.counts[status] += 1
-            given_up = run.counts[Status.POISONED]
-            note = f"{dollars(journal.spent)} of {dollars(cap)}" + (f", {given_up} given up" if given_up else "")
-            progress.advance(1, note)
+            progress.advance(1, f"{dollars(journal.spent)} of {dollars(cap)}")
 
         async def one(endpoint: Endpoint, requests: Iterable[Request]) -> None:
             asker = Batches if endpoint.mode == "batch" else Live

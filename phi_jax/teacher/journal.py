@@ -166,7 +166,7 @@ class Journal(contextlib.AbstractContextManager):
         with self.transaction():
             rows = self._database.execute(
                 "UPDATE attempts SET cost = coalesce(?, reservation), lost = ?, prompt = ?, completion = ?, "
-                "cached = ?, reasoning = ?, reason = ?, ended = ? WHERE id = ? AND cost IS NULL "
+                "cached = ?, reason = ?, ended = ? WHERE id = ? AND cost IS NULL "
                 "RETURNING reservation, cost",
                 (cost, cost is None, *dataclasses.astuple(usage), reason, time.time(), attempt),
             ).fetchall()
@@ -188,9 +188,8 @@ class Journal(contextlib.AbstractContextManager):
 
     def conclude(self, key: str, status: Status, text: str, reason: str, model: str) -> Reply:
         """Records the outcome of a request, with what all its ended attempts used and cost, and returns it."""
-        sums = ", ".join(
-            f"coalesce(sum({name}), 0)" for name in ("prompt", "completion", "cached", "reasoning", "cost")
-        )
+        columns = ("prompt", "completion", "cached", "reasoning", "cost")
+        sums = ", ".join(f"coalesce(sum({name}), 0)" for name in columns)
         with self.transaction():
             (row,) = self.write(
                 f"INSERT OR REPLACE INTO replies SELECT ?1, ?2, ?3, ?4, ?5, {sums}, count(*), ?6 "
@@ -254,5 +253,5 @@ class Journal(contextlib.AbstractContextManager):
 
 
 def _reply(row: Sequence[Any]) -> Reply:
-    key, status, text, reason, model, *usage, cost, attempts, _ = row
+    key, status, text, reason, model, *usage, _, cost, attempts, _ = row  # the first _ is no longer used
     return Reply(key, Status(status), text, reason, model, Usage(*usage), cost, attempts)

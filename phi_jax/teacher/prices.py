@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from phi_jax.errors import UserError
-from phi_jax.teacher.request import PICODOLLARS, Messages, Request, Usage, first_problem
+from phi_jax.teacher.request import PICODOLLARS, Request, Usage, first_problem
 
 _PACKAGED = Path(__file__).with_name("prices.json")
 _MILLION = 10**6
@@ -43,13 +43,13 @@ class Price(BaseModel, frozen=True):
         dollars = (usage.prompt - usage.cached) * self.input + usage.cached * cached + usage.completion * self.output
         return math.ceil(dollars * (PICODOLLARS // _MILLION) * (self.batch_percent if batch else 100) / 100)
 
-    def reservation(self, request: Request, correction: Messages = (), *, batch: bool) -> int:
-        """The most picodollars that one attempt at `request` can cost. correction: messages behind its own.
+    def reservation(self, request: Request, *, batch: bool) -> int:
+        """The most picodollars that one attempt at `request` can cost.
 
         It holds for tokenizers none of whose tokens stands for less than a byte of the prompt, and servers that keep
         to max_tokens.
         """
-        prompt = most_prompt_tokens(request, correction)
+        prompt = most_prompt_tokens(request)
         return max(self.cost(Usage(prompt, request.max_tokens, cached), batch=batch) for cached in (0, prompt))
 
 
@@ -107,12 +107,11 @@ def load_prices(path: str = "") -> dict[str, Price]:
     return prices
 
 
-def most_prompt_tokens(request: Request, correction: Messages = ()) -> int:
+def most_prompt_tokens(request: Request) -> int:
     """Upper bound of the tokens that a server counts as the prompt.
 
     A schema counts in the longest form in which a server, or we, may show it to the model: indented, ASCII.
     """
-    messages = request.messages + correction
-    said = sum(len(f"{role}{content}".encode(errors="surrogatepass")) + _MESSAGE_OVERHEAD for role, content in messages)
+    said = "".join(f"{role}{content}" for role, content in request.messages).encode(errors="surrogatepass")
     shown = "" if request.schema is None else json.dumps(request.schema.model_json_schema(), indent=4)
-    return said + _REQUEST_OVERHEAD + len(shown)
+    return len(said) + len(request.messages) * _MESSAGE_OVERHEAD + _REQUEST_OVERHEAD + len(shown)

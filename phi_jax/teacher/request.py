@@ -73,12 +73,11 @@ class Status(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """Tokens as the server reports them. cached and reasoning are parts of prompt and completion."""
+    """Tokens as the server reports them. cached: a part of prompt; completion: with reasoning."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
-    reasoning: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,10 @@ requests in their order, `reply`. So what it writes is a function of the journal
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -52,11 +54,8 @@ class Shares:
     def endpoint(self, number: int) -> Endpoint:
         """Of request `number`: by hash, so that one more request moves no other to another teacher."""
         position = uniform(str(number), "teacher of")
-        for endpoint, weight in zip(self.endpoints, self.weights, strict=True):
-            position -= weight
-            if position < 0:
-                return endpoint
-        return self.endpoints[-1]
+        place = bisect.bisect(list(itertools.accumulate(self.weights)), position)
+        return self.endpoints[min(place, len(self.endpoints) - 1)]
 
 
 class Teachers(contextlib.AbstractContextManager):
@@ -133,25 +132,30 @@ class Teachers(contextlib.AbstractContextManager):
         """For an artifact's facts, over all requests that were asked for through this object: by teacher the model,
         its price list, requests by what came of them, tokens and dollars.
         """
-        names = (*map(str, Status), "requests", "prompt_tokens", "completion_tokens", "picodollars")
-        counts = {model: Counter(dict.fromkeys(names, 0)) for model in self._chosen}
+        counts: dict[str, Counter[str]] = {model: Counter() for model in self._chosen}
         for requests in self._asked:
             for request, reply in self.replies(requests()):
-                used = (1, reply.usage.prompt, reply.usage.completion, reply.cost)
-                counts[request.model].update(dict(zip(names[-4:], used, strict=True)))
-                counts[request.model][reply.status] += 1
-        dollars = {model: count.pop("picodollars") / PICODOLLARS for model, count in counts.items()}
+                counts[request.model].update(
+                    {
+                        reply.status.value: 1,
+                        "requests": 1,
+                        "picodollars": reply.cost,
+                        "prompt_tokens": reply.usage.prompt,
+                        "completion_tokens": reply.usage.completion,
+                    }
+                )
+        names = (*map(str, Status), "requests", "prompt_tokens", "completion_tokens")
         teachers = {
             endpoint.name: {
                 "model": model,
                 "mode": endpoint.mode,
                 "prices_as_of": endpoint.price.as_of,
-                **counts[model],
-                "dollars": dollars[model],
+                **{name: counts[model][name] for name in names},
+                "dollars": counts[model]["picodollars"] / PICODOLLARS,
             }
             for model, endpoint in self._chosen.items()
         }
-        return {"teachers": teachers, "dollars": sum(dollars.values())}
+        return {"teachers": teachers, "dollars": sum(c["picodollars"] for c in counts.values()) / PICODOLLARS}
 
 
 def known(config: Config) -> dict[str, Endpoint]:

@@ -26,8 +26,7 @@ from phi_jax.errors import UserError
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Reply, Request, Status
-from phi_jax.teacher.server.answers import Failure, one_line, read_line
-from phi_jax.teacher.server.connection import api_key, call, pause
+from phi_jax.teacher.server.answers import Failure, api_key, call, one_line, pause, read_line
 from phi_jax.teacher.server.live import Asker
 
 if TYPE_CHECKING:

@@ -16,10 +16,9 @@ from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.teacher.budget import Run, dollars
 from phi_jax.teacher.prices import Endpoint
-from phi_jax.teacher.request import Messages, Reply, Request, Status, Usage
-from phi_jax.teacher.server.answers import Answer, Failure, read_completion
-from phi_jax.teacher.server.connection import api_key, call, open_client, pause
-from phi_jax.teacher.server.dialect import INSTEAD, body_of, correction, fit, refused_parameter
+from phi_jax.teacher.request import Reply, Request, Status, Usage
+from phi_jax.teacher.server.answers import Answer, Failure, api_key, call, open_client, pause, read_completion
+from phi_jax.teacher.server.dialect import INSTEAD, body_of, fit, refused_parameter
 
 _DOUBTS = 48  # attempts of requests given up one after the other, after which it is not the requests but the server
 _LOOK_AGAIN = 0.02  # seconds until a request that waits for its turn looks again
@@ -40,7 +39,6 @@ class Asker:
         self._sdk = open_client(endpoint)
         self._refused: set[str] = set()  # parameters that the server refused, which are no longer sent: keys of INSTEAD
         self._tries: Counter[str] = Counter()  # request -> its attempts in this run that count
-        self._corrections: dict[str, Messages] = {}  # request -> messages that show what was wrong with its last reply
         self._held: dict[str, Failure] = {}
         self._open: dict[str, str] = {}  # plan -> batch; see batch.py
         self._answered = self._fitted = False
@@ -57,9 +55,8 @@ class Asker:
 
     def _next(self, request: Request) -> tuple[dict[str, Any], int]:
         """The body of the request's next attempt, and the picodollars that it may cost at most."""
-        more = self._corrections.pop(request.key, ())
-        most = self._endpoint.price.reservation(request, more, batch=self._batch)
-        return body_of(self._endpoint, request, more, self._refused), most
+        body = body_of(self._endpoint, request, self._refused, self._tries[request.key])
+        return body, self._endpoint.price.reservation(request, batch=self._batch)
 
     def _end(self, attempt: int, answer: Answer | Failure) -> None:
         """Ends an attempt at what its answer cost."""
@@ -87,7 +84,6 @@ class Asker:
                 mode = self._endpoint.json_mode
                 if not self._fitted and mode != "text":
                     self._refuse("response_format", f"it does not hold replies to json_mode={mode}")
-                self._corrections[request.key] = correction(text, str(error))
                 return Failure("unfit", f"the reply does not fit the schema: {error}")
         return self._journal.conclude(request.key, status, text, reason, model or self._endpoint.model)
 

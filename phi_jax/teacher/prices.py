@@ -67,7 +67,7 @@ class Endpoint:
     batch_requests: int  # requests of one batch at most
     timeout: float  # seconds that one attempt may take from sending to the reply's last byte
     attempts: int  # of one request, beside those that a rate limit turned away; then it is given up
-    json_mode: str = "schema"  # how JSON is asked for: "schema", "object" or "text" (server/json_mode.py)
+    json_mode: str = "schema"  # how JSON is asked for: "schema", "object" or "text" (server/dialect.py)
 
 
 class _Table(BaseModel):

@@ -93,7 +93,7 @@ def _check(stage: Stage, config: Config) -> None:
     if stage.asks_teachers():
         from phi_jax.teacher import teachers
 
-        teachers.check(stage.config_of(config))
+        teachers.known(stage.config_of(config))
     if stage.stage == "dedup":
         from phi_jax.corpus import dedup
 
@@ -246,7 +246,7 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
     workdir = _prepared(workdir)
     with artifact.locked(workdir):
         seen = module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests)
-    return lines(stage.label, seen)
+    return lines(stage.label, **seen)
 
 
 def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int:

@@ -21,8 +21,8 @@ import pydantic
 from phi_jax.errors import UserError
 from phi_jax.teacher import asking
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import load_prices, price_of
-from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Status, Usage
+from phi_jax.teacher.prices import Endpoint, load_prices
+from phi_jax.teacher.request import PICODOLLARS, Request, Status, Usage
 
 # The N-th attempt is on disk; its answer is here; that is on disk. Before and behind the N-th change of the journal.
 KILLED_HERE = ("begun", "settling", "settled", "writing", "written")
@@ -60,7 +60,8 @@ class Plan:
     @property
     def endpoint(self):
         return Endpoint(
-            name="writer", model="metered", base_url=self.base_url, key_variable=self.key_variable, price_as="",
+            name="writer", model="metered", base_url=self.base_url, key_variable=self.key_variable,
+            price=load_prices(self.prices)["metered"],
             mode=self.mode, window=self.window, batch_requests=self.batch_requests, timeout=self.timeout,
             attempts=self.attempts,
         )  # fmt: skip
@@ -99,19 +100,16 @@ def write_prices(path, *, input=100, cached=25, output=400, batch_percent=50):
 
 def charged(plan, ledger):
     """Picodollars of a ledger's entries."""
-    price = price_of(plan.endpoint, load_prices(plan.prices))
+    price = plan.endpoint.price
     return sum(
-        price.cost(
-            Usage(e["prompt"], e["completion"], e.get("cached", 0), e.get("reasoning", 0)), batch=e["via"] == "batch"
-        )
-        for e in ledger
+        price.cost(Usage(e["prompt"], e["completion"], e.get("cached", 0)), batch=e["via"] == "batch") for e in ledger
     )
 
 
 def ask(plan, journal):
     """`asking.ask` as the plan says."""
     jobs = {plan.endpoint: plan.requests()}
-    return asking.ask(jobs, journal, load_prices(plan.prices), cap=plan.cap, label="asked", total=plan.count)
+    return asking.ask(jobs, journal, cap=plan.cap, label="asked", total=plan.count)
 
 
 def replies(plan, journal):

@@ -20,12 +20,12 @@ from pydantic import BaseModel
 from phi_jax.errors import Preempted
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import Price
-from phi_jax.teacher.request import Endpoint, Request
+from phi_jax.teacher.prices import Endpoint, Price
+from phi_jax.teacher.request import Request
 from phi_jax.teacher.server.batch import Batches
 
 PRICE = Price(input=3, cached_input=1, output=7, batch_percent=50, as_of="2026-01-01")
-PLENTY = 10**12
+PLENTY = 10**18
 
 
 class Exercise(BaseModel, extra="forbid"):
@@ -34,7 +34,7 @@ class Exercise(BaseModel, extra="forbid"):
 
 
 def endpoint(base_url, **changes):
-    fields = {"name": "writer", "model": "teacher", "base_url": base_url, "key_variable": "", "price_as": "",
+    fields = {"name": "writer", "model": "teacher", "base_url": base_url, "key_variable": "", "price": PRICE,
               "mode": "batch", "window": 4, "batch_requests": 100, "timeout": 30.0, "attempts": 3}  # fmt: skip
     return Endpoint(**{**fields, **changes})
 
@@ -57,7 +57,7 @@ def ask(journal, to, asked, cap=PLENTY, stop=None):
     async def run():
         state = Run(journal, cap)
         watch = asyncio.ensure_future(stop_when(state.stopping, stop))
-        await Batches(to, PRICE, state).ask(asked, lambda key, status: keys.append(key))
+        await Batches(to, state).ask(asked, lambda key, status: keys.append(key))
         watch.cancel()
 
     with contextlib.suppress(Preempted):
@@ -66,7 +66,7 @@ def ask(journal, to, asked, cap=PLENTY, stop=None):
 
 
 def cancel(journal, to):
-    return asyncio.run(Batches(to, PRICE, Run(journal, 0)).cancel())
+    return asyncio.run(Batches(to, Run(journal, 0)).cancel())
 
 
 class KilledJournal(Journal):

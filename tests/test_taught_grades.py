@@ -364,15 +364,14 @@ def test_a_pilot_asks_for_the_first_votes_and_writes_nothing_but_the_journal(tmp
         found = stage.pilot(chosen, {"documents": collected}, tmp_path, 20)
         assert [p.name for p in tmp_path.iterdir()] == ["teacher"]
         ledger = asked_of(server)
-        assert (found["total"], found["asked"], len(found["costs"]), found["batch"]) == (3 * COUNT, 20, 20, False)
-        assert found["seconds"] > 0
+        assert (found["total"], len(found["costs"]), len(ledger)) == (3 * COUNT, 20, 20)
         assert found["rejected"] == Counter({"refused": sum(entry["status"] == "refusal" for entry in ledger)})
         source = collected.path("documents")
         first = stage.sample(source, 7)  # of three votes each, but for the last
         marks = {fence(row["text"]) for row in documents.read(source) if row["id"] in first}
         assert {entry["about"].partition("BEGIN FILE ")[2].partition("\n")[0] for entry in ledger} == marks
         again = stage.pilot(chosen, {"documents": collected}, tmp_path, 20)
-        assert again == found | {"asked": 0, "seconds": again["seconds"]}
+        assert again == found
         done = annotate(tmp_path, collected, chosen)
         assert len(asked_of(server)) == 3 * COUNT
     assert done.facts["teaching"]["teachers"]["reader"]["requests"] == 3 * COUNT

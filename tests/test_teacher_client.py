@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from phi_jax.errors import Preempted, UserError
 from phi_jax.teacher.asking import ask
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import load_prices, price_of
-from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Status, Usage
+from phi_jax.teacher.prices import Endpoint, load_prices
+from phi_jax.teacher.request import PICODOLLARS, Request, Status, Usage
 
 KEY = "sk-planted-0123456789abcdef"
 CAP = 10 * PICODOLLARS
@@ -31,7 +31,7 @@ class Answer(BaseModel, extra="forbid"):
 def endpoint(server, **changes):
     url = server if isinstance(server, str) else server.base_url
     fields = {
-        "name": "writer", "model": "teacher", "base_url": url, "key_variable": "", "price_as": "gpt-4o-mini",
+        "name": "writer", "model": "teacher", "base_url": url, "key_variable": "", "price": PRICES["gpt-4o-mini"],
         "mode": "live", "window": 20, "batch_requests": 100, "timeout": 30.0, "attempts": 6,
     }  # fmt: skip
     return Endpoint(**{**fields, **changes})
@@ -46,9 +46,8 @@ def questions(count, *, schema=None, model="teacher", start=0):
 
 def charged(server, teacher):
     """Picodollars by the server's ledger."""
-    price = price_of(teacher, PRICES)
     return sum(
-        price.cost(Usage(e["prompt"], e["completion"], e.get("cached", 0), e.get("reasoning", 0)), batch=False)
+        teacher.price.cost(Usage(e["prompt"], e["completion"], e.get("cached", 0)), batch=False)
         for e in server.ledger()
     )
 
@@ -60,7 +59,7 @@ def asked_for(server, requests):
 
 
 def bring(jobs, journal, cap=CAP):
-    return ask(jobs, journal, PRICES, cap=cap, label="test", total=sum(map(len, jobs.values())))
+    return ask(jobs, journal, cap=cap, label="test", total=sum(map(len, jobs.values())))
 
 
 @pytest.fixture
@@ -183,8 +182,8 @@ def test_where_no_usage_is_reported_the_reservation_is_booked(journal, capfd):
     with serving(faults=1.0, kinds=["no_usage"]) as server:
         teacher, requests = endpoint(server), questions(5)
         assert bring({teacher: requests}, journal).counts == {Status.ANSWERED: 5}
-    assert journal.spent == sum(price_of(teacher, PRICES).reservation(r, batch=False) for r in requests)
-    assert capfd.readouterr().err.count("reports no token usage") == 1
+    assert journal.spent == sum(teacher.price.reservation(r, batch=False) for r in requests)
+    assert capfd.readouterr().err.count("the server reports no token usage") == 1
 
 
 @pytest.mark.parametrize(
@@ -217,14 +216,14 @@ def test_a_parameter_that_the_server_refuses_is_changed_and_that_is_said_once(jo
         assert sum(entry.get("fault") == "invalid" for entry in server.ledger()) <= 8
     said = capfd.readouterr().err
     assert said.count("by the name max_completion_tokens from here on") == 1
-    assert said.count("go without temperature from here on (HTTP 400: Unsupported value: 'temperature'") == 1
+    assert said.count("go without temperature from here on (HTTP 400: ") == 1
 
 
 def test_one_prompt_that_is_forbidden_is_that_requests_outcome(journal):
     bad = Request("teacher", (("user", "question about weapons"),), 400, 1.0)
     with serving(forbid="weapons") as server:
         assert bring({endpoint(server): [*questions(10), bad]}, journal).counts[Status.POISONED] == 1
-        assert "HTTP 403: Your request was flagged" in journal.find(bad.key).reason
+        assert "Your request was flagged" in journal.find(bad.key).reason
         assert journal.retry_given_up() == 1
         assert bring({endpoint(server): [bad]}, journal).counts == {Status.POISONED: 1}  # others were answered before
 
@@ -250,7 +249,7 @@ def test_the_pace_finds_a_rate_limit(form, journal, capfd):
 def test_the_cap_ends_the_run_and_more_money_goes_on_with_it(journal):
     with serving() as server:
         teacher, requests = endpoint(server, window=1), questions(60)
-        cap = 3 * price_of(teacher, PRICES).reservation(requests[0], batch=False)
+        cap = 3 * teacher.price.reservation(requests[0], batch=False)
         with pytest.raises(UserError, match=r"config\.budget\.max_dollars"):
             bring({teacher: requests}, journal, cap)
         assert 0 < charged(server, teacher) == journal.spent <= cap
@@ -311,5 +310,5 @@ def test_an_error_of_whoever_gives_the_requests_keeps_what_arrived(plain, journa
         raise UserError("these requests are broken")
 
     with pytest.raises(UserError, match="these requests are broken"):
-        ask({endpoint(plain): broken()}, journal, PRICES, cap=CAP, label="test", total=9)
+        ask({endpoint(plain): broken()}, journal, cap=CAP, label="test", total=9)
     assert journal.reserved == 0

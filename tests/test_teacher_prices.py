@@ -1,6 +1,5 @@
 """Prices: exact sums, a reservation that no correct server exceeds, the user's own table."""
 
-import dataclasses
 import json
 import re
 from fractions import Fraction
@@ -13,8 +12,8 @@ from pydantic import BaseModel
 
 from phi_jax.errors import UserError
 from phi_jax.teacher import prices
-from phi_jax.teacher.prices import Price, load_prices, most_prompt_tokens, price_of
-from phi_jax.teacher.request import PICODOLLARS, Endpoint, Request, Usage
+from phi_jax.teacher.prices import Endpoint, Price, load_prices, most_prompt_tokens, price_of
+from phi_jax.teacher.request import PICODOLLARS, Request, Usage
 from phi_jax.teacher.server.dialect import body_of
 
 
@@ -30,20 +29,27 @@ class Nested(BaseModel, extra="forbid"):
     ünïcode: str
 
 
-ENDPOINT = Endpoint(
-    name="writer", model="gpt-4.1-mini", base_url="http://127.0.0.1/v1", key_variable="", price_as="", mode="live",
-    window=8, batch_requests=100, timeout=60.0, attempts=3,
-)  # fmt: skip
-PRICES = st.builds(Price, *[st.integers(0, 10**9)] * 3, st.integers(0, 100), st.just("2026-01-01"))
+AMOUNTS = st.decimals(0, 1000, places=4)
+PRICES = st.builds(
+    Price, input=AMOUNTS, output=AMOUNTS, cached_input=st.none() | AMOUNTS, batch_percent=st.integers(0, 100)
+)
+MODES = ["schema", "object", "text"]
+
+
+def endpoint(mode):
+    return Endpoint(
+        name="writer", price=Price(input=1, output=1), model="m", base_url="http://127.0.0.1/v1", key_variable="",
+        mode="live", window=8, batch_requests=100, timeout=60.0, attempts=3, json_mode=mode,
+    )  # fmt: skip
 
 
 def test_cost_by_hand():
-    price = price_of(ENDPOINT, load_prices())
-    usage = Usage(prompt=1_000_000, completion=500_000, cached=400_000, reasoning=100_000)
+    price = load_prices()["gpt-4.1-mini"]
+    usage = Usage(prompt=1_000_000, completion=500_000, cached=400_000)
     live = Fraction("0.40") * Fraction("0.6") + Fraction("0.10") * Fraction("0.4") + Fraction("1.60") * Fraction("0.5")
     assert price.cost(usage, batch=False) == live * PICODOLLARS
     assert price.cost(usage, batch=True) == live * PICODOLLARS / 2
-    assert Price(1, 1, 1, 50, "").cost(Usage(2, 1), batch=True) == 2  # rounded up
+    assert Price(input="0.000001", output="0.000001", batch_percent=50).cost(Usage(2, 1), batch=True) == 2  # rounded up
 
 
 def chat_template(data, messages, schema):
@@ -61,25 +67,25 @@ def chat_template(data, messages, schema):
 
 @given(
     st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text()), min_size=1, max_size=4),
-    st.sampled_from([None, Grade, Nested]), st.sampled_from(["schema", "object", "text"]), st.integers(0, 5000), PRICES,
+    st.sampled_from([None, Grade, Nested]), st.sampled_from(MODES), st.integers(0, 5000), PRICES,
     st.booleans(), st.data(),
 )  # fmt: skip
 def test_no_correct_server_charges_more_than_the_reservation(messages, schema, mode, limit, price, batch, data):
     """Tokens of one byte each are the most that a text can make; what is cached or reasoned is any part of it."""
     request = Request("m", tuple(messages), limit, 1.0, schema=schema)
-    sent = body_of(dataclasses.replace(ENDPOINT, json_mode=mode), request)["messages"]
+    sent = body_of(endpoint(mode), request)["messages"]
     template = chat_template(data, [(m["role"], m["content"]) for m in sent], schema if mode == "schema" else None)
     prompt = sum(len(text.encode()) + special for text, special in template)
-    usage = Usage(prompt, limit, data.draw(st.integers(0, prompt)), data.draw(st.integers(0, limit)))
+    usage = Usage(prompt, limit, data.draw(st.integers(0, prompt)))
     assert price.cost(usage, batch=batch) <= price.reservation(request, batch=batch)
 
 
 def test_the_reservation_by_hand():
-    price = Price(input=3, cached_input=5, output=7, batch_percent=50, as_of="")
+    price = Price(input=3, cached_input=5, output=7, batch_percent=50)
     request = Request("m", (("user", "é" * 10),), 100, 0.0)
     assert most_prompt_tokens(request) == 4 + 20 + 16 + 1024
-    assert price.reservation(request, batch=False) == 1064 * 5 + 700
-    assert price.reservation(request, batch=True) == (1064 * 5 + 700) // 2
+    assert price.reservation(request, batch=False) == (1064 * 5 + 700) * 10**6
+    assert price.reservation(request, batch=True) == (1064 * 5 + 700) * 10**6 // 2
 
 
 def table(**models):
@@ -105,28 +111,27 @@ def test_every_packaged_entry_says_when_and_where_from():
 def test_the_users_entries_replace_those_of_the_same_name(tmp_path):
     mine = {"input": 0.123456, "output": 3, "as_of": "2030-01-01"}
     both = load_prices(written(tmp_path, table(**{"gpt-4.1-mini": mine, "mine": mine})))
-    expected = Price(input=123_456, cached_input=123_456, output=3_000_000, batch_percent=100, as_of="2030-01-01")
-    assert price_of(ENDPOINT, both) == price_of(dataclasses.replace(ENDPOINT, price_as="mine"), both) == expected
-    other = dataclasses.replace(ENDPOINT, model="gpt-4.1")
-    assert price_of(other, both) == price_of(other, load_prices())
+    expected = Price(input="0.123456", output=3, as_of="2030-01-01")
+    assert price_of("writer", "gpt-4.1-mini", "", both) == price_of("writer", "m", "mine", both) == expected
+    assert both["gpt-4.1"] == load_prices()["gpt-4.1"]
     with pytest.raises(UserError, match=r"writer: no price of 'no-such-model' in the price table; .*writer\.price_as"):
-        price_of(dataclasses.replace(ENDPOINT, model="no-such-model"), both)
+        price_of("writer", "no-such-model", "", both)
 
 
 @pytest.mark.parametrize(
     ("value", "what"),
     [
-        ("{", "Expecting"),
-        ([], "indices"),
-        ({"models": {}}, "'unit'"),
-        (table(m=3), "not subscriptable"),
-        (table(m={"input": 1}), "'output'"),
-        (table(m={"input": "1", "output": 1}), "models.m holds no price"),
-        (table(m={"input": -1, "output": 1}), "models.m holds no price"),
-        (table(m={"input": True, "output": 1}), "models.m holds no price"),
-        (table(m={"input": 1e9, "output": 1}), "models.m holds no price"),
-        (json.dumps(table(m={"input": 1, "output": float("nan")})), "models.m holds no price"),
-        (table(m={"input": 1, "output": 1, "batch_percent": 0.5}), "models.m holds no price"),
+        ("{", "Invalid JSON"),
+        ([], "object"),
+        ({"models": {}}, "unit: "),
+        (table(m=3), "models.m: "),
+        (table(m={"input": 1}), "models.m.output: "),
+        (table(m={"input": "one", "output": 1}), "models.m.input: "),
+        (table(m={"input": -1, "output": 1}), "models.m.input: "),
+        (table(m={"input": True, "output": 1}), "models.m.input: "),
+        (table(m={"input": 1e9, "output": 1}), "models.m.input: "),
+        (json.dumps(table(m={"input": 1, "output": float("nan")})), "models.m.output: "),
+        (table(m={"input": 1, "output": 1, "batch_percent": 0.5}), "models.m.batch_percent: "),
     ],
 )
 def test_mistakes_in_a_table_are_named(tmp_path, value, what):

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from phi_jax.teacher.request import Endpoint, Request, Status, Usage
+from phi_jax.teacher.prices import Endpoint, Price
+from phi_jax.teacher.request import Request, Status, Usage
 from phi_jax.teacher.server.answers import (
     LONGEST_WAIT,
     Failure,
@@ -45,6 +46,7 @@ GOOD = '{"reason": "clear", "grade": 7}'
         f"I compared {{1, 2}} with {{}}. {GOOD} Done.",
         "<think>maybe {\"reason\": \"wrong\", \"grade\": 1}? no</think>" + GOOD,
         '{"answer": 1} ' + GOOD,
+        f'```json\n{GOOD[:-1]}, "parts": [],\n}}\n```',
     ],
 )  # fmt: skip
 def test_the_object_that_fits_is_found(text):
@@ -75,8 +77,9 @@ def test_a_reply_that_does_not_fit_says_why_in_one_line(text, says):
 
 
 def endpoint(**changes):
-    fields = {"name": "writer", "model": "m", "base_url": "http://127.0.0.1/v1", "key_variable": "", "price_as": "",
-              "mode": "live", "window": 4, "batch_requests": 100, "timeout": 30.0, "attempts": 3}  # fmt: skip
+    fields = {"name": "writer", "model": "m", "base_url": "http://127.0.0.1/v1", "key_variable": "",
+              "price": Price(input=1, output=1), "mode": "live",
+              "window": 4, "batch_requests": 100, "timeout": 30.0, "attempts": 3}  # fmt: skip
     return Endpoint(**{**fields, **changes})
 
 
@@ -86,10 +89,10 @@ PLAIN = Request("m", (("user", "Write."),), 50, 0.5, 3)
 
 @pytest.mark.parametrize(("mode", "kind"), [("schema", "json_schema"), ("object", "json_object"), ("text", None)])
 def test_where_the_schema_goes_in_each_mode(mode, kind):
-    body = body_of(endpoint(json_mode=mode), ASKED, (("assistant", "{}"), ("user", "Again.")))
-    assert ["JSON Schema" in m["content"] for m in body["messages"]] == [False, mode != "schema", False, False]
+    body = body_of(endpoint(json_mode=mode), ASKED, tries=2)
+    assert ["JSON Schema" in m["content"] for m in body["messages"]] == [False, mode != "schema"]
     assert body["messages"][0] == {"role": "system", "content": "s"}
-    assert body["messages"][-1] == {"role": "user", "content": "Again."}
+    assert body["seed"] == ASKED.seed + 2000
     assert body.get("response_format", {}).get("type") == kind
     assert body_of(endpoint(json_mode=mode), PLAIN) == {
         "model": "m", "messages": [{"role": "user", "content": "Write."}], "max_tokens": 50, "temperature": 0.5,
@@ -144,12 +147,12 @@ def test_what_is_no_completion(body):
 @pytest.mark.parametrize(
     ("status", "body", "kind", "reason"),
     [
-        (401, b"no", "fatal", "does not accept the API key"),
-        (403, b'{"error": {"message": "flagged"}}', "refused", "HTTP 403: flagged; "),
-        (402, b"", "fatal", "no credit or quota"),
-        (429, b'{"error": {"code": "insufficient_quota"}}', "fatal", "no credit or quota"),
-        (429, b'{"error": {"code": "rate_limit_exceeded", "message": "slow"}}', "limited", "HTTP 429: slow"),
-        (404, b'{"message": "the model `m` is not here"}', "fatal", "no model 'm'"),
+        (401, b"no", "fatal", "check the API key in"),
+        (403, b'{"error": {"message": "flagged"}}', "refused", "flagged"),
+        (402, b"", "fatal", "credit or quota"),
+        (429, b'{"error": {"code": "insufficient_quota"}}', "fatal", "credit or quota"),
+        (429, b'{"error": {"code": "rate_limit_exceeded", "message": "slow"}}', "limited", "slow"),
+        (404, b'{"message": "the model `m` is not here"}', "fatal", "model=m"),
         (404, b"<html>", "refused", "HTTP 404: <html>"),
         (500, b'{"detail": "bearer sk-abcdefgh and key-12345678"}', "failed", '{"detail": "[key] and [key]"}'),
         (408, b"", "failed", "HTTP 408"),
@@ -170,7 +173,7 @@ def test_what_an_error_means(status, body, kind, reason):
         ({"prompt_tokens": 5, "completion_tokens": 7, "prompt_tokens_details": None}, Usage(5, 7)),
         (
             {"prompt_tokens": 5, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 4},
-             "completion_tokens_details": {"reasoning_tokens": 6}}, Usage(5, 7, 4, 6),
+             "completion_tokens_details": {"reasoning_tokens": 6}}, Usage(5, 7, 4),
         ),
         (None, None),
         ({"prompt_tokens": 5}, None),
@@ -204,7 +207,7 @@ def test_any_body_is_read_or_is_no_completion(body):
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_line_of_a_batch_is_read_or_set_aside(text):
     line = read_line(text, endpoint(), "sk-secret")
-    assert line is None or isinstance(line[1], tuple | Failure)
+    assert isinstance(line[1], tuple | Failure)
 
 
 def test_a_key_in_a_line_is_blotted_out():
@@ -221,7 +224,8 @@ def test_a_key_in_a_line_is_blotted_out():
     ("header", "seconds"),
     [
         ("0.25", 0.25),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2155 07:28:00 GMT", LONGEST_WAIT),
         ("-1", None),
         ("nan", None),
         ("1e300", LONGEST_WAIT),

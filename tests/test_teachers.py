@@ -11,7 +11,7 @@ from llm_server import serving
 
 from phi_jax.config import Config
 from phi_jax.errors import Preempted, UserError
-from phi_jax.teacher.pilot import lines, project
+from phi_jax.teacher.pilot import lines
 from phi_jax.teacher.request import PICODOLLARS, Request, Status
 from phi_jax.teacher.teachers import Teachers, parse_shares
 
@@ -37,7 +37,7 @@ def test_shares():
     for spec in ("", "a:x", "a:0", "a:-1", "a,,b", ":1", "a:inf", "a:nan"):
         with pytest.raises(UserError, match="must read like 'writer' or"):
             parse_shares(spec)
-    with pytest.raises(UserError, match="names one teacher twice"):
+    with pytest.raises(UserError, match="each name once"):
         parse_shares("a,a:2")
 
 
@@ -58,7 +58,6 @@ def test_requests_go_to_teachers_by_weight_and_each_always_to_the_same(tmp_path)
             {},
             "base_url='localhost:8000': must begin with http:// or https://",
         ),
-        ({"writer": {"model": ""}}, {}, "config.teachers.writer.model is empty"),
         ({"writer": {}}, {"journal": "gs://bucket/journal"}, "the journal needs a local disk"),
         ({"writer": {}}, {"prices": "nowhere.json"}, "nowhere.json"),
     ],
@@ -105,17 +104,13 @@ def test_several_teachers_one_journal(tmp_path):
         assert len(server.ledger()) == len(ledger)
 
 
-def test_a_pilot_asks_live_and_counts_what_the_batch_will_cost(tmp_path):
+def test_a_pilot_asks_live(tmp_path):
     with serving() as server:
         chosen = config(writer={"base_url": server.base_url, "mode": "batch"})
         with Teachers.of(chosen, tmp_path, live=True) as teachers:
             teachers.shares("writer")
-            make = lambda: map(request, range(5))  # noqa: E731
-            teachers.ask(make, "pilot", 5)
-            pairs = list(teachers.replies(make()))
+            teachers.ask(lambda: map(request, range(5)), "pilot", 5)
         assert {entry["via"] for entry in server.ledger()} == {"live"}
-        for asked, reply in pairs:
-            assert teachers.planned_cost(asked, reply) == -(-reply.cost // 2)
 
 
 def test_what_a_batch_brought_is_not_paid_again_live(tmp_path):
@@ -160,36 +155,7 @@ def terminate_when(condition):
 # --- Pilots ----------------------------------------------------------------------------------------------------------
 
 
-def pilot(costs, *, total=10_000, rejected=0, asked=None, seconds=60.0, batch=False):
-    asked = len(costs) if asked is None else asked
-    rejected = Counter({"tests fail": rejected})
-    return {"total": total, "costs": costs, "rejected": rejected, "asked": asked, "seconds": seconds, "batch": batch}
-
-
-def test_figures_worked_out_by_hand():
-    # 1, 2 and 3 millidollars: mean 2, standard deviation 1; 1.96 / sqrt(3) = 1.1316 around it.
-    found = project(**pilot([PICODOLLARS // 1000 * n for n in (1, 2, 3)], rejected=1, seconds=36.0))
-    assert found["dollars"] == pytest.approx((20, 20 - 11.316, 20 + 11.316), abs=1e-3)
-    # Wilson's interval of 1 in 3, as statistics books have it.
-    assert found["rejected"] == pytest.approx((1 / 3, 0.0615, 0.7923), abs=1e-4)
-    hours, low, high = found["hours"]
-    assert hours == pytest.approx(10_000 * 12 / 3600)
-    assert low < hours < high
-
-
-def test_what_a_pilot_cannot_tell_it_does_not():
-    costs = [10**9, 2 * 10**9]
-    assert "hours" not in project(**pilot(costs, asked=0))
-    assert "every reply was in the journal already" in "\n".join(lines("synthesize/teacher", pilot(costs, asked=0)))
-    assert "the Batch API answers within 24 hours" in "\n".join(lines("synthesize/teacher", pilot(costs, batch=True)))
-    with pytest.raises(UserError, match="--pilot 1: too few requests for an interval; use 200"):
-        project(**pilot([5]))
-
-
-def test_what_the_user_reads():
-    text = lines("annotate/python", pilot([PICODOLLARS // 100] * 100, rejected=7, seconds=10.0))
+def test_what_a_pilot_says():
+    text = lines("annotate/python", 10_000, [PICODOLLARS // 100] * 100, Counter({"tests fail": 7}))
     assert text[0].startswith("annotate/python: pilot of 100 of 10,000 requests cost $1.0000")
-    assert text[1] == "  dollars   $100.00 ($100.00 to $100.00)"
-    assert text[2].startswith("  rejected  7.0% (")
-    assert text[2].endswith("; tests fail: 7")
-    assert text[3].startswith("  hours     0.28 (")
+    assert text[1:] == ["  dollars   $100.00", "  rejected  7.0%; tests fail: 7"]

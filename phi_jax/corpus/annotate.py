@@ -83,7 +83,7 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     """Asks for the votes that stand first in a teacher's grading; writes nothing but the journal.
 
     Their files are a sample of those that `annotate` will ask about, with the same requests. Returns the arguments of
-    teacher.pilot.project; rejected are the outcomes that are no vote. Raises as `annotate`.
+    teacher.pilot.lines; rejected are the outcomes that are no vote. Raises as `annotate`.
     """
     rules, source = config.annotate, inputs["documents"].path("documents")
     with Teachers.of(config, workdir, live=True) as teachers:
@@ -92,16 +92,12 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
         chosen = sample(source, min(whole, -(-requests // rules.votes)))
         questions = (question_of(row, rules.max_file_bytes) for row in _rows(source, chosen))
         first = list(itertools.islice(voters.requests(questions), requests))
-        tally = teachers.ask(lambda: first, "annotate pilot", len(first))
+        teachers.ask(lambda: first, "annotate pilot", len(first))
         replies = list(teachers.replies(first))
-        costs = [teachers.planned_cost(request, reply) for request, reply in replies]
     return {
         "total": whole * rules.votes,
-        "costs": costs,
+        "costs": [reply.cost for _, reply in replies],
         "rejected": Counter(reply.status.value for _, reply in replies if reply.status is not Status.ANSWERED),
-        "asked": tally.counts.total(),
-        "seconds": tally.seconds,
-        "batch": any(endpoint.mode == "batch" for endpoint in voters.shares.endpoints),
     }
 
 

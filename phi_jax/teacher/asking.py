@@ -9,24 +9,21 @@ import asyncio
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from types import FrameType
 
 from phi_jax.errors import Preempted
 from phi_jax.progress import Progress
 from phi_jax.teacher.budget import Run, dollars
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import Price, price_of
-from phi_jax.teacher.request import Endpoint, Request, Status
-from phi_jax.teacher.server.batch import Batches, refuse_open
+from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.request import Request, Status
+from phi_jax.teacher.server.batch import Batches
 from phi_jax.teacher.server.live import Live
 
 
 def ask(
     jobs: Mapping[Endpoint, Iterable[Request]],
     journal: Journal,
-    prices: Mapping[str, Price],
     *,
     cap: int,
     label: str,
@@ -42,7 +39,6 @@ def ask(
     is in flight has arrived; a second signal does not wait for it. What arrived is kept, whatever is raised.
     """
     run, busy = Run(journal, cap), set[str]()
-    begin = time.monotonic()
     with (
         Progress(label, total, "replies") as progress,
         asyncio.Runner() as runner,
@@ -62,17 +58,11 @@ def ask(
         def count(key: str, status: Status) -> None:
             busy.discard(key)
             run.counts[status] += 1
-            given_up = run.counts[Status.POISONED]
-            note = f"{dollars(journal.spent)} of {dollars(cap)}" + (f", {given_up} given up" if given_up else "")
-            progress.advance(1, note)
+            progress.advance(1, f"{dollars(journal.spent)} of {dollars(cap)}")
 
         async def one(endpoint: Endpoint, requests: Iterable[Request]) -> None:
-            price = price_of(endpoint, prices)
-            if endpoint.mode == "batch":
-                await Batches(endpoint, price, run).ask(new(requests), count)
-            else:
-                refuse_open(endpoint, journal)
-                await Live(endpoint, price, run).ask(new(requests), count)
+            asker = Batches if endpoint.mode == "batch" else Live
+            await asker(endpoint, run).ask(new(requests), count)
 
         async def every_endpoint() -> None:
             await asyncio.gather(*(run.guard(one(*job)) for job in jobs.items()))
@@ -85,7 +75,6 @@ def ask(
         raise KeyboardInterrupt
     if run.errors:
         raise run.errors[0]
-    run.seconds = time.monotonic() - begin
     return run
 
 
@@ -96,23 +85,21 @@ def _signals(run: Run, loop: asyncio.AbstractEventLoop) -> Iterator[list[int]]:
     Gives the signals that came. After the first, what is in flight is awaited; after the second, it is booked as lost.
     """
     came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
 
-    def stop() -> None:
+    def stop(number: int) -> None:
+        came.append(number)
         run.stopping.set()
         if len(came) > 1:
             for task in asyncio.all_tasks(loop):
                 task.cancel()
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        loop.call_soon_threadsafe(stop)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    for number in before:
+        loop.add_signal_handler(number, stop, number)
     try:
         yield came
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -10,14 +10,14 @@ from typing import Any
 
 from phi_jax.errors import Preempted, UserError
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.request import PICODOLLARS, Request, Status
+from phi_jax.teacher.request import PICODOLLARS, Status
 
 
 class Run:
     """One call of `asking.ask`. cap: picodollars, on all that the journal ever booked.
 
     counts: what came of the requests that were asked; found: requests that the journal had already, or that were given
-    twice; seconds: that it took.
+    twice.
     """
 
     def __init__(self, journal: Journal, cap: int) -> None:
@@ -26,18 +26,6 @@ class Run:
         self.errors: list[Exception] = []
         self.counts: Counter[Status] = Counter()
         self.found = 0
-        self.seconds = 0.0
-
-    def begin(self, request: Request, reservation: int) -> int:
-        """Opens a live attempt and returns its id; it is on disk then.
-
-        Raises UserError where the cap leaves no room, Preempted where the run is to stop.
-        """
-        self.check()
-        attempt = self.journal.begin(request, reservation, cap=self.cap)
-        if attempt is None:
-            raise self.no_room(f"may cost {dollars(reservation)}")
-        return attempt
 
     async def guard(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs the work of one worker. An error of it stops the others, who still await what they have in flight."""

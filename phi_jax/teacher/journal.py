@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import sqlite3
 import time
@@ -65,7 +64,7 @@ CREATE TABLE replies (
 );
 CREATE INDEX poisoned_replies ON replies (key) WHERE status = 'poisoned';
 """
-# Tables that an older journal may lack. A plan of a batch stands in `batches` before the batch is made; `arrived` holds
+# Tables that an older journal may lack. `batches`: see server/batch.py; its limit_as is no longer used. `arrived` holds
 # paid batch replies that no request has claimed yet.
 _LATER_TABLES = """
 CREATE TABLE IF NOT EXISTS batches (
@@ -74,10 +73,9 @@ CREATE TABLE IF NOT EXISTS batches (
 );
 CREATE TABLE IF NOT EXISTS arrived (key TEXT PRIMARY KEY, completion TEXT NOT NULL);
 """
-_REPLY = "key, status, text, reason, model, prompt, completion, cached, reasoning, cost, attempts"
 
 
-class Journal:
+class Journal(contextlib.AbstractContextManager):
     """The journal in `directory` (a local one), locked against every other process; a context manager.
 
     Each change is on disk when its method returns. spent: settled costs and lost reservations of all runs that ever
@@ -93,28 +91,21 @@ class Journal:
             )
         self.path = Path(directory) / FILE
         self.spent = self.reserved = 0
-        with contextlib.ExitStack() as stack:
-            self._lock(stack)
-            try:
-                self._create()
-                uri = f"{self.path.absolute().as_uri()}?mode=rw"
-                self._database = stack.enter_context(
-                    contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False))
-                )
-                self._check()
-            except sqlite3.Error as error:
-                raise self._unusable(error) from None
-            sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
-            ((self.spent, self.reserved),) = self.read(f"SELECT {sums} FROM attempts")
-            self.end_all(LIVE, lost=True, reason="the process was killed")
-            self._resources = stack.pop_all()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._create()
+            uri = f"{self.path.absolute().as_uri()}?mode=rw"
+            self._database = sqlite3.connect(uri, 0, uri=True, isolation_level=None, check_same_thread=False)
+            self._check()
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from None
+        sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
+        ((self.spent, self.reserved),) = self.read(f"SELECT {sums} FROM attempts")
+        self.end_all(LIVE, lost=True, reason="the process was killed")
 
     def close(self) -> None:
         """Attempts that are open stay so, as if the process were killed here."""
-        self._resources.close()
-
-    def __enter__(self) -> Journal:
-        return self
+        self._database.close()
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -175,7 +166,7 @@ class Journal:
         with self.transaction():
             rows = self._database.execute(
                 "UPDATE attempts SET cost = coalesce(?, reservation), lost = ?, prompt = ?, completion = ?, "
-                "cached = ?, reasoning = ?, reason = ?, ended = ? WHERE id = ? AND cost IS NULL "
+                "cached = ?, reason = ?, ended = ? WHERE id = ? AND cost IS NULL "
                 "RETURNING reservation, cost",
                 (cost, cost is None, *dataclasses.astuple(usage), reason, time.time(), attempt),
             ).fetchall()
@@ -185,37 +176,31 @@ class Journal:
             self.reserved -= reservation
             self.spent += booked
 
-    def end_all(self, via: str, *, lost: bool, reason: str) -> None:
-        """Ends what is open of `via`: as lost, or as never sent and so at no cost."""
+    def end_all(self, via: str, *, lost: bool, reason: str) -> list[str]:
+        """Ends what is open of `via`, as lost, or as never sent and so at no cost; returns the requests' keys."""
         with self.transaction():
-            for (attempt,) in self.read("SELECT id FROM attempts WHERE via = ? AND cost IS NULL", via):
+            rows = self.read("SELECT id, key FROM attempts WHERE via = ? AND cost IS NULL", via)
+            for attempt, _ in rows:
                 self.end(attempt, cost=None if lost else 0, reason=reason)
+        return [key for _, key in rows]
 
     # --- Replies ---------------------------------------------------------------------------------------------
 
     def conclude(self, key: str, status: Status, text: str, reason: str, model: str) -> Reply:
-        """Records the outcome of a request, with what all its ended attempts used and cost, and returns it.
-
-        An outcome that is there already stays, but a poisoned one gives way.
-        """
-        ((attempts, cost, *usage),) = self.read(
-            "SELECT count(*), coalesce(sum(cost), 0), coalesce(sum(prompt), 0), coalesce(sum(completion), 0), "
-            "coalesce(sum(cached), 0), coalesce(sum(reasoning), 0) FROM attempts WHERE key = ? AND cost IS NOT NULL",
-            key,
-        )
-        reply = Reply(key, status, text, reason, model, Usage(*usage), cost, attempts)
+        """Records the outcome of a request, with what all its ended attempts used and cost, and returns it."""
+        columns = ("prompt", "completion", "cached", "reasoning", "cost")
+        sums = ", ".join(f"coalesce(sum({name}), 0)" for name in columns)
         with self.transaction():
-            self.write("DELETE FROM replies WHERE key = ? AND status = 'poisoned'", key)
-            self.write(
-                f"INSERT INTO replies ({_REPLY}, arrived) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (key) DO NOTHING",
-                key, status.value, text, reason, model, *usage, cost, attempts, time.time(),
-            )  # fmt: skip
-        return reply
+            (row,) = self.write(
+                f"INSERT OR REPLACE INTO replies SELECT ?1, ?2, ?3, ?4, ?5, {sums}, count(*), ?6 "
+                "FROM attempts WHERE key = ?1 AND cost IS NOT NULL RETURNING *",
+                key, status.value, text, reason, model, time.time(),
+            ).fetchall()  # fmt: skip
+        return _reply(row)
 
     def find(self, key: str) -> Reply | None:
         """What came of the request with this key, poisoned included; None where it is still to be asked."""
-        rows = self.read(f"SELECT {_REPLY} FROM replies WHERE key = ?", key)
+        rows = self.read("SELECT * FROM replies WHERE key = ?", key)
         return _reply(rows[0]) if rows else None
 
     def has_answers(self, model: str) -> bool:
@@ -224,9 +209,7 @@ class Journal:
 
     def poisoned(self) -> list[Reply]:
         """Of the requests that were given up, by key."""
-        return [
-            _reply(row) for row in self.read(f"SELECT {_REPLY} FROM replies WHERE status = 'poisoned' ORDER BY key")
-        ]
+        return [_reply(row) for row in self.read("SELECT * FROM replies WHERE status = 'poisoned' ORDER BY key")]
 
     def retry_given_up(self) -> int:
         """Removes the poisoned outcomes, so that those requests are asked again, and returns their number.
@@ -236,19 +219,6 @@ class Journal:
         return self.write("DELETE FROM replies WHERE status = 'poisoned'").rowcount
 
     # --- The file --------------------------------------------------------------------------------------------
-
-    def _lock(self, stack: contextlib.ExitStack) -> None:
-        directory = self.path.parent
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((directory / "journal.lock").open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{directory}: another process uses this journal; wait for it, or stop it first") from None
-        except OSError as error:
-            raise UserError(
-                f"{directory}: cannot hold a journal ({error.strerror}); set config.budget.journal to another directory"
-            ) from None
 
     def _create(self) -> None:
         if self.path.exists():
@@ -261,24 +231,27 @@ class Journal:
                 database.executescript(f"PRAGMA journal_mode = MEMORY; BEGIN; {_SCHEMA} COMMIT;")
 
     def _check(self) -> None:
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+            self._database.execute(f"PRAGMA {pragma}")
         ((version,),) = self._database.execute("PRAGMA user_version")
         if version != FORMAT:
             raise sqlite3.DatabaseError(f"has format {version}, this phi_jax reads {FORMAT}")
-        for table in ("attempts", "replies"):
-            ((verdict,), *_) = self._database.execute(f"PRAGMA quick_check({table})")
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+        ((verdict,), *_) = self._database.execute("PRAGMA quick_check")
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
         self._database.executescript(_LATER_TABLES)
 
-    def _unusable(self, error: sqlite3.Error) -> UserError:
+    def _unusable(self, error: OSError | sqlite3.Error) -> UserError:
+        said = " ".join(str(error).split())
+        if "locked" in said:
+            return UserError(f"{self.path}: {said}; another process uses this journal: wait for it, or stop it first")
         return UserError(
-            f"{self.path}: {' '.join(str(error).split())}; make room if the disk is full, else put a copy of the "
-            "journal in its place, or move it away (then everything is asked, and paid for, again)"
+            f"{self.path}: {said}; make room if the disk is full, set config.budget.journal to another directory if "
+            "this one cannot hold a journal, else put a copy of the journal in its place, or move it away (then "
+            "everything is asked, and paid for, again)"
         )
 
 
 def _reply(row: Sequence[Any]) -> Reply:
-    key, status, text, reason, model, *usage, cost, attempts = row
+    key, status, text, reason, model, *usage, _, cost, attempts, _ = row  # the first _ is no longer used
     return Reply(key, Status(status), text, reason, model, Usage(*usage), cost, attempts)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, ValidationError
 
 from phi_jax.errors import UserError
-from phi_jax.teacher.request import PICODOLLARS, Endpoint, Messages, Request, Usage
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
+from phi_jax.teacher.request import PICODOLLARS, Request, Usage, first_problem
 
 _PACKAGED = Path(__file__).with_name("prices.json")
-_UNIT, _TOKENS = "dollars per million tokens", 10**6
+_MILLION = 10**6
 
 # Tokens that a chat template puts around what is sent, at most. Around a message: ChatML, Llama 3 and Harmony take 3 to
 # 6 and the role's name. Around all: a start and the opening of the answer (under 10), the sentence that asks for JSON
@@ -27,45 +25,65 @@ _UNIT, _TOKENS = "dollars per million tokens", 10**6
 _MESSAGE_OVERHEAD = 16
 _REQUEST_OVERHEAD = 1024
 
+_Amount = Annotated[Decimal, Field(ge=0, lt=_MILLION)]
 
-@dataclasses.dataclass(frozen=True)
-class Price:
-    """Of one model: picodollars a token. batch_percent: of these, what the Batch API charges."""
 
-    input: int
-    cached_input: int
-    output: int
-    batch_percent: int
-    as_of: str
+class Price(BaseModel, frozen=True):
+    """Of one model, in dollars per million tokens. batch_percent: of these, what the Batch API charges."""
+
+    input: _Amount
+    output: _Amount
+    cached_input: _Amount | None = None  # None: that of `input`
+    batch_percent: int = Field(100, ge=0, le=100)
+    as_of: str = ""
 
     def cost(self, usage: Usage, *, batch: bool) -> int:
         """Picodollars, rounded up."""
-        fresh = usage.prompt - usage.cached
-        full = fresh * self.input + usage.cached * self.cached_input + usage.completion * self.output
-        return self._discounted(full, batch)
+        cached = self.input if self.cached_input is None else self.cached_input
+        dollars = (usage.prompt - usage.cached) * self.input + usage.cached * cached + usage.completion * self.output
+        return math.ceil(dollars * (PICODOLLARS // _MILLION) * (self.batch_percent if batch else 100) / 100)
 
-    def reservation(self, request: Request, correction: Messages = (), *, batch: bool) -> int:
-        """The most that one attempt at `request` can cost. correction: messages that are sent behind its own.
+    def reservation(self, request: Request, *, batch: bool) -> int:
+        """The most picodollars that one attempt at `request` can cost.
 
         It holds for tokenizers none of whose tokens stands for less than a byte of the prompt, and servers that keep
         to max_tokens.
         """
-        prompt = most_prompt_tokens(request, correction) * max(self.input, self.cached_input)
-        return self._discounted(prompt + request.max_tokens * self.output, batch)
-
-    def _discounted(self, full: int, batch: bool) -> int:
-        return -(-full * self.batch_percent // 100) if batch else full
+        prompt = most_prompt_tokens(request)
+        return max(self.cost(Usage(prompt, request.max_tokens, cached), batch=batch) for cached in (0, prompt))
 
 
-def price_of(endpoint: Endpoint, prices: Mapping[str, Price]) -> Price:
-    """By `price_as`, or the model's name. Raises UserError where there is no such entry: no price is guessed."""
-    name = endpoint.price_as or endpoint.model
-    if name not in prices:
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """One teacher: a model behind an OpenAI-compatible server (a section of config.teachers)."""
+
+    name: str  # of its section
+    price: Price
+    model: str  # as the server calls it
+    base_url: str  # e.g. "https://api.openai.com/v1"
+    key_variable: str  # environment variable that holds the API key; "" = the server wants none
+    mode: str  # "live": chat completions; "batch": the Batch API
+    window: int  # live requests in flight at most
+    batch_requests: int  # requests of one batch at most
+    timeout: float  # seconds that one attempt may take from sending to the reply's last byte
+    attempts: int  # of one request, beside those that a rate limit turned away; then it is given up
+    json_mode: str = "schema"  # how JSON is asked for: "schema", "object" or "text" (server/dialect.py)
+
+
+class _Table(BaseModel):
+    unit: Literal["dollars per million tokens"]
+    models: dict[str, Price]
+
+
+def price_of(name: str, model: str, price_as: str, prices: Mapping[str, Price]) -> Price:
+    """Of the teacher `name`, by `price_as`, or its model. Raises UserError where there is none: no price is guessed."""
+    entry = price_as or model
+    if entry not in prices:
         raise UserError(
-            f"teacher {endpoint.name}: no price of {name!r} in the price table; set config.teachers.{endpoint.name}"
-            '.price_as to an entry of it ("local" costs nothing), or name a file with one in config.budget.prices'
+            f"teacher {name}: no price of {entry!r} in the price table; set config.teachers.{name}.price_as to an "
+            'entry of it ("local" costs nothing), or name a file with one in config.budget.prices'
         )
-    return prices[name]
+    return prices[entry]
 
 
 def load_prices(path: str = "") -> dict[str, Price]:
@@ -73,45 +91,27 @@ def load_prices(path: str = "") -> dict[str, Price]:
 
     Raises UserError for a file that cannot be read, or an entry that is no price.
     """
-    return _read(_PACKAGED) | (_read(Path(path)) if path else {})
+    prices: dict[str, Price] = {}
+    for file in (_PACKAGED, Path(path)) if path else (_PACKAGED,):
+        try:
+            prices |= _Table.model_validate_json(file.read_bytes()).models
+        except OSError as error:
+            raise UserError(
+                f"{file}: the price table cannot be read ({error.strerror}); see config.budget.prices"
+            ) from None
+        except ValidationError as error:
+            raise UserError(
+                f'{file}: no price table ({first_problem(error)}); it needs "unit": "dollars per million tokens" and '
+                '"models": {name: {input, output, cached_input, batch_percent}}'
+            ) from None
+    return prices
 
 
-def most_prompt_tokens(request: Request, correction: Messages = ()) -> int:
-    """Upper bound of the tokens that a server counts as the prompt."""
-    messages = request.messages + correction
-    said = sum(len(f"{role}{content}".encode(errors="surrogatepass")) + _MESSAGE_OVERHEAD for role, content in messages)
-    return said + _REQUEST_OVERHEAD + (0 if request.schema is None else _schema_bytes(request.schema))
+def most_prompt_tokens(request: Request) -> int:
+    """Upper bound of the tokens that a server counts as the prompt.
 
-
-@functools.cache
-def _schema_bytes(schema: type[BaseModel]) -> int:
-    """In the longest form in which a server, or we, may show the schema to the model: indented, ASCII."""
-    return len(json.dumps(schema.model_json_schema(), indent=4))
-
-
-def _read(path: Path) -> dict[str, Price]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
-        if table["unit"] != _UNIT:
-            raise ValueError(f"its unit is {table['unit']!r}")
-        as_of = str(table.get("as_of", ""))
-        return {name: _price(f"models.{name}", entry, as_of) for name, entry in table["models"].items()}
-    except OSError as error:
-        raise UserError(
-            f"{path}: the price table cannot be read ({error.strerror}); see config.budget.prices"
-        ) from None
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise UserError(
-            f'{path}: no price table ({error}); it needs "unit": "{_UNIT}" and "models": {{name: {{input, output, '
-            "cached_input, batch_percent}}, with numbers from 0 up, and percent in whole numbers to 100"
-        ) from None
-
-
-def _price(place: str, entry: Any, as_of: str) -> Price:
-    amounts = [entry["input"], entry.get("cached_input", entry["input"]), entry["output"]]
-    percent = entry.get("batch_percent", 100)
-    numbers = all(type(amount) in (int, Decimal) and Decimal(amount).is_finite() for amount in amounts)
-    if not (numbers and all(0 <= a < _TOKENS for a in amounts) and type(percent) is int and 0 <= percent <= 100):
-        raise ValueError(f"{place} holds no price")
-    fresh, cached, output = (math.ceil(Decimal(amount) * PICODOLLARS / _TOKENS) for amount in amounts)
-    return Price(fresh, cached, output, percent, str(entry.get("as_of", as_of)))
+    A schema counts in the longest form in which a server, or we, may show it to the model: indented, ASCII.
+    """
+    said = "".join(f"{role}{content}" for role, content in request.messages).encode(errors="surrogatepass")
+    shown = "" if request.schema is None else json.dumps(request.schema.model_json_schema(), indent=4)
+    return len(said) + len(request.messages) * _MESSAGE_OVERHEAD + _REQUEST_OVERHEAD + len(shown)

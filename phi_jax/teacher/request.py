@@ -10,28 +10,11 @@ from typing import TYPE_CHECKING, Any
 from phi_jax.store.artifact import digest_of
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import BaseModel, ValidationError
 
 PICODOLLARS = 10**12  # in a dollar; money is counted in whole picodollars, so that sums are exact
 
 Messages = tuple[tuple[str, str], ...]  # (role, content)
-
-
-@dataclasses.dataclass(frozen=True)
-class Endpoint:
-    """One teacher: a model behind an OpenAI-compatible server (a section of config.teachers)."""
-
-    name: str  # of its section
-    model: str  # as the server calls it
-    base_url: str  # e.g. "https://api.openai.com/v1"
-    key_variable: str  # environment variable that holds the API key; "" = the server wants none
-    price_as: str  # entry of the price table; "" = that of the model's name
-    mode: str  # "live": chat completions; "batch": the Batch API
-    window: int  # live requests in flight at most
-    batch_requests: int  # requests of one batch at most
-    timeout: float  # seconds that one attempt may take from sending to the reply's last byte
-    attempts: int  # of one request, beside those that a rate limit turned away; then it is given up
-    json_mode: str = "schema"  # how JSON is asked for: "schema", "object" or "text" (server/json_mode.py)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +54,13 @@ def _form(schema: type[BaseModel]) -> list[Any]:
     return [schema.__name__, *fields]
 
 
+def first_problem(error: ValidationError) -> str:
+    """One line."""
+    wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    told = f"{'.'.join(map(str, wrong['loc'])) or 'object'}: {wrong['msg']}"
+    return " ".join(told.encode(errors="replace").decode().split())[:300]
+
+
 class Status(enum.StrEnum):
     """What came of a request. Each but POISONED is a reply that was paid for and is never asked for again."""
 
@@ -83,12 +73,11 @@ class Status(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """Tokens as the server reports them. cached and reasoning are parts of prompt and completion."""
+    """Tokens as the server reports them. cached: a part of prompt; completion: with reasoning."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
-    reasoning: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

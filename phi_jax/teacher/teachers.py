@@ -7,9 +7,10 @@ requests in their order, `reply`. So what it writes is a function of the journal
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import dataclasses
-import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +18,12 @@ from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.store.documents import uniform
 from phi_jax.teacher import asking
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import Price, load_prices, price_of
-from phi_jax.teacher.request import PICODOLLARS, Endpoint, Reply, Request, Status
+from phi_jax.teacher.prices import Endpoint, load_prices, price_of
+from phi_jax.teacher.request import PICODOLLARS, Reply, Request, Status
 from phi_jax.teacher.server.batch import Batches
 
 Requests = Callable[[], Iterable[Request]]
@@ -32,16 +34,13 @@ def parse_shares(spec: str) -> dict[str, float]:
 
     Raises UserError for a text of another form.
     """
-    shares: dict[str, float] = {}
-    parts = spec.split(",")
-    for part in parts:
-        name, _, weight = part.strip().partition(":")
-        with contextlib.suppress(ValueError):
-            shares[name] = float(weight or 1)
-        if not name or not 0 < shares.get(name, 0) < float("inf"):
-            raise UserError(f"teacher {spec!r}: must read like 'writer' or 'writer:0.8,ours:0.2', with weights above 0")
-    if len(shares) < len(parts):
-        raise UserError(f"teacher {spec!r}: names one teacher twice; give each once")
+    parts, shares = [part.strip().partition(":") for part in spec.split(",")], dict[str, float]()
+    with contextlib.suppress(ValueError):
+        shares = {name: float(weight or 1) for name, _, weight in parts if name}
+    if len(shares) < len(parts) or not all(0 < weight < float("inf") for weight in shares.values()):
+        raise UserError(
+            f"teacher {spec!r}: must read like 'writer' or 'writer:0.8,ours:0.2', each name once, weights above 0"
+        )
     return {name: weight / sum(shares.values()) for name, weight in shares.items()}
 
 
@@ -54,22 +53,17 @@ class Shares:
 
     def endpoint(self, number: int) -> Endpoint:
         """Of request `number`: by hash, so that one more request moves no other to another teacher."""
-        position = int.from_bytes(hashlib.sha256(f"teacher of {number}".encode()).digest()[:8]) / 2**64
-        for endpoint, weight in zip(self.endpoints, self.weights, strict=True):
-            position -= weight
-            if position < 0:
-                return endpoint
-        return self.endpoints[-1]
+        position = uniform(str(number), "teacher of")
+        place = bisect.bisect(list(itertools.accumulate(self.weights)), position)
+        return self.endpoints[min(place, len(self.endpoints) - 1)]
 
 
-class Teachers:
+class Teachers(contextlib.AbstractContextManager):
     """See the module. Use as a context manager: it holds the journal against other processes."""
 
-    def __init__(
-        self, endpoints: dict[str, Endpoint], journal: Journal, prices: dict[str, Price], cap: int, live: bool
-    ) -> None:
-        """cap: picodollars, on all that was ever booked in this journal. live: no teacher is asked in batches."""
-        self._known, self.journal, self.prices, self.cap, self._live = endpoints, journal, prices, cap, live
+    def __init__(self, endpoints: dict[str, Endpoint], journal: Journal, cap: int) -> None:
+        """cap: picodollars, on all that was ever booked in this journal."""
+        self._known, self.journal, self.cap = endpoints, journal, cap
         self._chosen: dict[str, Endpoint] = {}  # by model
         self._asked: list[Requests] = []
 
@@ -81,11 +75,10 @@ class Teachers:
         process holds the journal.
         """
         directory = config.budget.journal or os.path.join(os.fspath(workdir), "teacher")
-        endpoints, prices = _known(config)
-        return cls(endpoints, Journal(directory), prices, round(config.budget.max_dollars * PICODOLLARS), live)
-
-    def __enter__(self) -> Teachers:
-        return self
+        endpoints = known(config)
+        if live:
+            endpoints = {name: dataclasses.replace(endpoint, mode="live") for name, endpoint in endpoints.items()}
+        return cls(endpoints, Journal(directory), round(config.budget.max_dollars * PICODOLLARS))
 
     def __exit__(self, *error: object) -> None:
         self.journal.close()
@@ -112,27 +105,17 @@ class Teachers:
         requests: gives them anew, in the same order, each time it is called. Raises as asking.ask.
         """
         self._asked.append(requests)
-        jobs = {
-            dataclasses.replace(endpoint, mode="live") if self._live else endpoint: _of_model(model, requests())
-            for model, endpoint in self._chosen.items()
-        }
-        return asking.ask(jobs, self.journal, self.prices, cap=self.cap, label=label, total=total)
+        jobs = {endpoint: _of_model(model, requests()) for model, endpoint in self._chosen.items()}
+        return asking.ask(jobs, self.journal, cap=self.cap, label=label, total=total)
 
     def cancel_batches(self) -> int:
         """Cancels what the Batch API still works on, of all teachers; keeps what it has done. Returns how many."""
         run = Run(self.journal, self.cap)
         return sum(
-            asyncio.run(Batches(endpoint, price_of(endpoint, self.prices), run).cancel())
+            asyncio.run(Batches(endpoint, run).cancel())
             for endpoint in self._known.values()
             if endpoint.mode == "batch"
         )
-
-    def planned_cost(self, request: Request, reply: Reply) -> int:
-        """Picodollars of a reply if it came as its teacher's section says: the batch price though it was asked live."""
-        endpoint = self._chosen[request.model]
-        if self._live and endpoint.mode == "batch":
-            return price_of(endpoint, self.prices).cost(reply.usage, batch=True)
-        return reply.cost
 
     def reply(self, key: str) -> Reply:
         """What came of the request with this key. Raises KeyError where it was not asked."""
@@ -166,7 +149,7 @@ class Teachers:
             endpoint.name: {
                 "model": model,
                 "mode": endpoint.mode,
-                "prices_as_of": price_of(endpoint, self.prices).as_of,
+                "prices_as_of": endpoint.price.as_of,
                 **{name: counts[model][name] for name in names},
                 "dollars": counts[model]["picodollars"] / PICODOLLARS,
             }
@@ -175,27 +158,23 @@ class Teachers:
         return {"teachers": teachers, "dollars": sum(c["picodollars"] for c in counts.values()) / PICODOLLARS}
 
 
-def check(config: Config) -> None:
-    """Raises UserError for a teacher or a budget without sense, and a model without a price; opens nothing.
+def known(config: Config) -> dict[str, Endpoint]:
+    """The teachers in config.teachers, by name; opens nothing.
 
-    What would otherwise show when the stage's turn comes, hours into a run.
+    Raises UserError for one without sense, or whose model has no price: what would otherwise show when the stage's turn
+    comes, hours into a run.
     """
-    endpoints, prices = _known(config)
-    for endpoint in endpoints.values():
-        price_of(endpoint, prices)
-
-
-def _known(config: Config) -> tuple[dict[str, Endpoint], dict[str, Price]]:
-    endpoints = {}
-    fields = [field.name for field in dataclasses.fields(Endpoint) if field.name != "name"]
+    prices, endpoints = load_prices(config.budget.prices), {}
+    fields = [field.name for field in dataclasses.fields(Endpoint) if field.name not in ("name", "price")]
     for name in config.teachers.to_dict():
-        rules, place = getattr(config.teachers, name), f"config.teachers.{name}"
-        endpoint = endpoints[name] = Endpoint(name, **{field: getattr(rules, field) for field in fields})
+        rules = getattr(config.teachers, name)
+        price = price_of(name, rules.model, rules.price_as, prices)
+        endpoint = endpoints[name] = Endpoint(name, price, **{field: getattr(rules, field) for field in fields})
         if not endpoint.base_url.startswith(("http://", "https://")):
-            raise UserError(f"{place}.base_url={endpoint.base_url!r}: must begin with http:// or https://")
-        if not endpoint.model:
-            raise UserError(f"{place}.model is empty; name the model as its server calls it")
-    return endpoints, load_prices(config.budget.prices)
+            raise UserError(
+                f"config.teachers.{name}.base_url={endpoint.base_url!r}: must begin with http:// or https://"
+            )
+    return endpoints
 
 
 def _of_model(model: str, requests: Iterable[Request]) -> Iterator[Request]:

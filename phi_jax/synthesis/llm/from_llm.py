@@ -21,8 +21,8 @@ from phi_jax.synthesis.llm.curriculum import KINDS, Lesson, lessons
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.outputs import Fault, declare
 from phi_jax.synthesis.review import Reviewer, Submission, clear
-from phi_jax.teacher.budget import Run
-from phi_jax.teacher.request import Endpoint, Request, Status
+from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.request import Request, Status
 from phi_jax.teacher.teachers import Teachers
 
 _CODES = {
@@ -73,21 +73,20 @@ class _Lessons:
             )
             yield _Try(lesson, request, teacher)
 
-    def ask(self) -> list[Run]:
-        """Asks and checks, twice; what came of the first and of the second tries."""
-        first = self._ask(0)
+    def ask(self) -> None:
+        """Asks and checks, twice."""
+        self._ask(0)
         self.counts.append({kind: sum(1 for _ in self.tries(kind, 1)) for kind in KINDS})
-        return [first, self._ask(1)]
+        self._ask(1)
 
-    def _ask(self, number: int) -> Run:
+    def _ask(self, number: int) -> None:
         def requests() -> Iterator[Request]:
             return (tried.request for kind in KINDS for tried in self.tries(kind, number))
 
         label = f"{self._label} asking{', second tries' if number else ''}"
-        tally = self._teachers.ask(requests, label, sum(self.counts[number].values()))
+        self._teachers.ask(requests, label, sum(self.counts[number].values()))
         for kind, reviewer in self.reviewers.items():
             reviewer.review(self._submission(tried) for tried in self.tries(kind, number))
-        return tally
 
     def _submission(self, tried: _Try) -> Submission:
         """What the reply to one try says."""
@@ -138,8 +137,8 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
 
 def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> dict[str, Any]:
     """Asks for the first `requests` lessons, of both kinds in proportion, and checks what comes; writes nothing but the
-    journal. config.texts holds one entry. Returns the arguments of teacher.pilot.project. A lesson is one request
-    there: its cost, and its share of the seconds, are those of both its tries.
+    journal. config.texts holds one entry. Returns the arguments of teacher.pilot.lines. A lesson is one request
+    there: its cost is that of both its tries.
     """
     (name,) = config.texts.to_dict()
     rules = getattr(config.texts, name)
@@ -150,22 +149,18 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     with tempfile.TemporaryDirectory() as scratch, Teachers.of(config, workdir, live=True) as teachers:
         draft = open_draft(scratch, "pilot", name, {}, {})
         pilot = _Lessons(draft, rules, {"textbooks": textbooks, "exercises": count - textbooks}, teachers)
-        first, second = pilot.ask()
+        pilot.ask()
         costs: Counter[str] = Counter()
         rejected: Counter[str] = Counter()
         for kind, number in itertools.product(KINDS, (0, 1)):
             for _, request, _ in pilot.tries(kind, number):
-                costs[request.label] += teachers.planned_cost(request, teachers.reply(request.key))
+                costs[request.label] += teachers.reply(request.key).cost
             codes = (row["code"] for row in pilot.reviewers[kind].failed(number))
             rejected.update(code for code in codes if number == 1 or code in _NOT_ASKED_AGAIN)
-        batch = any(endpoint.mode == "batch" for endpoint in teachers.shares(rules.writer).endpoints)
     return {
         "total": total,
         "costs": list(costs.values()),
         "rejected": rejected,
-        "asked": count - first.found,
-        "seconds": first.seconds + second.seconds,
-        "batch": batch,
     }
 
 

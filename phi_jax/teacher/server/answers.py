@@ -1,26 +1,38 @@
-"""What a server says, read: completions, errors, the lines of a batch.
+"""What a server says, read: completions, errors, the lines of a batch; and the openai client that asks it.
+
+Its retries are off: each attempt is in the journal before it is sent.
 
 Shapes that were recorded of OpenAI, vLLM, llama.cpp and Mistral are read; a field is trusted only as far as it is used.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import email.utils
 import json
+import os
+import random
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+import time
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from phi_jax.teacher.request import Endpoint, Status, Usage
+from phi_jax.errors import UserError
+from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.request import Status, Usage
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_CONNECT_SECONDS = 20.0
 LONGEST_WAIT = 3600.0  # seconds; a server that asks for more is asked again after this
 _MAX_TOKENS = 2**31  # of one reply; a greater count is not believed
 _REASON_LENGTH = 300
 _KEY = re.compile(r"\b(?:sk|pk|gsk|key)-[\w*.-]{4,}|(?i:bearer)\s+[^\s\"',}]+")
-_NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_credits", "account_deactivated")
-_AGAIN = (408, 409, 425)
-
+_FATAL = re.compile('"(insufficient_quota|billing_hard_limit_reached|insufficient_credits|model_not_found)"')
+T = TypeVar("T")
 
 # What the server says that the model said, which is paid for: (status, text, reason, model, usage). Where the status is
 # POISONED, it does not answer, and the request may be asked again. reason: "" where answered. model: "" where the
@@ -57,7 +69,7 @@ def read_completion(body: Any, key: str) -> Answer | Failure:
         message = choice["message"]
         content, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
     except (LookupError, TypeError, AttributeError):
-        said = f"the reply is no chat completion: {_message(body)}"
+        said = f"the reply is no chat completion: {json.dumps(body)}"
         return Failure("failed", one_line(said, key), lost=True)
     text = clean(_text(content), key)
     status, reason = _status(finish, refusal, text)
@@ -68,15 +80,11 @@ def read_completion(body: Any, key: str) -> Answer | Failure:
 def read_usage(usage: Any) -> Usage | None:
     """Tokens of a `usage` object; None unless prompt and completion are there and all counts make sense."""
     try:
-        prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+        counts = usage["prompt_tokens"], usage["completion_tokens"], cached
     except (LookupError, TypeError, AttributeError):
         return None
-    counts = (prompt, completion, cached, reasoning)
-    sound = (
-        all(type(n) is int and 0 <= n < _MAX_TOKENS for n in counts) and cached <= prompt and reasoning <= completion
-    )
+    sound = all(type(count) is int and 0 <= count < _MAX_TOKENS for count in counts) and cached <= counts[0]
     return Usage(*counts) if sound else None
 
 
@@ -95,10 +103,9 @@ def _status(finish: Any, refusal: Any, text: str) -> tuple[Status, str]:
 
 def _text(content: Any) -> str:
     """Of a string, or of a list of parts of which those of type text count."""
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        content = "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = (part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 # --- Errors ------------------------------------------------------------------------------------------------------
@@ -107,33 +114,26 @@ def _text(content: Any) -> str:
 def read_failure(endpoint: Endpoint, status: int, body: bytes, key: str, wait: float | None = None) -> Failure:
     """Of an HTTP error, which cost nothing."""
     text = body.decode(errors="replace")
-    try:
-        said = one_line(_message(json.loads(text)), key)
-    except (ValueError, RecursionError):
-        said = one_line(text, key)
-    reason = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    reason = one_line(f"HTTP {status}: {text}", key)
     section = f"config.teachers.{endpoint.name}"
-    place = f"the environment variable {endpoint.key_variable}" if endpoint.key_variable else f"{section}.key_variable"
-    check_key, fatal = f"check the API key in {place}", ""
-    if status == 401:
-        fatal = f"the server does not accept the API key ({reason}); {check_key}"
-    elif status == 402 or any(f'"{code}"' in text for code in _NO_MONEY):
-        fatal = f"the account has no credit or quota left ({reason}); put that right and start again"
-    elif '"model_not_found"' in text or (status == 404 and "model" in text.lower()):
-        fatal = f"the server has no model {endpoint.model!r} ({reason}); set {section}.model"
-    if fatal:
-        return Failure("fatal", f"teacher {endpoint.name} ({endpoint.base_url}): {fatal}")
+    check_key = f"check the API key in {endpoint.key_variable or f'the variable {section}.key_variable'}"
+    if status in (401, 402) or _FATAL.search(text) or (status == 404 and "model" in text.lower()):
+        what = f"the server turns every request away ({reason})"
+        remedy = f"{check_key}, what credit or quota the account has left, and {section}.model={endpoint.model}"
+        return Failure("fatal", f"teacher {endpoint.name} ({endpoint.base_url}): {what}; {remedy}")
     if status == 429:
         return Failure("limited", reason, wait=wait)
-    if status in _AGAIN or status >= 500:
+    if status in (408, 409, 425) or status >= 500:
         return Failure("failed", reason, wait=wait)
     return Failure("refused", f"{reason}; {check_key}" if status == 403 else reason)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the header retry-after asks to wait; None where there is none, or one that is no number."""
+    """Seconds that the header retry-after asks to wait, as a number or a date; None where there is none."""
+    said = headers.get("retry-after", "")
+    date = email.utils.parsedate_tz(said)
     with contextlib.suppress(ValueError):
-        seconds = float(headers.get("retry-after", ""))
+        seconds = email.utils.mktime_tz(date) - time.time() if date else float(said)
         if seconds >= 0:
             return min(seconds, LONGEST_WAIT)
     return None
@@ -151,18 +151,11 @@ def one_line(text: str, key: str) -> str:
     return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 3] + "..."
 
 
-def _message(body: Any) -> str:
-    """What an error body says: {"error": {"message": ...}} as OpenAI's, {"message": ...} or another as others'."""
-    found = body.get("error", body) if isinstance(body, dict) else body
-    message = found.get("message") if isinstance(found, dict) else found
-    return message if isinstance(message, str) else json.dumps(found)
-
-
 # --- The lines of a batch ----------------------------------------------------------------------------------------
 
 
-def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | Failure] | None:
-    """(custom_id, what became of that request); None where it cannot be told which request it is about.
+def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | Failure]:
+    """(custom_id, what became of that request); the former is "" where it cannot be told.
 
     text: a line of a batch's output or error file. key: the API key, which is blotted out.
     """
@@ -171,9 +164,69 @@ def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | 
         name, response = clean(str(record["custom_id"]), key), record.get("response")
         status, body = (int(response["status_code"]), response["body"]) if response else (0, None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
-        return None
+        return "", Failure("failed", "the line cannot be read")
     if not response:  # the batch ended before the request's turn
         return name, Failure("limited", one_line(json.dumps(record.get("error")), key))
     if status >= 300:
         return name, read_failure(endpoint, status, json.dumps(body).encode(), key)
     return name, read_completion(body, key)
+
+
+# --- The client --------------------------------------------------------------------------------------------------
+
+
+def api_key(endpoint: Endpoint) -> str:
+    """From the environment; "" where the endpoint wants none. Raises UserError where the variable holds no key."""
+    if not endpoint.key_variable:
+        return ""
+    key = os.environ.get(endpoint.key_variable, "").strip()
+    if not key or not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"teacher {endpoint.name} ({endpoint.base_url}): the environment variable {endpoint.key_variable} "
+            "is not set, or holds characters that no API key has; put the API key there, or set "
+            f"config.teachers.{endpoint.name}.key_variable"
+        )
+    return key
+
+
+def open_client(endpoint: Endpoint) -> AsyncOpenAI:
+    """Raises UserError where the API key or the address is none."""
+    import httpx2
+    import openai
+
+    key, timeout = api_key(endpoint) or "none", httpx2.Timeout(None, connect=_CONNECT_SECONDS)
+    try:
+        return openai.AsyncOpenAI(api_key=key, base_url=endpoint.base_url, max_retries=0, timeout=timeout)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise UserError(
+            f"teacher {endpoint.name}: {endpoint.base_url!r} is no address ({error}); set "
+            f"config.teachers.{endpoint.name}.base_url"
+        ) from None
+
+
+async def call(endpoint: Endpoint, sent: Awaitable[T], seconds: float) -> T | Failure:
+    """What a call of the client returns; a Failure where the server errs, is not reached or takes too long."""
+    import httpx2
+    import openai
+
+    key = api_key(endpoint)
+    try:
+        async with asyncio.timeout(seconds):
+            return await sent
+    except openai.APIStatusError as error:
+        response = error.response
+        return read_failure(endpoint, response.status_code, response.content, key, retry_after(response.headers))
+    except TimeoutError:
+        return Failure("failed", f"no whole reply within {seconds:g} s", lost=True)
+    except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as error:
+        cause = error.__cause__ or error
+        # These are raised before a connection stands, so before anything is sent.
+        unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol)
+        what = "the server cannot be reached" if unsent else f"there is no whole reply: {type(cause).__name__}"
+        return Failure("failed", one_line(f"{what}: {cause}", key), lost=not unsent)
+
+
+def pause(failure: Failure, times: int) -> float:
+    """Seconds until the next attempt: what the server asks for and a little, else full jitter below 1, 2, 4 to 32."""
+    jitter = random.uniform(0.0, 0.5 * 2.0 ** min(times, 6))
+    return jitter if failure.wait is None else failure.wait + 0.1 * jitter

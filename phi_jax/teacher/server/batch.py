@@ -1,53 +1,44 @@
 """One endpoint, asked by the Batch API: half the price, within a day; the client may restart while batches run.
 
-A batch is planned before it is made. In the journal's table `batches` stand, in this order and each before the next is
-begun: the plan with a reservation of each of its requests; the id of the input file; the id of the batch, which carries
-the plan's name in its metadata. So a plan that a kill left behind is found again, on the server too, and never made
-twice. Each line that a batch brings is booked once, and its reply kept until a request claims it, which may be in
-another run.
+Each batch has a plan, a row of the journal's table `batches`, which is in one of four states, each on disk before the
+next is begun:
+
+- planned: each of its requests has a reservation, and nothing was sent (no `file`);
+- uploaded: the server has its input file (`file`), and perhaps a batch, which carries the plan's name in its metadata;
+- open: the server works on it (`batch`);
+- ended: each line that the batch brought is booked, and its reply kept until a request claims it.
+
+So a plan that a kill left behind is found again, on the server too, and never made twice. Batches are made in rounds:
+as many as may be open at once, then all are awaited.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import json
-import operator
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 from phi_jax.errors import UserError
 from phi_jax.teacher.budget import Run
-from phi_jax.teacher.journal import Journal
-from phi_jax.teacher.prices import Price
-from phi_jax.teacher.request import Endpoint, Reply, Request, Status
-from phi_jax.teacher.server.answers import Answer, Failure, one_line, read_line
-from phi_jax.teacher.server.asker import Asker
-from phi_jax.teacher.server.connection import api_key, insist
-from phi_jax.teacher.server.dialect import INSTEAD
+from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.request import Reply, Request, Status
+from phi_jax.teacher.server.answers import Failure, api_key, call, one_line, pause, read_line
+from phi_jax.teacher.server.live import Asker
 
 if TYPE_CHECKING:
     from openai.types import Batch
 
-MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of a batch, as OpenAI has it
 _OPEN = 8  # batches at once: their requests are held in memory
 _POLL = (0.2, 60.0)  # seconds between two looks at the open batches: from, to
+_SECONDS, _TRIES = 600.0, 8  # of one call of the Batch API
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _PLAN = "phi_jax_plan"  # in a batch's metadata
 
-
-def refuse_open(endpoint: Endpoint, journal: Journal, own: Collection[str] = ()) -> None:
-    """Raises UserError where batches are open whose requests would be asked, and paid for, a second time.
-
-    own: plans that the caller goes on with.
-    """
-    sql = "SELECT plan FROM batches WHERE NOT ended AND file IS NOT NULL AND model = ?"
-    if {plan for (plan,) in journal.read(sql, endpoint.model)} - set(own):
-        raise UserError(
-            f"teacher {endpoint.name}: batches of an earlier run are still open; go on with "
-            f"config.teachers.{endpoint.name}.mode=batch and their base_url, or end them first with --cancel-batches"
-        )
+T = TypeVar("T")
 
 
 class Batches(Asker):
@@ -57,37 +48,43 @@ class Batches(Asker):
     request.
     """
 
-    def __init__(self, endpoint: Endpoint, price: Price, run: Run) -> None:
-        super().__init__(endpoint, price, run, batch=True)
-        self._size = min(endpoint.batch_requests, MOST_REQUESTS)
-        self._most_open = _OPEN
-        self._fresh: collections.deque[Request] = collections.deque()  # to be planned
-        self._waiting: list[Request] = []  # in an open batch
-        self._open: dict[str, str] = {}  # plan -> batch
+    def __init__(self, endpoint: Endpoint, run: Run) -> None:
+        super().__init__(endpoint, run)
+        self._free = self._sdk.with_options(max_retries=_TRIES)  # for calls that cost nothing and may be repeated
         self._failures: dict[str, Failure] = {}  # request -> why a batch brought it no reply
 
     async def ask(self, requests: Iterable[Request], on_outcome: Callable[[str, Status], None]) -> None:
         """Returns when each request has a reply in the journal; on_outcome is told of each (key, status).
 
-        Raises UserError where the cap leaves no room and no batch is open that could leave some, Preempted where the
-        run is to stop: open batches stay open then.
+        Raises UserError where the cap leaves no room for another request, Preempted where the run is to stop: open
+        batches stay open then.
         """
-        self._source, self._on_outcome = iter(requests), on_outcome
+        source, unanswered = iter(requests), list[Request]()
+
+        def is_left(request: Request) -> bool:
+            """Whether the request is to be sent. Else its outcome is told."""
+            outcome = self._claim(request) or self._failures.pop(request.key, None)
+            if outcome is None or (isinstance(outcome, Failure) and self._again(request, outcome)):
+                return True
+            on_outcome(request.key, outcome.status if isinstance(outcome, Reply) else Status.POISONED)
+            return False
+
         async with self._session():
-            refuse_open(self._endpoint, self._journal, self._open)
-            delay = _POLL[0]
+            self._refuse_open()
             while True:
-                while len(self._open) < self._most_open and self._draw() and await self._submit():
-                    pass
-                if self._fresh and not self._open:
-                    raise self._run.no_room("does not fit")
-                if not self._open:
+                await self._await_open()
+                # The answered ones first: they show whether the server or the other requests are to blame.
+                unanswered.sort(key=lambda request: request.key in self._failures)
+                unanswered = [request for request in unanswered if is_left(request)]
+                room = self._endpoint.batch_requests * _OPEN - len(unanswered)
+                unanswered += itertools.islice(filter(is_left, source), room)
+                if not unanswered:
                     return self._finish()
-                if await self._look():
-                    delay = _POLL[0]
-                else:
-                    await self._run.sleep(delay)
-                    delay = min(_POLL[1], delay * 1.5)
+                fresh = collections.deque(unanswered)
+                while len(self._open) < _OPEN and await self._submit(fresh):
+                    self._run.check()
+                if not self._open:
+                    raise self._run.no_room("does not fit")
 
     async def cancel(self) -> int:
         """Cancels the open batches and returns how many there were.
@@ -97,142 +94,112 @@ class Batches(Asker):
         async with self._session():
             count = len(self._open)
             for batch in self._open.values():
-                if (await self._call("batches.retrieve", batch)).status not in (*_ENDED, "cancelling"):
-                    await self._call("batches.cancel", batch)
-            while self._open:
-                if not await self._look():
-                    await self._run.sleep(_POLL[0])
+                if (await self._call(self._free.batches.retrieve(batch))).status not in (*_ENDED, "cancelling"):
+                    await self._call(self._free.batches.cancel(batch))
+            await self._await_open()
         return count
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[None]:
-        """Connects, and finds what an earlier run left open."""
+        """Connects, and finds what an earlier run left open. A plan of which no batch was made ends at no cost."""
+        sql = "SELECT plan, file, batch FROM batches WHERE NOT ended AND model = ? AND (base_url = ? OR file IS NULL)"
         try:
             async with self._sdk:
-                await self._recover()
+                for plan, file, batch in self._journal.read(sql, self._endpoint.model, self._endpoint.base_url):
+                    if found := batch or (file and await self._find_or_forbid(plan, file)):
+                        self._record(plan, "batch", found)
+                    else:
+                        self._close(plan, lost=False, reason="the batch was not made")
                 yield
         except Failure as error:
-            raise UserError(
-                f"teacher {self._endpoint.name} ({self._endpoint.base_url}): the Batch API declines ({error.reason}); "
-                f"put that right, or set config.teachers.{self._endpoint.name}.mode to live where the server has none"
-            ) from None
+            raise self._no_batches(error) from None
 
-    async def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """What the client's method of this name returns, e.g. "batches.retrieve". Raises Failure where it is refused.
+    async def _call(self, sent: Awaitable[T]) -> T:
+        """What a call of the client returns. Raises Failure where it is refused, UserError where it is not answered."""
+        answer = await call(self._endpoint, sent, _SECONDS)
+        if isinstance(answer, Failure):
+            raise answer if answer.kind == "refused" else self._no_batches(answer)
+        return answer
 
-        For calls that may be repeated.
-        """
-        method = operator.attrgetter(name)(self._sdk)
-        return await insist(self._endpoint, lambda: method(*arguments, **options), self._run.sleep)
+    def _no_batches(self, failure: Failure) -> UserError:
+        place = f"config.teachers.{self._endpoint.name}"
+        return UserError(
+            failure.reason
+            if failure.kind == "fatal"
+            else f"teacher {self._endpoint.name} ({self._endpoint.base_url}): the Batch API declines or gives no "
+            f"answer ({failure.reason}); check {place}.base_url, or set {place}.mode to live where the server has "
+            "none, and start again to go on where this stopped"
+        )
 
-    # --- Plans -----------------------------------------------------------------------------------------------
+    # --- From planned to open --------------------------------------------------------------------------------
 
-    async def _recover(self) -> None:
-        """Finds what an earlier run left open. A plan of which no batch was made is closed at no cost."""
-        address = self._endpoint.model, self._endpoint.base_url
-        sql = "SELECT limit_as FROM batches WHERE model = ? AND base_url = ? ORDER BY rowid DESC LIMIT 1"
-        self._refused.update(*(set(said.split()) & set(INSTEAD) for (said,) in self._journal.read(sql, *address)))
-        sql = "SELECT plan, file, batch FROM batches WHERE NOT ended AND model = ? AND (base_url = ? OR file IS NULL)"
-        for plan, file, batch in self._journal.read(sql, *address):
-            # Without a file no batch was asked for.
-            if batch := batch or (file and await self._find_or_forbid(plan, file)):
-                self._record(plan, "batch", batch)
-            else:
-                self._close(plan, lost=False, reason="the batch was not made")
+    async def _submit(self, fresh: collections.deque[Request]) -> bool:
+        """Makes a batch of as many requests as there is room for under the cap, and takes them; False if of none."""
+        plan = secrets.token_hex(16)
+        lines = self._plan(plan, fresh)
+        if not lines:
+            return False
+        file = await self._call(self._free.files.create(file=(f"{plan}.jsonl", b"".join(lines)), purpose="batch"))
+        self._record(plan, "file", file.id)
+        batch = await self._create(plan, file.id)
+        self._record(plan, "batch", batch)
+        self._say(f"batch {batch} has {len(lines):,} requests")
+        return True
+
+    def _plan(self, plan: str, fresh: collections.deque[Request]) -> list[bytes]:
+        """Notes a plan and reserves each of its requests, in one transaction; returns the lines of its file."""
+        lines: list[bytes] = []
+        with self._journal.transaction():
+            while fresh and len(lines) < self._endpoint.batch_requests:
+                request = fresh[0]
+                body, most = self._next(request)
+                line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+                if self._journal.begin(request, most, cap=self._run.cap, via=f"batch/{plan}") is None:
+                    break
+                lines.append(json.dumps(line).encode() + b"\n")
+                fresh.popleft()
+            if lines:
+                sql = "INSERT INTO batches (plan, base_url, model, limit_as) VALUES (?, ?, ?, '')"
+                self._journal.write(sql, plan, self._endpoint.base_url, self._endpoint.model)
+        return lines
+
+    async def _create(self, plan: str, file: str) -> str:
+        """Makes the batch, or finds the one that a call without an answer made; returns its id."""
+        times = 0
+        while True:
+            times += 1
+            batch = self._sdk.batches.create(
+                completion_window="24h",
+                endpoint="/v1/chat/completions",
+                input_file_id=file,
+                metadata={_PLAN: plan},
+            )
+            made = await call(self._endpoint, batch, _SECONDS)
+            if not isinstance(made, Failure):
+                return made.id
+            if made.kind in ("refused", "fatal") or times == _TRIES:
+                raise self._no_batches(made)
+            await self._run.sleep(pause(made, times))
+            if found := await self._call(self._find(plan)):
+                return found
 
     async def _find_or_forbid(self, plan: str, file: str) -> str | None:
         """The batch that an earlier run asked for, if the server has it; else none can be made any more.
 
         What was asked for may be on its way still, but nothing comes of it once the file is gone.
         """
-        batch = await insist(self._endpoint, lambda: self._find(plan), self._run.sleep)
-        if batch is None:
-            with contextlib.suppress(Failure):  # the file is not there
-                await self._call("files.delete", file)
-            batch = await insist(self._endpoint, lambda: self._find(plan), self._run.sleep)
-        return batch
+        if found := await self._call(self._find(plan)):
+            return found
+        with contextlib.suppress(Failure):  # the file is not there
+            await self._call(self._free.files.delete(file))
+        return await self._call(self._find(plan))
 
     async def _find(self, plan: str) -> str | None:
         """The id of the batch of this plan, if the server has one."""
-        async for batch in self._sdk.batches.list(limit=100):
+        async for batch in self._free.batches.list(limit=100):
             if (batch.metadata or {}).get(_PLAN) == plan:
                 return batch.id
         return None
-
-    def _draw(self) -> bool:
-        """Draws requests for one more batch, and says whether there are any."""
-        self._run.check()
-        while len(self._fresh) < self._size and (request := next(self._source, None)) is not None:
-            self._settle(request)
-        return bool(self._fresh)
-
-    def _settle(self, request: Request) -> None:
-        """Takes the batch reply to the request; where there is none, it waits for its batch, is planned or given up."""
-        key = request.key
-        if self._journal.read("SELECT 1 FROM attempts WHERE key = ? AND cost IS NULL", key):
-            self._waiting.append(request)
-            return
-        failure = self._failures.pop(key, None)
-        outcome = self._claim(request) or failure
-        if isinstance(outcome, Reply):
-            self._on_outcome(key, outcome.status)
-        elif outcome is None or self._again(request, outcome):
-            self._fresh.append(request)
-        else:
-            self._on_outcome(key, Status.POISONED)
-
-    async def _submit(self) -> bool:
-        """Makes a batch of as many of the fresh requests as there is room for under the cap; False if of none."""
-        plan, sent = secrets.token_hex(16), False
-
-        async def create() -> str:
-            """Makes the batch, or finds the one that a call without an answer made; returns its id."""
-            nonlocal sent
-            if sent and (made := await self._find(plan)) is not None:
-                return made
-            sent = True
-            batch = await self._sdk.batches.create(
-                completion_window="24h",
-                endpoint="/v1/chat/completions",
-                input_file_id=file,
-                metadata={_PLAN: plan},
-                extra_headers={"Idempotency-Key": plan},
-            )
-            return batch.id
-
-        lines = self._plan(plan)
-        if not lines:
-            return False
-        file = (await self._call("files.create", file=(f"{plan}.jsonl", b"".join(lines)), purpose="batch")).id
-        self._record(plan, "file", file)
-        batch = await insist(self._endpoint, create, self._run.sleep)
-        self._record(plan, "batch", batch)
-        self._say(f"batch {batch} has {len(lines):,} requests")
-        return True
-
-    def _plan(self, plan: str) -> list[bytes]:
-        """Notes a plan and reserves each of its requests, in one transaction; returns the lines of its file."""
-        lines: list[bytes] = []
-        bytes_left = MOST_BYTES
-        with self._journal.transaction():
-            while self._fresh and len(lines) < self._size:
-                request = self._fresh[0]
-                line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions"}
-                data = json.dumps({**line, "body": self._body(request)}).encode() + b"\n"
-                bytes_left -= len(data)
-                if lines and bytes_left < 0:
-                    break
-                most = self._reservation(request)
-                if self._journal.begin(request, most, cap=self._run.cap, via=f"batch/{plan}") is None:
-                    break
-                lines.append(data)
-                self._waiting.append(self._fresh.popleft())
-            if lines:
-                self._journal.write(
-                    "INSERT INTO batches (plan, base_url, model, limit_as) VALUES (?, ?, ?, ?)",
-                    plan, self._endpoint.base_url, self._endpoint.model, " ".join(sorted(self._refused)),
-                )  # fmt: skip
-        return lines
 
     def _record(self, plan: str, column: str, value: str) -> None:
         """The file or the batch of a plan. From its batch on, the plan is open."""
@@ -240,74 +207,70 @@ class Batches(Asker):
         if column == "batch":
             self._open[plan] = value
 
-    def _close(self, plan: str, *, lost: bool, reason: str) -> None:
-        """Ends the plan and what is open of it: as lost, or at no cost."""
-        rest = self._journal.read("SELECT key FROM attempts WHERE via = ? AND cost IS NULL", f"batch/{plan}")
-        failure = Failure("failed" if lost else "limited", reason)
-        self._failures |= {key: failure for (key,) in rest}
-        with self._journal.transaction():
-            self._journal.end_all(f"batch/{plan}", lost=lost, reason=reason)
-            self._journal.write("UPDATE batches SET ended = 1 WHERE plan = ?", plan)
-        self._open.pop(plan, None)
-        if rest:
-            self._say(f"{reason}; {len(rest):,} of its requests have no reply")
+    # --- From open to ended ----------------------------------------------------------------------------------
 
-    # --- What a batch brings ---------------------------------------------------------------------------------
+    async def _await_open(self) -> None:
+        """Returns when no batch is open, and all that they brought is booked.
 
-    async def _look(self) -> bool:
-        """Whether a batch has ended. What it brought is booked then, and the rest is to be planned again."""
-        for plan, name in self._open.items():
-            batch: Batch | None = None
-            try:
-                batch = await self._call("batches.retrieve", name)
-                if batch.status not in _ENDED:
-                    continue
-                lost = await self._collect(plan, batch)
-                self._close(plan, lost=lost, reason=f"batch {name} ended as {batch.status}")
-            except Failure as error:
-                self._close(plan, lost=True, reason=f"batch {name} cannot be read: {error.reason}")
-            # The answered ones first: they show whether the server or the other requests are to blame.
-            waiting, self._waiting = self._waiting, []
-            for request in sorted(waiting, key=lambda request: request.key in self._failures):
-                self._settle(request)
-            if batch and batch.status == "failed":
-                self._declined(batch)
-            return True
-        return False
+        Those that the server declines, say since too much is in its queue, are made again in the next round. Raises
+        UserError where it declines all of them.
+        """
+        delay, most = _POLL
+        count, declined = len(self._open), 0
+        while self._open:
+            for plan, name in list(self._open.items()):
+                try:
+                    batch = await self._call(self._free.batches.retrieve(name))
+                    if batch.status not in _ENDED:
+                        continue
+                    lost = await self._collect(plan, batch)
+                    declined += batch.status == "failed"
+                    problem = one_line(batch.errors.to_json(), api_key(self._endpoint)) if batch.errors else ""
+                    reason = f"batch {name} ended as {batch.status} {problem}".rstrip()
+                except Failure as error:
+                    lost, reason = True, f"batch {name} cannot be read: {error.reason}"
+                self._close(plan, lost=lost, reason=reason)
+            if self._open:
+                await self._run.sleep(delay)
+                delay = min(most, delay * 1.5)
+        if declined and declined == count:
+            place = f"config.teachers.{self._endpoint.name}"
+            raise UserError(f"{reason}; put that right, lower {place}.batch_requests, or set {place}.mode=live")
 
     async def _collect(self, plan: str, batch: Batch) -> bool:
-        """Books each line. Returns whether what is left may have been charged for."""
+        """Books what a batch brought. Returns whether what is left may have been charged for."""
         paid: set[str] = set()
         for name in filter(None, (batch.output_file_id, batch.error_file_id)):
-            texts = (await self._call("files.content", name)).content.splitlines()
-            key = api_key(self._endpoint)
-            lines = [line for text in texts if (line := read_line(text, self._endpoint, key))]
-            self._book(plan, lines)
-            self._failures |= {key: answer for key, answer in lines if isinstance(answer, Failure)}
-            paid |= {key for key, answer in lines if not isinstance(answer, Failure) or answer.lost}
+            paid |= self._book(plan, (await self._call(self._free.files.content(name))).content)
         return batch.request_counts is None or len(paid) < batch.request_counts.completed
 
-    def _book(self, plan: str, lines: list[tuple[str, Answer | Failure]]) -> None:
-        """Ends the attempts that these lines are about, and keeps the paid answers until they are claimed."""
-        sql = "SELECT id, reservation FROM attempts WHERE via = ? AND key = ? AND cost IS NULL"
+    def _book(self, plan: str, content: bytes) -> set[str]:
+        """Ends the attempts that the lines of a file are about, and keeps the paid answers until they are claimed.
+
+        Returns the keys of the requests that may have been charged for.
+        """
+        sql = "SELECT id FROM attempts WHERE via = ? AND key = ? AND cost IS NULL"
+        secret, paid = api_key(self._endpoint), set[str]()
         with self._journal.transaction():
-            for key, answer in lines:
-                for attempt, reservation in self._journal.read(sql, f"batch/{plan}", key):
-                    self._end(attempt, reservation, answer)
+            for line in content.splitlines():
+                key, answer = read_line(line, self._endpoint, secret)
+                for (attempt,) in self._journal.read(sql, f"batch/{plan}", key):
+                    self._end(attempt, answer)
                     if not isinstance(answer, Failure):
                         kept = json.dumps(dict(zip(("status", "text", "reason", "model"), answer, strict=False)))
                         self._journal.write("INSERT OR REPLACE INTO arrived VALUES (?, ?)", key, kept)
+                if isinstance(answer, Failure):
+                    self._failures[key] = answer
+                if not isinstance(answer, Failure) or answer.lost:
+                    paid.add(key)
+        return paid
 
-    def _declined(self, batch: Batch) -> None:
-        """Holds the requests of a batch that the server declines until another ends: say too much is in its queue.
-
-        Raises UserError where no other is open.
-        """
-        problems = batch.errors.data if batch.errors and batch.errors.data else []
-        said = "; ".join(problem.message or problem.code or "" for problem in problems[:2])
-        declined = f"the server declines batch {batch.id}: {one_line(said, api_key(self._endpoint)) or 'no reason'}"
-        self._most_open = len(self._open)
-        if not self._open:
-            place = f"config.teachers.{self._endpoint.name}"
-            raise UserError(f"{declined}; put that right, lower {place}.batch_requests, or set {place}.mode=live")
-        self._say(declined)
+    def _close(self, plan: str, *, lost: bool, reason: str) -> None:
+        """Ends the plan and what is open of it: as lost, or at no cost."""
+        with self._journal.transaction():
+            rest = self._journal.end_all(f"batch/{plan}", lost=lost, reason=reason)
+            self._journal.write("UPDATE batches SET ended = 1 WHERE plan = ?", plan)
+        self._failures |= dict.fromkeys(rest, Failure("failed" if lost else "limited", reason))
+        self._open.pop(plan, None)
+        if rest:
+            self._say(f"{reason}; {len(rest):,} of its requests have no reply")

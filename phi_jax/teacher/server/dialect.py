@@ -7,33 +7,38 @@ promises, each reply is held against the schema here.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any
 
-from phi_jax.teacher.request import Endpoint, Messages, Request
+from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.request import Request, first_problem
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-# What a server may refuse -> what is sent from then on.
+# What a server may refuse -> what is done from then on.
 INSTEAD = {
     "max_completion_tokens": "max_tokens goes by the name max_completion_tokens from here on",
     "temperature": "requests go without temperature from here on",
     "seed": "requests go without seed from here on",
     "response_format": "JSON is asked for in the prompt alone from here on, as with json_mode=text",
+    "usage": "each reply is booked at its full reservation from here on",
 }
 _STARTS = 50  # places in a reply at which an object is looked for
 
 
-def body_of(endpoint: Endpoint, request: Request, correction: Messages = (), refused: Set[str] = frozenset()) -> dict:
-    """The body of POST /chat/completions. correction: messages behind the request's own; refused: keys of INSTEAD."""
-    messages = [{"role": role, "content": content} for role, content in request.messages + correction]
+def body_of(endpoint: Endpoint, request: Request, refused: Set[str] = frozenset(), tries: int = 0) -> dict[str, Any]:
+    """The body of POST /chat/completions. refused: keys of INSTEAD. tries: of the request that failed; another seed."""
+    messages = [{"role": role, "content": content} for role, content in request.messages]
     limit = "max_completion_tokens" if "max_completion_tokens" in refused else "max_tokens"
     body: dict[str, Any] = {"model": request.model, "messages": messages, limit: request.max_tokens}
-    for name in {"temperature", "seed"} - refused:
-        body[name] = getattr(request, name)
+    if "temperature" not in refused:
+        body["temperature"] = request.temperature
+    if "seed" not in refused:
+        body["seed"] = request.seed + 1000 * tries
     if request.schema is None:
         return body
     mode = "text" if "response_format" in refused else endpoint.json_mode
@@ -42,7 +47,7 @@ def body_of(endpoint: Endpoint, request: Request, correction: Messages = (), ref
         wanted = {"name": request.schema.__name__, "strict": True, "schema": schema}
         return {**body, "response_format": {"type": "json_schema", "json_schema": wanted}}
     wish = f"Answer with one JSON object that fits this JSON Schema, and with nothing else:\n{json.dumps(schema)}"
-    messages[len(request.messages) - 1]["content"] += f"\n\n{wish}"
+    messages[-1]["content"] += f"\n\n{wish}"
     return body if mode == "text" else {**body, "response_format": {"type": "json_object"}}
 
 
@@ -51,27 +56,20 @@ def refused_parameter(refusal: str) -> str:
     return next((name for name in INSTEAD if re.search(rf"['\"`]{name}\b", refusal)), "")
 
 
-def correction(text: str, why: str) -> Messages:
-    """The messages behind the request's own that ask once more and show what was wrong with the reply `text`."""
-    again = f"This does not fit: {why}. Answer again, with nothing but one JSON object that fits the schema."
-    return (("assistant", text[:4000]), ("user", again))
-
-
 def fit(text: str, schema: type[BaseModel]) -> str:
     """The first JSON object in the reply that `schema` accepts, behind fences, prose and reasoning.
 
-    Raises ValueError, with one line that may be shown to the model.
+    Where there is none, commas before a closing bracket are taken out. Raises ValueError, with one line.
     """
     from pydantic import ValidationError
 
     first = ""
-    for found in _objects(text.rpartition("</think>")[2]):
+    text = text.rpartition("</think>")[2]
+    for found in itertools.chain(_objects(text), _objects(re.sub(r",(\s*[}\]])", r"\1", text))):
         try:
             return schema.model_validate(found).model_dump_json()
         except ValidationError as error:
-            wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            told = f"{'.'.join(map(str, wrong['loc'])) or 'object'}: {wrong['msg']}"
-            first = first or " ".join(told.encode(errors="replace").decode().split())[:300]
+            first = first or first_problem(error)
         except ValueError:  # a string with half a surrogate pair cannot be written as UTF-8
             first = first or "it holds characters that are no text"
     raise ValueError(first or "there is no JSON object in it")

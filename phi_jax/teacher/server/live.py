@@ -1,21 +1,155 @@
-"""One endpoint, asked live: POST /chat/completions until each request is answered or given up."""
+"""One endpoint, asked live: POST /chat/completions until each request is answered or given up; and what batches share.
+
+That is: replies, money, and reasons to ask again or to give up.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from phi_jax.teacher.budget import Run
-from phi_jax.teacher.prices import Price
-from phi_jax.teacher.request import Endpoint, Reply, Request, Status
-from phi_jax.teacher.server.answers import Answer, Failure, read_completion
-from phi_jax.teacher.server.asker import Asker
-from phi_jax.teacher.server.connection import api_key, call, pause
+from phi_jax.errors import UserError
+from phi_jax.progress import say
+from phi_jax.teacher.budget import Run, dollars
+from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.request import Reply, Request, Status, Usage
+from phi_jax.teacher.server.answers import Answer, Failure, api_key, call, open_client, pause, read_completion
+from phi_jax.teacher.server.dialect import INSTEAD, body_of, fit, refused_parameter
 
+_DOUBTS = 48  # attempts of requests given up one after the other, after which it is not the requests but the server
 _LOOK_AGAIN = 0.02  # seconds until a request that waits for its turn looks again
 _LONG_WAIT = 30.0  # seconds; the user is told
+
+
+class Asker:
+    """One endpoint: books what its answers cost, makes them replies, and decides which requests are asked again.
+
+    Requests that are given up are held back until another is answered, which shows that they are to blame. Where none
+    is answered, the server is to blame: an error ends the run, and they are asked again in the next.
+    """
+
+    def __init__(self, endpoint: Endpoint, run: Run) -> None:
+        """Raises UserError where the endpoint's API key or address is none."""
+        self._endpoint, self._run, self._journal = endpoint, run, run.journal
+        self._batch = endpoint.mode == "batch"
+        self._sdk = open_client(endpoint)
+        self._refused: set[str] = set()  # parameters that the server refused, which are no longer sent: keys of INSTEAD
+        self._tries: Counter[str] = Counter()  # request -> its attempts in this run that count
+        self._held: dict[str, Failure] = {}
+        self._open: dict[str, str] = {}  # plan -> batch; see batch.py
+        self._answered = self._fitted = False
+
+    def _refuse_open(self) -> None:
+        """Raises UserError where other batches than ours are open: their requests would be asked for a second time."""
+        sql = "SELECT plan FROM batches WHERE NOT ended AND file IS NOT NULL AND model = ?"
+        if {plan for (plan,) in self._journal.read(sql, self._endpoint.model)} - self._open.keys():
+            place = f"config.teachers.{self._endpoint.name}"
+            raise UserError(
+                f"teacher {self._endpoint.name}: batches of an earlier run are still open; go on with "
+                f"{place}.mode=batch and their base_url, or end them first with --cancel-batches"
+            )
+
+    def _next(self, request: Request) -> tuple[dict[str, Any], int]:
+        """The body of the request's next attempt, and the picodollars that it may cost at most."""
+        body = body_of(self._endpoint, request, self._refused, self._tries[request.key])
+        return body, self._endpoint.price.reservation(request, batch=self._batch)
+
+    def _end(self, attempt: int, answer: Answer | Failure) -> None:
+        """Ends an attempt at what its answer cost."""
+        if isinstance(answer, Failure):
+            self._journal.end(attempt, cost=None if answer.lost else 0, reason=answer.reason)
+            return
+        *_, reason, _, usage = answer
+        if usage is None:
+            self._refuse("usage", "the server reports no token usage")
+        cost = None if usage is None else self._endpoint.price.cost(usage, batch=self._batch)
+        self._journal.end(attempt, cost=cost, usage=usage or Usage(), reason=reason)
+
+    def _take(self, request: Request, answer: Answer) -> Reply | Failure:
+        """Makes a paid answer the reply of its request; a Failure where it does not answer it."""
+        status, text, reason, model, _ = answer
+        if status is Status.POISONED:
+            return Failure("failed", reason)
+        self._answered = True
+        self._give_up_held()
+        if request.schema is not None and status is Status.ANSWERED:
+            try:
+                text = fit(text, request.schema)
+                self._fitted = True
+            except ValueError as error:
+                mode = self._endpoint.json_mode
+                if not self._fitted and mode != "text":
+                    self._refuse("response_format", f"it does not hold replies to json_mode={mode}")
+                return Failure("unfit", f"the reply does not fit the schema: {error}")
+        return self._journal.conclude(request.key, status, text, reason, model or self._endpoint.model)
+
+    def _claim(self, request: Request) -> Reply | Failure | None:
+        """Takes the paid batch reply to this request that none has claimed yet; None where there is none."""
+        with self._journal.transaction():
+            sql = "DELETE FROM arrived WHERE key = ? RETURNING completion"
+            for (completion,) in self._journal.write(sql, request.key).fetchall():
+                status, text, reason, model = json.loads(completion).values()
+                return self._take(request, (Status(status), text, reason, model, None))
+        return None
+
+    def _again(self, request: Request, failure: Failure) -> bool:
+        """Whether the request is to be asked again after this failure; else it is given up.
+
+        Raises UserError where the server is to blame.
+        """
+        key, kind = request.key, failure.kind
+        if kind == "fatal":
+            raise UserError(failure.reason)
+        name = refused_parameter(failure.reason) if kind == "refused" else ""
+        if name and not self._tries[key + name]:  # it may have been sent before the parameter was known to be refused
+            self._tries[key + name] = 1
+            self._refuse(name, failure.reason)
+            return True
+        self._tries[key] += kind != "limited"
+        if kind != "refused" and self._tries[key] < self._endpoint.attempts:
+            return True
+        self._held[key] = failure
+        if kind == "unfit":  # the server has answered
+            self._give_up_held()
+        if len(self._held) * self._endpoint.attempts >= _DOUBTS:
+            raise self._down(failure)
+        return False
+
+    def _finish(self) -> None:
+        """No request is left. Raises UserError where none was answered, so that the server is to blame.
+
+        Requests that it refused are to blame where it answered others in an earlier run.
+        """
+        for failure in self._held.values():
+            refused = failure.kind == "refused" and self._journal.has_answers(self._endpoint.model)
+            if not (self._answered or refused):
+                raise self._down(failure)
+        self._give_up_held()
+
+    def _give_up_held(self) -> None:
+        for key, failure in self._held.items():
+            self._journal.conclude(key, Status.POISONED, "", failure.reason, self._endpoint.model)
+        self._held = {}
+
+    def _refuse(self, name: str, why: str) -> None:
+        if name not in self._refused:
+            self._refused.add(name)
+            self._say(f"{INSTEAD[name]} ({why})")
+
+    def _say(self, what: str) -> None:
+        say(f"teacher {self._endpoint.name}: {what}")
+
+    def _down(self, failure: Failure) -> UserError:
+        name = self._endpoint.name
+        return UserError(
+            f"teacher {name} ({self._endpoint.base_url}): the server answers no request, the last of {len(self._held)} "
+            f"given up with: {failure.reason}; check config.teachers.{name}, put that right and start again: what was "
+            "answered is kept"
+        )
 
 
 class Live(Asker):
@@ -26,8 +160,8 @@ class Live(Asker):
     of answers makes up for one halving, and a stray 429 costs little.
     """
 
-    def __init__(self, endpoint: Endpoint, price: Price, run: Run) -> None:
-        super().__init__(endpoint, price, run)
+    def __init__(self, endpoint: Endpoint, run: Run) -> None:
+        super().__init__(endpoint, run)
         self.limit = endpoint.window
         self._in_flight = 0
         self._resume = self._halved = 0.0  # when requests may be sent again, and when the limit was halved
@@ -37,10 +171,10 @@ class Live(Asker):
 
         Raises UserError where the server answers nobody or the budget is used up, Preempted where the run is to stop.
         """
+        self._refuse_open()
 
         async def worker() -> None:
             for request in requests:
-                self._run.check()
                 on_outcome(request.key, await self._reply_to(request))
 
         async with self._sdk:
@@ -63,17 +197,22 @@ class Live(Asker):
 
     async def _attempt(self, request: Request) -> Reply | Failure:
         """One attempt: reserved before it is sent, settled or lost when this returns or raises."""
-        most = self._reservation(request)
         await self._turn()
         began = time.monotonic()
         try:
-            attempt = self._run.begin(request, most)
+            self._run.check()
+            body, most = self._next(request)
+            attempt = self._journal.begin(request, most, cap=self._run.cap)
+            if attempt is None:
+                raise self._run.no_room(f"may cost {dollars(most)}")
             answer: Answer | Failure = Failure("failed", "stopped before the reply came", lost=True)
             try:
-                answer = await self._send(request)
+                sent = self._sdk.post("/chat/completions", cast_to=object, body=body)
+                said = await call(self._endpoint, sent, self._endpoint.timeout)
+                answer = said if isinstance(said, Failure) else read_completion(said, api_key(self._endpoint))
             finally:
                 with self._journal.transaction():
-                    self._end(attempt, most, answer)
+                    self._end(attempt, answer)
                     outcome = answer if isinstance(answer, Failure) else self._take(request, answer)
         finally:
             self._in_flight -= 1
@@ -82,19 +221,6 @@ class Live(Asker):
         elif answer.kind == "limited":
             self._slow_down(answer, began)
         return outcome
-
-    async def _send(self, request: Request) -> Answer | Failure:
-        import httpx2
-
-        sent = self._sdk.post("/chat/completions", cast_to=httpx2.Response, body=self._body(request))
-        answer = await call(self._endpoint, sent, self._endpoint.timeout)
-        if isinstance(answer, Failure):
-            return answer
-        try:
-            content = json.loads(answer.content)
-        except (ValueError, RecursionError):
-            return Failure("failed", "the reply is no JSON", lost=True)
-        return read_completion(content, api_key(self._endpoint))
 
     async def _turn(self) -> None:
         """Returns when a request may be sent, which is counted as in flight then. Raises Preempted."""

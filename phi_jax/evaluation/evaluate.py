@@ -100,7 +100,7 @@ def _perturbed(
     form = forms_of(rules.prompt_form)[0]
     verdicts, facts = {}, {}
     for name in rules.perturbations:
-        rate = rules.error_rate if name in perturb.ERRORS else 1.0
+        rate = rules.error_rate if name == "typos" else 1.0
         found = perturb.perturb(problems, name, rate=rate, seed=config.seed)
         made = run.records(found.problems, f"perturbed/{name}", form, label=label, greedy_only=True)
         verdicts[name], facts[name] = verdicts_of(made, GREEDY, form), found.facts()

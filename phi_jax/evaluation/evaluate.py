@@ -51,10 +51,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         write_json(directory / "robustness.json", _perturbed(config, run, problems, records, draft.label))
         outputs.append("robustness.json")
     if config.judge.grader:
-        entries, facts = _judged(config, draft, main, problems, records)
-        scores += entries
-        outputs.append(_JUDGE)
-        draft.add_facts(**facts)
+        scores += _judged(config, draft, main, problems, records)
     write_json(directory / "scores.json", scores)
     for output in (*outputs, "scores.json"):
         draft.add_output(output, output)
@@ -110,21 +107,20 @@ def _perturbed(
 
 def _judged(
     config: Config, draft: Draft, benchmark: str, problems: Sequence[Problem], records: Records
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(entries for scores.json, facts) of the main benchmark's completions, graded by a language model."""
+) -> list[dict[str, Any]]:
+    """The entries for scores.json of the main benchmark's completions, graded by a language model."""
     from phi_jax.evaluation.judge import judge_records
     from phi_jax.teacher.teachers import Teachers
 
     with Teachers.of(config, draft.workdir) as teachers:
-        judgement = judge_records(
-            config.judge, teachers, problems, records, model=draft.name, benchmark=benchmark, label=draft.label
-        )
-        facts = {"teachers": teachers.note()}
+        judgement = judge_records(config.judge, teachers, problems, records, model=draft.name, benchmark=benchmark)
+        draft.add_facts(teachers=teachers.note())
     directory = Path(draft.directory) / _JUDGE
     directory.mkdir(exist_ok=True)
     write_lines(directory / "grades.jsonl", judgement.grades)
     write_lines(directory / "gold.jsonl", judgement.gold)
-    return judgement.entries, facts
+    draft.add_output(_JUDGE, _JUDGE)
+    return judgement.entries
 
 
 def combined_scores(evaluated: Sequence[Artifact]) -> list[dict[str, Any]]:

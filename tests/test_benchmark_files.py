@@ -7,8 +7,8 @@ import pytest
 from running import phi_jax
 
 from phi_jax.errors import UserError
+from phi_jax.evaluation import evalplus
 from phi_jax.evaluation.execution import Sample, execute
-from phi_jax.evaluation.formats import evalplus
 from phi_jax.evaluation.problems import load_problems
 
 MBPP = [
@@ -130,8 +130,8 @@ def test_a_row_may_name_its_stop_rule(tmp_path):
         ({**MBPP[0], "task_id": "11"}, ":2: no whole number in field 'task_id'; MBPP's format has it"),
         ({**MBPP[0], "task_id": True}, ":2: no whole number in field 'task_id'"),
         ({k: v for k, v in MBPP[0].items() if k != "text"}, ":2: no text in field 'prompt'"),
-        ({**MBPP[0], "test_list": "assert f(1)"}, ":2: no list in field 'test_list'"),
-        ({**MBPP[0], "test_list": [1]}, ":2: field 'test_list' holds something else than texts"),
+        ({**MBPP[0], "test_list": "assert f(1)"}, ":2: no list of texts in field 'test_list'"),
+        ({**MBPP[0], "test_list": [1]}, ":2: no list of texts in field 'test_list'"),
         ({**MBPP[0], "code": None}, ":2: no text in field 'code'"),
         ({**MBPP[0], "task_id": 510}, ":2: task_id MBPP/510 appears twice"),
         (EVALPLUS[0], ":2: has EvalPlus's fields, after rows with MBPP's"),
@@ -275,11 +275,6 @@ def test_arguments_that_json_does_not_have(task, row, arguments):
         ("x/0", "similar_elements", [], (2, 1), (1, 2), 0, False),
         ("Mbpp/2", "similar_elements", [], (2, 1), (1, 2), 0, True),
         ("Mbpp/164", "are_equivalent", [], False, True, 0, True),
-        ("Mbpp/295", "sum_div", [], 0, 1, 0, True),
-        ("Mbpp/558", "digit_distance_nums", [23, 156], 8, 6, 0, False),
-        ("Mbpp/558", "digit_distance_nums", [1, 23], 4, 5, 0, True),
-        ("Mbpp/581", "surface_Area", [3, 4], 35, 33, 0, True),
-        ("Mbpp/581", "surface_Area", [3, 4], 34, 33, 0, False),
         ("Mbpp/737", "check_str", [], "a match", object(), 0, True),
         ("Mbpp/737", "check_str", [], False, None, 0, True),
         ("Mbpp/737", "check_str", [], None, object(), 0, False),

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.formats.jsonl import read_rows
-from phi_jax.evaluation.problems import Problem, mbpp_task_id
+from phi_jax.evaluation.problems import Problem, mbpp_task_id, read_rows
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox
 from phi_jax.store.artifact import write_atomic

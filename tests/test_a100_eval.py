@@ -131,7 +131,7 @@ def backend(place, tmp_path, monkeypatch):
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "")
     for variable, value in environment(place, tmp_path).items():
         monkeypatch.setenv(variable, value)
-    forgotten = ("torch", "vllm", "phi_jax.evaluation.backends.torch_export", name)
+    forgotten = ("torch", "vllm", name)
     before = {n: sys.modules.pop(n) for n in forgotten if n in sys.modules}
     yield importlib.import_module(name)
     for module in forgotten:

@@ -197,7 +197,6 @@ def test_the_code_of_a_chat(reply, code):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "torch"}, "--backend torch: unknown; use one of jax, transformers, vllm"),
         ({"device": "cpu"}, "--backend jax: has no option device"),
         ({"backend": "vllm"}, r"--backend vllm: not installed here \(.*pip install 'phi-jax\[vllm\]'"),
         ({"temperature": 0.0}, "temperature=0.0"),

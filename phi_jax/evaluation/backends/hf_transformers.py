@@ -10,8 +10,7 @@ import torch
 import transformers
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.backends import TokenBackend, seed_of
-from phi_jax.evaluation.backends.torch_export import ExportBackend
+from phi_jax.evaluation.backends import ExportBackend, TokenBackend, seed_of
 from phi_jax.evaluation.completion import Plan, Request
 
 LOOK_EVERY = 16  # tokens between two looks at the stop rule: each decodes every row again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,17 +34,26 @@ class JaxBackend(TokenBackend):
         slots: int = SLOTS,
         live_slots: int | None = None,
     ) -> None:
-        self._params, self._config, tokenizer = loaded
-        super().__init__(tokenizer, self._config.max_seq_len, plan)
-        self._slots, self._live_slots = slots, live_slots
+        params, config, tokenizer = loaded
+        super().__init__(tokenizer, config.max_seq_len, plan)
         self.settings = {"backend": "jax", "slots": slots}
+        drawn = Decoding(plan.temperature, plan.top_p, plan.seed, plan.top_k)
+        self._sampler = sampler.Sampler(
+            params, config,
+            end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=plan.max_new_tokens,
+            decodings=(Decoding(), drawn) if plan.samples_per_problem else (Decoding(),),
+            slots=sampler.SlotPlan(slots, live_slots, 1 + plan.samples_per_problem),
+        )  # fmt: skip
 
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
-        """See TokenBackend."""
+        """See TokenBackend. What keys a problem's draws is the same wherever it stands in a file."""
         asked = [
-            sampler.Request(tokens, prompt=i, sample=r.sample, decoding=int(not r.is_greedy), key=_key(r.task_id))
+            sampler.Request(
+                tokens, prompt=i, sample=r.sample, decoding=int(not r.is_greedy),
+                key=zlib.crc32(r.task_id.encode()) & 0x7FFFFFFF,
+            )
             for i, (r, tokens) in enumerate(zip(requests, prompts, strict=True))
-        ]
+        ]  # fmt: skip
 
         def stopped(request: sampler.Request, tokens: list[int]) -> bool:
             return self.has_stopped(requests[request.prompt], tokens)
@@ -53,21 +61,6 @@ class JaxBackend(TokenBackend):
         for i, completion in self._sampler.complete(asked, stopped):
             end = [self.tokenizer.end_of_text_id] if completion.stop_reason == "end_of_text" else []
             yield i, [*completion.tokens, *end]
-
-    @functools.cached_property
-    def _sampler(self) -> sampler.Sampler:
-        drawn = Decoding(self.plan.temperature, self.plan.top_p, self.plan.seed, self.plan.top_k)
-        return sampler.Sampler(
-            self._params, self._config,
-            end_of_text_id=self.tokenizer.end_of_text_id, max_new_tokens=self.plan.max_new_tokens,
-            decodings=(Decoding(), drawn) if self.plan.samples_per_problem else (Decoding(),),
-            slots=sampler.SlotPlan(self._slots, self._live_slots, 1 + self.plan.samples_per_problem),
-        )  # fmt: skip
-
-
-def _key(task_id: str) -> int:
-    """What keys a problem's draws: the same wherever it stands in a file, and whatever stands beside it."""
-    return zlib.crc32(task_id.encode()) & 0x7FFFFFFF
 
 
 def complete_text(model: str, prompt: str, *, max_new_tokens: int, decoding: Decoding) -> str:

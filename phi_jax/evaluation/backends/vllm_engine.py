@@ -9,8 +9,7 @@ from pathlib import Path
 import vllm
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.backends import seed_of
-from phi_jax.evaluation.backends.torch_export import ExportBackend
+from phi_jax.evaluation.backends import ExportBackend, seed_of
 from phi_jax.evaluation.completion import Plan, Request
 from phi_jax.evaluation.stops import STOP_STRINGS, body_indent
 

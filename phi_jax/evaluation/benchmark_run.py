@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from phi_jax.tokens.tokenizer import Tokenizer
 
 WALL_SECONDS = 10.0  # of one execution
+PARTS = "parts"  # directory of completions, which a killed evaluation goes on from
 
 
 @dataclasses.dataclass
@@ -26,18 +27,18 @@ class BenchmarkRun:
 
     backend: Backend
     plan: Plan
-    parts: Path  # directory of completions, which a killed evaluation goes on from
+    directory: Path  # of the results
+    model: str  # its name beside scores
+    label: str  # of progress
     sandbox: str  # "full" or "none"
     workers: int  # executions at once
     wall_seconds: float = WALL_SECONDS
     too_long: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def records(
-        self, problems: Sequence[Problem], place: str, form: str, *, label: str = "", greedy_only: bool = False
-    ) -> Records:
+    def records(self, problems: Sequence[Problem], place: str, form: str, *, greedy_only: bool = False) -> Records:
         """Completes the problems in one prompt form and runs the completions. place: of its parts."""
         requests = requests_of(problems, self.plan, form, greedy_only=greedy_only)
-        samples = complete(requests, self.backend, self.parts / place, f"{label} {place}".strip())
+        samples = complete(requests, self.backend, self.directory / PARTS / place, f"{self.label} {place}")
         if too_long := prompts_too_long(samples):
             self.too_long[place] = too_long
         return execute(
@@ -45,16 +46,14 @@ class BenchmarkRun:
             form=form, sandbox=self.sandbox, workers=self.workers, wall_seconds=self.wall_seconds,
         )  # fmt: skip
 
-    def benchmark(
-        self, name: str, problems: Sequence[Problem], directory: Path, *, model: str, label: str = ""
-    ) -> tuple[Records, Scores]:
-        """A whole benchmark in every prompt form of the plan; its results are written into `directory`."""
+    def benchmark(self, name: str, problems: Sequence[Problem], place: str = "") -> tuple[Records, Scores]:
+        """A whole benchmark in every prompt form of the plan; `place` in the directory gets its results."""
         records: Records = []
         for form in forms_of(self.plan.prompt_form):
-            records += self.records(problems, f"{name}/{form}", form, label=label)
-        directory.mkdir(exist_ok=True)
-        write_results(directory, records)
-        return records, scored(problems, records, model=model, benchmark=name)
+            records += self.records(problems, f"{name}/{form}", form)
+        (self.directory / place).mkdir(exist_ok=True)
+        write_results(self.directory / place, records)
+        return records, scored(problems, records, model=self.model, benchmark=name)
 
 
 def greedy_pass_at_1(
@@ -76,6 +75,6 @@ def greedy_pass_at_1(
 
     plan = Plan(prompt_form=prompt_form, max_new_tokens=max_new_tokens, samples_per_problem=0)
     with tempfile.TemporaryDirectory() as scratch:
-        run = BenchmarkRun(JaxBackend(loaded, plan, slots=slots), plan, Path(scratch), sandbox, workers)
+        run = BenchmarkRun(JaxBackend(loaded, plan, slots=slots), plan, Path(scratch), "", "select", sandbox, workers)
         records = run.records(problems, "validation", prompt_form)
     return sum(record["passed"] for record in records) / len(records)

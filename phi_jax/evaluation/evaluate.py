@@ -10,17 +10,16 @@ from typing import Any
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation import perturb
-from phi_jax.evaluation.benchmark_run import BenchmarkRun
+from phi_jax.evaluation.benchmark_run import PARTS, BenchmarkRun
 from phi_jax.evaluation.comparison import robustness
 from phi_jax.evaluation.completion import GREEDY, Plan
 from phi_jax.evaluation.execution import Records, forms_of, verdicts_of, write_lines
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
-from phi_jax.evaluation.stops import stops_of
 from phi_jax.store.artifact import Artifact, Draft, write_json
 
 # Of the main benchmark; those of a further one lie in a directory named after it.
 _FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")
-_PARTS, _JUDGE = "parts", "judge"  # directories beside these
+_JUDGE = "judge"  # a directory beside these
 
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -41,14 +40,16 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         "jax", Path(inputs["model"].path("model")), plan,
         slots=rules.slots, live_slots=min(rules.batch_size, rules.slots),
     )  # fmt: skip
-    run = BenchmarkRun(backend, plan, directory / _PARTS, rules.sandbox, rules.sandbox_workers, rules.wall_seconds)
+    run = BenchmarkRun(
+        backend, plan, directory, draft.name, draft.label, rules.sandbox, rules.sandbox_workers, rules.wall_seconds
+    )
     (main, problems), *further = benchmarks(rules, inputs.get("problems"))
-    records, scores = run.benchmark(main, problems, directory, model=draft.name, label=draft.label)
+    records, scores = run.benchmark(main, problems)
     outputs = [*_FILES, *(name for name, _ in further)]
     for name, asked in further:
-        scores += run.benchmark(name, asked, directory / name, model=draft.name, label=draft.label)[1]
+        scores += run.benchmark(name, asked, name)[1]
     if rules.perturbations:
-        write_json(directory / "robustness.json", _perturbed(config, run, problems, records, draft.label))
+        write_json(directory / "robustness.json", _perturbed(config, run, problems, records))
         outputs.append("robustness.json")
     if config.judge.grader:
         scores += _judged(config, draft, main, problems, records)
@@ -59,7 +60,6 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         benchmark=main,
         problems=len(problems),
         sandbox=rules.sandbox,
-        **stops_of(p.stop for p in problems),
         prompts_too_long=run.too_long,
     )
 
@@ -78,19 +78,17 @@ def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list
             found.append((HELD_OUT, problems))
         else:
             found.append(load_problems(benchmark))
-    taken = {_PARTS, _JUDGE}
-    for name, _ in found:
-        if name in taken:
-            raise UserError(
-                f"config.evaluate.further_benchmarks: the name {name} is taken; completions and scores are kept by it, "
-                "so rename the file, or name it once"
-            )
-        taken.add(name)
+    names = [PARTS, _JUDGE, *(name for name, _ in found)]
+    if taken := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"config.evaluate.further_benchmarks: the name {taken[0]} is taken; completions and scores are kept by it, "
+            "so rename the file, or name it once"
+        )
     return [(name, problems[: rules.max_problems or None]) for name, problems in found]
 
 
 def _perturbed(
-    config: Config, run: BenchmarkRun, problems: Sequence[Problem], records: Records, label: str
+    config: Config, run: BenchmarkRun, problems: Sequence[Problem], records: Records
 ) -> list[dict[str, Any]]:
     """What each perturbation of the prompts costs, greedy, in the first prompt form."""
     rules = config.evaluate
@@ -99,7 +97,7 @@ def _perturbed(
     for name in rules.perturbations:
         rate = rules.error_rate if name == "typos" else 1.0
         found = perturb.perturb(problems, name, rate=rate, seed=config.seed)
-        made = run.records(found.problems, f"perturbed/{name}", form, label=label, greedy_only=True)
+        made = run.records(found.problems, f"perturbed/{name}", form, greedy_only=True)
         verdicts[name], facts[name] = verdicts_of(made, GREEDY, form), found.facts()
     rows = robustness(verdicts_of(records, GREEDY, form), verdicts)
     return [{**row, **facts[row["perturbation"]]} for row in rows]

@@ -14,8 +14,7 @@ from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox
 from phi_jax.store.artifact import write_atomic
 
-PROMPT_FORMS = ("stripped", "kept")
-BOTH = "both"  # in a config or on a command line: the two forms side by side
+PROMPT_FORMS = ("stripped", "kept")  # "both" in a config or on a command line: the two side by side
 CHAT = "chat"  # the form of a prompt that a server was sent in a chat
 WHOLE = "none"  # the form of a sample that is a whole program: nothing of the prompt goes before it
 
@@ -37,22 +36,19 @@ class Sample:
 
 
 def shown_prompt(prompt: str, form: str) -> str:
-    """The prompt as the model sees it: trailing newlines "kept" (in a CHAT too), or "stripped".
+    """The prompt as the model sees it: trailing newlines "kept" (in a CHAT too), or "stripped"; WHOLE: none of it.
 
     The form moves scores by tens of points, since a lone newline token before an indent may be off the
     distribution that a tokenizer's merges have made, so it is named beside every score.
     """
-    if form not in (*PROMPT_FORMS, CHAT):
-        raise UserError(f"config.evaluate.prompt_form={form!r}: unknown; use one of {', '.join((*PROMPT_FORMS, BOTH))}")
+    if form == WHOLE:
+        return ""
     return prompt.rstrip("\n") if form == "stripped" else prompt
 
 
 def forms_of(prompt_form: str) -> tuple[str, ...]:
-    """The forms that prompt_form asks for. Raises UserError for an unknown one."""
-    forms = PROMPT_FORMS if prompt_form == BOTH else (prompt_form,)
-    for form in forms:
-        shown_prompt("", form)
-    return forms
+    """The forms that prompt_form asks for."""
+    return PROMPT_FORMS if prompt_form == "both" else (prompt_form,)
 
 
 def program(problem: Problem, shown: str, completion: str, *, base: bool = False) -> Program:
@@ -83,7 +79,11 @@ def execute(
     by_id = {p.task_id: p for p in problems}
     records: Records = [{**vars(s), "prompt_form": WHOLE if s.whole else form} for s in samples]
     runs = [(r, "base_") for r in records if by_id[r["task_id"]].base_tests] + [(r, "") for r in records]
-    programs = (_program(by_id[r["task_id"]], r, base=bool(tests)) for r, tests in runs)
+    programs = (
+        program(p, shown_prompt(p.prompt, r["prompt_form"]), r["completion"], base=bool(tests))
+        for r, tests in runs
+        for p in [by_id[r["task_id"]]]
+    )
     with (
         Sandbox(limits=Limits(wall_seconds=wall_seconds), workers=workers, confinement=sandbox) as box,
         Progress("sandbox", len(runs), "programs") as bar,
@@ -92,11 +92,6 @@ def execute(
             record |= {f"{tests}passed": verdict.passed, f"{tests}result": verdict.result}
             bar.advance()
     return records
-
-
-def _program(problem: Problem, record: dict[str, Any], *, base: bool) -> Program:
-    before = "" if record["whole"] else shown_prompt(problem.prompt, record["prompt_form"])
-    return program(problem, before, record["completion"], base=base)
 
 
 def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:

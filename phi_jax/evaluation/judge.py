@@ -17,7 +17,7 @@ from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import WHOLE, decodings_of, shown_prompt
+from phi_jax.evaluation.execution import decodings_of, shown_prompt
 from phi_jax.evaluation.intervals import bootstrap_interval
 from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.progress import say
@@ -146,7 +146,7 @@ def question_of(problem: Problem, completion: str, form: str) -> Question:
     texts = {
         "problem": problem.prompt,
         "reference": problem.prompt + problem.reference,
-        "solution": ("" if form == WHOLE else shown_prompt(problem.prompt, form)) + completion,
+        "solution": shown_prompt(problem.prompt, form) + completion,
     }
     # "?" for lone surrogates, which a file of completions can hold and UTF-8 cannot.
     shown = {name: text.removesuffix("\n").encode(errors="replace").decode() for name, text in texts.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 # A problem names its rule (problems.py). `dedent` is ours and has no strings; the others end a completion before the
 # first of their strings.
@@ -60,9 +59,3 @@ def body_indent(prompt: str) -> int:
     line = (prompt.rstrip().splitlines() or [""])[-1].expandtabs()
     indent = len(line) - len(line.lstrip())
     return indent + 4 if line.endswith(":") else indent
-
-
-def stops_of(rules: Iterable[str]) -> dict[str, str | list[str]]:
-    """{"stop", "stop_strings"} as they stand beside a score, of the rules of a benchmark's problems."""
-    names = sorted(set(rules))
-    return {"stop": ", ".join(names), "stop_strings": sorted({s for n in names for s in STOP_STRINGS.get(n, ())})}

@@ -102,7 +102,7 @@ def again(model, problems, out, **changes):
         ({"seed": 1}, "an unfinished evaluation, and this one differs: seed 0 -> 1; ask for the same to go on"),
         ({"prompt_form": "kept"}, 'prompt_form "both" -> "kept"'),
         ({"slots": 8}, "slots 32 -> 8"),
-        ({"model": "another"}, r'model.README.md absent -> "'),
+        ({"model": "another"}, 'model.sha256 "'),
         ({"problems": "another"}, 'benchmark "few" -> "another"'),
     ],
 )

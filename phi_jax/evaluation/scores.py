@@ -51,11 +51,8 @@ def entries(verdicts_by_problem: Collection[Sequence[bool]], **about: Any) -> li
     "interval" says how low and high came about: "wilson", with the problems as trials, for one sample a problem, and
     also where all problems have the same value, since a bootstrap would then be of no width (there it is on the safe
     side); "bootstrap" over the problems else. Samples of one problem are not independent and never count as trials.
-    Raises ValueError for no problems, and for a problem without a sample.
     """
     counts = [(len(verdicts), sum(verdicts)) for verdicts in verdicts_by_problem]
-    if not counts or not min(counts)[0]:
-        raise ValueError(f"pass@k of {len(counts)} problems, one of them without a sample")
     return [_entry(counts, k, about) for k in KS if k <= min(counts)[0]]
 
 

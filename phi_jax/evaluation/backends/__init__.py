@@ -18,7 +18,6 @@ from typing import Any
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.completion import TOO_LONG, Backend, Completion, Plan, Request
-from phi_jax.store.artifact import Artifact, file_digest
 from phi_jax.tokens.tokenizer import Tokenizer
 
 _MODULES = {"jax": "jax_sampler", "transformers": "hf_transformers", "vllm": "vllm_engine"}
@@ -45,14 +44,6 @@ def open_backend(name: str, model: Path, plan: Plan, **options: Any) -> Backend:
     if foreign := options.keys() - inspect.signature(module.open_model).parameters.keys():
         raise UserError(f"--backend {name}: has no option {min(foreign)}; leave it out")
     return module.open_model(model, plan, **options)
-
-
-def model_identity(model: Path) -> Any:
-    """A training artifact's identity, or the digest of each file of a Hugging Face directory."""
-    artifact = Artifact.read(model)
-    if artifact is not None:
-        return artifact.identity
-    return {str(p.relative_to(model)): file_digest(p) for p in sorted(model.rglob("*")) if p.is_file()}
 
 
 def seed_of(plan: Plan, request: Request) -> int:

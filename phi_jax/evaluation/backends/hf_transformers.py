@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.backends import ExportBackend, TokenBackend, seed_of
+from phi_jax.evaluation.backends import ExportBackend, seed_of
 from phi_jax.evaluation.completion import Plan, Request
 
 LOOK_EVERY = 16  # tokens between two looks at the stop rule: each decodes every row again
@@ -66,11 +66,18 @@ class Transformers(ExportBackend):
             transformers.TopPLogitsWarper(plan.top_p),
             Draw([None if r.is_greedy else seed_of(plan, r) for r in requests], self._device),
         ]
+
+        def stopped(tokens: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+            new = tokens[:, width:]
+            look = new.shape[1] % LOOK_EVERY == 0
+            rows = zip(requests, new.tolist(), strict=True)
+            return torch.tensor([look and self.has_stopped(*row) for row in rows], device=self._device)
+
         output = self._model.generate(
             input_ids=ids,
             attention_mask=mask,
             logits_processor=transformers.LogitsProcessorList(processors),
-            stopping_criteria=transformers.StoppingCriteriaList([Stop(self, requests, width)]),
+            stopping_criteria=transformers.StoppingCriteriaList([stopped]),
         )
         return output[:, width:].tolist()
 
@@ -92,19 +99,6 @@ class Draw(transformers.LogitsProcessor):
             if generator is not None:
                 scores[row] -= torch.empty_like(scores[row]).exponential_(generator=generator).log()
         return scores
-
-
-class Stop(transformers.StoppingCriteria):
-    """Ends a row once its completion has met the stop rule. width: tokens of the padded prompts."""
-
-    def __init__(self, backend: TokenBackend, requests: Sequence[Request], width: int) -> None:
-        self._backend, self._requests, self._width = backend, requests, width
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        new = input_ids[:, self._width :]
-        look = new.shape[1] % LOOK_EVERY == 0
-        rows = zip(self._requests, new.tolist(), strict=True)
-        return torch.tensor([look and self._backend.has_stopped(*row) for row in rows], device=input_ids.device)
 
 
 open_model = Transformers

@@ -128,7 +128,6 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.evaluate.max_problems = 8 if micro else 200  # problems tried, the first ones
     c.evaluate.max_new_tokens = 16 if micro else 80  # length of a completion at most
     c.evaluate.slots = 8 if micro else 32  # completions that a device is compiled to decode at once
-    c.evaluate.batch_size = 8 if micro else 32  # slots of a device that are used
     c.evaluate.samples_per_problem = 1 if micro else 0  # sampled completions a problem, beside the greedy one
     if micro:
         c.evaluate.perturbations = ("typos",)  # one is enough to run the code

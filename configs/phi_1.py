@@ -191,7 +191,6 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.evaluate.prompt_form = "stripped"  # trailing newlines of a prompt "stripped" or "kept", or "both" side by side (ours)
     c.evaluate.max_new_tokens = 512  # length of a completion at most (ours)
     c.evaluate.slots = 64  # completions that a device is compiled to decode at once (ours)
-    c.evaluate.batch_size = 64  # slots of a device that are used; changes no byte of what is decoded
     c.evaluate.samples_per_problem = 0  # sampled completions a problem, beside the greedy one (paper: pass@1)
     c.evaluate.temperature = 0.2  # of the sampled completions (ours)
     c.evaluate.top_p = 0.95  # of the sampled completions (ours)

@@ -108,7 +108,7 @@ FIELDS: Mapping[str, Field] = {
     "export.dtype": Field(choices=("float32", "bfloat16", "float16")), "export.license": ANY,
     "evaluate.benchmark": PATH, "evaluate.further_benchmarks": PATH, "evaluate.max_problems": COUNT_OR_0,
     "evaluate.prompt_form": Field(choices=("stripped", "kept", "both")), "evaluate.max_new_tokens": COUNT,
-    "evaluate.slots": _speed(COUNT), "evaluate.batch_size": _speed(COUNT), "evaluate.samples_per_problem": COUNT_OR_0,
+    "evaluate.slots": _speed(COUNT), "evaluate.samples_per_problem": COUNT_OR_0,
     "evaluate.temperature": Field(0, 5, above=True), "evaluate.top_p": SHARE_ABOVE_0, "evaluate.top_k": COUNT_OR_0,
     "evaluate.perturbations": ANY, "evaluate.error_rate": SHARE, "evaluate.wall_seconds": POSITIVE,
     "evaluate.sandbox": CONFINEMENT, "evaluate.sandbox_workers": WORKERS,

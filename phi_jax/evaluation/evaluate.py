@@ -36,10 +36,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         rules.prompt_form, rules.max_new_tokens, rules.samples_per_problem,
         rules.temperature, rules.top_p, rules.top_k, config.seed,
     )  # fmt: skip
-    backend = open_backend(
-        "jax", Path(inputs["model"].path("model")), plan,
-        slots=rules.slots, live_slots=min(rules.batch_size, rules.slots),
-    )  # fmt: skip
+    backend = open_backend("jax", Path(inputs["model"].path("model")), plan, slots=rules.slots)
     run = BenchmarkRun(
         backend, plan, directory, draft.name, draft.label, rules.sandbox, rules.sandbox_workers, rules.wall_seconds
     )

@@ -161,7 +161,7 @@ def _records(problems, solved, form):
     return [
         {
             "task_id": p.task_id, "completion": f"    return {form!r}", "prompt_form": form, "decoding": "greedy",
-            "sample": 0, "whole": False, "passed": n < solved, "result": "passed" if n < solved else "failed: no",
+            "sample": 0, "passed": n < solved, "result": "passed" if n < solved else "failed: no",
         }
         for n, p in enumerate(problems)
     ]  # fmt: skip

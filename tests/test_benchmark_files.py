@@ -267,22 +267,19 @@ def test_what_evalplus_takes_for_right(task, entry_point, arguments, out, expect
 # --- Samples and results -------------------------------------------------------------------------------------
 
 
-def test_solutions_are_whole_programs_and_scored_twice(tmp_path):
+def test_samples_are_scored_twice(tmp_path):
     problems = written(tmp_path / "HumanEvalPlus.jsonl", EVALPLUS)
     rows = [
-        {"task_id": "HumanEval/0", "solution": "def mean(xs):\n    return sum(xs) / len(xs)\n"},
-        {"task_id": "HumanEval/1", "solution": "def fact(n):\n    return 6\n"},
-        {"task_id": "HumanEval/1", "completion": "    return None\n"},
+        {"task_id": "HumanEval/0", "completion": "    return sum(xs) / len(xs)\n"},
+        {"task_id": "HumanEval/1", "completion": "    return 6\n"},
     ]
     samples = written(tmp_path / "s.jsonl", rows)
     for out in ("a", "b"):
         phi_jax("score", "--samples", samples, "--problems", problems, "--out", tmp_path / out, "--workers", "1")
     entries = json.loads((tmp_path / "a/scores.json").read_text())
     assert [(e["benchmark"], e["prompt_form"], e["value"], e["stop"]) for e in entries] == [
-        ("HumanEvalPlus", "none", 0.5, "dedent"),
-        ("HumanEvalPlus", "kept", 0.0, "dedent"),
-        ("HumanEvalPlus (base tests)", "none", 1.0, "dedent"),
-        ("HumanEvalPlus (base tests)", "kept", 0.0, "dedent"),
+        ("HumanEvalPlus", "kept", 0.5, "dedent"),
+        ("HumanEvalPlus (base tests)", "kept", 1.0, "dedent"),
     ]
     written_again = [json.loads(line) for line in (tmp_path / "a/samples.jsonl").read_text().splitlines()]
     assert written_again == rows

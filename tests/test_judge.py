@@ -94,8 +94,6 @@ def test_what_is_graded_is_the_whole_program():
     assert "\ndef f(x):\n    '''Doc.'''\n    return x\nEND REFERENCE" in user
     assert "\ndef f(x):\n    '''Doc.'''\n    return 1\nEND SOLUTION" in user
     assert question_of(problem, "\n    return 1\n", "stripped") == kept
-    whole = question_of(problem, "def f(x):\n    return 1\n", "none").messages[1][1]
-    assert whole.partition("BEGIN SOLUTION")[2].partition("\n")[2].startswith("def f(x):\n    return 1\nEND")
     assert "return '?'\nEND SOLUTION" in question_of(problem, "    return '\ud800'\n", "kept").messages[1][1]
     with pytest.raises(UserError, match=r"t/0 has no reference.*canonical_solution.*config\.judge\.grader"):
         question_of(dataclasses.replace(problem, reference=None), "", "kept")

@@ -75,20 +75,20 @@ def judge_records(
         votes=rules.repeats, max_tokens=rules.max_tokens, temperature=rules.temperature,
     )  # fmt: skip
     by_id = {p.task_id: p for p in problems}
-    asked = [question_of(by_id[r["task_id"]], r["completion"], r["prompt_form"]) for r in records]
+    kept = ("task_id", "sample", "prompt_form", "decoding", "passed")
+    asked = [
+        ({name: r[name] for name in kept}, question_of(by_id[r["task_id"]], r["completion"], r["prompt_form"]))
+        for r in records
+    ]
     asked_gold = [
-        (f"{problem.task_id} {kind}", kind, question_of(problem, completion, "kept"))
+        ({"item": f"{problem.task_id} {kind}", "kind": kind}, question_of(problem, completion, "kept"))
         for problem, kind, completion in gold_items()
     ]
+    questions = {question.identifier: question for _, question in asked + asked_gold}
     # By their marks, which are hashes: the gold set's questions stand anywhere among the others.
-    distinct = sorted(
-        {q.identifier: q for q in (*asked, *(q for _, _, q in asked_gold))}.values(), key=lambda q: q.identifier
-    )
+    distinct = [questions[mark] for mark in sorted(questions)]
     teachers.ask(lambda: voters.requests(distinct), METRIC, len(distinct) * voters.votes)
-
-    kept = ("task_id", "sample", "prompt_form", "decoding", "passed")
-    grades = [{**{n: r[n] for n in kept}, **_grades(voters, q)} for r, q in zip(records, asked, strict=True)]
-    gold = [{"item": item, "kind": kind, **_grades(voters, q)} for item, kind, q in asked_gold]
+    grades, gold = ([{**about, **_grades(voters, q)} for about, q in part] for part in (asked, asked_gold))
     entries = []
     for decoding, form in decodings_of(grades):
         chosen = [row for row in grades if (row["decoding"], row["prompt_form"]) == (decoding, form)]
@@ -136,7 +136,7 @@ def judge_table(scores: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def question_of(problem: Problem, completion: str, form: str) -> Question:
     """One completion as the grader sees it, between lines with a mark that no text can hold; the mark identifies it.
 
-    form: of the prompt that the completion goes behind, or WHOLE. Raises UserError for a problem without a reference.
+    form: of the prompt that the completion goes behind. Raises UserError for a problem without a reference.
     """
     if problem.reference is None:
         raise UserError(

@@ -166,7 +166,7 @@ def _of_mbpp(row: dict[str, Any], place: str) -> dict[str, Any]:
     tests = row["test_list"]
     setup = row.get("test_setup_code") or "\n".join(row.get("test_imports", ()))
     return {
-        "task_id": mbpp_task_id(row["task_id"]),
+        "task_id": f"MBPP/{row['task_id']}",
         "prompt": f'"""\n{row[text]}\n{tests[0] if tests else ""}\n"""\n',
         "tests": "\n".join(tests),
         "entry_point": None,
@@ -174,11 +174,6 @@ def _of_mbpp(row: dict[str, Any], place: str) -> dict[str, Any]:
         "setup": setup.replace("\r\n", "\n"),
         "stop": "mbpp",
     }
-
-
-def mbpp_task_id(number: int) -> str:
-    """MBPP numbers its problems; beside those of other benchmarks a number says too little."""
-    return f"MBPP/{number}"
 
 
 def _of_evalplus(row: dict[str, Any], place: str) -> dict[str, Any]:

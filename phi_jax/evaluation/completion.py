@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.stops import cut, is_complete
@@ -134,9 +133,6 @@ def prompts_too_long(samples: Iterable[Sample]) -> int:
 
 
 def _read_part(part: Path) -> Iterator[tuple[int, Sample]]:
-    try:
-        for line in part.read_text().splitlines():
-            row = json.loads(line)
-            yield row.pop("number"), Sample(**row)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{part}: cannot be read ({error}); remove it, and what it held is made again") from None
+    for line in part.read_text().splitlines():
+        row = json.loads(line)
+        yield row.pop("number"), Sample(**row)

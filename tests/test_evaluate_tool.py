@@ -15,6 +15,7 @@ from random_model import export_random
 from running import ROOT, phi_jax
 
 from phi_jax import cli
+from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends.chat_server import Server
 from phi_jax.evaluation.benchmark_run import greedy_pass_at_1
@@ -214,8 +215,8 @@ def test_a_model_in_memory(model, problems):
     """As selection asks for it: half of these problems are solved by whatever is written."""
     loaded = load_model(model)
     chosen = load_problems(None, str(problems))[1]
-    how = {"prompt_form": "kept", "max_new_tokens": 4, "slots": 4, "sandbox": "full", "workers": 1}
-    assert greedy_pass_at_1(loaded, chosen, **how) == 0.0
+    rules = Config({"prompt_form": "kept", "max_new_tokens": 4, "slots": 4, "sandbox": "full", "sandbox_workers": 1})
+    assert greedy_pass_at_1(loaded, chosen, rules) == 0.0
     solved = [Problem(f"t/{n}", "#", "" if n % 2 else "assert False", None, stop="mbpp") for n in range(4)]
     with patch("phi_jax.evaluation.completion.cut", lambda *_: ""):
-        assert greedy_pass_at_1(loaded, solved, **how) == 0.5
+        assert greedy_pass_at_1(loaded, solved, rules) == 0.5

@@ -111,9 +111,6 @@ def test_every_reference_passes_under_every_perturbation(idioms):
 def test_names_and_rates_that_are_none():
     with pytest.raises(UserError, match=r"'spelling': unknown; use one of typos, rename_function"):
         perturb([problem()], "spelling", rate=1)
-    for rate in (-0.1, 1.1, float("nan")):
-        with pytest.raises(UserError, match="from 0 to 1"):
-            perturb([problem()], "typos", rate=rate)
 
 
 @pytest.mark.parametrize("prompt", ["def f(x):\n", "not python", "def f(x):\n    return x\n", 'x = "text"\n', ""])

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from phi_jax.evaluation.execution import Sample, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.stops import cut, is_complete
-from phi_jax.progress import Progress, say
+from phi_jax.progress import Progress
 from phi_jax.store.artifact import write_atomic
 
 PART = 64  # completions in a file that a killed run finds
@@ -120,16 +120,7 @@ def complete(requests: Sequence[Request], backend: Backend, directory: Path, lab
                 lines = (json.dumps({"number": n, **vars(sample)}) + "\n" for n, sample in part.items())
                 write_atomic(directory / f"part-{min(part):05d}.jsonl", "".join(lines))
                 part = {}
-    samples = [done[number] for number in range(len(requests))]
-    if too_long := prompts_too_long(samples):
-        count = len({r.task_id for r in requests})
-        say(f"{label}: warning: {too_long} of {count} prompts do not fit the model's context; they count as failed")
-    return samples
-
-
-def prompts_too_long(samples: Iterable[Sample]) -> int:
-    """Problems whose prompt does not fit the model's context."""
-    return len({s.task_id for s in samples if s.stop_reason == TOO_LONG})
+    return [done[number] for number in range(len(requests))]
 
 
 def _read_part(part: Path) -> Iterator[tuple[int, Sample]]:

@@ -17,8 +17,6 @@ from phi_jax.evaluation.execution import FILES, Records, forms_of, verdicts_of
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
 from phi_jax.store.artifact import Artifact, Draft, write_json
 
-_JUDGE = "judge.json"
-
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `evaluate`. inputs: {"model": an export, perhaps "problems": what the grammar holds out}.
@@ -51,12 +49,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     write_json(directory / "scores.json", scores)
     for output in (*outputs, "scores.json"):
         draft.add_output(output, output)
-    draft.add_facts(
-        benchmark=main,
-        problems=len(problems),
-        sandbox=rules.sandbox,
-        prompts_too_long=run.too_long,
-    )
+    draft.add_facts(benchmark=main, problems=len(problems), prompts_too_long=run.too_long)
 
 
 def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list[Problem]]]:
@@ -108,8 +101,8 @@ def _judged(
     with Teachers.of(config, draft.workdir) as teachers:
         judgement = judge_records(config.judge, teachers, problems, records, model=draft.name, benchmark=benchmark)
         draft.add_facts(teachers=teachers.note())
-    write_json(draft.directory / _JUDGE, {"grades": judgement.grades, "gold": judgement.gold})
-    draft.add_output(_JUDGE, _JUDGE)
+    write_json(draft.directory / "judge.json", {"grades": judgement.grades, "gold": judgement.gold})
+    draft.add_output("judge", "judge.json")
     return judgement.entries
 
 

@@ -72,12 +72,10 @@ def perturb(problems: Sequence[Problem], name: str, *, rate: float, seed: int = 
     """The problems that perturbation `name` changes, and how many it does not.
 
     rate: the chance, 0 to 1, that a word (typos) or a problem's names (rename_*) change. What changes at one rate also
-    changes, in the same way, at every higher one. Raises UserError for an unknown name, and a rate that is no chance.
+    changes, in the same way, at every higher one. Raises UserError for an unknown name.
     """
     if name not in PERTURBATIONS:
         raise UserError(f"perturbation {name!r}: unknown; use one of {', '.join(PERTURBATIONS)}")
-    if not 0 <= rate <= 1:
-        raise UserError(f"perturbation {name}: a rate of {rate}; give the chance that a site changes, from 0 to 1")
     found = [PERTURBATIONS[name](problem, rate, seed) for problem in problems]
     changed = [new for new, old in zip(found, problems, strict=True) if new not in (None, old)]
     not_applicable = found.count(None)

@@ -53,21 +53,24 @@ def entries(verdicts_by_problem: Collection[Sequence[bool]], **about: Any) -> li
     side); "bootstrap" over the problems else. Samples of one problem are not independent and never count as trials.
     """
     counts = [(len(verdicts), sum(verdicts)) for verdicts in verdicts_by_problem]
-    return [_entry(counts, k, about) for k in KS if k <= min(counts)[0]]
-
-
-def _entry(counts: Sequence[tuple[int, int]], k: int, about: dict[str, Any]) -> dict[str, Any]:
-    values = [pass_at_k(samples, passed, k) for samples, passed in counts]
-    value = math.fsum(values) / len(values)
-    bounds = None if max(counts)[0] == 1 else bootstrap_interval(values)
-    low, high = bounds or wilson_interval(value, len(values))
-    return {
-        **about,
-        "metric": f"pass@{k}",
-        "value": value,
-        "low": low,
-        "high": high,
-        "interval": "bootstrap" if bounds else "wilson",
-        "problems": len(values),
-        "samples": sum(samples for samples, _ in counts),
-    }
+    found = []
+    for k in KS:
+        if k > min(counts)[0]:
+            break
+        values = [pass_at_k(samples, passed, k) for samples, passed in counts]
+        value = math.fsum(values) / len(values)
+        bounds = None if max(counts)[0] == 1 else bootstrap_interval(values)
+        low, high = bounds or wilson_interval(value, len(values))
+        found.append(
+            {
+                **about,
+                "metric": f"pass@{k}",
+                "value": value,
+                "low": low,
+                "high": high,
+                "interval": "bootstrap" if bounds else "wilson",
+                "problems": len(values),
+                "samples": sum(samples for samples, _ in counts),
+            }
+        )
+    return found

@@ -20,7 +20,11 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation.completion import TOO_LONG, Backend, Completion, Plan, Request
 from phi_jax.tokens.tokenizer import Tokenizer
 
-_MODULES = {"jax": "jax_sampler", "transformers": "hf_transformers", "vllm": "vllm_engine"}
+_MODULES = {
+    "jax": "phi_jax.evaluation.backends.jax_sampler",
+    "transformers": "phi_jax.evaluation.backends.hf_transformers",
+    "vllm": "phi_jax.evaluation.backends.vllm_engine",
+}
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -34,7 +38,7 @@ def open_backend(name: str, model: Path, plan: Plan, **options: Any) -> Backend:
     if not model.is_dir():
         raise UserError(f"--model {model}: no directory; name an exported directory or a training artifact")
     try:
-        module = importlib.import_module(f"phi_jax.evaluation.backends.{_MODULES[name]}")
+        module = importlib.import_module(_MODULES[name])
     except ImportError as error:
         extra = "hf" if name == "transformers" else name
         raise UserError(

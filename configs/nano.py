@@ -12,16 +12,15 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 # What phi_jax needed at run time when nano was measured. A fixed list: nano's raw code is the same whatever is installed.
-PACKAGES = tuple(
-    """
-    absl-py aiofiles anyio array_record attrs certifi charset-normalizer click cloudpickle daft dm-tree
-    docstring_parser einops etils filelock flax fsspec gguf googleapis-common-protos grain h11 hf-xet httpcore2
-    httpx2 huggingface_hub humanize idna immutabledict jax jaxlib joblib markdown-it-py mdurl ml_collections
-    ml_dtypes msgpack narwhals numpy opt_einsum optax orbax-checkpoint packaging portpicker prometheus_client
-    promise protobuf psutil pyarrow Pygments PyYAML regex requests rich safetensors scikit-learn scipy
-    simple-parsing simplejson six tensorboardX tensorflow-datasets tensorflow-metadata tensorstore termcolor
-    threadpoolctl tiktoken tokenizers toml tqdm treescope truststore typing_extensions urllib3 uvloop wrapt zipp
-""".split()
+PACKAGES = (
+    "absl-py", "aiofiles", "anyio", "array_record", "attrs", "certifi", "charset-normalizer", "click", "cloudpickle", "daft",
+    "dm-tree", "docstring_parser", "einops", "etils", "filelock", "flax", "fsspec", "gguf", "googleapis-common-protos", "grain",
+    "h11", "hf-xet", "httpcore2", "httpx2", "huggingface_hub", "humanize", "idna", "immutabledict", "jax", "jaxlib", "joblib",
+    "markdown-it-py", "mdurl", "ml_collections", "ml_dtypes", "msgpack", "narwhals", "numpy", "opt_einsum", "optax",
+    "orbax-checkpoint", "packaging", "portpicker", "prometheus_client", "promise", "protobuf", "psutil", "pyarrow", "Pygments",
+    "PyYAML", "regex", "requests", "rich", "safetensors", "scikit-learn", "scipy", "simple-parsing", "simplejson", "six",
+    "tensorboardX", "tensorflow-datasets", "tensorflow-metadata", "tensorstore", "termcolor", "threadpoolctl", "tiktoken",
+    "tokenizers", "toml", "tqdm", "treescope", "truststore", "typing_extensions", "urllib3", "uvloop", "wrapt", "zipp",
 )
 
 
@@ -136,7 +135,6 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.evaluate.max_problems = 8 if micro else 200  # problems tried, the first ones
     c.evaluate.max_new_tokens = 16 if micro else 80  # length of a completion at most
     c.evaluate.slots = 8 if micro else 32  # completions that a device is compiled to decode at once
-    c.evaluate.batch_size = 8 if micro else 32  # slots of a device that are used
     c.evaluate.samples_per_problem = 1 if micro else 0  # sampled completions a problem, beside the greedy one
     if micro:
         c.evaluate.perturbations = ("typos",)  # one is enough to run the code

@@ -416,7 +416,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("score", _score, "Runs completions made elsewhere in the sandbox and scores them.",
                 "--samples samples.jsonl --problems HumanEval.jsonl.gz --out scored", (
                     _option("--samples", metavar="FILE", required=True,
-                            help='JSON lines: {"task_id", "completion"}, or "solution" for a whole program'),
+                            help='JSON lines: {"task_id", "completion"}'),
                     _option("--out", metavar="DIR", required=True, help="where results and scores go"),
                     _option("--prompt-form", choices=("stripped", "kept"), default="kept",
                             help="of the prompt that completions go behind: its last newlines (default kept)"),

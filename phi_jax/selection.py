@@ -60,11 +60,7 @@ def _pass_at_1(
     for step in steps:
         measured = draft.directory / "measured" / f"{step}.json"
         if not measured.exists():
-            share = greedy_pass_at_1(
-                load_model(training.directory, step=step), problems,
-                prompt_form=rules.prompt_form, max_new_tokens=rules.max_new_tokens, slots=rules.slots,
-                sandbox=rules.sandbox, workers=rules.sandbox_workers,
-            )  # fmt: skip
+            share = greedy_pass_at_1(load_model(training.directory, step=step), problems, rules)
             measured.parent.mkdir(exist_ok=True)
             write_atomic(measured, json.dumps(share))
         values[step] = json.loads(measured.read_text())

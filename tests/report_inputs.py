@@ -28,18 +28,16 @@ MODELS = {
     "raw+exercises": {"mixture": [["grammar.exercises", 1.0]], "start": "raw"},
 }
 _JUDGE = {"judge": "gpt-4.1", "prompt": "judge_paper.v1", "repeats": 3, "gold_items": 40}
-PUBLISHED = {
+_PUBLISHED = {
     "value": 0.65, "low": 0.5, "high": 0.8,
     "judge": {
-        **_JUDGE, "status": "published", "reasons": [], "spread": 0.0123, "point_biserial": 0.789, "auc": 0.912,
-        "gold_missed": 1,
+        **_JUDGE, "status": "published", "reasons": [], "gold_missed": 1,
     },
 }  # fmt: skip
-REFUSED = {
+_REFUSED = {
     "value": None, "low": None, "high": None,
     "judge": {
-        **_JUDGE, "status": "refused", "reasons": ["7 of 40 gold items <missed>"], "spread": None,
-        "point_biserial": None, "auc": None, "gold_missed": 7,
+        **_JUDGE, "status": "refused", "reasons": ["7 of 40 gold items <missed>"], "gold_missed": 7,
     },
 }  # fmt: skip
 
@@ -151,8 +149,8 @@ def _evaluated(place, model, problems, further, full):
         rows = [{**row, **facts, "not_applicable": 1} for row, facts in zip(rows, about, strict=True)]
         files["robustness.json"] = json.dumps(rows)
         scores.append(
-            {"model": model, "benchmark": "nano", "prompt_form": "stripped", "decoding": "greedy", "stop": "dedent",
-             "metric": "judge", "problems": 8, "samples": 8, **(REFUSED if model == "raw" else PUBLISHED)}
+            {"model": model, "benchmark": "nano", "prompt_form": "stripped", "decoding": "greedy",
+             "metric": "judge", "problems": 8, "samples": 8, **(_REFUSED if model == "raw" else _PUBLISHED)}
         )  # fmt: skip
     files["scores.json"] = lambda p: write_json(p, scores)
     too_long = {"libraries/stripped": 3} if full and model == "finetuned" else {}
@@ -163,7 +161,7 @@ def _records(problems, solved, form):
     return [
         {
             "task_id": p.task_id, "completion": f"    return {form!r}", "prompt_form": form, "decoding": "greedy",
-            "sample": 0, "whole": False, "passed": n < solved, "result": "passed" if n < solved else "failed: no",
+            "sample": 0, "passed": n < solved, "result": "passed" if n < solved else "failed: no",
         }
         for n, p in enumerate(problems)
     ]  # fmt: skip

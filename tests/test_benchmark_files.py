@@ -7,8 +7,8 @@ import pytest
 from running import phi_jax
 
 from phi_jax.errors import UserError
+from phi_jax.evaluation import evalplus
 from phi_jax.evaluation.execution import Sample, execute
-from phi_jax.evaluation.formats import evalplus
 from phi_jax.evaluation.problems import load_problems
 
 MBPP = [
@@ -130,11 +130,10 @@ def test_a_row_may_name_its_stop_rule(tmp_path):
         ({**MBPP[0], "task_id": "11"}, ":2: no whole number in field 'task_id'; MBPP's format has it"),
         ({**MBPP[0], "task_id": True}, ":2: no whole number in field 'task_id'"),
         ({k: v for k, v in MBPP[0].items() if k != "text"}, ":2: no text in field 'prompt'"),
-        ({**MBPP[0], "test_list": "assert f(1)"}, ":2: no list in field 'test_list'"),
-        ({**MBPP[0], "test_list": [1]}, ":2: field 'test_list' holds something else than texts"),
+        ({**MBPP[0], "test_list": "assert f(1)"}, ":2: no list of texts in field 'test_list'"),
+        ({**MBPP[0], "test_list": [1]}, ":2: no list of texts in field 'test_list'"),
         ({**MBPP[0], "code": None}, ":2: no text in field 'code'"),
         ({**MBPP[0], "task_id": 510}, ":2: task_id MBPP/510 appears twice"),
-        (EVALPLUS[0], ":2: has EvalPlus's fields, after rows with MBPP's"),
     ],
 )
 def test_malformed_mbpp_is_named(tmp_path, row, message):
@@ -154,26 +153,6 @@ def test_malformed_mbpp_is_named(tmp_path, row, message):
 def test_malformed_evalplus_is_named(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         load_problems(written(tmp_path / "e.jsonl", [{**EVALPLUS[0], **change}]))
-
-
-@pytest.mark.parametrize(
-    ("benchmark", "rows", "fits"),
-    [
-        ("humaneval", EVALPLUS, True),
-        ("mbpp", [MBPP_PLUS], True),
-        ("mbpp", EVALPLUS, False),
-        ("humaneval", MBPP, False),
-        ("humaneval", [MBPP_PLUS], False),
-        ("idioms", MBPP, False),
-    ],
-)
-def test_a_file_holds_the_benchmark_that_was_named(tmp_path, benchmark, rows, fits):
-    file = written(tmp_path / "p.jsonl", rows)
-    if fits:
-        assert len(load_problems(benchmark, file)[1]) == len(rows)
-    else:
-        with pytest.raises(UserError, match=f"--problems {file}: "):
-            load_problems(benchmark, file)
 
 
 @pytest.mark.parametrize(
@@ -275,11 +254,6 @@ def test_arguments_that_json_does_not_have(task, row, arguments):
         ("x/0", "similar_elements", [], (2, 1), (1, 2), 0, False),
         ("Mbpp/2", "similar_elements", [], (2, 1), (1, 2), 0, True),
         ("Mbpp/164", "are_equivalent", [], False, True, 0, True),
-        ("Mbpp/295", "sum_div", [], 0, 1, 0, True),
-        ("Mbpp/558", "digit_distance_nums", [23, 156], 8, 6, 0, False),
-        ("Mbpp/558", "digit_distance_nums", [1, 23], 4, 5, 0, True),
-        ("Mbpp/581", "surface_Area", [3, 4], 35, 33, 0, True),
-        ("Mbpp/581", "surface_Area", [3, 4], 34, 33, 0, False),
         ("Mbpp/737", "check_str", [], "a match", object(), 0, True),
         ("Mbpp/737", "check_str", [], False, None, 0, True),
         ("Mbpp/737", "check_str", [], None, object(), 0, False),
@@ -292,22 +266,19 @@ def test_what_evalplus_takes_for_right(task, entry_point, arguments, out, expect
 # --- Samples and results -------------------------------------------------------------------------------------
 
 
-def test_solutions_are_whole_programs_and_scored_twice(tmp_path):
+def test_samples_are_scored_twice(tmp_path):
     problems = written(tmp_path / "HumanEvalPlus.jsonl", EVALPLUS)
     rows = [
-        {"task_id": "HumanEval/0", "solution": "def mean(xs):\n    return sum(xs) / len(xs)\n"},
-        {"task_id": "HumanEval/1", "solution": "def fact(n):\n    return 6\n"},
-        {"task_id": "HumanEval/1", "completion": "    return None\n"},
+        {"task_id": "HumanEval/0", "completion": "    return sum(xs) / len(xs)\n"},
+        {"task_id": "HumanEval/1", "completion": "    return 6\n"},
     ]
     samples = written(tmp_path / "s.jsonl", rows)
     for out in ("a", "b"):
         phi_jax("score", "--samples", samples, "--problems", problems, "--out", tmp_path / out, "--workers", "1")
     entries = json.loads((tmp_path / "a/scores.json").read_text())
-    assert [(e["benchmark"], e["prompt_form"], e["value"], e["stop"], e["stop_strings"]) for e in entries] == [
-        ("HumanEvalPlus", "none", 0.5, "dedent", []),
-        ("HumanEvalPlus", "kept", 0.0, "dedent", []),
-        ("HumanEvalPlus (base tests)", "none", 1.0, "dedent", []),
-        ("HumanEvalPlus (base tests)", "kept", 0.0, "dedent", []),
+    assert [(e["benchmark"], e["prompt_form"], e["value"], e["stop"]) for e in entries] == [
+        ("HumanEvalPlus", "kept", 0.5, "dedent"),
+        ("HumanEvalPlus (base tests)", "kept", 1.0, "dedent"),
     ]
     written_again = [json.loads(line) for line in (tmp_path / "a/samples.jsonl").read_text().splitlines()]
     assert written_again == rows

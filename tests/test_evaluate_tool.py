@@ -15,6 +15,7 @@ from random_model import export_random
 from running import ROOT, phi_jax
 
 from phi_jax import cli
+from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends.chat_server import Server
 from phi_jax.evaluation.benchmark_run import greedy_pass_at_1
@@ -102,7 +103,7 @@ def again(model, problems, out, **changes):
         ({"seed": 1}, "an unfinished evaluation, and this one differs: seed 0 -> 1; ask for the same to go on"),
         ({"prompt_form": "kept"}, 'prompt_form "both" -> "kept"'),
         ({"slots": 8}, "slots 32 -> 8"),
-        ({"model": "another"}, r'model.README.md absent -> "'),
+        ({"model": "another"}, 'model.sha256 "'),
         ({"problems": "another"}, 'benchmark "few" -> "another"'),
     ],
 )
@@ -197,7 +198,6 @@ def test_the_code_of_a_chat(reply, code):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "torch"}, "--backend torch: unknown; use one of jax, transformers, vllm"),
         ({"device": "cpu"}, "--backend jax: has no option device"),
         ({"backend": "vllm"}, r"--backend vllm: not installed here \(.*pip install 'phi-jax\[vllm\]'"),
         ({"temperature": 0.0}, "temperature=0.0"),
@@ -215,8 +215,8 @@ def test_a_model_in_memory(model, problems):
     """As selection asks for it: half of these problems are solved by whatever is written."""
     loaded = load_model(model)
     chosen = load_problems(None, str(problems))[1]
-    how = {"prompt_form": "kept", "max_new_tokens": 4, "slots": 4, "sandbox": "full", "workers": 1}
-    assert greedy_pass_at_1(loaded, chosen, **how) == 0.0
+    rules = Config({"prompt_form": "kept", "max_new_tokens": 4, "slots": 4, "sandbox": "full", "sandbox_workers": 1})
+    assert greedy_pass_at_1(loaded, chosen, rules) == 0.0
     solved = [Problem(f"t/{n}", "#", "" if n % 2 else "assert False", None, stop="mbpp") for n in range(4)]
     with patch("phi_jax.evaluation.completion.cut", lambda *_: ""):
-        assert greedy_pass_at_1(loaded, solved, **how) == 0.5
+        assert greedy_pass_at_1(loaded, solved, rules) == 0.5

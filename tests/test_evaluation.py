@@ -218,7 +218,7 @@ def test_the_cut_of_other_rules(prompt, completion, rule, kept):
     assert cut(prompt, completion, rule) == kept
 
 
-@pytest.mark.parametrize("name", ["one", "idioms", "judge", "parts"])
+@pytest.mark.parametrize("name", ["one", "idioms", "parts"])
 def test_two_benchmarks_of_one_name_are_refused(tmp_path, name):
     """Both would be completed into the same place, where the second would find the first's completions."""
     row = json.dumps({"task_id": "t/0", "prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"})

@@ -26,7 +26,6 @@ from phi_jax.evaluation import judge
 from phi_jax.evaluation.execution import Sample, execute
 from phi_jax.evaluation.judge import (
     BANDS,
-    agreement,
     gold_items,
     grade_schema,
     is_missed,
@@ -95,8 +94,6 @@ def test_what_is_graded_is_the_whole_program():
     assert "\ndef f(x):\n    '''Doc.'''\n    return x\nEND REFERENCE" in user
     assert "\ndef f(x):\n    '''Doc.'''\n    return 1\nEND SOLUTION" in user
     assert question_of(problem, "\n    return 1\n", "stripped") == kept
-    whole = question_of(problem, "def f(x):\n    return 1\n", "none").messages[1][1]
-    assert whole.partition("BEGIN SOLUTION")[2].partition("\n")[2].startswith("def f(x):\n    return 1\nEND")
     assert "return '?'\nEND SOLUTION" in question_of(problem, "    return '\ud800'\n", "kept").messages[1][1]
     with pytest.raises(UserError, match=r"t/0 has no reference.*canonical_solution.*config\.judge\.grader"):
         question_of(dataclasses.replace(problem, reference=None), "", "kept")
@@ -118,31 +115,6 @@ def test_the_gold_set_is_what_it_says_it_is():
         assert record["passed"] == (kind in ("reference", "rewrite")), (problem.task_id, kind, record["result"])
     completions = {(problem.task_id, kind): text for problem, kind, text in items}
     assert len(set(completions.items())) == len(items)
-
-
-# --- The figures ---------------------------------------------------------------------------------------------------
-
-PAIRS = st.lists(st.tuples(st.integers(0, 30).map(lambda n: n / 3), st.booleans()), max_size=25)
-
-
-@given(PAIRS)
-def test_agreement_is_the_textbook_formulas(pairs):
-    """AUC: the share of pairs ranked right. Point-biserial: (mean of the passed - mean of the failed) / deviation of
-    all x root of share passed x share failed.
-    """
-    grades, passed = [g for g, _ in pairs], [p for _, p in pairs]
-    won, lost = [g for g, p in pairs if p], [g for g, p in pairs if not p]
-    correlation, auc = agreement(grades, passed)
-    if not won or not lost:
-        assert (correlation, auc) == (None, None)
-        return
-    assert auc == pytest.approx(statistics.fmean(1 if a > b else 0.5 if a == b else 0 for a in won for b in lost))
-    if len(set(grades)) == 1:
-        assert correlation is None
-        return
-    weight = (len(won) * len(lost)) ** 0.5 / len(pairs)
-    expected = (statistics.fmean(won) - statistics.fmean(lost)) / statistics.pstdev(grades) * weight
-    assert correlation == pytest.approx(expected, abs=1e-6)
 
 
 # --- The scores ----------------------------------------------------------------------------------------------------
@@ -212,17 +184,15 @@ def test_a_sound_judges_scores(tmp_path, server):
     greedy, sampled = done.entries
     grade = {True: 10, False: llm_judge.WRONG}
     for entry, value, count in ((greedy, 0.65, 10), (sampled, 23 / 30, 30)):
-        assert {name: entry[name] for name in ("model", "benchmark", "prompt_form", "stop", "metric")} == {
-            "model": "ours", "benchmark": "idioms", "prompt_form": "kept", "stop": "dedent", "metric": "judge",
+        assert {name: entry[name] for name in ("model", "benchmark", "prompt_form", "metric")} == {
+            "model": "ours", "benchmark": "idioms", "prompt_form": "kept", "metric": "judge",
         }  # fmt: skip
         assert entry["value"] == pytest.approx(value, abs=1e-6)
         assert (entry["problems"], entry["samples"]) == (10, count)
         assert entry["low"] <= entry["value"] <= entry["high"]
         said = entry["judge"]
         assert (said["judge"], said["repeats"], said["status"]) == ("sound", 2, "published")
-        assert (said["prompt"], said["prompt_sha256"]) == GIVEN_OUT
-        assert (said["spread"], said["reasons"]) == (0.0, [])
-        assert (said["point_biserial"], said["auc"]) == (pytest.approx(1), 1)
+        assert (said["prompt"], said["reasons"]) == (GIVEN_OUT[0], [])
         assert (said["gold_items"], said["gold_missed"]) == (40, 0)
     assert greedy["low"] < 0.6 < 0.7 < greedy["high"]
     assert sampled["low"] == sampled["high"]  # all problems alike
@@ -276,7 +246,6 @@ def test_a_judge_that_fails_on_the_gold_set_is_refused(tmp_path, server, capsys,
         told = entry["judge"]
         assert told["status"] == "refused"
         assert told["reasons"][0].startswith(said)
-        assert [told[n] for n in ("spread", "point_biserial", "auc")] == [None] * 3
     names = {row["item"] for row in done.gold if row["kind"] in missed and is_missed(row)}
     assert done.entries[0]["judge"]["gold_missed"] == len(names)
     assert {name.split()[1] for name in names} == missed
@@ -317,19 +286,12 @@ def test_a_mean_of_those_that_could_be_graded_is_no_score(tmp_path, server):
         assert not refused or entry["judge"]["reasons"] == ["2 of 10 completions have no grade, at most 10% may"]
 
 
-def test_the_spread_over_repeats_of_a_noisy_judge(tmp_path, server):
+def test_a_grade_is_the_mean_of_the_repeats(tmp_path, server):
     done, _ = judged(tmp_path, config_of(server, "noisy", repeats=4))
-    greedy, sampled = done.entries
-    for entry in (greedy, sampled):
+    for entry in done.entries:
         rows = [row for row in done.grades if row["decoding"] == entry["decoding"]]
-        repeats = [statistics.fmean(row["grades"][n] for row in rows) / 10 for n in range(4)]
-        assert entry["judge"]["spread"] == pytest.approx(statistics.stdev(repeats), abs=1e-6)
-        assert entry["judge"]["spread"] > 0
-        assert entry["value"] == pytest.approx(statistics.fmean(repeats), abs=1e-6)
-        assert entry["judge"]["auc"] == 1.0
-        assert 0.9 < entry["judge"]["point_biserial"] < 1
-    single = judged(tmp_path, config_of(server, "noisy", repeats=1))[0].entries[0]
-    assert single["judge"]["spread"] is None
+        assert any(len(set(row["grades"])) > 1 for row in rows)
+        assert entry["value"] == pytest.approx(statistics.fmean(sum(row["grades"]) / 40 for row in rows), abs=1e-6)
 
 
 @pytest.mark.parametrize(

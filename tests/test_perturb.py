@@ -9,13 +9,9 @@ from hypothesis import strategies as st
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, execute
-from phi_jax.evaluation.perturb import PERTURBATIONS, perturb
-from phi_jax.evaluation.perturb.prose import find_prose, misspellings, tables
+from phi_jax.evaluation.perturb import PERTURBATIONS, misspellings, neighbours, perturb
 from phi_jax.evaluation.problems import Problem, load_problems
 
-NEIGHBOURS = tables()["neighbours"]
-WORDINGS = ("typos", "grammar", "paraphrase")
-RENAMINGS = ("rename_function", "rename_arguments")
 RATES = st.floats(0, 1)
 SEEDS = st.integers(0, 1000)
 
@@ -34,7 +30,6 @@ def running_total(numbers: List[int], start: int = 0) -> List[int]:
     [1, 3, 6]
 
     Input: start = 4
-        indented lines are code
     running_total([]) == []
     Otherwise the function returns a new list, in the same order.
     """
@@ -102,12 +97,6 @@ def test_rate_0_changes_nothing_and_rate_1_all_it_applies_to(idioms, name):
     assert PERTURBATIONS[name](problem(), 1, 0) != problem()
 
 
-@pytest.mark.parametrize("name", [*WORDINGS, "rename_arguments"])
-def test_another_seed_draws_otherwise(idioms, name):
-    results = [perturb(idioms, name, rate=0.5, seed=seed) for seed in range(3)]
-    assert len({repr([p.prompt for p in r.problems]) for r in results}) == 3
-
-
 def test_every_reference_passes_under_every_perturbation(idioms):
     """In the real sandbox, and with the prompt's trailing newline cut as a model sees it."""
     changed = [p for name in PERTURBATIONS for p in perturb(idioms, name, rate=1, seed=3).problems]
@@ -116,21 +105,17 @@ def test_every_reference_passes_under_every_perturbation(idioms):
     samples = [Sample(p.task_id, p.reference, p.reference) for p in renamed]
     records = execute(renamed, samples, form="kept", sandbox="full", workers=2, wall_seconds=10)
     assert [r["task_id"] for r in records if not r["passed"]] == []
-    assert len(records) > 150
+    assert len(records) > 100
 
 
 def test_names_and_rates_that_are_none():
-    with pytest.raises(UserError, match=r"'spelling': unknown; use one of typos, grammar"):
+    with pytest.raises(UserError, match=r"'spelling': unknown; use one of typos, rename_function"):
         perturb([problem()], "spelling", rate=1)
-    for rate in (-0.1, 1.1, float("nan")):
-        with pytest.raises(UserError, match="from 0 to 1"):
-            perturb([problem()], "typos", rate=rate)
 
 
 @pytest.mark.parametrize("prompt", ["def f(x):\n", "not python", "def f(x):\n    return x\n", 'x = "text"\n', ""])
 def test_prompts_without_a_docstring_are_counted(prompt):
-    for name in WORDINGS:
-        assert perturb([problem(prompt)], name, rate=1).not_applicable == 1
+    assert perturb([problem(prompt)], "typos", rate=1).not_applicable == 1
     assert PERTURBATIONS["rename_arguments"](problem(prompt), 1, 0) is None
 
 
@@ -171,16 +156,15 @@ def test_only_words_are_misspelt_and_at_rate_1_all_of_them(words, seed, rate):
         assert part in (before, after)
 
 
-@pytest.mark.parametrize("name", WORDINGS)
 @given(SEEDS, RATES)
 @settings(max_examples=30)
-def test_code_examples_quotes_and_names_stay(name, seed, rate):
-    found = PERTURBATIONS[name](problem(), rate, seed)
+def test_code_examples_quotes_and_names_stay(seed, rate):
+    found = PERTURBATIONS["typos"](problem(), rate, seed)
     for piece in (
         "`numbers'", "`code spans`", '"keep this string"', "'this one'", "it's", "x_mean", "version2", "MAD", "a.b.c",
         "C:\\\\new", "running_total([1, 2])", "[1, two, 3]", "3.14", "True", " start.",
         "    >>> running_total([1, 2, 3])  # numbers from the list\n    [1, 3, 6]\n\n    Input: start = 4\n"
-        "        indented lines are code\n    running_total([]) == []\n",
+        "    running_total([]) == []\n",
     ):  # fmt: skip
         assert piece in found.prompt
     assert without_docstrings(found.prompt) == without_docstrings(PROMPT)
@@ -205,7 +189,7 @@ def test_a_misspelling_is_one_slip_of_the_hand(word, capital):
         if len(found) == len(word):
             places = [i for i in range(len(word)) if word[i] != found[i]]
             if len(places) == 1:
-                assert found[places[0]] in NEIGHBOURS[word[places[0]]]
+                assert found[places[0]] in neighbours()[word[places[0]]]
             else:
                 i, j = places
                 assert (j - i, found[i], found[j]) == (1, word[j], word[i])
@@ -222,51 +206,6 @@ def test_a_misspelling_is_none_of_the_names():
     assert not others & found
 
 
-@pytest.mark.parametrize(
-    ("sentence", "allowed"),
-    [
-        ("Add the cat.", {"Add cat.", "add the cat."}),
-        ("Look, he returns", {"look, he returns", "Look he returns", "Look, he return"}),
-        ("go into it", {"go in it"}),
-        ("The A", {"A", "the A"}),
-    ],
-)
-def test_one_grammar_error_at_a_time(sentence, allowed):
-    """At a small rate mostly one site changes; what it becomes is one of these."""
-    shown = problem(f'def f(x):\n    """{sentence}"""\n')
-    found = {PERTURBATIONS["grammar"](shown, 0.15, seed).prompt.split('"""')[1] for seed in range(400)}
-    assert allowed <= found
-
-
-@pytest.mark.parametrize(
-    ("sentence", "said"),
-    [
-        (
-            "Given a list of words, return the longest.",
-            {
-                f"For {a} given list of words, {verb} the longest."
-                for a in ("a", "any")
-                for verb in ("give back", "produce and return")
-            },
-        ),
-        ("Return True if x is odd.", {"Return True when x is odd.", "The result is True if x is odd."}),
-        (
-            "Write a python function to sort a list using a heap.",
-            {
-                f"{start} sort a list {with_} a heap."
-                for start in ("Implement a function to", "Create a function to", "Write code to")
-                for with_ in ("with the help of", "by means of")
-            },
-        ),
-        ("returning an undistinctive word", None),
-    ],
-)
-def test_paraphrases_keep_the_meaning(sentence, said):
-    shown = problem(f'def f(x):\n    """{sentence}"""\n')
-    found = [PERTURBATIONS["paraphrase"](shown, 1, seed) for seed in range(60)]
-    assert (None if found[0] is None else {p.prompt.split('"""')[1] for p in found}) == said
-
-
 # --- Names ---------------------------------------------------------------------------------------------------
 
 
@@ -276,18 +215,6 @@ def test_the_function_has_a_neutral_name_everywhere():
     assert "running_total" not in found.prompt + found.tests + found.trusted
     assert found.prompt == PROMPT.replace("running_total", "func")
     assert found.trusted == found.prompt
-    assert passes(found)
-
-
-def test_a_name_that_is_a_word_stays_in_prose():
-    text = 'def {0}(s):\n    """Solve or solve it, as function {0} or `{0}` does, {0}("a"), not resolve(1).\n    """\n'
-    prompt = text.format("solve")
-    reference = "    return solve(s[1:]) + 'solve' if s else ''\n"
-    found = PERTURBATIONS["rename_function"](
-        problem(prompt, reference, "assert solve('ab') == 'solvesolve'", "solve"), 1, 0
-    )
-    assert found.prompt == text.format("func")
-    assert found.reference == "    return func(s[1:]) + 'solve' if s else ''\n"
     assert passes(found)
 
 
@@ -318,79 +245,51 @@ def test_a_prompt_that_is_text_and_asserts():
     assert found.tests == "assert func([1, 2]) == 2"
     assert passes(found)
     assert PERTURBATIONS["rename_arguments"](shown, 1, 0) is None
-    for name in WORDINGS:
-        found = PERTURBATIONS[name](shown, 1, 0)
-        assert found.prompt.split("\n")[1] == "assert largest_of([1, 2]) == 2"
-        assert found.prompt.split("\n")[0] != MBPP.split("\n")[0]
-        assert passes(found)
-
-
-@pytest.mark.parametrize(
-    ("reference", "tests"),
-    [
-        ("    return x\n", "assert f_1(2, f_1=3) == 2"),  # a keyword of that name
-        ("    import f_1\n    return x\n", "assert f_1(2) == 2"),
-        ("    return x\n", "this is no Python f_1("),
-    ],
-)
-def test_a_renaming_that_could_mean_something_else_is_not_made(reference, tests):
-    shown = problem('def f_1(x):\n    """Doc."""\n', reference, tests, "f_1")
-    assert PERTURBATIONS["rename_function"](shown, 1, 0) is None
-
-
-def test_arguments_have_neutral_names_where_they_are_names():
-    prompt = (
-        "def pick(lst, value, list: list = list, n=3):\n"
-        '    """Return value if it is in `lst`; the value of a list.\n'
-        "    Shown: lst = [1] and value = 'value', with 0 <= n <= 3.\n"
-        '    >>> pick(lst=[1], value="value")\n'
-        '    """\n'
-    )
-    reference = (
-        "    if n:\n        return pick(lst, value, list, n=n - 1) if n > 1 else pick(lst, value=value, n=0)\n"
-        "    values = [value for lst in [lst] if value in lst]\n    return values[0].lst if not values else value\n"
-    )
-    shown = problem(prompt, reference, "assert pick([4], 4) == 4", "pick")
-    found = PERTURBATIONS["rename_arguments"](shown, 1, 0)
-    assert found.prompt == (
-        "def pick(p, q, r: list = list, n=3):\n"
-        '    """Return q if it is in `p`; the value of a list.\n'
-        "    Shown: p = [1] and q = 'value', with 0 <= n <= 3.\n"
-        '    >>> pick(p=[1], q="value")\n'
-        '    """\n'
-    )
-    assert found.reference == (
-        "    if n:\n        return pick(p, q, r, n=n - 1) if n > 1 else pick(p, q=q, n=0)\n"
-        "    values = [q for p in [p] if q in p]\n    return values[0].lst if not values else q\n"
-    )
+    found = PERTURBATIONS["typos"](shown, 1, 0)
+    assert found.prompt.split("\n")[1] == "assert largest_of([1, 2]) == 2"
+    assert found.prompt != MBPP
     assert passes(found)
 
 
-def test_a_plural_is_a_name_where_things_are_in_it():
-    prompt = (
-        "def pairs(numbers, others, scores):\n"
-        '    """Return the numbers in numbers and others, of a list of numbers, and keys of scores; numbers count."""\n'
-    )
-    found = PERTURBATIONS["rename_arguments"](problem(prompt, "    return 1\n", "assert pairs(1, 2, 3)", "pairs"), 1, 0)
-    assert found.prompt == (
-        "def pairs(p, q, r):\n"
-        '    """Return the numbers in p and q, of a list of numbers, and keys of r; numbers count."""\n'
-    )
-
-
 @pytest.mark.parametrize(
     ("reference", "tests"),
     [
-        ("    return word\n", "assert f(word=2) == 2"),  # the tests name it
-        ("    inner = lambda word: word\n    return inner(word=word)\n", "assert f(2) == 2"),
-        ("    import word\n", "f"),
-        ("    return (\n", "f"),
-        ("    return word\n", "f("),
+        ("    return word\n", "assert word(2, word=3) == 2"),
+        ("    inner = lambda word: word\n    return inner(word=word)\n", "assert word(2) == 2"),
+        ("    import word\n    return word\n", "assert word(2) == 2"),
+        ("    return f'{word}'\n", "assert word(2) == '2'"),
+        ("    return (\n", "word"),
+        ("    return word\n", "this is no Python word("),
     ],
 )
-def test_arguments_that_cannot_be_renamed_safely_stay(reference, tests):
-    shown = problem('def f(word):\n    """Doc."""\n', reference, tests, "f")
+def test_a_renaming_that_could_mean_something_else_is_not_made(reference, tests):
+    shown = problem('def word(word):\n    """Doc."""\n', reference, tests, "word")
+    assert PERTURBATIONS["rename_function"](shown, 1, 0) is None
     assert PERTURBATIONS["rename_arguments"](shown, 1, 0) is None
+
+
+def test_names_change_in_the_code_of_a_docstring_and_words_stay():
+    prompt = (
+        "def pick(lst_1, value, list: list = list, n=3):\n"
+        '    """Pick value if it is in lst_1, as `value` or pick(value); not repick(1).\n'
+        "    Shown: lst_1 = [1] and value = 'value', with n <= 3.\n\n"
+        '    >>> pick([2, 1], value, "value")\n'
+        '    """\n'
+    )
+    reference = "    return value if 'value' and value.real in lst_1 and list else list(lst_1)  # value\n"
+    shown = problem(prompt, reference, "value = [4]\nassert pick(value, 4) == 4", "pick")
+    found = PERTURBATIONS["rename_arguments"](shown, 1, 0)
+    assert found.prompt == (
+        "def pick(p, q, list: list = list, n=3):\n"
+        '    """Pick value if it is in p, as `q` or pick(q); not repick(1).\n'
+        "    Shown: p = [1] and q = 'value', with n <= 3.\n\n"
+        '    >>> pick([2, 1], q, "value")\n'
+        '    """\n'
+    )
+    assert found.reference == "    return q if 'value' and q.real in p and list else list(p)  # value\n"
+    assert passes(found)
+    found = PERTURBATIONS["rename_function"](shown, 1, 0)
+    assert found.prompt == prompt.replace("pick(", "func(").replace("refunc", "repick")
 
 
 @pytest.mark.parametrize(
@@ -406,7 +305,7 @@ def test_arguments_that_are_bound_once_more_are_renamed_there_too(reference):
     shown = problem('def f(word):\n    """Doc."""\n', reference, "assert f(2) == 2", "f")
     found = PERTURBATIONS["rename_arguments"](shown, 1, 0)
     assert found.prompt.startswith("def f(p):")
-    assert "word" not in found.reference.replace("def word():\n    return 3", "")
+    assert "word" not in found.reference
     assert passes(found)
 
 
@@ -419,19 +318,6 @@ def test_doubtful_escapes_are_read_without_a_word(recwarn):
     assert [str(w.message) for w in recwarn] == []
 
 
-def test_names_within_f_strings():
-    """Python 3.12 knows their places; before, the problem is left alone."""
-    shown = problem(
-        'def f_1(word):\n    """Doc."""\n',
-        "    return f'{word}' if word else f'{f_1(1)}'\n",
-        "assert f_1(2) == '2'",
-        "f_1",
-    )
-    for name in RENAMINGS:
-        found = PERTURBATIONS[name](shown, 1, 0)
-        assert found is None or (found != shown and passes(found))
-
-
 def test_characters_beyond_ascii_do_not_shift_the_places():
     prompt = (
         'é = "ü"\ndef f_1(word, größe=é):\n    """Länge “word” → the größe of it."""; é\n    """Return the word."""\n'
@@ -441,4 +327,3 @@ def test_characters_beyond_ascii_do_not_shift_the_places():
         found = PERTURBATIONS[name](shown, 1, 1)
         assert found is not None
         assert passes(found)
-    assert find_prose(prompt, "f_1").text == "Return the word."

@@ -70,7 +70,7 @@ def test_no_finite_loss_is_an_error(tmp_path, losses):
 def test_the_most_solved_is_chosen_and_a_measured_save_is_not_measured_again(tmp_path, monkeypatch):
     asked = []
 
-    def share(loaded, problems, *, slots, **options):
+    def share(loaded, problems, rules):
         asked.append(loaded)
         if loaded == 3 and asked.count(3) == 1:
             raise KeyboardInterrupt

@@ -8,7 +8,7 @@ import datasets
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.benchmark_run import WALL_SECONDS
-from phi_jax.evaluation.execution import Sample, execute, shown_prompt
+from phi_jax.evaluation.execution import PROMPT_FORMS, Sample, execute, shown_prompt
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.stops import body_indent, cut
 
@@ -38,6 +38,8 @@ def _documents(
 ) -> dict[str, datasets.Dataset]:
     if problems is None:
         raise UserError(f'phi_jax_{benchmark}: name the problems\' file: --metadata \'{{"problems": "FILE"}}\'')
+    if prompt_form not in PROMPT_FORMS:
+        raise UserError(f"prompt_form {prompt_form!r}: unknown; use one of {', '.join(PROMPT_FORMS)}")
     about = {"problems": problems, "prompt_form": prompt_form, "sandbox": sandbox, "workers": workers}
     rows = []
     for problem in load_problems(benchmark, problems)[1]:

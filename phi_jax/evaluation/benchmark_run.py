@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phi_jax.evaluation.completion import Backend, Plan, complete, prompts_too_long, requests_of
+from phi_jax.evaluation.completion import TOO_LONG, Backend, Plan, complete, requests_of
 from phi_jax.evaluation.execution import Records, execute, forms_of, write_results
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.scores import Scores, scored
+from phi_jax.progress import say
 
 if TYPE_CHECKING:
+    from phi_jax.config import Config
     from phi_jax.model.phi import Params, PhiConfig
     from phi_jax.tokens.tokenizer import Tokenizer
 
 WALL_SECONDS = 10.0  # of one execution
+PARTS = "parts"  # directory of completions, which a killed evaluation goes on from
 
 
 @dataclasses.dataclass
@@ -26,56 +29,50 @@ class BenchmarkRun:
 
     backend: Backend
     plan: Plan
-    parts: Path  # directory of completions, which a killed evaluation goes on from
+    directory: Path  # of the results
+    model: str  # its name beside scores
+    label: str  # of progress
     sandbox: str  # "full" or "none"
     workers: int  # executions at once
     wall_seconds: float = WALL_SECONDS
     too_long: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def records(
-        self, problems: Sequence[Problem], place: str, form: str, *, label: str = "", greedy_only: bool = False
-    ) -> Records:
+    def records(self, problems: Sequence[Problem], place: str, form: str, *, greedy_only: bool = False) -> Records:
         """Completes the problems in one prompt form and runs the completions. place: of its parts."""
         requests = requests_of(problems, self.plan, form, greedy_only=greedy_only)
-        samples = complete(requests, self.backend, self.parts / place, f"{label} {place}".strip())
-        if too_long := prompts_too_long(samples):
-            self.too_long[place] = too_long
+        samples = complete(requests, self.backend, self.directory / PARTS / place, f"{self.label} {place}")
+        if count := len({s.task_id for s in samples if s.stop_reason == TOO_LONG}):
+            self.too_long[place] = count
+            say(
+                f"{self.label} {place}: warning: {count} of {len(problems)} prompts do not fit the model's context; "
+                "they count as failed"
+            )
         return execute(
             problems, samples,
             form=form, sandbox=self.sandbox, workers=self.workers, wall_seconds=self.wall_seconds,
         )  # fmt: skip
 
-    def benchmark(
-        self, name: str, problems: Sequence[Problem], directory: Path, *, model: str, label: str = ""
-    ) -> tuple[Records, Scores]:
-        """A whole benchmark in every prompt form of the plan; its results are written into `directory`."""
+    def benchmark(self, name: str, problems: Sequence[Problem], place: str = "") -> tuple[Records, Scores]:
+        """A whole benchmark in every prompt form of the plan; `place` in the directory gets its results."""
         records: Records = []
         for form in forms_of(self.plan.prompt_form):
-            records += self.records(problems, f"{name}/{form}", form, label=label)
-        directory.mkdir(exist_ok=True)
-        write_results(directory, records)
-        return records, scored(problems, records, model=model, benchmark=name)
+            records += self.records(problems, f"{name}/{form}", form)
+        (self.directory / place).mkdir(exist_ok=True)
+        write_results(self.directory / place, records)
+        return records, scored(problems, records, model=self.model, benchmark=name)
 
 
-def greedy_pass_at_1(
-    loaded: tuple[Params, PhiConfig, Tokenizer],
-    problems: Sequence[Problem],
-    *,
-    prompt_form: str,
-    max_new_tokens: int,
-    slots: int,
-    sandbox: str,
-    workers: int,
-) -> float:
+def greedy_pass_at_1(loaded: tuple[Params, PhiConfig, Tokenizer], problems: Sequence[Problem], rules: Config) -> float:
     """The share of the problems that a model in memory solves by its greedy completions; nothing is kept on disk.
 
-    prompt_form: "stripped" or "kept". slots: completions decoded at once on each device. Raises UserError where no
-    prompt has room in the model's context, and where the sandbox does not work.
+    rules: config.select. Raises UserError where no prompt has room in the model's context, and where the sandbox does
+    not work.
     """
     from phi_jax.evaluation.backends.jax_sampler import JaxBackend
 
-    plan = Plan(prompt_form=prompt_form, max_new_tokens=max_new_tokens, samples_per_problem=0)
+    plan = Plan(rules.prompt_form, rules.max_new_tokens, samples_per_problem=0)
     with tempfile.TemporaryDirectory() as scratch:
-        run = BenchmarkRun(JaxBackend(loaded, plan, slots=slots), plan, Path(scratch), sandbox, workers)
-        records = run.records(problems, "validation", prompt_form)
+        backend = JaxBackend(loaded, plan, slots=rules.slots)
+        run = BenchmarkRun(backend, plan, Path(scratch), "", "select", rules.sandbox, rules.sandbox_workers)
+        records = run.records(problems, "validation", rules.prompt_form)
     return sum(record["passed"] for record in records) / len(records)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi_jax import fields
 from phi_jax.errors import UserError
 from phi_jax.evaluation.benchmark_run import WALL_SECONDS, BenchmarkRun
 from phi_jax.evaluation.completion import Backend, Plan
@@ -17,12 +18,10 @@ from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.scores import Scores, scored
 from phi_jax.evaluation.stops import FENCE
 from phi_jax.store.artifact import differences, digest_of, locked, new_directory, write_json
+from phi_jax.store.digests import PathDigests
 
 if TYPE_CHECKING:
     from phi_jax.evaluation.backends.chat_server import Server
-
-_ASKED = "asked.json"  # what a directory was started with
-_PLAN = {field.name for field in dataclasses.fields(Plan)}
 
 
 def evaluate_model(
@@ -38,29 +37,32 @@ def evaluate_model(
 ) -> Scores:
     """The tool form: completes and scores a benchmark with the model in a directory, or behind a server.
 
-    benchmark, problems_file: as load_problems takes them. backend: of backends.BACKENDS; for a directory. options:
-    fields of completion.Plan (of a server, but prompt_form, top_p and top_k), and options of the backend
-    (backends.open_backend). A killed evaluation goes on when it is asked for again in the same way.
+    benchmark, problems_file: as load_problems takes them. backend: as open_backend has them; for a directory. options:
+    fields of completion.Plan (of a server, but prompt_form, top_p and top_k), and options of the backend. A killed
+    evaluation goes on when it is asked for again in the same way.
 
     Raises UserError where the output directory holds a whole evaluation, one that was asked for in another way, or
     something else; where model or benchmark cannot be read; and as Teachers.ask: where a server's budget is spent, or
     the server answers nobody.
     """
-    from phi_jax.evaluation.backends import model_identity, open_backend
+    from phi_jax.evaluation.backends import open_backend
     from phi_jax.evaluation.backends.chat_server import Server, ServerBackend
 
     target = Path(directory)
     name, problems = load_problems(benchmark, problems_file)
+    planned = {f.name: options.pop(f.name) for f in dataclasses.fields(Plan) if f.name in options}
+    fields.check({"seed": planned.get("seed", 0), "evaluate": {n: v for n, v in planned.items() if n != "seed"}})
     opened: Backend
+    identity: Any
     if isinstance(model, Server):
-        plan = Plan(**{"top_p": 1.0, **options, "prompt_form": CHAT})
-        opened = ServerBackend(model, plan, model.journal or str(target / "teacher"))
+        plan = Plan(**{"top_p": 1.0, **planned, "prompt_form": CHAT})
+        opened = ServerBackend(model, plan, str(target / "teacher"))
         problems = [dataclasses.replace(problem, stop=FENCE) for problem in problems]
         title = identity = model.model
     else:
-        plan = Plan(**{name: options.pop(name) for name in _PLAN & options.keys()})
+        plan = Plan(**planned)
         opened = open_backend(backend, Path(model), plan, **options)
-        title, identity = Path(model).name, model_identity(Path(model))
+        title, identity = Path(model).name, PathDigests(None).of(model)
     asked = {
         "model": identity,
         "benchmark": name,
@@ -69,8 +71,8 @@ def evaluate_model(
         **opened.settings,
     }
     with _resumable(target, asked):
-        run = BenchmarkRun(opened, plan, target / "parts", sandbox, workers)
-        _, scores = run.benchmark(name, problems, target, model=title, label="evaluate")
+        run = BenchmarkRun(opened, plan, target, title, "evaluate", sandbox, workers)
+        scores = run.benchmark(name, problems)[1]
         write_json(target / "scores.json", scores)
         return scores
 
@@ -104,7 +106,7 @@ def score(
 @contextlib.contextmanager
 def _resumable(target: Path, asked: dict[str, Any]) -> Iterator[None]:
     """Holds `target`, new or left by a killed evaluation that was asked for in the same way."""
-    record = target / _ASKED
+    record = target / "asked.json"  # what it was started with
     if target.exists() and (not record.exists() or (target / "scores.json").exists()):
         raise UserError(f"{target}: exists already; remove it, or name another place with --out")
     target.mkdir(parents=True, exist_ok=True)

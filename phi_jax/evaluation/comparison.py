@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from phi_jax.errors import UserError
 from phi_jax.evaluation.intervals import paired_interval
 
 Verdicts = Mapping[str, Sequence[bool]]  # task_id -> whether each of its samples passed
@@ -27,15 +26,12 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def paired(first: Verdicts, second: Verdicts) -> dict[str, Any]:
-    """Compares pass@1 of two on the same problems, with one sample a problem.
+    """Compares pass@1 of two on the same problems, with one sample a problem, and at least one problem.
 
     -> "first" and "second" (pass@1 of each), "difference" (first less second) with "low" and "high" (95 %), "p"
     (McNemar's, two-sided, uncorrected), "problems", and on how many of them only the first passed ("first_better"),
-    only the second, or both or neither ("equal"). Raises UserError where the two do not have the same problems, or
-    none.
+    only the second, or both or neither ("equal").
     """
-    if not first or first.keys() != second.keys():
-        raise UserError("comparison: needs two that were run on the same problems, at least one")
     pairs = [(passed, second[task][0]) for task, (passed,) in first.items()]
     only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
     low, high = paired_interval(only_first, only_second, len(pairs))

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import Sample, forms_of, shown_prompt
+from phi_jax.evaluation.execution import Sample, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.stops import cut, is_complete
-from phi_jax.progress import Progress, say
+from phi_jax.progress import Progress
 from phi_jax.store.artifact import write_atomic
 
 PART = 64  # completions in a file that a killed run finds
@@ -25,7 +24,10 @@ TOO_LONG = "prompt too long"  # for the model's context: a stop reason
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a benchmark is completed: all that decides a completion beside model, problem and backend."""
+    """How a benchmark is completed: all that decides a completion beside model, problem and backend.
+
+    The ranges are those of config.evaluate (phi_jax/fields.py).
+    """
 
     prompt_form: str = "stripped"  # of execution.PROMPT_FORMS, or "both"
     max_new_tokens: int = 64
@@ -34,21 +36,6 @@ class Plan:
     top_p: float = 0.95
     top_k: int = 0  # 0 = all tokens
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises UserError for values that make no sense."""
-        forms_of(self.prompt_form)
-        if self.max_new_tokens < 1 or self.samples_per_problem < 0:
-            raise UserError(
-                f"max_new_tokens={self.max_new_tokens}, samples_per_problem={self.samples_per_problem}: must be at "
-                "least 1 and 0"
-            )
-        if not (0 < self.temperature < float("inf") and 0 < self.top_p <= 1 and self.top_k >= 0):
-            raise UserError(
-                f"temperature={self.temperature}, top_p={self.top_p}, top_k={self.top_k}: samples are drawn at a "
-                "temperature above 0, a top_p above 0 and at most 1, and a top_k of 0 (all tokens) or more; for greedy "
-                "completions alone set samples_per_problem=0"
-            )
 
     @property
     def drawn(self) -> str:
@@ -118,40 +105,25 @@ def complete(requests: Sequence[Request], backend: Backend, directory: Path, lab
     with Progress(label, len(requests), "completions", start=len(done)) as bar:
         for index, completion in backend.complete([requests[n] for n in wanted], label) if wanted else ():
             number = wanted[index]
-            done[number] = part[number] = _sample(requests[number], completion)
+            request = requests[number]
+            done[number] = part[number] = Sample(
+                task_id=request.task_id,
+                completion=cut(request.shown, completion.text, request.stop),
+                raw=completion.text,
+                sample=request.sample,
+                decoding=request.decoding,
+                tokens=completion.tokens,
+                stop_reason=completion.stop_reason,
+            )
             bar.advance()
             if len(part) == PART or len(done) == len(requests):
                 lines = (json.dumps({"number": n, **vars(sample)}) + "\n" for n, sample in part.items())
                 write_atomic(directory / f"part-{min(part):05d}.jsonl", "".join(lines))
                 part = {}
-    samples = [done[number] for number in range(len(requests))]
-    if too_long := prompts_too_long(samples):
-        count = len({r.task_id for r in requests})
-        say(f"{label}: warning: {too_long} of {count} prompts do not fit the model's context; they count as failed")
-    return samples
-
-
-def prompts_too_long(samples: Iterable[Sample]) -> int:
-    """Problems whose prompt does not fit the model's context."""
-    return len({s.task_id for s in samples if s.stop_reason == TOO_LONG})
-
-
-def _sample(request: Request, completion: Completion) -> Sample:
-    return Sample(
-        task_id=request.task_id,
-        completion=cut(request.shown, completion.text, request.stop),
-        raw=completion.text,
-        sample=request.sample,
-        decoding=request.decoding,
-        tokens=completion.tokens,
-        stop_reason=completion.stop_reason,
-    )
+    return [done[number] for number in range(len(requests))]
 
 
 def _read_part(part: Path) -> Iterator[tuple[int, Sample]]:
-    try:
-        for line in part.read_text().splitlines():
-            row = json.loads(line)
-            yield row.pop("number"), Sample(**row)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{part}: cannot be read ({error}); remove it, and what it held is made again") from None
+    for line in part.read_text().splitlines():
+        row = json.loads(line)
+        yield row.pop("number"), Sample(**row)

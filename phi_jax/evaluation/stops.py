@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 # A problem names its rule (problems.py). `dedent` is ours and has no strings; the others end a completion before the
 # first of their strings.
@@ -30,7 +29,11 @@ def cut(prompt: str, completion: str, rule: str = "dedent") -> str:
         fenced = _FENCED.search(completion)
         return ("" if prompt.endswith("\n") else "\n") + (fenced[1] if fenced else completion)
     if STOP_STRINGS[rule]:
-        return completion[: _first(STOP_STRINGS[rule], prompt, completion)]
+        # The newline that ends a prompt is the prompt's, also where it was stripped and the completion writes it: a
+        # first line `class Pair:` is cut in neither form.
+        start = int(completion.startswith("\n") and not prompt.endswith("\n"))
+        places = [completion.find(string, start) for string in STOP_STRINGS[rule]]
+        return completion[: min((place for place in places if place >= 0), default=len(completion))]
     indent = body_indent(prompt)
     kept: list[str] = []
     for number, line in enumerate(_LINE.findall(completion)):
@@ -40,14 +43,6 @@ def cut(prompt: str, completion: str, rule: str = "dedent") -> str:
             break
         kept.append(line)
     return "".join(kept)
-
-
-def _first(strings: tuple[str, ...], prompt: str, completion: str) -> int:
-    # The newline that ends a prompt is the prompt's, also where it was stripped and the completion writes it: a
-    # first line `class Pair:` is cut in neither form.
-    start = int(completion.startswith("\n") and not prompt.endswith("\n"))
-    places = [completion.find(string, start) for string in strings]
-    return min((place for place in places if place >= 0), default=len(completion))
 
 
 def is_complete(prompt: str, completion: str, rule: str = "dedent") -> bool:
@@ -60,9 +55,3 @@ def body_indent(prompt: str) -> int:
     line = (prompt.rstrip().splitlines() or [""])[-1].expandtabs()
     indent = len(line) - len(line.lstrip())
     return indent + 4 if line.endswith(":") else indent
-
-
-def stops_of(rules: Iterable[str]) -> dict[str, str | list[str]]:
-    """{"stop", "stop_strings"} as they stand beside a score, of the rules of a benchmark's problems."""
-    names = sorted(set(rules))
-    return {"stop": ", ".join(names), "stop_strings": sorted({s for n in names for s in STOP_STRINGS.get(n, ())})}

@@ -9,40 +9,38 @@ import abc
 import hashlib
 import importlib
 import inspect
+import json
+import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.completion import TOO_LONG, Backend, Completion, Plan, Request
-from phi_jax.store.artifact import Artifact, file_digest
-
-if TYPE_CHECKING:
-    from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.tokens.tokenizer import Tokenizer
 
 _MODULES = {
     "jax": "phi_jax.evaluation.backends.jax_sampler",
     "transformers": "phi_jax.evaluation.backends.hf_transformers",
     "vllm": "phi_jax.evaluation.backends.vllm_engine",
 }
-BACKENDS = tuple(_MODULES)
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 def open_backend(name: str, model: Path, plan: Plan, **options: Any) -> Backend:
-    """The model at `model` on a backend of BACKENDS.
+    """The model at `model` on the backend jax, transformers or vllm.
 
     options: of jax, slots and live_slots; of transformers, batch_size, dtype ("": the export's) and device
     ("cuda" or "cpu"); of vllm, dtype. Raises UserError where model, libraries or device are not there, and for an
     option that this backend does not have.
     """
-    if name not in _MODULES:
-        raise UserError(f"--backend {name}: unknown; use one of {', '.join(BACKENDS)}")
     if not model.is_dir():
         raise UserError(f"--model {model}: no directory; name an exported directory or a training artifact")
     try:
         module = importlib.import_module(_MODULES[name])
     except ImportError as error:
-        extra = {"transformers": "hf"}.get(name, name)
+        extra = "hf" if name == "transformers" else name
         raise UserError(
             f"--backend {name}: not installed here ({error}); pip install 'phi-jax[{extra}]', or use "
             "launch/a100_eval/run, which makes an environment"
@@ -50,14 +48,6 @@ def open_backend(name: str, model: Path, plan: Plan, **options: Any) -> Backend:
     if foreign := options.keys() - inspect.signature(module.open_model).parameters.keys():
         raise UserError(f"--backend {name}: has no option {min(foreign)}; leave it out")
     return module.open_model(model, plan, **options)
-
-
-def model_identity(model: Path) -> Any:
-    """A training artifact's identity, or the digest of each file of a Hugging Face directory."""
-    artifact = Artifact.read(model)
-    if artifact is not None:
-        return artifact.identity
-    return {str(p.relative_to(model)): file_digest(p) for p in sorted(model.rglob("*")) if p.is_file()}
 
 
 def seed_of(plan: Plan, request: Request) -> int:
@@ -73,9 +63,8 @@ class TokenBackend(abc.ABC):
 
     def __init__(self, tokenizer: Tokenizer, context: int, plan: Plan) -> None:
         """context: tokens that the model takes. Raises UserError where max_new_tokens leave no room for a prompt."""
-        self.tokenizer, self.plan = tokenizer, plan
-        self._longest = context - plan.max_new_tokens
-        if self._longest < 1:
+        self.tokenizer, self.context, self.plan = tokenizer, context, plan
+        if plan.max_new_tokens >= context:
             raise UserError(
                 f"max_new_tokens={plan.max_new_tokens}: the model's context of {context} tokens leaves no room for a "
                 "prompt; lower it"
@@ -83,12 +72,20 @@ class TokenBackend(abc.ABC):
 
     def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
         """See completion.Backend."""
-        prompts = [self.tokenizer.encode(request.shown) for request in requests]
-        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) <= self._longest]
-        for k, tokens in self.decode([requests[i] for i in fitting], [prompts[i] for i in fitting]):
-            yield fitting[k], self._completion(requests[fitting[k]], tokens)
-        for i in set(range(len(requests))) - set(fitting):
-            yield i, Completion("", stop_reason=TOO_LONG)
+        fitting: list[tuple[int, list[int]]] = []
+        for i, request in enumerate(requests):
+            prompt = self.tokenizer.encode(request.shown)
+            if len(prompt) + self.plan.max_new_tokens <= self.context:
+                fitting.append((i, prompt))
+            else:
+                yield i, Completion("", stop_reason=TOO_LONG)
+        end = self.tokenizer.end_of_text_id
+        for k, tokens in self.decode([requests[i] for i, _ in fitting], [prompt for _, prompt in fitting]):
+            kept = tokens[: tokens.index(end)] if end in tokens else tokens
+            text = self.tokenizer.decode(kept)
+            stopped = requests[fitting[k][0]].has_stopped(text)
+            reason = "stop" if stopped else "end_of_text" if end in tokens else "length"
+            yield fitting[k][0], Completion(text, len(kept), reason)
 
     @abc.abstractmethod
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
@@ -98,9 +95,33 @@ class TokenBackend(abc.ABC):
         """Whether these new tokens may be the last."""
         return request.has_stopped(self.tokenizer.decode(tokens))
 
-    def _completion(self, request: Request, tokens: list[int]) -> Completion:
-        end = self.tokenizer.end_of_text_id
-        kept = tokens[: tokens.index(end)] if end in tokens else tokens
-        text = self.tokenizer.decode(kept)
-        stopped = request.has_stopped(text)
-        return Completion(text, len(kept), "stop" if stopped else "end_of_text" if end in tokens else "length")
+
+class ExportBackend(TokenBackend):
+    """What transformers and vLLM have in common: both run an exported directory on torch, in `dtype`."""
+
+    def __init__(self, library: ModuleType, model: Path, plan: Plan, *, dtype: str, device: str = "cuda") -> None:
+        """dtype: of DTYPES; "" = the export's. Raises UserError where neither names one, and where the device lacks."""
+        import torch
+
+        name, path = library.__name__, model / "config.json"
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
+        # transformers 5's name and 4's; Phi's and CodeGen's.
+        self.dtype = dtype or config.get("dtype") or config.get("torch_dtype") or ""
+        context = config.get("max_position_embeddings") or config.get("n_positions", 0)
+        if self.dtype not in DTYPES:
+            raise UserError(f"{path}: dtype is {self.dtype!r}; name one of {', '.join(DTYPES)} with --dtype")
+        super().__init__(Tokenizer.load(model), context, plan)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"--backend {name}: torch {torch.__version__} sees no GPU; start it on a machine with one and a driver "
+                "that fits, or try a small model with --backend transformers --device cpu"
+            )
+        self.settings = {
+            "backend": name,
+            "dtype": self.dtype,
+            "versions": {name: library.__version__, "torch": torch.__version__},
+            "device": torch.cuda.get_device_name(0) if device == "cuda" else f"{platform.machine()} CPU",
+        }

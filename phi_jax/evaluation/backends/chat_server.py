@@ -29,10 +29,8 @@ class Server:
     url: str  # e.g. "https://api.openai.com/v1"
     model: str  # as the server calls it
     max_dollars: float  # on all that the journal ever booked
-    journal: str = ""  # directory that keeps the replies, each paid for once; "" = `teacher` beside the scores
     key_variable: str = ""  # environment variable that holds the API key; "" = the server wants none
     price_as: str = "local"  # entry of the price table; "local" costs nothing
-    window: int = 8  # requests in flight at most
 
 
 class ServerBackend:
@@ -57,7 +55,7 @@ class ServerBackend:
         server = self._server
         section = {
             "base_url": server.url, "model": server.model, "key_variable": server.key_variable,
-            "price_as": server.price_as, "mode": "live", "window": server.window, "batch_requests": 1,
+            "price_as": server.price_as, "mode": "live", "window": 8, "batch_requests": 1,
             "timeout": 600.0, "attempts": 6, "json_mode": "text",
         }  # fmt: skip
         budget = {"max_dollars": server.max_dollars, "journal": self._journal, "prices": ""}

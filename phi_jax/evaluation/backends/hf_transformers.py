@@ -10,8 +10,7 @@ import torch
 import transformers
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.backends import TokenBackend, seed_of
-from phi_jax.evaluation.backends.torch_export import ExportBackend
+from phi_jax.evaluation.backends import ExportBackend, seed_of
 from phi_jax.evaluation.completion import Plan, Request
 
 LOOK_EVERY = 16  # tokens between two looks at the stop rule: each decodes every row again
@@ -41,18 +40,17 @@ class Transformers(ExportBackend):
         )
 
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
-        """See TokenBackend. The longest prompts come first: what does not fit the device's memory shows at once."""
-        order = sorted(range(len(requests)), key=lambda i: -len(prompts[i]))
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
+        """See TokenBackend."""
+        for start in range(0, len(requests), self._batch_size):
+            batch = slice(start, start + self._batch_size)
             try:
-                rows = self._generate([requests[i] for i in batch], [prompts[i] for i in batch])
+                rows = self._generate(requests[batch], prompts[batch])
             except torch.OutOfMemoryError:
                 raise UserError(
                     f"--batch-size {self._batch_size}: the device's memory is full; lower it, and what is done stays "
                     "done"
                 ) from None
-            yield from zip(batch, rows, strict=True)
+            yield from enumerate(rows, start)
 
     def _generate(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[list[int]]:
         """The new tokens of one batch."""
@@ -67,11 +65,18 @@ class Transformers(ExportBackend):
             transformers.TopPLogitsWarper(plan.top_p),
             Draw([None if r.is_greedy else seed_of(plan, r) for r in requests], self._device),
         ]
+
+        def stopped(tokens: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+            new = tokens[:, width:]
+            look = new.shape[1] % LOOK_EVERY == 0
+            rows = zip(requests, new.tolist(), strict=True)
+            return torch.tensor([look and self.has_stopped(*row) for row in rows], device=self._device)
+
         output = self._model.generate(
             input_ids=ids,
             attention_mask=mask,
             logits_processor=transformers.LogitsProcessorList(processors),
-            stopping_criteria=transformers.StoppingCriteriaList([Stop(self, requests, width)]),
+            stopping_criteria=transformers.StoppingCriteriaList([stopped]),
         )
         return output[:, width:].tolist()
 
@@ -93,19 +98,6 @@ class Draw(transformers.LogitsProcessor):
             if generator is not None:
                 scores[row] -= torch.empty_like(scores[row]).exponential_(generator=generator).log()
         return scores
-
-
-class Stop(transformers.StoppingCriteria):
-    """Ends a row once its completion has met the stop rule. width: tokens of the padded prompts."""
-
-    def __init__(self, backend: TokenBackend, requests: Sequence[Request], width: int) -> None:
-        self._backend, self._requests, self._width = backend, requests, width
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        new = input_ids[:, self._width :]
-        look = new.shape[1] % LOOK_EVERY == 0
-        rows = zip(self._requests, new.tolist(), strict=True)
-        return torch.tensor([look and self._backend.has_stopped(*row) for row in rows], device=input_ids.device)
 
 
 open_model = Transformers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,35 +34,29 @@ class JaxBackend(TokenBackend):
         slots: int = SLOTS,
         live_slots: int | None = None,
     ) -> None:
-        self._params, self._config, tokenizer = loaded
-        super().__init__(tokenizer, self._config.max_seq_len, plan)
-        self._slots, self._live_slots = slots, live_slots
+        params, config, tokenizer = loaded
+        super().__init__(tokenizer, config.max_seq_len, plan)
         self.settings = {"backend": "jax", "slots": slots}
+        self._sampler = sampler.Sampler(
+            params, config,
+            end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=plan.max_new_tokens,
+            slots=slots, live_slots=live_slots,
+        )  # fmt: skip
 
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
-        """See TokenBackend."""
-        drawn = Decoding(self.plan.temperature, self.plan.top_p, self.plan.seed, self.plan.top_k)
+        """See TokenBackend. What keys a problem's draws is the same wherever it stands in a file."""
+        plan = self.plan
+        drawn = Decoding(plan.temperature, plan.top_p, plan.seed, plan.top_k)
         asked = [
-            sampler.Request(tokens, _key(r.task_id), r.sample, Decoding() if r.is_greedy else drawn)
+            sampler.Request(
+                tokens, zlib.crc32(r.task_id.encode()) & 0x7FFFFFFF, r.sample, Decoding() if r.is_greedy else drawn
+            )
             for r, tokens in zip(requests, prompts, strict=True)
         ]
         ended = self._sampler.complete(asked, lambda i, tokens: self.has_stopped(requests[i], tokens))
         for i, completion in ended:
             end = [self.tokenizer.end_of_text_id] if completion.stop_reason == "end_of_text" else []
             yield i, [*completion.tokens, *end]
-
-    @functools.cached_property
-    def _sampler(self) -> sampler.Sampler:
-        return sampler.Sampler(
-            self._params, self._config,
-            end_of_text_id=self.tokenizer.end_of_text_id, max_new_tokens=self.plan.max_new_tokens,
-            slots=self._slots, live_slots=self._live_slots,
-        )  # fmt: skip
-
-
-def _key(task_id: str) -> int:
-    """What keys a problem's draws: the same wherever it stands in a file, and whatever stands beside it."""
-    return zlib.crc32(task_id.encode()) & 0x7FFFFFFF
 
 
 def complete_text(model: str, prompt: str, *, max_new_tokens: int, decoding: Decoding) -> str:
@@ -75,11 +68,8 @@ def complete_text(model: str, prompt: str, *, max_new_tokens: int, decoding: Dec
     one = sampler.Sampler(
         params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, slots=1
     )
-    tokens = tokenizer.encode(prompt)
-    if not tokens:
-        raise UserError("--prompt: empty; give some text to complete")
     try:
-        ((_, completion),) = one.complete([sampler.Request(tokens, decoding=decoding)])
+        ((_, completion),) = one.complete([sampler.Request(tokenizer.encode(prompt), decoding=decoding)])
     except ValueError as error:
         raise UserError(f"--prompt: {error}; shorten it, or lower --max-new-tokens") from None
     return prompt + tokenizer.decode(completion.tokens)

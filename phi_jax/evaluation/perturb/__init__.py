@@ -4,30 +4,53 @@ The phi-1 paper names the weakness: its model is "sensitive to style and to gram
 perturbation is a pure function (problem, rate, seed) -> Problem, or None where the prompt offers it nothing to change.
 task_id stays, so that runs are compared problem by problem (comparison.robustness), and so does `row`, which is what
 the file said. Tests, reference and prompt change together, so the reference still passes.
-
-    prose.py    typos, grammar errors and paraphrases, in the words of a docstring; its tables are wording.json
-    rename.py   the function and its arguments under names that say nothing
 """
 
 from __future__ import annotations
 
+import ast
+import builtins
 import dataclasses
+import functools
+import json
+import random
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.perturb.prose import grammar, paraphrase, typos
-from phi_jax.evaluation.perturb.rename import rename_arguments, rename_function
 from phi_jax.evaluation.problems import Problem
 
-PERTURBATIONS: Mapping[str, Callable[[Problem, float, int], Problem | None]] = {
-    "typos": typos,
-    "grammar": grammar,
-    "paraphrase": paraphrase,
-    "rename_function": rename_function,
-    "rename_arguments": rename_arguments,
-}
-ERRORS = ("typos", "grammar")  # whose rate is a question of how bad a prompt is; the others change all they can
+SHORTEST = 3  # letters of a word that may be misspelt
+# Neutral names. Of arguments: not "a", which a docstring cannot tell from the article, and not i to n, which say much.
+FUNCTIONS, CLASSES, ARGUMENTS = ("func", "func_2", "func_3"), ("Thing", "Thing_2", "Thing_3"), "pqrstuvwxyz"
+
+# The docstring that a prompt ends in: of the function to be written, or of the module (MBPP).
+_DOCSTRING = re.compile(r"""(\"""|''')(?P<text>(?:(?!\1).)*)\1\s*$""", re.DOTALL)
+# What is code in a docstring: examples, and within the lines what is quoted, called, listed or given a value.
+_CODE = r"""
+    ^[ \t]*>>>.*(?:\n.*\S.*)*                     # up to the next blank line, as doctest reads it
+    | ^.*(?:==|!=|=>|->|➞|→).*
+    | ^[ \t]*(?:assert\b|(?:[Ii]n|[Oo]ut)puts?[ \t]*:).*
+    | `[^`'\n]*'(?!\w) | `+[^`\n]*`+              # also in the manner of `this'
+    | (?<!\w)'[^'\n]*'(?!\w) | "[^"\n]*"          # quoted; the apostrophe of "it's" opens nothing
+    | \w[\w.]*\([^()\n]*\)                        # a call
+    | \[[^\]\n]*\] | \{[^}\n]*\} | <[^<>\n]*>     # data, formats
+    | [^\W\d_]\w*(?=\s*=(?!=))                    # what a value is given to
+    | \w+:[\w/.\-?=&]+ | \\.                      # addresses, escapes
+"""
+# Letters alone: no part of an identifier, of a number, of "it's", of a dotted name, of an escape or of a call; and with
+# no capital but the first, which leaves out "MAD", and no value of Python's.
+_WORD = r"(?<![\w\\'@.])(?!True\b|False\b|None\b)[A-Za-z][a-z]*(?![\w'(]|\.\w)"
+_CODE_OR_WORD = re.compile(f"(?:{_CODE}) | (?P<word>{_WORD})", re.VERBOSE | re.MULTILINE)
+_CODE_OF_DOCSTRING = re.compile(_CODE, re.VERBOSE | re.MULTILINE)
+# Pieces of a program: strings, comments, and names that stand behind no dot.
+_PIECE = re.compile(
+    r"""(?<!\w)[rbuf]{0,2}(\"""|'''|"|')(?:\\.|(?!\1).)*\1 | [#][^\n]* | (?<![\w.])[^\W\d]\w*""",
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +71,163 @@ class Perturbed:
 def perturb(problems: Sequence[Problem], name: str, *, rate: float, seed: int = 0) -> Perturbed:
     """The problems that perturbation `name` changes, and how many it does not.
 
-    rate: the chance, 0 to 1, that a site changes: a word (typos), a place where an error fits (grammar), a phrase that
-    a rule knows (paraphrase), a name (rename_*). What changes at one rate also changes, in the same way, at every
-    higher one. Raises UserError for an unknown name, and a rate that is no chance.
+    rate: the chance, 0 to 1, that a word (typos) or a problem's names (rename_*) change. What changes at one rate also
+    changes, in the same way, at every higher one. Raises UserError for an unknown name.
     """
     if name not in PERTURBATIONS:
         raise UserError(f"perturbation {name!r}: unknown; use one of {', '.join(PERTURBATIONS)}")
-    if not 0 <= rate <= 1:
-        raise UserError(f"perturbation {name}: a rate of {rate}; give the chance that a site changes, from 0 to 1")
     found = [PERTURBATIONS[name](problem, rate, seed) for problem in problems]
     changed = [new for new, old in zip(found, problems, strict=True) if new not in (None, old)]
     not_applicable = found.count(None)
     return Perturbed(rate, seed, changed, len(found) - len(changed) - not_applicable, not_applicable)
+
+
+# --- Words ---------------------------------------------------------------------------------------------------
+
+
+def typos(problem: Problem, rate: float, seed: int) -> Problem | None:
+    """Misspells words of the docstring. Code, examples, quotes, numbers and the program's names stay as they are."""
+    prompt, docstring = problem.prompt, _DOCSTRING.search(problem.prompt)
+    if not docstring:
+        return None
+    names = {*re.findall(r"\w+", prompt[: docstring.start()])}
+    found = (match for match in _CODE_OR_WORD.finditer(docstring["text"]) if match["word"])
+    words = [word for word in found if len(word.group()) >= SHORTEST and word.group() not in names]
+    for number, word in reversed([*enumerate(words)]):
+        draw = _draw(problem, "typos", number, seed)
+        if draw.random() < rate:
+            start, end = (docstring.start("text") + place for place in word.span())
+            misspelt = draw.choice([m for m in misspellings(word.group()) if m not in names])
+            prompt = prompt[:start] + misspelt + prompt[end:]
+    return dataclasses.replace(problem, prompt=prompt) if words else None
+
+
+def misspellings(word: str) -> list[str]:
+    """The word with one slip of the hand behind its first letter: a letter becomes one beside it on the keyboard,
+    changes places with the next, goes missing or comes twice.
+    """
+    found = []
+    for i in range(1, len(word)):
+        before, letter, behind = word[:i], word[i], word[i + 1 :]
+        found += [before + slip + behind for slip in (*neighbours()[letter], "", 2 * letter)]
+        if behind[:1] not in ("", letter):
+            found.append(before + behind[0] + letter + behind[1:])
+    return found
+
+
+@functools.cache
+def neighbours() -> dict[str, str]:
+    """Letter -> those beside, above and below it on a QWERTY keyboard, whose rows are each shifted by a half key."""
+    return json.loads(Path(__file__).with_name("keyboard.json").read_text())
+
+
+def _draw(problem: Problem, name: str, site: int, seed: int) -> random.Random:
+    """The generator of one site: whether it changes is its first draw, so the rate does not change how it changes."""
+    return random.Random(f"{seed}/{name}/{problem.task_id}/{site}")
+
+
+# --- Names ---------------------------------------------------------------------------------------------------
+
+
+def rename_function(problem: Problem, rate: float, seed: int) -> Problem | None:
+    """Calls what the tests call `func`, or a class `Thing`. None where its name is not told, special or neutral."""
+    source = problem.prompt + (problem.reference or "")
+    called = {*re.findall(r"^def (\w+)", source, re.MULTILINE)} & {*re.findall(r"\w+", problem.tests)}
+    name = problem.entry_point or (called.pop() if len(called) == 1 else "")
+    if not name or name.startswith("__") or name in FUNCTIONS + CLASSES:
+        return None
+    return _renamed(problem, "rename_function", [name], CLASSES if name[0].isupper() else FUNCTIONS, rate, seed)
+
+
+def rename_arguments(problem: Problem, rate: float, seed: int) -> Problem | None:
+    """Calls the arguments of the function to be written, the last of the prompt, p, q, r ...
+
+    An argument of one letter is neutral already and stays, and so does one with a builtin's name that stands anywhere
+    else in the prompt's code. None where there is no other.
+    """
+    tree = _parsed(problem.prompt)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] if tree else []
+    last = max(functions, key=lambda function: function.lineno, default=None)
+    arguments = [node.arg for node in ast.walk(last.args) if isinstance(node, ast.arg)] if last else []
+    code = re.findall(r"\w+", _DOCSTRING.sub("", problem.prompt))
+    names = [
+        name
+        for name in arguments
+        if len(name) > 1 and name != "self" and not (hasattr(builtins, name) and code.count(name) > 1)
+    ]
+    return _renamed(problem, "rename_arguments", names, ARGUMENTS, rate, seed)
+
+
+def _renamed(
+    problem: Problem, perturbation: str, names: Sequence[str], neutral: Sequence[str], rate: float, seed: int
+) -> Problem | None:
+    """The problem with neutral names, at a chance of `rate`; None where it cannot be or nothing would change.
+
+    Wherever a program of the problem says such a name it is another, so that what the program does stays. Not made
+    where a name is imported, passed as a keyword or used in an f-string, and where a program is no Python.
+    """
+    texts: dict[str, Any] = {
+        f: getattr(problem, f) or "" for f in ("tests", "base_tests", "setup", "trusted", "reference")
+    }
+    used = set(re.findall(r"\w+", "\n".join((problem.prompt, *texts.values()))))
+    new = dict(zip(names, (name for name in neutral if name not in used), strict=False))
+    programs = [_parsed(source) for source in (problem.prompt + texts["reference"], problem.tests, problem.setup)]
+    if len(new) < len(names) or not all(_is_safe(program, new) for program in programs):
+        return None
+    texts = {field: _PIECE.sub(lambda piece: new.get(piece[0], piece[0]), text) for field, text in texts.items()}
+    prompt = _PIECE.sub(lambda piece: _in_prompt(piece[0], new), problem.prompt)
+    if (prompt, texts["tests"]) == (problem.prompt, problem.tests):
+        return None
+    if _draw(problem, perturbation, 0, seed).random() >= rate:
+        return problem
+    if problem.trusted == problem.prompt:
+        texts["trusted"] = prompt
+    if problem.reference is None:
+        del texts["reference"]
+    entry_point = problem.entry_point and new.get(problem.entry_point, problem.entry_point)
+    return dataclasses.replace(problem, prompt=prompt, entry_point=entry_point, **texts)
+
+
+def _in_prompt(piece: str, new: Mapping[str, str]) -> str:
+    """A piece of a prompt with the new names. Names in docstrings change where they stand in code, but for texts of an
+    example ("name"), and everywhere if they are no words of English by their letters.
+    """
+    if not piece.endswith(('"""', "'''")):
+        return new.get(piece, piece)
+
+    def renamed(word: re.Match[str]) -> str:
+        return new.get(word[0], word[0])
+
+    piece = re.sub(r"\w+", lambda word: word[0] if word[0].isalpha() else renamed(word), piece)
+    return _CODE_OF_DOCSTRING.sub(lambda code: re.sub(r"""(?<![\w."'\\])\w+""", renamed, code[0]), piece)
+
+
+def _is_safe(program: ast.Module | None, new: Mapping[str, str]) -> bool:
+    """Whether a program is Python whose names can be replaced."""
+    for node in ast.walk(program) if program else ():
+        if isinstance(node, ast.keyword | ast.alias):
+            named = {getattr(node, field, None) for field in ("arg", "name", "asname")}
+        elif isinstance(node, ast.JoinedStr):
+            named = {getattr(inner, "id", None) for inner in ast.walk(node)}
+        else:
+            continue
+        if named & new.keys():
+            return False
+    return program is not None
+
+
+def _parsed(source: str) -> ast.Module | None:
+    """The tree of a program; None where it is none. Invalid escapes ("\\w") give no warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(source)
+        except (SyntaxError, ValueError):
+            return None
+
+
+PERTURBATIONS: Mapping[str, Callable[[Problem, float, int], Problem | None]] = {
+    "typos": typos,
+    "rename_function": rename_function,
+    "rename_arguments": rename_arguments,
+}

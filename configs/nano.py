@@ -51,9 +51,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.texts.grammar.held_out_one_in = 10  # one behaviour in so many, of each family, is only ever tested
     c.texts.grammar.sections_per_behaviour = 1 if micro else 2  # textbook sections written on each taught behaviour
     c.texts.grammar.exercises_per_behaviour = 4 if micro else 8  # exercises written on each taught behaviour
-    c.texts.grammar.sandbox = (
-        "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
-    )
+    c.texts.grammar.sandbox = "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
     c.texts.grammar.sandbox_workers = 2  # executions at once
     c.decontaminate.problems = "nano"  # no training text may hold what the grammar holds out
 
@@ -67,9 +65,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     # --- Tokens: a BPE of a size that fits the model ---
     c.tokenize.tokenizer = ""  # a BPE learnt on the documents (paper: CodeGen-350M-mono's)
     c.tokenize.learn_on = ("raw", "grammar.textbooks", "grammar.exercises")  # all that is trained on
-    c.tokenize.vocab_size = (
-        1024 if micro else 2048
-    )  # entries, 39 special and whitespace ones included; 51,200 would dwarf the model
+    c.tokenize.vocab_size = 1024 if micro else 2048  # entries, 39 special and whitespace ones included; 51,200 would dwarf the model
     c.tokenize.train_bytes = 200_000 if micro else 4_000_000  # bytes of each set that the BPE is learnt on
     c.tokenize.seq_len = 256  # tokens of context
     c.tokenize.validation_fraction = 0.1 if micro else 0.01  # share of documents held out: enough for some records
@@ -116,10 +112,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.finetune.keep_every = 8 if micro else 850  # saves to choose among
     c.finetune.evaluate_every = 8 if micro else 170  # steps between validation losses; each save has one
 
-    c.models.base.mixture = (
-        ("filtered", 0.25),
-        ("grammar.textbooks", 0.75),
-    )  # textbooks weigh more than in the paper's pool, for a model this small
+    c.models.base.mixture = (("filtered", 0.25), ("grammar.textbooks", 0.75))  # textbooks weigh more than in the paper's pool, for a model this small
     c.models.finetuned.mixture = (("grammar.exercises", 1.0),)  # the grammar's exercises
     c.models["raw+exercises"].mixture = (("grammar.exercises", 1.0),)  # the grammar's exercises
 

@@ -68,8 +68,11 @@ def complete_text(model: str, prompt: str, *, max_new_tokens: int, decoding: Dec
     one = sampler.Sampler(
         params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, slots=1
     )
+    tokens = tokenizer.encode(prompt)
+    if not tokens:
+        raise UserError("--prompt: empty; give some text to complete")
     try:
-        ((_, completion),) = one.complete([sampler.Request(tokenizer.encode(prompt), decoding=decoding)])
+        ((_, completion),) = one.complete([sampler.Request(tokens, decoding=decoding)])
     except ValueError as error:
         raise UserError(f"--prompt: {error}; shorten it, or lower --max-new-tokens") from None
     return prompt + tokenizer.decode(completion.tokens)

@@ -13,7 +13,6 @@ from etils import epath
 from phi_jax.store import documents
 from phi_jax.store.artifact import Draft
 from phi_jax.store.documents import Row
-from phi_jax.synthesis.diversity import measure
 
 LANGUAGES = {"textbooks": "markdown", "exercises": "python"}  # by kind, of what people and models write
 _FAULT = (pa.field("code", pa.string()), pa.field("reason", pa.string()))  # columns of what is set aside
@@ -96,7 +95,6 @@ def declare(draft: Draft, **facts: Any) -> None:
             "set_aside": reasons.total(),
             "reasons": dict(sorted(reasons.items())),
             "bytes": kept.bytes,
-            "diversity": measure(row["text"] for row in documents.read(draft.directory / kind, ("text",))),
             **facts.get(kind, {}),
         }
     draft.add_output("set_aside", "set_aside", rows=set_aside)

@@ -79,7 +79,7 @@ WRONG = {
     ),
     "another name": (CODE, TESTS, "sum_above", "the code defines sum_above 0 times, not once"),
     "twice": (CODE + CODE, TESTS, "total", "the code defines total 2 times, not once"),
-    "nobody's tests": (CODE, [f"assert sum([{i}]) == {i}" for i in range(3)], None, "the tests call no function that the code defines"),
+    "nobody's tests": (CODE, [f"assert sum([{i}]) == {i}" for i in range(3)], None, "the code defines None 0 times, not once"),
     "no docstring": ("def total(numbers, least):\n    return 5\n", TESTS, "total", "total has no docstring"),
     "a script": (CODE + "\nprint(total([1], 0))\n", TESTS, "total", "the code's line 13 is neither an import nor a definition"),
     "does not parse": (CODE.replace("for ", "fro "), TESTS, "total", "invalid syntax (the code, line 8)"),
@@ -162,7 +162,9 @@ def test_who_attacks_is_set_aside_alone(verdicts, name):
     assert HOSTILE[name][3] in (None, found.reason)
 
 
-@pytest.mark.parametrize("said", ["passed", 1, [], [True] * 10, ("no code", "x"), ("too_slow", 1), ("too_slow", "x", "y")])
+@pytest.mark.parametrize(
+    "said", ["passed", 1, [], [True] * 10, ("no code", "x"), ("too_slow", 1), ("too_slow", "x", "y")]
+)
 def test_what_no_check_says_is_tampering(said):
     """The text shares the process that says it."""
     assert as_fault(said).reason == "it tampers with its check"
@@ -193,7 +195,9 @@ def test_a_mutant_that_ends_its_process_is_noticed_and_the_others_are_judged():
         "    return result\n",
         "    if result < len(numbers) * -900:\n        import os\n        os._exit(0)\n    return result\n",
     )
-    weak = ends.replace("    result = 0\n", "    if least > 50:\n        return 1 - 2 * 3 + 4 * least - 5\n    result = 0\n")
+    weak = ends.replace(
+        "    result = 0\n", "    if least > 50:\n        return 1 - 2 * 3 + 4 * least - 5\n    result = 0\n"
+    )
     kept, aside = checked([(ends, TESTS, "total"), (weak, TESTS, "total")])
     assert kept is None
     assert aside.reason.startswith("the tests notice only ")

@@ -76,7 +76,9 @@ def built(tmp_path_factory):
     (root / "texts").mkdir()
     lines = [json.dumps(row) for row in ROWS]
     (root / "texts" / "mine.jsonl").write_text("\n".join([*lines, "", "{broken", '"no object"']) + "\n")
-    pq.write_table(pa.Table.from_pylist([{"text": RISING, "tests": TESTS, "language": "python"}]), root / "texts" / "again.parquet")
+    pq.write_table(
+        pa.Table.from_pylist([{"text": RISING, "tests": TESTS, "language": "python"}]), root / "texts" / "again.parquet"
+    )
     return build(root / "w", root / "texts")
 
 

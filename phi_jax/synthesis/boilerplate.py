@@ -28,6 +28,7 @@ _CLOSING = (
     rf"\s*(?:(?m:^)(?:[ \t]{{0,3}}#{{1,6}}[ \t][^\n]*\n|{_RULER})\s*)*"  # headings that have nothing below them then
     r"(?:(?:^|(?<=\n)|(?<=[.!?][ \n]))(?:<rules>)\s*?)+(\n?)\Z"
 )
+_CLOSING_REACH = 800  # characters from the end: a search from further up would take long
 
 
 def without_boilerplate(text: str) -> str:
@@ -38,7 +39,9 @@ def without_boilerplate(text: str) -> str:
     opening, closing = _patterns()
     before, new = "", text
     while new != before:
-        before, new = new, closing.sub(r"\1", opening.sub(r"\1", new))
+        before, new = new, opening.sub(r"\1", new)
+        if end := closing.search(new, max(0, len(new) - _CLOSING_REACH)):
+            new = new[: end.start()] + end[1]
     return new if new.strip() else text
 
 

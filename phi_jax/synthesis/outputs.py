@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Fault(NamedTuple):
     """Why a text is set aside. Faults are counted by `code`; `reason` is one line for people.
 
-    no_answer, refused, filtered, cut_off   the teacher's reply is no text
+    poisoned, refused, filtered, length     the teacher's reply is no text; see teacher.request.Status
     no_text            a row of a file is no text of a kind, or none that can be written down
     wrong_form         no Python block, not one function of the right name, no docstring, too long
     unreadable         code, test or example does not parse

@@ -76,9 +76,7 @@ def sift(draft: Draft, kind: str, texts: Iterable[Row], rules: Config) -> dict[s
     label = f"{draft.label} {kind}"
     checked = Sorted(draft.directory / CHECKED, kind, SCHEMA)
     checked.write(texts, lambda chunk: check(kind, chunk, label, rules), _TEXTS_PER_PART)
-    gone: dict[str, tuple[str, float]] = {}
-    if documents.totals(checked.passed).rows:
-        gone = decide(find_pairs([checked.passed], Rules(rules.near_copy_threshold), label=f"{label}: near copies"))
+    gone = decide(find_pairs([checked.passed], Rules(rules.near_copy_threshold), label=f"{label}: near copies"))
     kept = _without_copies(documents.read(checked.passed, SCHEMA.names), gone)
     failed = documents.read(checked.failed, (*SCHEMA.names, "code", "reason"))
     Sorted(draft.directory, kind, SCHEMA).write(itertools.chain(kept, failed), list, _TEXTS_PER_PART)

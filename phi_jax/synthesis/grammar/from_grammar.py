@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
 from phi_jax.config import Config
-from phi_jax.sandbox import Limits
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, write_atomic
 from phi_jax.store.documents import Row
@@ -24,7 +23,6 @@ VALIDATION_ONE_IN = 5  # of the held-out behaviours, the last ones choose among 
 _TEXTS_PER_PART = 4000
 _LICENSE = "Apache-2.0"  # what the grammar writes is ours
 _BATCH = 40  # texts in one program: they are ours, and a start of a process costs more than running a text
-_LIMITS = Limits(wall_seconds=10.0, cpu_seconds=5.0)
 
 
 def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -62,27 +60,25 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
 def _write(draft: Draft, kind: str, texts: Sequence[Text], rules: Config) -> None:
     """Runs and writes the texts of one kind, part by part. A text that was written before is left out."""
 
-    def checked(chunk: list[tuple[int, Text]]) -> list[Row]:
+    def checked(chunk: list[tuple[int, Text]]) -> Iterator[Row]:
         faults = run_texts([text for _, text in chunk], f"{draft.label} {kind}", rules)
-        return [judged(_row(kind, *each, rules.writer), fault) for each, fault in zip(chunk, faults, strict=True)]
+        for (number, text), fault in zip(chunk, faults, strict=True):
+            behaviour = text.known.behaviour
+            row = {
+                "id": documents.document_id(text.code),
+                "text": text.code,
+                "source": rules.writer,  # wherever a text of this teacher stands, so that nobody takes it for an LLM's
+                "path": f"{kind}/{behaviour.family}/{behaviour.slug}/{number}",
+                "license": _LICENSE,
+                "language": "python",
+                "behaviour": text.known.digest,
+            }
+            yield judged(row, fault)
 
     first: dict[str, tuple[int, Text]] = {}
     for number, text in enumerate(texts):
         first.setdefault(text.code, (number, text))
     Sorted(draft.directory, kind, SCHEMA).write(first.values(), checked, _TEXTS_PER_PART)
-
-
-def _row(kind: str, number: int, text: Text, writer: str) -> Row:
-    behaviour = text.known.behaviour
-    return {
-        "id": documents.document_id(text.code),
-        "text": text.code,
-        "source": writer,  # stands wherever a text of this teacher does, so that nobody takes it for an LLM's
-        "path": f"{kind}/{behaviour.family}/{behaviour.slug}/{number}",
-        "license": _LICENSE,
-        "language": "python",
-        "behaviour": text.known.digest,
-    }
 
 
 def run_texts(texts: Sequence[Text], label: str, rules: Config) -> list[Fault | None]:
@@ -95,8 +91,8 @@ def run_texts(texts: Sequence[Text], label: str, rules: Config) -> list[Fault | 
     batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
     calls = [f"[textbook(blocks) for blocks in {list(map(_blocks, batch))!r}]" for batch in batches]
     faults: list[Fault | None] = []
-    box = {"limits": _LIMITS, "confinement": rules.sandbox, "workers": rules.sandbox_workers}
-    for batch, found in zip(batches, run(calls, label, **box), strict=True):
+    told = run(calls, label, sandbox=rules.sandbox, workers=rules.sandbox_workers)
+    for batch, found in zip(batches, told, strict=True):
         faults += [found] * len(batch) if isinstance(found, Fault) else map(as_fault, found)
     return faults
 

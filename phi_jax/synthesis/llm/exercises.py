@@ -2,8 +2,8 @@
 
 Tests are vacuous when a trivial body of mutations.py passes them, or when they notice fewer than LEAST_NOTICED of the
 mutants and leave more than EQUIVALENT of them unnoticed. The rule is measured (tests/acceptance/vacuous.json):
-of 400 exercises of the grammar it sets aside none with 20 honest tests, 9 with 5 taken at random; of HumanEval's own
-tests none in 154, of MBPP's, three a problem, 27 in 964; and of 2,800 vacuous suites all. 40 exercises a CPU-second.
+of 400 exercises of the grammar it sets aside none with 20 honest tests, 7 with 5 taken at random; of HumanEval's own
+tests 1 in 154, of MBPP's, three a problem, 28 in 964; and of 2,800 vacuous suites all. 29 exercises a CPU-second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from phi_jax.sandbox import Limits
 from phi_jax.synthesis.llm.examples import docstring_examples, parsed
 from phi_jax.synthesis.llm.mutations import mutants, trivial_bodies
 from phi_jax.synthesis.llm.prompts import Exercise
@@ -24,7 +23,6 @@ from phi_jax.synthesis.outputs import Fault
 FEWEST_TESTS = 3
 LEAST_NOTICED = 0.5  # of the mutants
 EQUIVALENT = 2  # mutants that may be unnoticed in any case: `x > 0` and `x >= 0` have the same sum
-_LIMITS = Limits(wall_seconds=20.0, cpu_seconds=6.0)
 _ALLOWED = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 
 
@@ -37,14 +35,13 @@ class Written(NamedTuple):
 
 
 def check_exercises(
-    exercises: Sequence[Written | Exercise], names: Sequence[str | None], label: str, *, sandbox: str, workers: int
+    exercises: Sequence[Written | Exercise], names: Sequence[str | None], label: str, **box: Any
 ) -> list[Fault | None]:
     """For each exercise None, or why it is set aside.
 
     One without tests is run, and its examples hold. names: what the function must be called; None = the last function
-    that the tests name. sandbox: "full" or "none".
+    that the tests name. box: `sandbox` and `workers` of run_checks.run.
     """
-    box = {"limits": _LIMITS, "confinement": sandbox, "workers": workers}
     asked = [Written(each.code, each.tests, name or _tested(each)) for each, name in zip(exercises, names, strict=True)]
     faults = check(asked, _read, label, **box)
     sound = [place for place, fault in enumerate(faults) if fault is None and asked[place].tests is not None]
@@ -84,8 +81,6 @@ def _wrong_form(exercise: Written, tree: ast.Module) -> Fault | None:
     different = len(set(exercise.tests or ()))
     if different < FEWEST_TESTS:
         return Fault("few_tests", f"it has {different} different tests, fewer than {FEWEST_TESTS}")
-    if exercise.name is None:
-        return Fault("few_tests", "the tests call no function that the code defines")
     for node in tree.body:
         documents = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if not (documents or isinstance(node, _ALLOWED)):

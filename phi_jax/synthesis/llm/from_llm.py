@@ -24,13 +24,6 @@ from phi_jax.teacher.budget import Run
 from phi_jax.teacher.request import Request, Status
 from phi_jax.teacher.teachers import Teachers
 
-_CODES = {
-    Status.POISONED: "no_answer",
-    Status.REFUSED: "refused",
-    Status.FILTERED: "filtered",
-    Status.LENGTH: "cut_off",
-}
-
 
 class _Lessons:
     """The lessons of one text entry and their replies."""
@@ -67,8 +60,8 @@ class _Lessons:
         for lesson, request in self.requests(kind):
             reply = self._teachers.reply(request.key)
             text, tests, fault = reply.text, None, None
-            if reply.status in _CODES:
-                fault = Fault(_CODES[reply.status], reply.reason)
+            if reply.status != Status.ANSWERED:
+                fault = Fault(reply.status, reply.reason)
             elif kind == "exercises":
                 exercise = Exercise.model_validate_json(reply.text)
                 text, tests = exercise.code, json.dumps(exercise.tests)

@@ -13,7 +13,9 @@ import ast
 import dataclasses
 import io
 import itertools
+import operator
 import tokenize
+from collections import Counter
 
 from phi_jax.synthesis.llm.examples import UNREADABLE, parsed
 
@@ -70,13 +72,15 @@ def mutants(code: str, most: int = MOST) -> list[Mutant]:
     """
     definitions = [node for node in parsed(code).body if isinstance(node, _DEFINITIONS)]
     bodies = {line for d in definitions for line in range(d.body[0].lineno, (d.end_lineno or 0) + 1)}
-    kinds: dict[str, list[tuple[str, str, tokenize.TokenInfo]]] = {}
+    seen: Counter[str] = Counter()
+    changes: list[tuple[int, str, str, tokenize.TokenInfo]] = []
     for token in tokenize.generate_tokens(io.StringIO(code).readline):
         kind, new = _change(token)
         if kind and token.start[0] in bodies:
-            kinds.setdefault(kind, []).append((kind, new, token))
-    turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
-    made = (_mutant(code, *change) for change in turns if change)
+            changes.append((seen[kind], kind, new, token))
+            seen[kind] += 1
+    turns = sorted(changes, key=operator.itemgetter(0, 1))
+    made = (_mutant(code, kind, new, token) for _, kind, new, token in turns)
     return list(itertools.islice(filter(None, made), most))
 
 

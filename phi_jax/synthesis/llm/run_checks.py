@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from phi_jax.progress import Progress
-from phi_jax.sandbox import Program, Sandbox, Verdict
+from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
 from phi_jax.synthesis.llm.examples import UNREADABLE
 from phi_jax.synthesis.outputs import Fault
 
 OTHER_HASH_SEED = 2  # of the second run: the words in a set stand in another order than under the usual seed
 TAMPERS = Fault("wrong_form", "it tampers with its check")
 _LONGEST = 500  # characters of a reason
+_LIMITS = Limits(wall_seconds=20.0, cpu_seconds=6.0)
 # What a check may say in the candidate's process, which the text shares.
 _CODES = ("does_not_run", "too_slow", "wrong_example", "wrong_output", "test_fails")
 
@@ -27,7 +28,7 @@ def check(texts: Sequence[T], read: Callable[[T], str | Fault], label: str, **bo
     """For each text None, or its fault: the same in every run. What passes is run again, with sets in another order.
 
     read: gives the call that checks a text, an expression of sandbox_checks.py, or the fault that shows without running
-    it; it may raise one of UNREADABLE. box: arguments of the Sandbox.
+    it; it may raise one of UNREADABLE. box: `sandbox` and `workers` of `run`.
     """
     calls = [_read(read, text) for text in texts]
     faults = [call if isinstance(call, Fault) else None for call in calls]
@@ -49,10 +50,14 @@ def _read(read: Callable[[T], str | Fault], text: T) -> str | Fault:
         return Fault("unreadable", _line(str(error) or type(error).__name__))
 
 
-def run(calls: Sequence[str], label: str, **box: Any) -> Iterator[Any]:
-    """What each call hands back: expressions of sandbox_checks.py, each in processes of its own; see `said`."""
-    with Sandbox(**box) as sandbox, Progress(label, len(calls), "programs") as bar:
-        for verdict in sandbox.run(map(program, calls)):
+def run(calls: Sequence[str], label: str, *, sandbox: str, workers: int, hash_seed: int = 0) -> Iterator[Any]:
+    """What each call hands back: expressions of sandbox_checks.py, each in processes of its own; see `said`.
+
+    sandbox: "full" or "none".
+    """
+    box = Sandbox(limits=_LIMITS, workers=workers, confinement=sandbox, hash_seed=hash_seed)
+    with box, Progress(label, len(calls), "programs") as bar:
+        for verdict in box.run(map(program, calls)):
             bar.advance()
             yield said(verdict)
 

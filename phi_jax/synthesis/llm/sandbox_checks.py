@@ -38,34 +38,30 @@ def _on_alarm(*_: object) -> None:
     raise _Late("it takes too long")
 
 
-def _attempt(action: Callable[[], object], seconds: float) -> BaseException | None:
-    """What `action` raises, if anything; _Late after so many CPU seconds, or when it does nothing for long."""
-    signal.signal(signal.SIGPROF, _on_alarm)
-    signal.signal(signal.SIGALRM, _on_alarm)
-    # Again and again: the text may swallow the first one.
-    signal.setitimer(signal.ITIMER_PROF, seconds, seconds)
-    signal.setitimer(signal.ITIMER_REAL, _ASLEEP_SECONDS + 2 * seconds, 1.0)
-    try:
-        action()
-    except BaseException as error:
-        return error
-    finally:
-        signal.signal(signal.SIGPROF, signal.SIG_IGN)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    return None
-
-
 @functools.cache
 def _compiled(source: str, mode: str = "exec") -> types.CodeType:
     return compile(source, "<text>", mode, dont_inherit=True)
 
 
-def _run(source: str, namespace: dict[str, Any], mode: str = "exec") -> tuple[str, BaseException | None]:
-    """(what the source prints, what it raises)"""
+def _run(
+    source: str, namespace: dict[str, Any], seconds: float = _SECONDS, mode: str = "exec"
+) -> tuple[str, BaseException | None]:
+    """(what the source prints, what it raises): _Late after so many CPU seconds, or when it does nothing for long."""
     output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        error = _attempt(lambda: exec(_compiled(source, mode), namespace), _SECONDS)
-    return output.getvalue(), error
+    # Again and again: the text may swallow the first one.
+    signal.setitimer(signal.ITIMER_PROF, seconds, seconds)
+    signal.setitimer(signal.ITIMER_REAL, _ASLEEP_SECONDS + 2 * seconds, 1.0)
+    signal.signal(signal.SIGPROF, _on_alarm)
+    signal.signal(signal.SIGALRM, _on_alarm)
+    try:
+        with contextlib.redirect_stdout(output):
+            exec(_compiled(source, mode), namespace)
+    except BaseException as error:
+        return output.getvalue(), error
+    finally:
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    return output.getvalue(), None
 
 
 def _short(text: str) -> str:
@@ -107,7 +103,7 @@ def _wrong_example(sessions: Sequence[Sequence[Example]], namespace: dict[str, A
         own = dict(namespace)
         for source, wanted, raises in session:
             shown = f"the example {_short(source)!r}"
-            got, error = _run(source, own, "single")
+            got, error = _run(source, own, mode="single")
             if type(error) is _Late:
                 return _fault(shown, error)
             if error is not None:
@@ -157,12 +153,7 @@ def exercise(name: str, code: str, tests: Sequence[str], versions: Sequence[str]
         """Whether the tests fail in a fresh namespace, with this version as the code."""
         fresh = _module("exercise")
         fresh["_results"] = list(results.values())
-
-        def run() -> None:
-            for source in (version, *tests):
-                exec(_compiled(source), fresh)
-
-        return _attempt(run, limit) is not None
+        return any(_run(source, fresh, limit)[1] is not None for source in (version, *tests))
 
     return list(map(noticed, versions))
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from phi_jax.sandbox import Limits
 from phi_jax.store.markdown import Fence, fences
 from phi_jax.synthesis.llm import sandbox_checks
 from phi_jax.synthesis.llm.examples import UNREADABLE, docstring_examples, examples_of, parsed
@@ -21,7 +20,6 @@ from phi_jax.synthesis.llm.run_checks import check
 from phi_jax.synthesis.outputs import Fault
 
 _PYTHON = ("python", "py", "python3", "py3", "ipython", "ipython3", "pycon", "doctest")
-_LIMITS = Limits(wall_seconds=20.0, cpu_seconds=4.0)
 
 
 class Block(NamedTuple):
@@ -67,9 +65,9 @@ def _does_something(code: str) -> bool:
     return calls or not all(isinstance(node, ast.Expr) for node in tree.body)
 
 
-def check_textbooks(texts: Sequence[str], label: str, *, sandbox: str, workers: int) -> list[Fault | None]:
-    """For each section None, or why it is set aside, with the block's number. sandbox: "full" or "none"."""
-    return check(texts, _read, label, limits=_LIMITS, confinement=sandbox, workers=workers)
+def check_textbooks(texts: Sequence[str], label: str, **box: Any) -> list[Fault | None]:
+    """For each section None, or why it is set aside. box: `sandbox` and `workers` of run_checks.run."""
+    return check(texts, _read, label, **box)
 
 
 def _read(text: str) -> str | Fault:

@@ -48,8 +48,8 @@ def config_of(*files):
         {
             "texts": {
                 "mine": {
-                    "writer": "files", "files": files, "license": "CC-BY-4.0", "near_copy_threshold": 0.8, "sandbox": "full",
-                    "sandbox_workers": 2,
+                    "writer": "files", "files": files, "license": "CC-BY-4.0", "near_copy_threshold": 0.8,
+                    "sandbox": "full", "sandbox_workers": 2,
                 }
             }
         }

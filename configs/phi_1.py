@@ -195,8 +195,8 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.evaluate.temperature = 0.2  # of the sampled completions (ours)
     c.evaluate.top_p = 0.95  # of the sampled completions (ours)
     c.evaluate.top_k = 0  # of the sampled completions: tokens that draws come from; 0 = all (ours)
-    c.evaluate.perturbations = ("typos", "rename_function", "rename_arguments")  # changes of the benchmark's prompts under which greedy pass@1 is taken again; () = none (paper names the weakness, measures nothing)
-    c.evaluate.error_rate = 0.2  # chance that a word is misspelt (typos); names change throughout (ours)
+    c.evaluate.perturbations = ("typos", "paraphrase", "rename_function", "rename_arguments")  # changes of the benchmark's prompts under which greedy pass@1 is taken again; () = none (paper names the weakness, measures nothing)
+    c.evaluate.error_rate = 0.2  # chance that a word is misspelt (typos); paraphrases and names change throughout (ours)
     c.evaluate.wall_seconds = 10.0  # limit of one execution, wall clock (ours)
     c.evaluate.sandbox = "full"  # confinement of generated code: full (Landlock, seccomp, limits) or none
     c.evaluate.sandbox_workers = 8  # executions at once

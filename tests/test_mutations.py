@@ -28,7 +28,7 @@ CHANGES = {
     },
     "return 1e300": {},  # one more is the same number
     "return a if b else c": {"negation": ["return a if not b else c"]},
-    "return a if not b else c": {"equality": ["return a if  b else c"]},
+    "return a if not b else c": {"equality": ["return a if  b else c"], "negation": ["return a if not not b else c"]},
     "return [x for x in a if x]": {"negation": ["return [x for x in a if not x]"]},
     "while a > b: continue": {
         "boundary": ["while a >= b: continue"],
@@ -54,7 +54,7 @@ def test_what_is_changed(line):
 
 
 def test_what_is_changed_over_several_lines():
-    code = "def f(a):\r\n    return (a +\r\n            # two\r\n            2)\r\n"
+    code = "def f(a):\n    return (a +\n            # two\n            2)\n"
     changed = {m.kind: m for m in mutants(code)}
     assert changed["constant"].line == 4
     assert changed["arithmetic"].code == "def f(a):\n    return (a -\n            # two\n            2)\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, execute
-from phi_jax.evaluation.perturb import PERTURBATIONS, misspellings, neighbours, perturb
+from phi_jax.evaluation.perturb import PERTURBATIONS, misspellings, perturb, wording
 from phi_jax.evaluation.problems import Problem, load_problems
 
 RATES = st.floats(0, 1)
@@ -109,7 +109,7 @@ def test_every_reference_passes_under_every_perturbation(idioms):
 
 
 def test_names_and_rates_that_are_none():
-    with pytest.raises(UserError, match=r"'spelling': unknown; use one of typos, rename_function"):
+    with pytest.raises(UserError, match=r"'spelling': unknown; use one of typos, paraphrase, rename"):
         perturb([problem()], "spelling", rate=1)
 
 
@@ -189,7 +189,7 @@ def test_a_misspelling_is_one_slip_of_the_hand(word, capital):
         if len(found) == len(word):
             places = [i for i in range(len(word)) if word[i] != found[i]]
             if len(places) == 1:
-                assert found[places[0]] in neighbours()[word[places[0]]]
+                assert found[places[0]] in wording()["neighbours"][word[places[0]]]
             else:
                 i, j = places
                 assert (j - i, found[i], found[j]) == (1, word[j], word[i])
@@ -204,6 +204,35 @@ def test_a_misspelling_is_none_of_the_names():
     found = {PERTURBATIONS["typos"](shown, 1, seed).prompt.split('"""')[1].split()[1] for seed in range(300)}
     assert len(found) > 10
     assert not others & found
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        (
+            "Given a list of words, return the longest.",
+            {
+                f"For {a} given list of words, {verb} the longest."
+                for a in ("a", "any")
+                for verb in ("give back", "produce and return")
+            },
+        ),
+        ("Return True if x is odd.", {"Return True when x is odd.", "The result is True if x is odd."}),
+        (
+            "Write a python function to sort a list using a heap.",
+            {
+                f"{start} sort a list {with_} a heap."
+                for start in ("Implement a function to", "Create a function to", "Write code to")
+                for with_ in ("with the help of", "by means of")
+            },
+        ),
+        ("returning an undistinctive word", None),
+    ],
+)
+def test_paraphrases_keep_the_meaning(sentence, said):
+    shown = problem(f'def f(x):\n    """{sentence}"""\n')
+    found = [PERTURBATIONS["paraphrase"](shown, 1, seed) for seed in range(60)]
+    assert (None if found[0] is None else {p.prompt.split('"""')[1] for p in found}) == said
 
 
 # --- Names ---------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from phi_jax.synthesis.llm import prompts
-from phi_jax.synthesis.llm.curriculum import KINDS, lessons
+from phi_jax.synthesis.llm.curriculum import lessons
 from phi_jax.synthesis.llm.prompts import Exercise, messages
+from phi_jax.synthesis.outputs import KINDS
 
 # SHA-256 of each template that was ever in use. A template that has been used is never changed: write the next number.
 GIVEN_OUT = {

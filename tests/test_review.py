@@ -7,8 +7,8 @@ import pytest
 from phi_jax.config import Config
 from phi_jax.store import artifact, documents
 from phi_jax.synthesis import review
-from phi_jax.synthesis.outputs import Fault, declare
-from phi_jax.synthesis.review import Reviewer, Submission, check
+from phi_jax.synthesis.outputs import KINDS, Fault, declare, judged
+from phi_jax.synthesis.review import check, sift
 
 RULES = Config({"near_copy_threshold": 0.8, "sandbox": "full", "sandbox_workers": 2})
 GOOD = '''def add_up_boats(values: list[int]) -> int:
@@ -54,12 +54,17 @@ print(total)
 """
 
 
-def exercise(code=GOOD, tests=TESTS, name="add_up_boats", **more):
-    return Submission("exercises/0", code, "writer", "other", tests=tests, name=name, **more)
+def row(text, fault=None, **more):
+    return judged({"path": "here/0", "text": text, "source": "writer", "license": "other", **more}, fault)
 
 
-def section(text=SECTION, **more):
-    return Submission("textbooks/0", text, "writer", "other", **more)
+def exercise(code=GOOD, tests=TESTS, name="add_up_boats", fault=None, **more):
+    lesson = json.dumps({"name": name}) if name else None
+    return row(code, fault, **{"tests": tests and json.dumps(tests), "lesson": lesson, **more})
+
+
+def section(text=SECTION):
+    return row(text)
 
 
 EXERCISES = {
@@ -67,9 +72,9 @@ EXERCISES = {
     "none, any name": exercise(name=None),
     "none, without tests": exercise(tests=None),
     "refused": exercise(fault=Fault("refused", "I cannot help with that")),
-    "cut_off": exercise(fault=Fault("cut_off", "max_tokens")),
+    "length": exercise(fault=Fault("length", "max_tokens")),
     "filtered": exercise(fault=Fault("filtered", "content filter")),
-    "no_answer": exercise(fault=Fault("no_answer", "500 six times")),
+    "poisoned": exercise(fault=Fault("poisoned", "500 six times")),
     "wrong_form": exercise(GOOD + "\nprint(add_up_boats([1]))\n"),
     "wrong_form, name": exercise(name="add_up_ships"),
     "wrong_form, docstring": exercise("def add_up_boats(values):\n    return sum(values)\n"),
@@ -80,7 +85,7 @@ EXERCISES = {
     "wrong_example, no tests": exercise(GOOD.replace("    3\n", "    4\n"), tests=None),
     "does_not_run": exercise("import no_such_module\n" + GOOD),
     "test_fails": exercise(tests=(*TESTS, "assert add_up_boats([1]) == 2")),
-    "few_tests": exercise(tests=()),
+    "few_tests": exercise(tests=TESTS[:1]),
     "few_tests, few": exercise(tests=TESTS[:2]),
     "weak_tests": exercise(tests=tuple(f"assert isinstance(add_up_boats([{n}]), int)" for n in range(5))),
     "no_text": exercise(GOOD.replace("Return", "Return \ud83d")),
@@ -121,14 +126,9 @@ def draft_in(path):
     return artifact.open_draft(path, "synthesize", "teacher", {}, {})
 
 
-def reviewed(draft, *batches):
-    for kind, given in (("exercises", batches), ("textbooks", [[]])):
-        reviewer = Reviewer(draft, kind, RULES)
-        for batch in given:
-            reviewer.review(batch)
-        reviewer.publish()
-    declare(draft, written_by="teacher")
-    review.clear(draft)
+def reviewed(draft, exercises):
+    facts = {kind: sift(draft, kind, texts, RULES) for kind, texts in zip(KINDS, ([], exercises), strict=True)}
+    declare(draft, written_by="teacher", **facts)
     built = draft.commit()
     return built.facts["exercises"], built
 
@@ -136,20 +136,20 @@ def reviewed(draft, *batches):
 def test_copies_go_and_all_adds_up(tmp_path):
     long = "\n".join(f"    # step {n}: look at what the loop has done so far" for n in range(30))
     commented = GOOD.replace("    total = 0\n", f"{long}\n    total = 0\n")
-    first = [
+    texts = [
         exercise(lesson='{"number": 0}', teacher="m-1"),
         exercise(commented),
         exercise(commented.replace("step 7", "step seven")),
         exercise(GOOD.replace("    3\n", "    5\n")),
+        exercise(),
+        exercise(OTHER, tests=None, name=None),
     ]
-    second = [exercise(), exercise(OTHER, tests=None, name=None)]
-    facts, built = reviewed(draft_in(tmp_path / "w"), first, second)
-    assert (facts["written"], facts["kept"], facts["set_aside"]) == (6, 3, 3)
+    facts, built = reviewed(draft_in(tmp_path / "w"), texts)
+    assert (facts["kept"], facts["set_aside"], facts["boilerplate_removed"]) == (3, 3, 0)
     assert facts["reasons"] == {"identical": 1, "near_copy": 1, "wrong_example": 1}
     names = [*documents.SCHEMA.names, "lesson", "teacher", "tests"]
     kept = list(documents.read(built.path("exercises"), names))
     assert [row["id"] for row in kept] == [documents.document_id(row["text"]) for row in kept]
-    assert sum(len(row["text"].encode()) for row in kept) == facts["bytes"]
     assert json.loads(kept[0]["lesson"])["number"] == 0
     assert (kept[0]["teacher"], kept[0]["language"]) == ("m-1", "python")
     assert json.loads(kept[0]["tests"]) == list(TESTS)
@@ -160,8 +160,8 @@ def test_copies_go_and_all_adds_up(tmp_path):
 
 
 def test_nothing_kept_is_a_document_set_too(tmp_path):
-    facts, built = reviewed(draft_in(tmp_path / "w"), [], [exercise(fault=Fault("refused", "no"))])
-    assert (facts["written"], facts["kept"], facts["set_aside"]) == (1, 0, 1)
+    facts, built = reviewed(draft_in(tmp_path / "w"), [exercise(fault=Fault("refused", "no"))])
+    assert (facts["kept"], facts["set_aside"]) == (0, 1)
     assert list(documents.read(built.path("exercises"))) == []
 
 

@@ -1,7 +1,7 @@
 """Takes away what LLMs put around a text: "Sure! Here is ...", "In this section, we will ...", "I hope this helps!".
 
 Such sentences stand in every reply, and teach a model to write them. The rules are data (boilerplate.json): whole
-sentences at the beginning, below the title, and at the end. Fenced blocks are not touched.
+sentences at the beginning, below the title, and at the end.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import functools
 import json
 import re
 from pathlib import Path
-
-from phi_jax.store.markdown import fences
 
 _MACROS = {
     # Full stops within a sentence: `a.b`, 3.11, "e.g."; a line break within one has a word behind it.
@@ -30,7 +28,7 @@ _CLOSING = (
     rf"\s*(?:(?m:^)(?:[ \t]{{0,3}}#{{1,6}}[ \t][^\n]*\n|{_RULER})\s*)*"  # headings that have nothing below them then
     r"(?:(?:^|(?<=\n)|(?<=[.!?][ \n]))(?:<rules>)\s*?)+(\n?)\Z"
 )
-_CLOSING_REACH = 800  # characters from the end
+_CLOSING_REACH = 800  # characters from the end: a search from further up would take long
 
 
 def without_boilerplate(text: str) -> str:
@@ -41,27 +39,20 @@ def without_boilerplate(text: str) -> str:
     opening, closing = _patterns()
     before, new = "", text
     while new != before:
-        before = new
-        new = _cut(new, opening.match(new))
-        new = _cut(new, closing.search(new, max(0, len(new) - _CLOSING_REACH)))
+        before, new = new, opening.sub(r"\1", new)
+        if end := closing.search(new, max(0, len(new) - _CLOSING_REACH)):
+            new = new[: end.start()] + end[1]
     return new if new.strip() else text
 
 
-def _cut(text: str, found: re.Match[str] | None) -> str:
-    """The text with the first group in the place of the match; as it was where that changes a fenced block."""
-    if found is None:
-        return text
-    new = text[: found.start()] + found[1] + text[found.end() :]
-    blocks, there = ([(fence.content, fence.closed) for fence in fences(each)] for each in (new, text))
-    return new if blocks == there else text
-
-
 @functools.cache
-def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """(what is cut at the beginning, what is cut at the end)"""
+def _patterns() -> list[re.Pattern[str]]:
+    """[what is cut at the beginning, what is cut at the end]; the first group of each stays."""
     data = json.loads(Path(__file__).with_name("boilerplate.json").read_text(encoding="utf-8"))
-    opening = _OPENING.replace("<rules>", "|".join(data["opening"]))
-    closing = _CLOSING.replace("<rules>", "|".join(data["closing"]))
-    for macro, expression in _MACROS.items():
-        opening, closing = (rule.replace(macro, expression) for rule in (opening, closing))
-    return re.compile(opening, re.IGNORECASE), re.compile(closing, re.IGNORECASE)
+    patterns = []
+    for name, form in (("opening", _OPENING), ("closing", _CLOSING)):
+        rules = form.replace("<rules>", "|".join(data[name]))
+        for macro, expression in _MACROS.items():
+            rules = rules.replace(macro, expression)
+        patterns.append(re.compile(rules, re.IGNORECASE))
+    return patterns

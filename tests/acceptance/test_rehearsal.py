@@ -1,5 +1,5 @@
 """The dress rehearsal of configs/phi_1.py's synthesis at 1/1000, on the test server: texts by a teacher, verified,
-their diversity reported, decontaminated, in shards, and trained on for 50 steps by the micro model.
+decontaminated, in shards, and trained on for 50 steps by the micro model.
 
 Its figures go to tests/acceptance/rehearsal.json.
 """
@@ -83,7 +83,6 @@ def test_the_texts_of_a_teacher_reach_the_weights(rehearsal):
         assert written[kind]["requested"] == requests
         assert written[kind]["kept"] > requests / 2
         assert written[kind]["set_aside"] > 0
-        assert 0 < written[kind]["diversity"]["distinct_2"] < 1
         assert figures["decontaminate"][kind]["documents"] == written[kind]["kept"]
         assert figures["shards"][kind] > 10_000
     # Grammar's behaviours are what the server writes about: the held-out ones among them must have gone.
@@ -93,7 +92,6 @@ def test_the_texts_of_a_teacher_reach_the_weights(rehearsal):
     assert losses[-1] < losses[0] - 0.5
     assert facts(root, "annotate/python")["agreement"]
     page = (root / "w/report/index.html").read_text()
-    assert "distinct" in page
     assert "gpt-3.5-turbo" in page
     planted = [p for p in (root / "w").rglob("*") if p.is_file() and b"sk-planted-rehearsal" in p.read_bytes()]
     assert not planted

@@ -38,10 +38,8 @@ def tried(problem):
     """(trivial bodies that pass, mutants that are programs, lines of the mutants that pass)"""
     trivial = trivial_bodies(problem.entry_point)
     changed = mutants(program(problem), ALL)
-    arguments = (
-        problem.entry_point, program(problem), (), [problem.tests],
-        tuple(code for _, code in trivial), tuple(mutant.code for mutant in changed),
-    )  # fmt: skip
+    versions = [f"{program(problem)}\n{code}" for _, code in trivial] + [mutant.code for mutant in changed]
+    arguments = (problem.entry_point, program(problem), (), [problem.tests], versions)
     with Sandbox(limits=LIMITS, workers=1) as box:
         (verdict,) = box.run([run_checks.program(f"exercise{arguments!r}")])
     noticed = run_checks.said(verdict)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from phi_jax.synthesis.grammar import catalogue, grammar_texts
-from phi_jax.synthesis.llm import sandbox_checks as exercises
+from phi_jax.synthesis.llm import exercises
 from phi_jax.synthesis.llm.exercises import check_exercises
 from phi_jax.synthesis.llm.prompts import Exercise
 

@@ -16,13 +16,16 @@ import json
 import random
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import Problem
 
+Site = tuple[
+    int, int, list[str]
+]  # a place of a text that may change, and what may stand there then: the draw takes one
 SHORTEST = 3  # letters of a word that may be misspelt
 # Neutral names. Of arguments: not "a", which a docstring cannot tell from the article, and not i to n, which say much.
 FUNCTIONS, CLASSES, ARGUMENTS = ("func", "func_2", "func_3"), ("Thing", "Thing_2", "Thing_3"), "pqrstuvwxyz"
@@ -71,8 +74,8 @@ class Perturbed:
 def perturb(problems: Sequence[Problem], name: str, *, rate: float, seed: int = 0) -> Perturbed:
     """The problems that perturbation `name` changes, and how many it does not.
 
-    rate: the chance, 0 to 1, that a word (typos) or a problem's names (rename_*) change. What changes at one rate also
-    changes, in the same way, at every higher one. Raises UserError for an unknown name.
+    rate: the chance, 0 to 1, that a word (typos), a phrase (paraphrase) or a problem's names (rename_*) change. What
+    changes at one rate also changes, in the same way, at every higher one. Raises UserError for an unknown name.
     """
     if name not in PERTURBATIONS:
         raise UserError(f"perturbation {name!r}: unknown; use one of {', '.join(PERTURBATIONS)}")
@@ -85,21 +88,41 @@ def perturb(problems: Sequence[Problem], name: str, *, rate: float, seed: int = 
 # --- Words ---------------------------------------------------------------------------------------------------
 
 
-def typos(problem: Problem, rate: float, seed: int) -> Problem | None:
-    """Misspells words of the docstring. Code, examples, quotes, numbers and the program's names stay as they are."""
+def _reworded(
+    sites_of: Callable[[str, set[str]], Iterable[Site]], problem: Problem, rate: float, seed: int
+) -> Problem | None:
+    """The problem with each site of its docstring changed at a chance of `rate`; None where it has no site.
+
+    Code, examples, quotes, numbers and the program's names stay as they are.
+    """
     prompt, docstring = problem.prompt, _DOCSTRING.search(problem.prompt)
-    if not docstring:
-        return None
-    names = {*re.findall(r"\w+", prompt[: docstring.start()])}
-    found = (match for match in _CODE_OR_WORD.finditer(docstring["text"]) if match["word"])
-    words = [word for word in found if len(word.group()) >= SHORTEST and word.group() not in names]
-    for number, word in reversed([*enumerate(words)]):
-        draw = _draw(problem, "typos", number, seed)
-        if draw.random() < rate:
-            start, end = (docstring.start("text") + place for place in word.span())
-            misspelt = draw.choice([m for m in misspellings(word.group()) if m not in names])
-            prompt = prompt[:start] + misspelt + prompt[end:]
-    return dataclasses.replace(problem, prompt=prompt) if words else None
+    names = {*re.findall(r"\w+", prompt[: docstring.start()])} if docstring else set()
+    sites = sorted(sites_of(docstring["text"], names)) if docstring else []
+    for number, (start, end, options) in reversed([*enumerate(sites)]):
+        draw = _draw(problem, sites_of.__name__, number, seed)
+        if docstring and draw.random() < rate:
+            offset = docstring.start("text")
+            prompt = prompt[: offset + start] + draw.choice(options) + prompt[offset + end :]
+    return dataclasses.replace(problem, prompt=prompt) if sites else None
+
+
+def typos(text: str, names: set[str]) -> Iterator[Site]:
+    """Misspells each word of SHORTEST letters or more."""
+    for match in _CODE_OR_WORD.finditer(text):
+        if match["word"] and len(match["word"]) >= SHORTEST and match["word"] not in names:
+            yield *match.span(), [word for word in misspellings(match["word"]) if word not in names]
+
+
+def paraphrase(text: str, names: set[str]) -> Iterator[Site]:
+    """Says each phrase that a rule knows otherwise; the meaning stays, the style may suffer."""
+    taken = [code.span() for code in _CODE_OF_DOCSTRING.finditer(text)]
+    for phrase, others in wording()["paraphrase"].items():
+        for match in re.finditer(rf"\b{phrase}(?!(?<=\w)\w)", text, re.IGNORECASE):
+            start, end = match.span()
+            if names.isdisjoint(match[0].split()) and not any(a < end and start < b for a, b in taken):
+                taken.append((start, end))
+                capital = match[0][0].isupper()
+                yield start, end, [other[0].upper() + other[1:] if capital else other for other in others]
 
 
 def misspellings(word: str) -> list[str]:
@@ -109,16 +132,18 @@ def misspellings(word: str) -> list[str]:
     found = []
     for i in range(1, len(word)):
         before, letter, behind = word[:i], word[i], word[i + 1 :]
-        found += [before + slip + behind for slip in (*neighbours()[letter], "", 2 * letter)]
+        found += [before + slip + behind for slip in (*wording()["neighbours"][letter], "", 2 * letter)]
         if behind[:1] not in ("", letter):
             found.append(before + behind[0] + letter + behind[1:])
     return found
 
 
 @functools.cache
-def neighbours() -> dict[str, str]:
-    """Letter -> those beside, above and below it on a QWERTY keyboard, whose rows are each shifted by a half key."""
-    return json.loads(Path(__file__).with_name("keyboard.json").read_text())
+def wording() -> dict[str, dict[str, Any]]:
+    """neighbours: letter -> those beside, above and below it on a QWERTY keyboard, whose rows are each shifted by a
+    half key; paraphrase: phrase -> others that mean the same in a programming task, the longest phrase first.
+    """
+    return json.loads(Path(__file__).with_name("wording.json").read_text())
 
 
 def _draw(problem: Problem, name: str, site: int, seed: int) -> random.Random:
@@ -227,7 +252,8 @@ def _parsed(source: str) -> ast.Module | None:
 
 
 PERTURBATIONS: Mapping[str, Callable[[Problem, float, int], Problem | None]] = {
-    "typos": typos,
+    "typos": functools.partial(_reworded, typos),
+    "paraphrase": functools.partial(_reworded, paraphrase),
     "rename_function": rename_function,
     "rename_arguments": rename_arguments,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import random
 from collections import Counter
@@ -23,12 +24,9 @@ class Known:
     outputs: tuple[str, ...]  # repr of the result on each fixed input of its signature
     digest: str  # hash of signature and outputs: its name in files
 
-    @property
-    def label(self) -> str:
-        return f"{self.behaviour.family}/{self.behaviour.slug}"
 
-
-def fixed_inputs(signature: Sequence[str]) -> list[tuple[Any, ...]]:
+@functools.cache
+def fixed_inputs(signature: tuple[str, ...]) -> list[tuple[Any, ...]]:
     """The 20 inputs of a signature, on which behaviours are told apart and problems are tested."""
     rng = random.Random(f"fixed inputs {list(signature)}")
     edges = [tuple(grammar()["edges"][kind][i] for kind in signature) for i in range(2)]
@@ -58,23 +56,18 @@ def behaviours(family_cap: int) -> list[Known]:
     Of several that are the same, the one that comes first in families.py stays.
     """
     found: dict[str, Known] = {}
-    inputs: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
     for behaviour in all_behaviours():
-        cases = inputs.setdefault(behaviour.signature, fixed_inputs(behaviour.signature))
-        results = [behaviour.function(*case) for case in cases]
+        results = [behaviour.function(*case) for case in fixed_inputs(behaviour.signature)]
         outputs = tuple(map(repr, results))
         if len(set(outputs)) == 1:
             continue  # a constant teaches nothing
         same = (behaviour.signature, list(map(_shown, results)))
         digest = hashlib.sha256(repr(same).encode()).hexdigest()[:16]
         found.setdefault(digest, Known(behaviour, outputs, digest))
-    kept: list[Known] = []
-    taken: Counter[str] = Counter()
-    for known in sorted(found.values(), key=lambda k: k.digest):
-        if taken[known.behaviour.family] < family_cap:
-            taken[known.behaviour.family] += 1
-            kept.append(known)
-    return kept
+    families: dict[str, list[Known]] = {}
+    for digest in sorted(found):
+        families.setdefault(found[digest].behaviour.family, []).append(found[digest])
+    return sorted((k for family in families.values() for k in family[:family_cap]), key=lambda k: k.digest)
 
 
 def _shown(result: Any) -> str:
@@ -89,9 +82,9 @@ def _shown(result: Any) -> str:
 def held_out(known: Sequence[Known], one_in: int) -> tuple[list[Known], list[Known]]:
     """(taught, held out): of each family one in `one_in`, by hash."""
     ranks: Counter[str] = Counter()
-    taught: list[Known] = []
-    tested: list[Known] = []
-    for k in sorted(known, key=lambda k: (uniform(k.digest, "held out"), k.digest)):
-        (tested if ranks[k.behaviour.family] % one_in == 0 else taught).append(k)
+    tested: set[str] = set()
+    for k in sorted(known, key=lambda k: uniform(k.digest, "held out")):
+        if ranks[k.behaviour.family] % one_in == 0:
+            tested.add(k.digest)
         ranks[k.behaviour.family] += 1
-    return sorted(taught, key=lambda k: k.digest), sorted(tested, key=lambda k: k.digest)
+    return [k for k in known if k.digest not in tested], [k for k in known if k.digest in tested]

@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import textwrap
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+_TEXTS = ("slug", "sentence", "body", "loop", "explained")  # of a family: format strings
 
 
 @functools.cache
@@ -29,7 +32,7 @@ class Behaviour:
     signature: tuple[str, ...]  # types of the parameters: int, str, list[int], list[str], dict[str,int]
     slug: str  # name of the function: short, so that the docstring has to be read
     sentence: str  # what it returns, without "Return" and the full stop
-    body: str  # lines of code, not indented
+    body: str  # lines of code, indented
     loop: str  # the same as a loop; "" where there is none
     explained: str  # what prose says about the code
 
@@ -37,22 +40,18 @@ class Behaviour:
     def function(self) -> Callable[..., Any]:
         """The body as a function."""
         namespace: dict[str, Any] = {}
-        names = ("first", "second")[: len(self.signature)]
-        body = indented(filled(self.body, names))
-        exec(f"def function({', '.join(names)}):\n{body}", namespace)
+        exec(filled(f"def function({self.parameters}):\n{self.body}", ("first", "second")), namespace)
         return namespace["function"]
 
-
-def filled(template: str, names: tuple[str, ...]) -> str:
-    """The text with the names of the parameters in the places of "$0" and "$1"."""
-    for number, name in enumerate(names):
-        template = template.replace(f"${number}", name)
-    return template
+    @property
+    def parameters(self) -> str:
+        """As they stand in the signature, before they have names."""
+        return ", ".join(("$0", "$1")[: len(self.signature)])
 
 
-def indented(code: str) -> str:
-    """The lines as the body of a function."""
-    return "".join(f"    {line}\n" for line in code.splitlines())
+def filled(template: str, names: Sequence[str]) -> str:
+    """The text with the names of the parameters, one or two, in the places of "$0" and "$1"."""
+    return template.replace("$0", names[0]).replace("$1", names[-1])
 
 
 class _Code(str):
@@ -62,16 +61,15 @@ class _Code(str):
         return self.replace("@", inside) if inside else str(self)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """One choice of a family. In a format string, `{part:x}` is its code about `x`."""
 
     slug: str
     phrase: str
     code: _Code
-    end: str = "found"  # of a result as a loop: what is returned
-    start: str = "found = []"
-    step: _Code = _Code("found.append(@)")  # noqa: RUF009 (immutable)
+    end: str = ""  # of a result as a loop: what is returned
+    start: str = ""
+    step: str = ""
 
     def __format__(self, inside: str) -> str:
         return format(self.code, inside)
@@ -84,18 +82,13 @@ def all_behaviours() -> Iterator[Behaviour]:
         for name, table in grammar()["parts"].items()
     }
     for family in grammar()["families"]:
-        choices = [_chosen(tables, *spec.split()) for spec in family["choices"].values()]
+        choices = []
+        for choice in family["choices"].values():
+            table, *slugs = choice.split()
+            choices.append([part for part in tables[table] if not slugs or part.slug in slugs])
         for chosen in itertools.product(*choices):
             if len(set(chosen)) == len(chosen):
-                yield _behaviour(family, dict(zip(family["choices"], chosen, strict=True)))
-
-
-def _chosen(tables: dict[str, list[_Part]], table: str, *slugs: str) -> list[_Part]:
-    return [part for part in tables[table] if not slugs or part.slug in slugs]
-
-
-def _behaviour(family: dict[str, Any], parts: dict[str, _Part]) -> Behaviour:
-    texts = {name: family.get(name, "").format(**parts).strip() for name in ("slug", "sentence", "body", "loop")}
-    explained = [each.split(":") for each in family["explained"].split()]
-    told = [f"`{parts[name]:{about}}` stands for {parts[name].phrase}" for name, about in explained]
-    return Behaviour(family["name"], tuple(family["signature"]), **texts, explained="; ".join(told))
+                parts = dict(zip(family["choices"], chosen, strict=True))
+                texts = {name: family.get(name, "").format(**parts).strip() for name in _TEXTS}
+                codes = {name: textwrap.indent(texts[name], "    ") for name in ("body", "loop")}
+                yield Behaviour(family["name"], tuple(family["signature"]), **texts | codes)

@@ -16,18 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from phi_jax.errors import UserError
 from phi_jax.store.artifact import digest_of
 
 FILE = Path(__file__).with_name("curriculum.json")
-KINDS = ("textbooks", "exercises")
 
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
     """What one text is to be about. A field that its kind does not use is ""."""
 
-    kind: str  # one of KINDS
+    kind: str  # one of outputs.KINDS
     number: int
     area: str
     topic: str
@@ -53,29 +51,25 @@ def load() -> Curriculum:
     """The curriculum that ships with the package."""
     data = json.loads(FILE.read_text(encoding="utf-8"))
     verbs = [(verb, gives) for e in data["verbs"].values() for verb in e["verbs"] for gives in e["gives"]]
-    own = {
-        "textbooks": {"audience": data["audiences"], "setting": data["nouns"]},
-        "exercises": {"verb": verbs, "takes": data["takes"], "noun": data["nouns"]},
+    formats = {kind: list(named) for kind, named in data["formats"].items()}
+    lists = {
+        "textbooks": {"format": formats["textbooks"], "audience": data["audiences"], "setting": data["nouns"]},
+        "exercises": {"format": formats["exercises"], "verb": verbs, "takes": data["takes"], "noun": data["nouns"]},
     }
-    lists = {kind: {"format": list(data["formats"][kind]), **own[kind]} for kind in KINDS}
     topics = [(area, topic) for area, topics in data["areas"].items() for topic in topics]
     return Curriculum(topics, data["formats"], lists, digest_of(data))
 
 
-def lessons(kind: str, count: int, seed: int, plan: Curriculum | None = None) -> Iterator[Lesson]:
-    """The first `count` lessons of a kind: lesson n is a function of (kind, seed, n), and no two are the same.
+def lessons(kind: str, count: int, seed: int) -> Iterator[Lesson]:
+    """The first `count` lessons of a kind: lesson n is a function of (kind, seed, n), and no two are the same
+    as long as each topic has choices left: the curriculum has many millions of lessons.
 
     Every round takes each topic once, in an order of its own. In round r a topic takes the choice (a r + b) modulo
     their number, a and b its own, a coprime to the number: no choice comes twice, the formats come equally often, the
-    others nearly so. plan: default: the one that ships. Raises UserError where there are fewer lessons than `count`.
+    others nearly so.
     """
-    topics, _, lists, _ = plan or load()
-    choices = math.prod(map(len, lists[kind].values()))  # different lessons on one topic
-    if count > len(topics) * choices:
-        raise UserError(
-            f"{count:,} {kind}: the curriculum has {len(topics) * choices:,} different lessons; "
-            "ask for fewer, or add entries to curriculum.json"
-        )
+    topics, lists = load().topics, load().lists[kind]
+    choices = math.prod(map(len, lists.values()))  # different lessons on one topic
     walks = [_walk(f"{kind} {seed} {area} {topic}", choices) for area, topic in topics]
     for number in range(count):
         turn, place = divmod(number, len(topics))
@@ -83,7 +77,7 @@ def lessons(kind: str, count: int, seed: int, plan: Curriculum | None = None) ->
             order = list(range(len(topics)))
             random.Random(f"{kind} {seed} round {turn}").shuffle(order)
         step, start = walks[order[place]]
-        yield Lesson(kind, number, *topics[order[place]], **_fields(lists[kind], step * turn + start))
+        yield Lesson(kind, number, *topics[order[place]], **_fields(lists, step * turn + start))
 
 
 def _walk(name: str, size: int) -> tuple[int, int]:

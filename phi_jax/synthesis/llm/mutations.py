@@ -13,10 +13,11 @@ import ast
 import dataclasses
 import io
 import itertools
+import operator
 import tokenize
-from collections.abc import Iterator
+from collections import Counter
 
-from phi_jax.synthesis.llm.examples import parsed
+from phi_jax.synthesis.llm.examples import UNREADABLE, parsed
 
 MOST = 10  # mutants of one solution, trivial bodies aside
 
@@ -67,33 +68,20 @@ def trivial_bodies(name: str) -> list[tuple[str, str]]:
 def mutants(code: str, most: int = MOST) -> list[Mutant]:
     """At most `most` mutants of the bodies of the functions and classes in `code`: the same on every machine.
 
-    Kinds take turns, so that a function full of constants still has its conditions changed. Raises ValueError for text
-    that is no Python.
+    Kinds take turns, so that a function full of constants still has its conditions changed. Raises one of UNREADABLE.
     """
-    code = code.replace("\r\n", "\n").replace("\r", "\n")
-    kinds: dict[str, list[tuple[str, str, tokenize.TokenInfo]]] = {}
-    for change in _changes(code):
-        kinds.setdefault(change[0], []).append(change)
-    turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
-    made = (_mutant(code, *change) for change in turns if change)
-    return list(itertools.islice((mutant for mutant in made if _parses(mutant.code)), most))
-
-
-def _changes(code: str) -> Iterator[tuple[str, str, tokenize.TokenInfo]]:
-    """(kind, new text, token) for every token in a body that can be changed."""
     definitions = [node for node in parsed(code).body if isinstance(node, _DEFINITIONS)]
-    lines = {line for d in definitions for line in range(d.body[0].lineno, (d.end_lineno or 0) + 1)}
-    try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
-    except (tokenize.TokenError, SyntaxError) as error:
-        raise ValueError(f"the code cannot be cut into tokens: {error}") from None
-    for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
+    bodies = {line for d in definitions for line in range(d.body[0].lineno, (d.end_lineno or 0) + 1)}
+    seen: Counter[str] = Counter()
+    changes: list[tuple[int, str, str, tokenize.TokenInfo]] = []
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
         kind, new = _change(token)
-        sign = token.string in ("+", "-") and before.type == tokenize.OP and before.string not in (")", "]", "}")
-        twice_not = new.endswith("not") and after.string == "not"
-        negated_already = kind == "negation" and "==" in token.line  # by the change of "=="
-        if kind and token.start[0] in lines and not (sign or twice_not or negated_already):
-            yield kind, new, token
+        if kind and token.start[0] in bodies:
+            changes.append((seen[kind], kind, new, token))
+            seen[kind] += 1
+    turns = sorted(changes, key=operator.itemgetter(0, 1))
+    made = (_mutant(code, kind, new, token) for _, kind, new, token in turns)
+    return list(itertools.islice(filter(None, made), most))
 
 
 def _change(token: tokenize.TokenInfo) -> tuple[str, str]:
@@ -105,15 +93,14 @@ def _change(token: tokenize.TokenInfo) -> tuple[str, str]:
     return _OTHER.get(token.string, ("", "")) if code else ("", "")
 
 
-def _mutant(code: str, kind: str, new: str, token: tokenize.TokenInfo) -> Mutant:
+def _mutant(code: str, kind: str, new: str, token: tokenize.TokenInfo) -> Mutant | None:
+    """The code with `new` in the token's place; None where that is no Python."""
     lines = code.split("\n")
     line, start = token.start
     lines[line - 1] = lines[line - 1][:start] + new + lines[line - 1][token.end[1] :]
-    return Mutant(kind, line, "\n".join(lines))
-
-
-def _parses(code: str) -> bool:
+    changed = "\n".join(lines)
     try:
-        return bool(parsed(code))
-    except ValueError:
-        return False
+        parsed(changed)
+    except UNREADABLE:
+        return None
+    return Mutant(kind, line, changed)

@@ -5,68 +5,61 @@ from __future__ import annotations
 import functools
 import marshal
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from phi_jax.progress import Progress
-from phi_jax.sandbox import Program, Sandbox, Verdict
+from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
+from phi_jax.synthesis.llm.examples import UNREADABLE
 from phi_jax.synthesis.outputs import Fault
 
 OTHER_HASH_SEED = 2  # of the second run: the words in a set stand in another order than under the usual seed
+TAMPERS = Fault("wrong_form", "it tampers with its check")
 _LONGEST = 500  # characters of a reason
-_TAMPERS = Fault("wrong_form", "it tampers with its check")
+_LIMITS = Limits(wall_seconds=20.0, cpu_seconds=6.0)
 # What a check may say in the candidate's process, which the text shares.
-_CODES = (
-    "does_not_run", "too_slow", "reads_input", "wrong_example", "wrong_output", "test_fails", "weak_tests", "varies",
-)  # fmt: skip
-_ENDS = ("does_not_run", "too_slow")  # codes of a program whose process ended early, among others
+_CODES = ("does_not_run", "too_slow", "wrong_example", "wrong_output", "test_fails")
 
 T = TypeVar("T")
 
 
-class Check(NamedTuple):
-    """A check of one text. Calls are expressions of sandbox_checks.py that give a fault or None."""
-
-    call: str
-    alone: str  # the call without mutants, any of which may end the process
-
-
-def check(texts: Sequence[T], read: Callable[[T], Check | Fault], label: str, **box: Any) -> list[Fault | None]:
+def check(texts: Sequence[T], read: Callable[[T], str | Fault], label: str, **box: Any) -> list[Fault | None]:
     """For each text None, or its fault: the same in every run. What passes is run again, with sets in another order.
 
-    read: looks at a text without running it; a ValueError says why it cannot be read. box: arguments of the Sandbox.
+    read: gives the call that checks a text, an expression of sandbox_checks.py, or the fault that shows without running
+    it; it may raise one of UNREADABLE. box: `sandbox` and `workers` of `run`.
     """
-    checks = [_read(read, text) for text in texts]
-    faults = [check if isinstance(check, Fault) else None for check in checks]
-    runnable = {place: check for place, check in enumerate(checks) if isinstance(check, Check)}
-
-    def run(calls: Mapping[int, str], what: str = "", hash_seed: int = 0) -> None:
-        with Sandbox(hash_seed=hash_seed, **box) as sandbox, Progress(f"{label}{what}", len(calls), "texts") as bar:
-            for place, verdict in zip(calls, sandbox.run(map(program, calls.values())), strict=True):
-                faults[place] = fault_of(verdict)
-                bar.advance()
-
-    run({place: check.call for place, check in runnable.items()})
-    alone = {place: check.alone for place, check in runnable.items()}
-    # Was it the text that ended the process, or one of its mutants?
-    ended = [place for place in alone if (fault := faults[place]) and fault.code in _ENDS]
-    run({place: alone[place] for place in ended if alone[place] != runnable[place].call}, ", alone")
-    passed = [place for place in alone if faults[place] is None]
-    run({place: alone[place] for place in passed}, ", again", OTHER_HASH_SEED)
-    for place in passed:
-        if fault := faults[place]:
-            faults[place] = Fault("varies", f"with sets in another order: {fault.reason}")
+    calls = [_read(read, text) for text in texts]
+    faults = [call if isinstance(call, Fault) else None for call in calls]
+    for hash_seed in (0, OTHER_HASH_SEED):
+        left = [place for place, fault in enumerate(faults) if fault is None]
+        again = ", again" if hash_seed else ""
+        told = run([str(calls[place]) for place in left], f"{label}{again}", hash_seed=hash_seed, **box)
+        for place, value in zip(left, told, strict=True):
+            fault = faults[place] = as_fault(value)
+            if fault and hash_seed:
+                faults[place] = Fault("varies", f"with sets in another order: {fault.reason}")
     return faults
 
 
-def _read(read: Callable[[T], Check | Fault], text: T) -> Check | Fault:
+def _read(read: Callable[[T], str | Fault], text: T) -> str | Fault:
     try:
         return read(text)
-    except ValueError as error:
-        return Fault("unreadable", _line(str(error)))
-    except RecursionError:
-        return Fault("unreadable", "it is nested too deeply")
+    except UNREADABLE as error:
+        return Fault("unreadable", _line(str(error) or type(error).__name__))
+
+
+def run(calls: Sequence[str], label: str, *, sandbox: str, workers: int, hash_seed: int = 0) -> Iterator[Any]:
+    """What each call hands back: expressions of sandbox_checks.py, each in processes of its own; see `said`.
+
+    sandbox: "full" or "none".
+    """
+    box = Sandbox(limits=_LIMITS, workers=workers, confinement=sandbox, hash_seed=hash_seed)
+    with box, Progress(label, len(calls), "programs") as bar:
+        for verdict in box.run(map(program, calls)):
+            bar.advance()
+            yield said(verdict)
 
 
 def program(call: str) -> Program:
@@ -90,19 +83,14 @@ def said(verdict: Verdict) -> Any:
     return Fault(code, verdict.result.removeprefix("failed: "))
 
 
-def fault_of(verdict: Verdict) -> Fault | None:
-    """The fault that a check handed back, or that its process did not come to its end."""
-    return as_fault(said(verdict))
-
-
 def as_fault(value: Any) -> Fault | None:
-    """What a check handed back as a Fault or None. Anything that no check says is tampering."""
+    """What `said` gives as a Fault or None. Anything that no check says is tampering."""
     match value:
         case None:
             return None
         case (str(code), str(reason)) if code in _CODES:
             return Fault(code, _line(reason))
-    return _TAMPERS
+    return TAMPERS
 
 
 def _line(text: str) -> str:

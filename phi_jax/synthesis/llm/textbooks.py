@@ -3,26 +3,23 @@
 A section is Markdown. Its Python blocks run in order in one namespace, as one script. These are the fences labelled
 python, py, python3, py3, ipython, ipython3, pycon or doctest; those that begin with ">>>", under any of these labels,
 `text`, `console` or none: sessions, whose results must hold, as must the examples in docstrings; and those without a
-label that parse as Python and do more than name a value. The ```output block behind a block is what it prints, as is a
-```text or ```console block with nothing but blank lines between. Other blocks are prose.
+label that parse as Python and do more than name a value. The ```output block behind a block is what it prints. Other
+blocks are prose.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from phi_jax.sandbox import Limits
 from phi_jax.store.markdown import Fence, fences
 from phi_jax.synthesis.llm import sandbox_checks
-from phi_jax.synthesis.llm.examples import docstring_examples, examples_of, parsed
-from phi_jax.synthesis.llm.run_checks import Check, check
+from phi_jax.synthesis.llm.examples import UNREADABLE, docstring_examples, examples_of, parsed
+from phi_jax.synthesis.llm.run_checks import check
 from phi_jax.synthesis.outputs import Fault
 
 _PYTHON = ("python", "py", "python3", "py3", "ipython", "ipython3", "pycon", "doctest")
-_LIMITS = Limits(wall_seconds=20.0, cpu_seconds=4.0)
-_LONGEST = 200_000  # characters of a section
 
 
 class Block(NamedTuple):
@@ -35,16 +32,16 @@ class Block(NamedTuple):
 def blocks(text: str) -> list[Block]:
     """The Python blocks of a section, in order. Raises ValueError where a fence is not closed."""
     found: list[Block] = []
-    lines = text.split("\n")
-    above: int | None = None  # line in which the fence just above ends, if it is Python
+    below_python = False  # whether the fence just above is Python
     for fence in fences(text):
         if not fence.closed:
             raise ValueError(f"the fence in line {fence.first + 1} is not closed")
-        if _is_python(fence):
+        python = _is_python(fence)
+        if python:
             found.append(Block(fence.content, None))
-        elif above is not None and _is_output(fence, "".join(lines[above + 1 : fence.first])):
+        elif below_python and fence.language == "output":
             found[-1] = found[-1]._replace(output=fence.content)
-        above = fence.last if _is_python(fence) else None
+        below_python = python
     return found
 
 
@@ -62,35 +59,26 @@ def _does_something(code: str) -> bool:
     """Whether it is Python that does more than name a value, as a block of output could."""
     try:
         tree = parsed(code)
-    except ValueError:
+    except UNREADABLE:
         return False
     calls = any(isinstance(node, ast.Call) for node in ast.walk(tree))
     return calls or not all(isinstance(node, ast.Expr) for node in tree.body)
 
 
-def _is_output(fence: Fence, between: str) -> bool:
-    """Whether the fence says what the Python block above it prints. between: the text between them."""
-    shell = fence.content.lstrip().startswith(("$ ", "% ", "> ", "C:\\"))
-    return fence.language == "output" or (fence.language in ("text", "console") and not between.strip() and not shell)
+def check_textbooks(texts: Sequence[str], label: str, **box: Any) -> list[Fault | None]:
+    """For each section None, or why it is set aside. box: `sandbox` and `workers` of run_checks.run."""
+    return check(texts, _read, label, **box)
 
 
-def check_textbooks(texts: Sequence[str], label: str, *, sandbox: str, workers: int) -> list[Fault | None]:
-    """For each section None, or why it is set aside, with the block's number. sandbox: "full" or "none"."""
-    return check(texts, _read, label, limits=_LIMITS, confinement=sandbox, workers=workers)
-
-
-def _read(text: str) -> Check | Fault:
-    """The section's blocks as they are run. Raises ValueError for one that cannot be read."""
-    if len(text) > _LONGEST:
-        return Fault("wrong_form", f"it is longer than {_LONGEST:,} characters")
+def _read(text: str) -> str | Fault:
+    """The call that runs the section's blocks, or a fault. Raises one of UNREADABLE."""
     read: list[sandbox_checks.Block] = []
     for number, (code, output) in enumerate(blocks(text), 1):
         name = f"block {number}"
         if not code.strip():
             return Fault("wrong_form", f"{name} is empty")
         if _is_session(code):  # it states its results itself
-            read.append(("", [examples_of(code, name)], None))
+            read.append((name, "", [examples_of(code, name)], None))
         else:
-            read.append((code, docstring_examples(parsed(code, name), name), output))
-    call = f"textbook({read!r})"
-    return Check(call, call) if read else Fault("wrong_form", "it has no Python block")
+            read.append((name, code, docstring_examples(parsed(code, name), name), output))
+    return f"textbook({read!r})" if read else Fault("wrong_form", "it has no Python block")

@@ -278,7 +278,7 @@ _DISTRIBUTED = _option(
     help="one process of several: how they find each other; see launch/",
 )
 _TEACHING = (
-    _option("--pilot", type=int, metavar="N", help="make N requests and estimate total cost, time and yield"),
+    _option("--pilot", type=int, metavar="N", help="make N requests and say what all of them would cost and yield"),
     _option("--retry-poisoned", action="store_true", help="ask again what was given up"),
     _option("--cancel-batches", action="store_true", help="cancel what the Batch API works on, and stop"),
 )

@@ -30,7 +30,7 @@ MOMENTS = (
     ("finetune", "os.rename", r"finetune/finetuned\.partial/checkpoints/\d+$", 2),
     ("finetune", "os.rename", r"finetune/raw\+exercises$", 1),
     ("select", "os.rename", r"select/finetuned\.partial/choice\.json$", 1),
-    ("export", "os.rename", r"export/finetuned\.partial/model$", 1),
+    ("export", "os.rename", r"export/finetuned\.partial/model/README\.md$", 1),
     ("evaluate", "os.rename", r"evaluate/raw\.partial/parts/.*/part-\d+\.jsonl$", 2),
     ("evaluate", "os.rename", r"evaluate/finetuned\.partial/scores\.json$", 1),
     ("report", "os.rename", r"report\.partial/report\.json$", 1),

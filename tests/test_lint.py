@@ -195,7 +195,7 @@ def change_tensors(path, change):
             "lm_head.bias holds values that are not finite",
         ),
         (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
-        (lambda d: (d / "tokenizer.json").write_text("{"), "tokenizer.json: not a tokenizer"),
+        (lambda d: (d / "tokenizer.json").write_text("{"), ": not a tokenizer"),
         (lambda d: (d / "generation_config.json").write_text("{"), "generation_config.json: not JSON"),
     ],
 )

@@ -307,9 +307,6 @@ def test_mistakes(tmp_path, grader, said):
 
 
 def test_what_reads_scores_loads_no_client():
-    code = (
-        "import sys, phi_jax.evaluation.judge\n"
-        "print([m for m in ('openai', 'httpx2', 'jax') if m in sys.modules])"
-    )
+    code = "import sys, phi_jax.evaluation.judge\nprint([m for m in ('openai', 'httpx2', 'jax') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"

@@ -1,6 +1,7 @@
 """The test server's files and Batch API: states, output and error files, expiry, cancellation, as OpenAI has them."""
 
 import asyncio
+import itertools
 import json
 import random
 import time
@@ -18,6 +19,7 @@ class Batches:
     def __init__(self, options, teacher):
         self.options, self.teacher = options, teacher
         self.files = {}  # id -> {"bytes", "filename", "purpose", "created_at", "charges"}
+        self.numbers = itertools.count()  # of files, deleted ones included
         self.batches = {}  # id -> the batch object
         self.tasks = set()
 
@@ -35,7 +37,7 @@ class Batches:
     # --- Files
 
     def _store(self, data, filename, purpose, charges=()):
-        name = f"file-{len(self.files):024d}"
+        name = f"file-{next(self.numbers):024d}"
         self.files[name] = {
             "bytes": data, "filename": filename, "purpose": purpose, "created_at": int(time.time()), "charges": charges,
         }  # fmt: skip

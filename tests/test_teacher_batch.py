@@ -1,5 +1,6 @@
 """The Batch API against a real server: money, odd lines, kills at each phase, caps, cancelling."""
 
+import asyncio
 import collections
 import contextlib
 import json
@@ -19,7 +20,8 @@ from phi_jax.errors import UserError
 from phi_jax.teacher.journal import FILE, Journal
 from phi_jax.teacher.request import Request, Status, Usage
 from phi_jax.teacher.server import batch
-from phi_jax.teacher.server.answers import read_line
+from phi_jax.teacher.server.answers import Failure, read_line
+from phi_jax.teacher.server.batch import Batches
 
 
 def charged(ledger, via="batch"):
@@ -146,6 +148,40 @@ def test_killed_at_each_phase(tmp_path):
     plans = states["polling"][0]
     assert any(name is not None for _, name in plans)
     assert states["one part is booked, not one reply is read"][1] > 0
+
+
+def test_a_batch_that_came_in_while_it_was_looked_for_is_not_made_again(tmp_path, monkeypatch):
+    """What a killed run asked for may reach the server between the first look and the file's end."""
+    found, looked = Batches._find, set()
+
+    async def late(self, plan):
+        if plan not in looked:
+            looked.add(plan)
+            return await asyncio.sleep(0.5)  # the server has worked it off by then
+        return await found(self, plan)
+
+    monkeypatch.setattr(Batches, "_find", late)
+    ledger, _ = killed_again_and_again(tmp_path, ["the batch is made, its name not recorded"], count=30, size=10)
+    assert looked
+    assert times_asked(ledger) == {r.key: 1 for r in requests(30, Exercise)}
+
+
+def test_a_batch_whose_making_is_not_answered_is_found_and_not_made_again(tmp_path, monkeypatch):
+    answered, broken = batch.call, []
+
+    async def call(endpoint, sent, seconds):
+        answer = await answered(endpoint, sent, seconds)
+        if getattr(answer, "input_file_id", None) and not broken:
+            broken.append(answer.id)
+            return Failure("failed", "the connection broke", lost=True)
+        return answer
+
+    monkeypatch.setattr(batch, "call", call)
+    with serving(batch_seconds=0.1) as server, Journal(tmp_path) as journal:
+        ask(journal, endpoint(server.base_url, batch_requests=10), requests(20))
+        assert (len(batches_of(server)), len(broken)) == (2, 1)
+        assert times_asked(server.ledger()) == {r.key: 1 for r in requests(20)}
+        assert journal.spent == charged(server.ledger())
 
 
 # --- Caps, stopping, cancelling --------------------------------------------------------------------------------------

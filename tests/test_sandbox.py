@@ -102,6 +102,7 @@ FAILING = {
     "raises at import": ("1 / 0", "f(1)", "failed: division by zero"),
     "address": ("def f(x): raise ValueError(object())", "f(1)", "failed: <object object at 0x...>"),
     "long": ("def f(x): raise ValueError('y' * 10000)", "f(1)", "failed: " + "y" * 487 + "..."),
+    "just not too long": ("def f(x): raise ValueError('y' * 490)", "f(1)", "failed: " + "y" * 490),
     "lines": ("def f(x): raise ValueError('a\\n\\nb\\ud800')", "f(1)", r"failed: a b\ud800"),
     "object of the tests": ("def f(x): return x", "class A: pass\nf(A())", "failed: the tests pass a A object, which cannot be sent"),
     "set order": ("def f(x): raise ValueError({'a', 'b', 'c', 'd'})", "f(1)", None),

@@ -15,9 +15,12 @@ from pydantic import BaseModel
 
 from phi_jax.errors import Preempted, UserError
 from phi_jax.teacher.asking import ask
+from phi_jax.teacher.budget import Run
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Endpoint, load_prices
 from phi_jax.teacher.request import PICODOLLARS, Request, Status, Usage
+from phi_jax.teacher.server.answers import Failure
+from phi_jax.teacher.server.live import Live
 
 KEY = "sk-planted-0123456789abcdef"
 CAP = 10 * PICODOLLARS
@@ -244,6 +247,16 @@ def test_the_pace_finds_a_rate_limit(form, journal, capfd):
         turned_away = sum(entry["completion"] == 0 for entry in server.ledger())
     assert 0 < turned_away < 400
     assert "waits" not in capfd.readouterr().err  # short waits are nobody's concern
+
+
+def test_a_rate_limit_halves_the_pace_once_for_those_sent_together(plain, journal):
+    live = Live(endpoint(plain), Run(journal, CAP))
+    began = time.monotonic()
+    for _ in range(3):
+        live._slow_down(Failure("limited", "slow down"), began)
+    assert live.limit == 10
+    live._slow_down(Failure("limited", "slow down"), time.monotonic())
+    assert live.limit == 5
 
 
 def test_the_cap_ends_the_run_and_more_money_goes_on_with_it(journal):

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from running import ROOT
 
 from phi_jax.errors import UserError
+from phi_jax.evaluation import completion
 from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.stops import cut
 from phi_jax.tokens import tokenizer
@@ -236,6 +237,19 @@ def test_what_is_not_there_is_told(place, tmp_path, backend, monkeypatch, option
     with pytest.raises(UserError, match=re.escape(complaint)):
         evaluated(place, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_part_is_named_and_made_again(place, tmp_path, backend, monkeypatch):
+    monkeypatch.setattr(completion, "PART", 2)
+    _, expected, _ = evaluated(place, tmp_path / "out")
+    for name in ("scores.json", "completions.jsonl"):
+        (tmp_path / "out" / name).unlink()
+    part = next((tmp_path / "out/parts").rglob("part-00002.jsonl"))
+    part.write_text("{")
+    with pytest.raises(UserError, match=f"{part}: cannot be read"):
+        evaluated(place, tmp_path / "out")
+    part.unlink()
+    assert evaluated(place, tmp_path / "out")[1] == expected
 
 
 # --- Its environment -------------------------------------------------------------------------------------------

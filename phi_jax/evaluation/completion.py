@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.stops import cut, is_complete
@@ -96,7 +97,8 @@ def complete(requests: Sequence[Request], backend: Backend, directory: Path, lab
     """A sample for each request, in their order.
 
     What is done is written into `directory` in parts, atomically; what a part holds is not done again, and which
-    completions share a part changes none. A prompt that is too long for the model is completed by nothing.
+    completions share a part changes none. A prompt that is too long for the model is completed by nothing. Raises
+    UserError for a part that is damaged.
     """
     directory.mkdir(parents=True, exist_ok=True)
     done = {number: sample for part in sorted(directory.glob("part-*.jsonl")) for number, sample in _read_part(part)}
@@ -124,6 +126,9 @@ def complete(requests: Sequence[Request], backend: Backend, directory: Path, lab
 
 
 def _read_part(part: Path) -> Iterator[tuple[int, Sample]]:
-    for line in part.read_text().splitlines():
-        row = json.loads(line)
-        yield row.pop("number"), Sample(**row)
+    try:
+        for line in part.read_text().splitlines():
+            row = json.loads(line)
+            yield row.pop("number"), Sample(**row)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{part}: cannot be read ({error}); remove it, and what it held is made again") from None

@@ -65,6 +65,17 @@ def test_a_file_that_was_harmed_is_named(tmp_path, harm):
             compare()
 
 
+def test_what_has_its_size_and_time_is_told_by_its_hash_alone(tmp_path):
+    built = build(tmp_path)
+    path = built.directory / "x.txt"
+    before = os.stat(path)
+    path.write_text("hellO")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    built.check()
+    with pytest.raises(UserError, match=r"x\.txt: missing, or its checksum differs"):
+        built.verify()
+
+
 def test_a_file_that_was_only_touched_is_whole(tmp_path):
     built = build(tmp_path)
     os.utime(built.directory / "x.txt", (1, 1))

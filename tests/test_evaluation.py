@@ -16,7 +16,7 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.evaluate import benchmarks
 from phi_jax.evaluation.execution import Sample, execute, read_samples, shown_prompt
-from phi_jax.evaluation.problems import load_problems
+from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.evaluation.stops import STOP_STRINGS, body_indent, cut, is_complete
 
 PROMPT = 'def f(x):\n    """Doc."""\n'
@@ -137,6 +137,13 @@ def test_a_sandbox_that_cannot_work_is_an_error_and_no_verdict(tmp_path):
     else:
         assert (done.returncode, "sandbox" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
         assert not (tmp_path / "out").exists()
+
+
+def test_samples_of_a_problem_are_numbered_in_their_order(tmp_path):
+    rows = [{"task_id": "a", "completion": c} for c in "xyz"]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_samples(tmp_path / "s.jsonl", [Problem("a", "def f():\n", "", "f")])
+    assert [(s.sample, s.completion) for s in found] == [(0, "x"), (1, "y"), (2, "z")]
 
 
 @pytest.mark.parametrize(

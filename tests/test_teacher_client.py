@@ -212,6 +212,17 @@ def test_json_is_asked_for_by_the_mode_else_in_the_prompt(mode, options, says, j
         assert f"'{request.messages[0][1]}" in Answer.model_validate_json(journal.find(request.key).text).answer
 
 
+def test_one_reply_that_does_not_fit_changes_the_mode_only_where_none_has_fitted(plain, journal):
+    def taken(*texts):
+        live = Live(endpoint(plain, json_mode="schema"), Run(journal, CAP))
+        for request, text in zip(questions(2, schema=Answer), texts, strict=False):
+            live._take(request, (Status.ANSWERED, text, "", "teacher", Usage()))
+        return live._refused
+
+    assert taken('{"answer": "four"}', "four") == set()
+    assert taken("four") == {"response_format"}
+
+
 def test_a_parameter_that_the_server_refuses_is_changed_and_that_is_said_once(journal, capfd):
     with serving(limit_name="max_completion_tokens", fixed_temperature=True) as server:
         teacher = endpoint(server, window=4)

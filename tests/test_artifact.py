@@ -84,7 +84,7 @@ def test_a_file_that_was_only_touched_is_whole(tmp_path):
 
 def test_the_key_is_of_the_decision_and_the_identity_of_the_content(tmp_path):
     first, other = build(tmp_path / "a"), build(tmp_path / "b", text="other")
-    assert first.key == other.key
+    assert first.key == other.key != build(tmp_path / "c", config={"a": 2}).key
     later = [build(tmp_path / str(i), inputs={"x": source}) for i, source in enumerate((first, other))]
     assert later[0].key == later[1].key
     assert later[0].identity != later[1].identity

@@ -60,7 +60,7 @@ def export_model(
                 f"{path} is not zero, and a {architecture.model_type} has no such parameter: it was trained as a phi; "
                 "export it as phi"
             )
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(exist_ok=True)
     write_json(directory / "config.json", architecture.write_config(config, end_of_text_id, dtype))
     ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
     write_json(directory / "generation_config.json", {"_from_model_config": True, **ids})

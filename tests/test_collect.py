@@ -305,3 +305,9 @@ def test_digest_ignores_order_and_sees_every_field(tmp_path_factory, texts, rand
         assert (found.rows, found.bytes) == (len(rows_), sum(len(t.encode()) for t in texts))
         digests.append(found.digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_hash_that_samples_is_uniform_and_differs_by_its_salt():
+    drawn = sorted(documents.uniform(str(i), "salt") for i in range(2000))
+    assert all(abs(value - i / 2000) < 0.05 for i, value in enumerate(drawn))
+    assert documents.uniform("1", "salt") != documents.uniform("1", "other")

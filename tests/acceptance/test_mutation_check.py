@@ -26,7 +26,7 @@ SECONDS = 300  # of one test file; a fault that makes it hang is caught
 # Module (or folder) -> the test files that cover it, the quickest first.
 COVERED = {
     "store/artifact.py": ("test_artifact.py", "test_pipeline.py"),
-    "store/documents.py": ("test_collect.py", "test_dedup.py", "test_filter.py"),
+    "store/documents.py": ("test_collect.py", "test_dedup.py", "test_tokenize_stages.py", "test_filter.py"),
     "store/digests.py": ("test_artifact.py", "test_pipeline.py"),
     "weights/checkpoints.py": ("test_checkpoints.py", "test_weights.py", "test_training.py"),
     "weights/models.py": ("test_checkpoints.py", "test_weights.py", "test_importing.py"),
@@ -38,8 +38,8 @@ COVERED = {
     "teacher/prices.py": ("test_teacher_prices.py", "test_teacher.py"),
     "teacher/server/live.py": ("test_teacher.py", "test_teacher_client.py", "test_teacher_batch.py"),
     "teacher/server/batch.py": ("test_teacher_batch.py",),
-    "sandbox/tester.py": ("test_sandbox.py", "test_sandbox_hostile.py"),
-    "sandbox/codec.py": ("test_sandbox.py", "test_sandbox_hostile.py"),
+    "sandbox/tester.py": ("test_sandbox.py", "test_sandbox_report.py", "test_sandbox_hostile.py"),
+    "sandbox/codec.py": ("test_sandbox.py", "test_sandbox_report.py", "test_sandbox_hostile.py"),
     "evaluation/scores.py": ("test_scores.py", "test_evaluation.py"),
     "evaluation/execution.py": ("test_evaluation.py", "test_evaluate_tool.py", "test_scores.py"),
     "evaluation/comparison.py": ("test_scores.py",),

@@ -437,6 +437,17 @@ def test_codec_refuses():
                 continue
 
 
+def test_codec_takes_nesting_to_its_limit():
+    value = 0
+    for _ in range(150):
+        value = [value]
+    assert decode(encode(value, 1 << 20)) == value
+    with pytest.raises(CodecError, match="deeper than 150 levels"):
+        encode([value], 1 << 20)
+    with pytest.raises(CodecError, match="deeper than 150 levels"):
+        decode(b"l\0\0\0\1" * 151 + b"N")
+
+
 MARK = "planted-in-the-tests-of-another"
 SCAN = f"""
 def scan():

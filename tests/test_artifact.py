@@ -295,3 +295,10 @@ def test_on_an_object_store_the_manifest_alone_decides(bucket):
     assert not stale.resumed
     assert artifact.find(workdir, "collect", "one") is None
     assert not (stale.directory / "x.txt").exists()
+
+
+def test_differences_name_what_changed_sections_that_came_and_went_included():
+    old, new = {"a": {"b": 1, "c": 2}, "d": {"e": 3}, "f": 4}, {"a": {"b": 1, "c": 5}, "d": 6, "f": {"g": 7}}
+    assert artifact.differences(old, new) == ["a.c 2 -> 5", 'd {"e": 3} -> 6', 'f 4 -> {"g": 7}']
+    assert artifact.differences({}, {"a": "x" * 58}) == [f'a absent -> "{"x" * 58}"']
+    assert artifact.differences({}, {"a": "x" * 59}) == [f'a absent -> "{"x" * 56}...']

@@ -120,8 +120,12 @@ def test_functions_are_short_and_take_few_arguments():
 def code_tokens(path):
     """Tokens less comments, blank space and docstrings (texts that are statements)."""
     count, before = 0, None
-    tokens = [t for t in tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
-              if t.type not in (tokenize.COMMENT, tokenize.NL)]  # fmt: skip
+    tokens, inside = [], 0  # an f-string is one token, as in Python 3.11; from 3.12 on it comes in parts
+    for t in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        inside -= t.type == getattr(tokenize, "FSTRING_END", -1)
+        if not inside and t.type not in (tokenize.COMMENT, tokenize.NL, getattr(tokenize, "FSTRING_START", -1)):
+            tokens.append(t)
+        inside += t.type == getattr(tokenize, "FSTRING_START", -1)
     space = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
     for token, following in zip(tokens, [*tokens[1:], None], strict=True):
         statement = before in (None, *space) and following is not None and following.type == tokenize.NEWLINE

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (faults as they are, one a line)
 """100 single-line faults in what decides an artifact, a dollar, a verdict or a score: does a test notice each?
 
 Faults are chosen by a script seeded with the first commit of the redesign, so nobody picks them. Each is put into a
@@ -34,7 +35,7 @@ COVERED = {
     "weights/architectures/architecture.py": ("test_weights.py", "test_importing.py", "test_codegen.py"),
     "weights/huggingface.py": ("test_weights.py", "test_importing.py"),
     "teacher/journal.py": ("test_teacher_journal.py", "test_teacher.py", "test_teacher_batch.py"),
-    "teacher/budget.py": ("test_teacher_journal.py", "test_teacher.py", "test_teacher_batch.py"),
+    "teacher/budget.py": ("test_teacher_journal.py", "test_teacher_client.py", "test_teacher.py"),
     "teacher/prices.py": ("test_teacher_prices.py", "test_teacher.py"),
     "teacher/server/live.py": ("test_teacher.py", "test_teacher_client.py", "test_teacher_batch.py"),
     "teacher/server/batch.py": ("test_teacher_batch.py",),
@@ -45,7 +46,19 @@ COVERED = {
     "evaluation/comparison.py": ("test_scores.py",),
     "evaluation/intervals.py": ("test_scores.py",),
 }
-SURVIVORS: dict[str, str] = {}  # "file:line fault" -> why no test can see it
+SURVIVORS = {  # fault -> why no test can see it, or why it changes no artifact, dollar or score
+    "weights/architectures/architecture.py:71 return np.concatenate(parts)[self.rows(config)] if self.rows and len(parts) > 2 else parts[0]": "equivalent: a tensor holds one parameter or three",
+    "store/documents.py:56 @dataclasses.dataclass(frozen=False)": "equivalent: nothing assigns to a Totals",
+    'sandbox/codec.py:109 elif kind.__module__ == "numpy" and getattr(value, "ndim", 2) == 0 and type(value.item()) is not kind:': "equivalent: both defaults are not 0",
+    "teacher/journal.py:98 self._database = sqlite3.connect(uri, 0, uri=True, isolation_level=None, check_same_thread=True)": "equivalent: one thread uses the journal; another would get an error at once",
+    "store/artifact.py:339 resumed=False,": "equivalent: open_draft sets it, and what it is for a joined process nobody reads",
+    "teacher/server/batch.py:84 while len(self._open) <= _OPEN and await self._submit(fresh):": "nine batches open instead of eight: pace; each request is reserved and sent once all the same",
+    'teacher/server/live.py:194 if outcome.kind in ("refused", "unfit"):': "when a failed attempt is followed by a pause: pace",
+    "teacher/server/batch.py:146 pass": "a line for the user is not printed",
+    "teacher/server/live.py:187 times, outcome = 1, self._claim(request)": "how long the first pause is: pace",
+    "evaluation/intervals.py:20 passed = round(value * trials, 7)": "equivalent: a count is whole to 6 digits and to 7",
+    'sandbox/codec.py:33 lambda v: v.to_bytes(v.bit_length() + 8 * 8, "little", signed=True),': "the same integer in more bytes",
+}
 
 _COMPARE = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.In: "not in",

@@ -39,7 +39,7 @@ def tried(problem):
     trivial = trivial_bodies(problem.entry_point)
     changed = mutants(program(problem), ALL)
     versions = [f"{program(problem)}\n{code}" for _, code in trivial] + [mutant.code for mutant in changed]
-    arguments = (problem.entry_point, program(problem), (), [problem.tests], versions)
+    arguments = (problem.entry_point, program(problem), [problem.tests], versions)
     with Sandbox(limits=LIMITS, workers=1) as box:
         (verdict,) = box.run([run_checks.program(f"exercise{arguments!r}")])
     noticed = run_checks.said(verdict)

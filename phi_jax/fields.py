@@ -100,7 +100,7 @@ FIELDS: Mapping[str, Field] = {
     "training.checkpoint_every": _speed(COUNT), "training.keep_checkpoints": _speed(COUNT),
     "training.keep_every": _speed(COUNT_OR_0), "training.evaluate_every": _speed(COUNT),
     "training.validation_batches": _speed(COUNT), "training.skip_spike": NUMBER, "training.max_skipped": _speed(COUNT),
-    "training.peer_timeout": _speed(POSITIVE), "training.profile_steps": NOTHING,
+    "training.peer_timeout": _speed(Field(5)), "training.profile_steps": NOTHING,
     "models.*.mixture": ANY, "models.*.start": ANY, "models.*.rules": ANY,
     "models.*.select": Field(choices=("latest", "validation_loss", "pass_at_1")),
     "select.problems": PATH, "select.prompt_form": PROMPT_FORM, "select.max_new_tokens": COUNT,

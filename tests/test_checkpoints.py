@@ -21,10 +21,11 @@ from running import MICRO, ROOT
 from phi_jax import config
 from phi_jax.errors import UserError
 from phi_jax.model import phi
+from phi_jax.store.artifact import digest_of
 from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.step import init_state
-from phi_jax.weights.checkpoints import Checkpoints, fingerprints, state_digest
+from phi_jax.weights.checkpoints import Checkpoints, described, fingerprints
 from phi_jax.weights.export import export_checkpoint
 from phi_jax.weights.models import load_model, read_artifact
 
@@ -33,6 +34,11 @@ SHAPE = phi.PhiConfig(
     max_seq_len=24,
 )  # fmt: skip
 GOLDEN = ROOT / "tests" / "golden"
+
+
+def state_digest(state):
+    """What `Checkpoints.identity` is of, for any tree."""
+    return digest_of([described(state), fingerprints(state)])
 
 
 @pytest.fixture(scope="module")

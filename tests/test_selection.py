@@ -169,7 +169,6 @@ def test_sets_of_two_tokenizers_are_refused(tmp_path):
         ({"training.mesh": (8, 1, 1)}, "make it a multiple of 8"),
         ({"training.mesh": (-1, -1, 1)}, "mesh=(-1, -1, 1) must be"),
         ({"training.profile_steps": (6, 5)}, "profile_steps=(6, 5) must be (first, last)"),
-        ({"training.peer_timeout": 2.0}, "peer_timeout=2.0"),
         ({"models.raw.select": "pass_at_1"}, "finds only the last save"),
         (
             {"models.raw.select": "validation_loss", "training.checkpoint_every": 7, "training.keep_every": 7},

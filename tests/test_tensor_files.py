@@ -20,7 +20,8 @@ DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 def write(directory, tensors, *, shard_bytes=tensor_files.SHARD_BYTES):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tensor_files, "SHARD_BYTES", shard_bytes)
-        write_tensors(directory, {name: tensor.nbytes for name, tensor in tensors.items()}, tensors.get)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        write_tensors(directory, shapes, next(iter(tensors.values())).dtype, reversed(tensors.items()))
     return directory
 
 

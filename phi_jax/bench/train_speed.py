@@ -50,8 +50,8 @@ def measure(name: str, model: dict[str, Any], training: dict[str, Any], steps: i
 
     - tokens_per_second and step_seconds, the median; step_seconds_p10, _p90: between the ends of one step and the
       next, with one step in flight as in training.
-    - mfu_full_attention, mfu_causal_attention: model FLOPs over the chips' bfloat16 peak; None for a chip that
-      parallel/chips.py does not know, and for float32, which has another peak.
+    - mfu_full_attention: model FLOPs over the chips' bfloat16 peak; None for a chip that parallel/chips.py does not
+      know, and for float32, which has another peak.
     - peak_memory_bytes of a device, by the compiler.
     - compile_seconds (trace, lowering and XLA), first_loss, parameters, device_kind, devices, tokens_per_step.
 
@@ -82,13 +82,14 @@ def _figures(config: Any, rules: Config, steps: int) -> dict[str, Any]:
     import numpy as np
 
     from phi_jax.model.flops import num_params
-    from phi_jax.parallel.mesh import batch_sharding, check_batch, make_mesh
+    from phi_jax.parallel.mesh import batch_sharding, batch_ways, make_mesh
     from phi_jax.training.optimizer import make_optimizer
+    from phi_jax.training.rules import check_batch
     from phi_jax.training.step import fresh_state, make_train_step
 
     device, devices = jax.devices()[0], jax.device_count()
     mesh, optimizer = make_mesh(tuple(rules.mesh)), make_optimizer(rules)
-    check_batch(mesh, rules.global_batch_size, rules.microbatches)
+    check_batch(rules, batch_ways(mesh))
     state = fresh_state(config, optimizer, mesh, 0)
     batches = random_batches(rules.global_batch_size, config.max_seq_len, config.vocab_size)
 
@@ -112,7 +113,7 @@ def _figures(config: Any, rules: Config, steps: int) -> dict[str, Any]:
         "step_seconds": median,
         "step_seconds_p10": low,
         "step_seconds_p90": high,
-        **utilisation(config, tokens / median, device.device_kind, devices),
+        "mfu_full_attention": utilisation(config, tokens / median, device.device_kind, devices),
         "peak_memory_bytes": memory.argument_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.output_size_in_bytes
@@ -134,15 +135,10 @@ def random_batches(batch_size: int, seq_len: int, vocab_size: int) -> list[Any]:
     return [random.integers(0, vocab_size, shape, dtype=np.int32) for _ in range(BATCHES)]
 
 
-def utilisation(config: Any, tokens_per_second: float, device_kind: str, devices: int) -> dict[str, float | None]:
-    """mfu_full_attention and mfu_causal_attention; see `measure`."""
+def utilisation(config: Any, tokens_per_second: float, device_kind: str, devices: int) -> float | None:
+    """Model FLOPs over the chips' bfloat16 peak; see `measure`."""
     from phi_jax.model.flops import training_flops_per_token
     from phi_jax.parallel.chips import chip_of
 
     chip = chip_of(device_kind) if config.compute_dtype == "bfloat16" else None
-
-    def share(causal: bool) -> float | None:
-        flops = tokens_per_second * training_flops_per_token(config, causal=causal)
-        return flops / (chip.peak_flops * devices) if chip else None
-
-    return {"mfu_full_attention": share(causal=False), "mfu_causal_attention": share(causal=True)}
+    return tokens_per_second * training_flops_per_token(config) / (chip.peak_flops * devices) if chip else None

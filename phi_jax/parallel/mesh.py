@@ -108,17 +108,6 @@ class BatchCut(Layout):
         return jax.lax.with_sharding_constraint(x_BxTxD, NamedSharding(self.mesh, spec))
 
 
-def check_batch(mesh: Mesh, global_batch_size: int, microbatches: int) -> None:
-    """Raises UserError where a batch cannot be cut into microbatches, and each of them over the mesh."""
-    ways = batch_ways(mesh)
-    if global_batch_size % (microbatches * ways):
-        raise UserError(
-            f"config.training.global_batch_size={global_batch_size} cannot be cut into config.training.microbatches="
-            f"{microbatches} equal parts for {ways} devices (data x fsdp); make it a multiple of "
-            f"{microbatches * ways}, or change config.training.mesh"
-        )
-
-
 def check_tensor(mesh: Mesh, config: PhiConfig, *fields: str) -> None:
     """Raises UserError where the tensor axis cuts one of these fields of a model into no equal parts."""
     ways = mesh.shape["tensor"]

@@ -17,12 +17,12 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.model.phi import PhiConfig
-from phi_jax.parallel.mesh import batch_sharding, batch_ways, check_batch, make_mesh
+from phi_jax.parallel.mesh import batch_sharding, batch_ways, make_mesh
 from phi_jax.planning.hardware import Hardware, parse_hardware, topology_devices
 from phi_jax.planning.memory import estimate_memory, rows_per_device
 from phi_jax.planning.plan import Duration, Fit, Plan
 from phi_jax.training.optimizer import make_optimizer
-from phi_jax.training.rules import model_config, rules_of
+from phi_jax.training.rules import check_batch, model_config, rules_of
 from phi_jax.training.step import abstract_state, make_train_step
 
 # A step is compiled where the estimate, which is right to a quarter, says that it could fit.
@@ -41,7 +41,7 @@ def make_plan(config: dict[str, Any], hardware: str, mfu: float) -> dict[str, An
         jax.config.update("jax_num_cpu_devices", found.devices)
         devices = jax.devices()
     shape, durations = model_shape(chosen), []
-    flops = training_flops_per_token(shape, causal=False)
+    flops = training_flops_per_token(shape)
     sections = {"training": chosen.training}  # of rules; "training" first, the others laid over it
     for name in chosen.models.to_dict():
         rules = sections[getattr(chosen.models, name).rules] = rules_of(chosen, name)
@@ -69,7 +69,7 @@ def _fit_of(name: str, rules: Config, shape: PhiConfig, hardware: Hardware, devi
     """How a step under a section of rules fits; where it does not, also with the fewest microbatches that fit."""
     mesh = make_mesh(rules.mesh, devices)
     try:
-        check_batch(mesh, rules.global_batch_size, rules.microbatches)
+        check_batch(rules, batch_ways(mesh))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     found = _tried(name, rules, shape, hardware, mesh)

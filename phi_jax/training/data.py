@@ -11,9 +11,10 @@ import numpy as np
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.parallel.mesh import batch_sharding, check_batch, local_rows, make_mesh
+from phi_jax.parallel.mesh import batch_sharding, batch_ways, local_rows, make_mesh
 from phi_jax.store.artifact import Artifact
 from phi_jax.tokens.batches import TokenBatches
+from phi_jax.training.rules import check_batch
 
 
 class Data:
@@ -28,7 +29,7 @@ class Data:
         """
         self.batch_size: int = rules.global_batch_size
         self.mesh = make_mesh(rules.mesh)
-        check_batch(self.mesh, self.batch_size, rules.microbatches)
+        check_batch(rules, batch_ways(self.mesh))
         self._rows = local_rows(self.mesh, self.batch_size)
         sets = [(inputs[name], share) for name, share in mixture]
         self.tokens = sets[0][0]

@@ -42,7 +42,7 @@ class Metrics(contextlib.ExitStack):
         self._data, self._max_skipped = data, rules.max_skipped
         self._learning_rate = learning_rate_schedule(rules)
         self._step_tokens = data.batch_size * shape.max_seq_len
-        self._flops_per_token = training_flops_per_token(shape, causal=False)
+        self._flops_per_token = training_flops_per_token(shape)
         chip = chip_of(data.mesh.local_devices[0].device_kind)
         self._peak_flops = chip.peak_flops * data.mesh.devices.size if chip else None
         self._pending: dict[str, Any] = {}  # figures of the last step, which the devices may not have computed yet

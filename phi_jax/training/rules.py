@@ -37,30 +37,39 @@ def check(config: Config, model_name: str) -> None:
     """Raises UserError where fields of a model's training do not go together; the ranges of single fields must hold."""
     plan, rules = getattr(config.models, model_name), rules_of(config, model_name)
 
+    whose = f"config.{plan.rules}, the rules of config.models.{model_name}"
+
     def refuse(problem: str) -> NoReturn:
-        raise UserError(f"config.{plan.rules}, the rules of config.models.{model_name}: {problem}")
+        raise UserError(f"{whose}: {problem}")
 
     mesh, profile = tuple(rules.mesh), tuple(rules.profile_steps)
     if len(mesh) != 3 or mesh.count(-1) > 1 or any(size < 1 and size != -1 for size in mesh):
         refuse(f"mesh={mesh} must be the devices along (data, fsdp, tensor); one entry may be -1, for what remains")
-    parts = rules.microbatches * (1 if -1 in mesh else mesh[0] * mesh[1])
-    if rules.global_batch_size % parts:
-        refuse(
-            f"global_batch_size={rules.global_batch_size} cannot be cut into microbatches={rules.microbatches} equal "
-            f"parts over mesh={mesh}; make it a multiple of {parts}"
-        )
+    check_batch(rules, 1 if -1 in mesh else mesh[0] * mesh[1], whose)
     if rules.steps > rules.schedule_steps:
         refuse(f"steps={rules.steps} exceeds schedule_steps={rules.schedule_steps}, where the learning rate reaches 0")
     if profile and not (len(profile) == 2 and 0 <= profile[0] <= profile[1]):
         refuse(f"profile_steps={profile} must be (first, last) with 0 <= first <= last, or () for no profile")
-    if rules.peer_timeout < 5:
-        refuse(f"peer_timeout={rules.peer_timeout} must be at least 5 seconds, or a busy process is taken for lost")
     if plan.select != LATEST and len(candidates(rules, plan.select)) < 2:
         refuse(
             f"select={plan.select!r} finds only the last save; set keep_every to a multiple of checkpoint_every and "
             "evaluate_every that is below steps"
         )
     model_config(config.model, vocab_size=1, seq_len=config.tokenize.seq_len)
+
+
+def check_batch(rules: Config, ways: int, whose: str = "config.training") -> None:
+    """Raises UserError where a batch cannot be cut into microbatches, and each of them for `ways` groups of devices.
+
+    whose: the rules, as the error calls them.
+    """
+    parts = rules.microbatches * ways
+    if rules.global_batch_size % parts:
+        raise UserError(
+            f"{whose}: global_batch_size={rules.global_batch_size} cannot be cut into microbatches="
+            f"{rules.microbatches} equal parts for {ways} devices (data x fsdp); make it a multiple of {parts}, or "
+            "change the mesh"
+        )
 
 
 def candidates(rules: Config, select: str) -> list[int]:

@@ -10,9 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-
-from phi_jax.model.phi import PhiConfig, abstract_params
+from phi_jax.model.flops import num_params
+from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import Artifact, find
 
 # Stage -> what it did, filled in from its facts. Stages that are not here made no part of the model.
@@ -59,7 +58,7 @@ def model_card(
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     return environment.get_template("card.md.j2").render(
         config=config, step=step, name=name, dtype=dtype, licence=licence, scores=scores,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config))),
+        parameters=num_params(config),
         history=[(a.label, _did(a), a.identity[:12]) for a in made if a.manifest["stage"] in _DID],
         licences=list(licences.items()), graded_by_syntax=sorted(graded),
         writers={facts.get("written_by", "files"): facts.get("teachers", {}) for facts in texts},

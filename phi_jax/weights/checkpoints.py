@@ -12,7 +12,7 @@ import functools
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from phi_jax.errors import UserError
 from phi_jax.parallel import processes
@@ -33,14 +34,6 @@ _CUT_OFF = ".orbax-checkpoint-tmp"  # in the name of a save that never became wh
 
 
 # --- Digests -------------------------------------------------------------------------------------------------
-
-
-def state_digest(state: PyTree) -> str:
-    """SHA-256 (hex) over path, dtype, shape and fingerprint of each leaf.
-
-    The same for the same values on any mesh and process count. With several processes all of them must call it.
-    """
-    return digest_of([described(state), fingerprints(state)])
 
 
 def described(tree: PyTree) -> dict[str, str]:
@@ -123,6 +116,7 @@ class Checkpoints:
             create=not read_only, read_only=read_only, max_to_keep=keep, keep_period=keep_every or None
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._say_once = functools.cache(processes.say)
 
     def save(
         self,
@@ -157,7 +151,10 @@ class Checkpoints:
         return self._intact(step)["metrics"]
 
     def identity(self, step: int) -> str:
-        """`state_digest` of a step's parameters. Raises UserError where its record is damaged."""
+        """Hash (hex) over path, dtype, shape and fingerprint of each parameter of a step, whatever the mesh was.
+
+        Raises UserError where its record is damaged.
+        """
         about = self._intact(step)
         return digest_of([_of_params(about["leaves"]), _of_params(about["fingerprints"])])
 
@@ -187,22 +184,37 @@ class Checkpoints:
         return None
 
     def restore_params(self, step: int, abstract_params: PyTree) -> PyTree:
-        """The parameters of a step, as numpy arrays where `abstract_params` has no shardings; nothing else is read.
+        """The parameters of a step in the tree of `abstract_params`; see `each_param`."""
+        return unflatten_dict(dict(self.each_param(step, abstract_params)), sep="/")
 
-        Raises UserError where they are damaged, or differ from `abstract_params` in path, shape or dtype.
+    def each_param(self, step: int, abstract_params: PyTree) -> Iterator[tuple[str, Any]]:
+        """(path such as "blocks/fc1/bias", array) of each parameter of a step, read when it is asked for.
+
+        A numpy array where `abstract_params` has no shardings. Raises UserError where one is damaged, or they differ
+        from `abstract_params` in path, shape or dtype.
         """
-        try:
-            return self._read(step, {"params": abstract_params})[0]["params"]
-        except _Damaged as problem:
-            raise UserError(f"checkpoint {self._path(step)}: {problem}; put back a good copy, or train again") from None
+        for path, leaf in flatten_dict(abstract_params, sep="/").items():
+            part = {"params": unflatten_dict({path: leaf}, sep="/")}
+            try:
+                (found,) = jax.tree.leaves(self._read(step, {"params": abstract_params}, part)[0])
+            except _Damaged as problem:
+                raise UserError(
+                    f"checkpoint {self._path(step)}: {problem}; put back a good copy, or train again"
+                ) from None
+            yield path, found
 
-    def _read(self, step: int, abstract: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any]]:
-        """(state, record) of a step. Raises _Damaged, and UserError where it is intact and differs from `abstract`."""
+    def _read(
+        self, step: int, abstract: dict[str, PyTree], part: dict[str, PyTree] | None = None
+    ) -> tuple[dict[str, PyTree], dict[str, Any]]:
+        """(state, or the part of it, record) of a step.
+
+        Raises _Damaged, and UserError where it is intact and differs from `abstract`.
+        """
         problem = ""
         try:
             about = self._about(step)
             self._check_leaves(step, about["leaves"], abstract)
-            state = self._restore(step, abstract)
+            state = self._restore(step, part or abstract, partial=part is not None)
             described(state)  # fails for a leaf that is missing
         except UserError:
             raise
@@ -211,7 +223,7 @@ class Checkpoints:
         if any(processes.gather(bool(problem))):  # another process may have met the damage in its part alone
             raise _Damaged(problem or "another process cannot read its part")
         if self._is_old(step):
-            processes.say(f"{self._path(step)}: saved by an earlier version, without digests; not verified")
+            self._say_once(f"{self._path(step)}: saved by an earlier version, without digests; not verified")
             return state, about["record"]
         for path, found in fingerprints(state).items():
             if found != about["fingerprints"][path]:
@@ -230,10 +242,12 @@ class Checkpoints:
                     "with, or in another work directory"
                 )
 
-    def _restore(self, step: int, abstract: dict[str, PyTree]) -> dict[str, PyTree]:
+    def _restore(self, step: int, abstract: dict[str, PyTree], *, partial: bool) -> dict[str, PyTree]:
         old = self._is_old(step)
         arguments = {
-            name: ocp.args.PyTreeRestore(tree, ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=old)
+            name: ocp.args.PyTreeRestore(
+                tree, ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=old or partial
+            )
             for name, tree in ({"state": abstract} if old else _items(abstract)).items()
         }
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.model.flops import num_params
+from phi_jax.model.phi import abstract_params
 from phi_jax.store.artifact import Artifact, Draft, new_directory, write_atomic
 from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.card import model_card, scores_of
 from phi_jax.weights.huggingface import ARCHITECTURES, MODEL_CARD, export_model
-from phi_jax.weights.models import load_params, open_training, read_artifact, verified
+from phi_jax.weights.models import open_save, open_training, read_artifact, verified
 
 
 def export(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -73,14 +73,14 @@ def _fill(
     """
     training, step = open_training(source)
     tokenizer = Path(verified(training, "tokenizer"))
-    params, config = load_params(training, step)
-    export_model(
-        params, config, directory,
-        tokenizer_directory=tokenizer,
-        end_of_text_id=Tokenizer.load(tokenizer).end_of_text_id,
-        dtype=dtype,
-        architecture=ARCHITECTURES[architecture],
-    )  # fmt: skip
+    with open_save(training, step) as (checkpoints, config):
+        export_model(
+            checkpoints.each_param(step, abstract_params(config)), config, directory,
+            tokenizer_directory=tokenizer,
+            end_of_text_id=Tokenizer.load(tokenizer).end_of_text_id,
+            dtype=dtype,
+            architecture=ARCHITECTURES[architecture],
+        )  # fmt: skip
     card = model_card(source, config, step=step, name=name, dtype=dtype, licence=licence, scores=scores)
     write_atomic(directory / MODEL_CARD, card)
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    return num_params(config)

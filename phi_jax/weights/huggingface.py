@@ -6,7 +6,7 @@ Both ways go by the name map of an architecture (architectures/).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -35,7 +35,7 @@ MODEL_CARD = "README.md"
 
 
 def export_model(
-    params: Params,
+    params: Params | Iterable[tuple[str, np.ndarray]],
     config: PhiConfig,
     directory: Path,
     *,
@@ -46,7 +46,8 @@ def export_model(
 ) -> None:
     """Fills a directory that transformers 4 and 5 load: weights, configs, tokenizer files.
 
-    params: float32 arrays as abstract_params(config) describes them. vocab_size may exceed the tokenizer's.
+    params: float32 arrays as abstract_params(config) describes them, in its tree, or (path, array) of one after the
+    other, of which few are in memory at a time. vocab_size may exceed the tokenizer's.
     tokenizer_directory: where TOKENIZER_FILES are copied from, as many as are there; None = weights only.
     end_of_text_id: written as bos and eos id, which transformers 5 otherwise takes for 1 and 2.
     Raises UserError for an unknown dtype, for a value that is not finite or that the dtype cannot hold, and for a
@@ -54,12 +55,6 @@ def export_model(
     """
     if dtype not in DTYPES:
         raise UserError(f"config.export.dtype={dtype!r}: unknown; use one of {', '.join(DTYPES)}")
-    for path, leaf in flatten_dict(params, sep="/").items():
-        if path not in architecture.names and np.any(leaf):
-            raise UserError(
-                f"{path} is not zero, and a {architecture.model_type} has no such parameter: it was trained as a phi; "
-                "export it as phi"
-            )
     directory.mkdir(exist_ok=True)
     write_json(directory / "config.json", architecture.write_config(config, end_of_text_id, dtype))
     ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
@@ -68,9 +63,9 @@ def export_model(
         for file in TOKENIZER_FILES:
             if (tokenizer_directory / file).is_file():
                 shutil.copyfile(tokenizer_directory / file, directory / file)
-    parts = architecture.parts(params, config)
-    sizes = {name: sum(part.size for part in held) * DTYPES[dtype].itemsize for name, held in parts.items()}
-    write_tensors(directory, sizes, lambda name: _cast(name, architecture.join(parts[name], config), dtype))
+    leaves = flatten_dict(params, sep="/").items() if isinstance(params, dict) else params
+    cast = ((name, _cast(name, tensor, dtype)) for name, tensor in architecture.tensors(leaves, config))
+    write_tensors(directory, architecture.shapes(config), DTYPES[dtype], cast)
 
 
 def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
@@ -110,7 +105,7 @@ def load_directory(directory: Path) -> tuple[Params, PhiConfig]:
     """
     architecture, config = read_architecture(directory)
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), abstract_params(config))
-    parts = architecture.parts(params, config)
+    parts = architecture.parts(flatten_dict(params, sep="/"), config)
     for name, tensor in read_tensors(directory):
         architecture.fill(parts[name], tensor, config)
     return params, config

@@ -6,10 +6,10 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-import jax
 from etils import epath
 
 from phi_jax.errors import UserError
+from phi_jax.model.flops import num_params
 from phi_jax.store.artifact import Artifact, Draft, artifact_key, write_json
 from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
@@ -54,6 +54,6 @@ def import_directory(source: str, target: str) -> Artifact:
             source=directory.resolve().name,
             architecture=architecture.model_type,
             dtype=published.get("dtype") or published.get("torch_dtype") or "float32",
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+            parameters=num_params(config),
         )
         return draft.commit()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
@@ -27,17 +29,20 @@ def load_model(directory: epath.PathLike, *, step: int | None = None) -> tuple[P
         params, config = load_directory(Path(directory))
         return params, config, load_tokenizer(Path(directory), config)
     training, handed_on = open_training(directory)
-    params, config = load_params(training, handed_on if step is None else step)
+    chosen = handed_on if step is None else step
+    with open_save(training, chosen) as (checkpoints, config):
+        params = checkpoints.restore_params(chosen, abstract_params(config))
     return params, config, Tokenizer.load(Path(verified(training, "tokenizer")))
 
 
-def load_params(training: Artifact, step: int) -> tuple[Params, PhiConfig]:
-    """(parameters, shape) of one save of a training artifact. Raises UserError where they are damaged."""
+@contextlib.contextmanager
+def open_save(training: Artifact, step: int) -> Iterator[tuple[Checkpoints, PhiConfig]]:
+    """(checkpoints, shape) of a training artifact, for reading. Raises UserError where `step` is not kept."""
     config = PhiConfig(**read_json(verified(training, "model")))
     with Checkpoints(training.path("checkpoint"), read_only=True) as checkpoints:
         if step not in checkpoints.steps():
             raise UserError(f"{training.directory}: step {step} is not kept; those are: {checkpoints.steps()}")
-        return checkpoints.restore_params(step, abstract_params(config)), config
+        yield checkpoints, config
 
 
 def open_training(model: epath.PathLike | Artifact) -> tuple[Artifact, int]:

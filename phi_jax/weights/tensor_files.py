@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +19,7 @@ from phi_jax.weights.architectures.architecture import read_json
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD_BYTES = 5_000_000_000  # of one file at most; what transformers 4 writes
+_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 ReadTensor = Callable[[], np.ndarray]
 
 
@@ -58,20 +63,37 @@ def _open_file(path: Path) -> dict[str, ReadTensor]:
         raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
 
 
-def write_tensors(directory: Path, sizes: Mapping[str, int], make: Callable[[str], np.ndarray]) -> None:
-    """Writes safetensors files of SHARD_BYTES at most, unless one tensor is larger; one file is in memory at a time.
+def write_tensors(
+    directory: Path, shapes: Mapping[str, Sequence[int]], dtype: np.dtype, tensors: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """Writes safetensors files of SHARD_BYTES at most, unless one tensor is larger.
 
-    sizes: bytes of each tensor. make: a tensor by its name.
+    tensors: (name, array of `dtype`) of each in `shapes`, in any order. Each goes to its place in its file at once; the
+    library wants a whole file in memory.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
-    from safetensors.numpy import save_file
 
+    sizes = {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}
     plan = split_state_dict_into_shards_factory(
-        dict(sizes), get_storage_size=int, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD_BYTES
+        sizes, get_storage_size=int, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD_BYTES
     )
+    places: dict[str, tuple[Path, int]] = {}
     for file, names in plan.filename_to_tensors.items():
-        # The library writes the buffer of a transposed view as it lies, not as it reads.
-        tensors = {name: np.ascontiguousarray(make(name)) for name in names}
-        save_file(tensors, directory / file, metadata={"format": "pt"})  # without which transformers 4 refuses it
+        # Transformers 4 refuses a file without this metadata.
+        about: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        ends = [0, *itertools.accumulate(sizes[name] for name in names)]
+        for name, offsets in zip(names, itertools.pairwise(ends), strict=True):
+            about[name] = {"dtype": _CODES[dtype.name], "shape": shapes[name], "data_offsets": offsets}
+        header = json.dumps(about).encode()
+        header += b" " * (-len(header) % 8)
+        (directory / file).write_bytes(len(header).to_bytes(8, "little") + header)
+        places |= {name: (directory / file, 8 + len(header) + end) for name, end in zip(names, ends, strict=False)}
+    for name, tensor in tensors:
+        path, offset = places.pop(name)
+        with path.open("r+b") as opened:
+            opened.seek(offset)
+            opened.write(tensor.tobytes())
+    if places:
+        raise ValueError(f"{directory}: no values were given for {', '.join(places)}")
     if plan.is_sharded:
         write_json(directory / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})

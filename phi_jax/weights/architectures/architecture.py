@@ -8,18 +8,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
 from phi_jax.errors import UserError
-from phi_jax.model.phi import Params, PhiConfig, abstract_params
+from phi_jax.model.phi import PhiConfig, abstract_params
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -46,32 +45,45 @@ class Architecture:
     write_config: Callable[[PhiConfig, int, str], dict[str, Any]]
     rows: Callable[[PhiConfig], np.ndarray] | None = None
 
-    def parts(self, params: Params, config: PhiConfig) -> dict[str, list[np.ndarray]]:
+    def parts(self, leaves: Mapping[str, Any], config: PhiConfig) -> dict[str, list[np.ndarray]]:
         """Name of each tensor -> the parameters that it holds, each as torch has it: layer by layer, then the rest.
 
-        They are views of the numpy arrays in `params`, which has the tree of abstract_params(config).
+        leaves: path -> numpy array of each parameter, or of those of some tensors; the parts are views of them.
         """
-        leaves = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
         found: dict[str, list[np.ndarray]] = {}
         for layer in [*range(config.num_layers), None]:
             for path, name in self.names.items():
-                if ("{layer}" in name) == (layer is not None):
+                if path in leaves and ("{layer}" in name) == (layer is not None):
                     value = leaves[path] if layer is None else leaves[path][layer]
                     found.setdefault(name.format(layer=layer), []).append(_as_torch(path, value))
         return found
 
     def shapes(self, config: PhiConfig) -> dict[str, tuple[int, ...]]:
         """Name -> shape of each tensor, in the order of `parts`."""
-        nothing = jax.tree.map(lambda x: np.broadcast_to(np.int8(0), x.shape), abstract_params(config))
-        found = self.parts(nothing, config)
+        leaves = flatten_dict(abstract_params(config), sep="/")
+        found = self.parts({path: np.broadcast_to(np.int8(0), leaf.shape) for path, leaf in leaves.items()}, config)
         return {name: (len(parts) * len(parts[0]), *parts[0].shape[1:]) for name, parts in found.items()}
 
-    def join(self, parts: list[np.ndarray], config: PhiConfig) -> np.ndarray:
-        """The tensor that holds these parameters."""
-        return np.concatenate(parts)[self.rows(config)] if self.rows and len(parts) > 1 else parts[0]
+    def tensors(self, leaves: Iterable[tuple[str, Any]], config: PhiConfig) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, tensor) of each tensor, as soon as the parameters that it holds have come, in whichever order.
+
+        leaves: (path, array) of each parameter. Raises UserError for one that is not zero and has no name.
+        """
+        waiting: dict[str, np.ndarray] = {}
+        for path, leaf in leaves:
+            if path not in self.names and np.any(leaf):
+                raise UserError(
+                    f"{path} is not zero, and a {self.model_type} has no such parameter: it was trained as a phi; "
+                    "export it as phi"
+                )
+            waiting[path] = np.asarray(leaf)
+            together = [other for other, name in self.names.items() if name == self.names.get(path)]
+            if waiting.keys() >= {*together}:
+                for name, parts in self.parts({other: waiting.pop(other) for other in together}, config).items():
+                    yield name, np.concatenate(parts)[self.rows(config)] if self.rows and parts[1:] else parts[0]
 
     def fill(self, parts: list[np.ndarray], tensor: np.ndarray, config: PhiConfig) -> None:
-        """Writes a tensor into the parameters that it holds: the inverse of `join`."""
+        """Writes a tensor into the parameters that it holds: the inverse of `tensors`."""
         if self.rows and len(parts) > 1:
             tensor = tensor[np.argsort(self.rows(config))]
         for part, value in zip(parts, np.split(tensor, len(parts)), strict=True):

@@ -1,4 +1,4 @@
-"""launch/lm_eval: the pass@1 that lm-eval gives is that of `phi-jax evaluate`."""
+"""tests/peers/lm_eval: the pass@1 that lm-eval gives is that of `phi-jax evaluate`."""
 
 import itertools
 import json
@@ -64,7 +64,7 @@ def test_lm_eval_scores_as_evaluate_does(lm_eval, tmp_path, benchmark, rows, bod
     (ours,) = json.loads((tmp_path / "ours/scores.json").read_text())
     done = subprocess.run(
         [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={export},dtype=float32",
-         "--tasks", f"phi_jax_{benchmark}", "--include_path", str(ROOT / "launch/lm_eval"),
+         "--tasks", f"phi_jax_{benchmark}", "--include_path", str(ROOT / "tests/peers/lm_eval"),
          "--metadata", json.dumps({"problems": str(problems)}), "--gen_kwargs", "max_gen_toks=24",
          "--device", "cpu", "--batch_size", "3", "--output_path", str(tmp_path / "theirs"), "--log_samples"],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"),

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from phi_jax.errors import UserError
-from phi_jax.sandbox import Limits, Program, Sandbox, Verdict, support
+from phi_jax.sandbox import Limits, Program, Sandbox, Verdict, pool, support
 from phi_jax.sandbox import support as support_function
 from phi_jax.sandbox.codec import CodecError, decode, encode
 from phi_jax.sandbox.kernel import landlock as landlock_module
@@ -229,10 +229,21 @@ def test_killed_fork_server(kills):
         if kills == 1:
             assert list(sandbox.run([slow])) == [Verdict(True, "passed")]
         else:
-            with pytest.raises(UserError, match="died 2 times on program 0"):
+            with pytest.raises(UserError, match="died or hung 2 times on program 0"):
                 list(sandbox.run([slow]))
         thread.join()
         assert list(sandbox.run([slow])) == [Verdict(True, "passed")]
+
+
+@needs_proc
+def test_a_fork_server_that_hangs_is_replaced(monkeypatch):
+    monkeypatch.setattr(pool, "_HANG_SECONDS", 1.0)
+    slow = Program("import time\ndef f(x):\n    time.sleep(1)\n    return x", "assert f(1) == 1", "f")
+    with Sandbox(confinement=CONFINEMENT, limits=Limits(wall_seconds=0.5)) as sandbox:
+        stopped = threading.Thread(target=lambda: os.kill(wait_for(lambda: server_of(sandbox)), signal.SIGSTOP))
+        stopped.start()
+        assert [v.result for v in sandbox.run([slow])] == ["timed out"]
+        stopped.join()
 
 
 @needs_proc
@@ -308,6 +319,18 @@ def of_session(number):
 
 
 @needs_proc
+def test_unconfined_orphan_is_killed():
+    source = (
+        "import os, time\ndef f():\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork(): os._exit(0)\n"
+        "        while True: time.sleep(60)\n    return 1"
+    )
+    with Sandbox(confinement="none") as unconfined:
+        found = verdict(unconfined, source, "assert f() == 1")
+        assert children(unconfined._workers[0]._process.pid) == []
+    # RLIMIT_NPROC stops the fork for everybody but root.
+    assert found.passed if os.geteuid() == 0 else not found.passed
+
+
 def test_what_an_unconfined_candidate_forks_is_killed():
     source = "import os, time\ndef f():\n    child = os.fork()\n    while not child: time.sleep(60)\n    return child"
     with Sandbox(confinement="none") as unconfined:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from phi_jax.errors import UserError
 from .channel import ChannelClosed, receive, send
 from .kernel.support import require_full
 from .program import Limits, Program, Verdict
-from .server import Answer
+from .server import PATIENCE, Answer
 
 # The interpreter of the server takes nothing from the user's environment (-s, -S, -P: no user site, no site,
 # no current directory on the path) but the hash seed that we set: sets then print alike in every run.
@@ -44,6 +45,7 @@ _ENVIRONMENT = {
 }
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR")
 
+_HANG_SECONDS = 60.0  # without an answer that is due, on a loaded machine, before a server counts as hung
 _ATTEMPTS = 2  # servers lost on one program before that is an error
 _AHEAD = 64  # programs taken per worker beyond the first one without a verdict
 
@@ -91,7 +93,7 @@ class Sandbox:
         `programs` is read as needed. A program that met the wall clock without having had its CPU time is run
         once more with nothing beside it before its verdict counts, so that a loaded machine does not turn a
         pass into a timeout. Raises UserError when a fork server cannot be started, does not pass a program that is
-        known to pass, or dies twice on the same program. Abandoning the iterator ends what runs.
+        known to pass, or dies or hangs twice on the same program. Abandoning the iterator ends what runs.
         """
         jobs = (_Job(index, program) for index, program in enumerate(programs))
         taken = given = 0
@@ -116,9 +118,9 @@ class Sandbox:
                 busy = [worker for worker in self._workers if worker.job is not None]
                 if not busy:
                     return
-                ready = connection.wait([worker.link for worker in busy])
-                for worker in [worker for worker in busy if worker.link in ready]:
-                    job, answer = worker.finish()
+                ready = connection.wait([worker.link for worker in busy], max(0, min(w.due_in() for w in busy)))
+                for worker in [worker for worker in busy if worker.link in ready or worker.due_in() <= 0]:
+                    job, answer = worker.finish(hangs=worker.link not in ready)
                     if job.program is _KNOWN:
                         continue
                     if answer is None:
@@ -148,7 +150,7 @@ class _Job:
         self.servers_lost += 1
         if self.servers_lost >= _ATTEMPTS:
             raise UserError(
-                f"the sandbox's fork server died {self.servers_lost} times on program {self.index} of this run "
+                f"the sandbox's fork server died or hung {self.servers_lost} times on program {self.index} of this run "
                 "(killed for memory?). It has no verdict; use fewer workers or lower Limits.memory_bytes."
             )
 
@@ -158,10 +160,16 @@ class _Worker:
 
     def __init__(self, limits: Limits, confinement: str, hash_seed: int) -> None:
         self._settings = (confinement == "full", tuple(limits), import_paths())
+        self._patience = PATIENCE * limits.wall_seconds + _HANG_SECONDS
         self._hash_seed = hash_seed
         self._process: subprocess.Popen[bytes] | None = None
         self.link: socket.socket
         self.job: _Job | None = None
+        self._begun = 0.0
+
+    def due_in(self) -> float:
+        """Seconds in which the server of a busy worker has to answer, before it counts as hung."""
+        return self._begun + self._patience - time.monotonic()
 
     def start(self, jobs: deque[_Job]) -> None:
         """Runs the next of the jobs or, on a server that it starts for that, the known program. Raises UserError."""
@@ -171,6 +179,7 @@ class _Worker:
                 self.job = _Job(-1, _KNOWN)
             else:
                 self.job = jobs.popleft()
+            self._begun = time.monotonic()
             self._send(self.job.program)
         except OSError as error:
             self.stop()
@@ -200,15 +209,15 @@ class _Worker:
             socket.send_fds(self.link, [b"F"], [file.fileno()])
             send(self.link.fileno(), (program.candidate, program.setup))
 
-    def finish(self) -> tuple[_Job, Answer | None]:
-        """The job and its answer, which has arrived; None, and no server any more, if that died. Raises UserError if
-        the known program did not pass."""
+    def finish(self, *, hangs: bool) -> tuple[_Job, Answer | None]:
+        """The job and its answer, which has arrived; None, and no server any more, if that died or hangs. Raises
+        UserError if the known program did not pass."""
         job, self.job = self.job, None
         assert job is not None
         answer: Answer | None = None
         with _noticed_later():
-            answer = receive(self.link.fileno())
-        result = answer[0] if answer else f"{sys.executable} ended at once"
+            answer = None if hangs else receive(self.link.fileno())
+        result = answer[0] if answer else f"{sys.executable} ended at once, or did not answer"
         if answer is None:
             self.stop()
         if job.program is _KNOWN and result != "passed":

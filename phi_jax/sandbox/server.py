@@ -25,7 +25,7 @@ from .program import Limits
 Answer = tuple[str, Any, bool]
 """Verdict.result, Verdict.value, and whether the program met the wall clock without having had its CPU time."""
 
-_PATIENCE = 10  # the wall clock runs at most so many times its limit, where a program waits for a core
+PATIENCE = 10  # the wall clock runs at most so many times its limit, where a program waits for a core
 _LINK = 0  # the descriptor of the socket to the pool; in a child it is /dev/null
 _LEAST_WAIT_SECONDS = 0.01
 _LINGER_SECONDS = 1.0  # between the end of the candidate's channel and that of its process
@@ -99,6 +99,7 @@ class Server:
             # Under memory pressure the kernel takes these processes, not the user's training run.
             with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
                 file.write("1000")
+            libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
             # Nobody of the same user may look into this process or its children (ptrace, /proc/PID/mem).
             libc.prctl(libc.PR_SET_DUMPABLE, 0)
         for name in [name for name in sys.modules if name.startswith("phi_jax")]:
@@ -143,6 +144,8 @@ class Server:
             finally:
                 for child in children:
                     child.kill()
+                if libc.LINUX and not self.confinement.full:
+                    _kill_orphans()
         os.close(report)
         return answer
 
@@ -193,7 +196,7 @@ class Server:
         while True:
             passed = time.monotonic() - start
             if passed >= limits.wall_seconds:
-                passed = max(passed - sum(child.waited_seconds() for child in children), passed / _PATIENCE)
+                passed = max(passed - sum(child.waited_seconds() for child in children), passed / PATIENCE)
             used = max(child.cpu_seconds_so_far() for child in children)
             left = min(limits.wall_seconds - passed, limits.cpu_seconds - used)
             # A report that is there counts, however late we are ourselves.
@@ -230,3 +233,13 @@ class Server:
         if kind != tester.FAILED:
             text = "the candidate closed its channel" if lingers else f"the {whose} process ended ({ended.end})"
         return f"failed: {text}", None, False
+
+
+def _kill_orphans() -> None:
+    """Kills and reaps whatever an unconfined candidate left, which is ours to reap; confined ones cannot fork."""
+    with contextlib.suppress(ChildProcessError):  # there is none any more
+        while True:
+            with open(f"/proc/self/task/{os.getpid()}/children") as file:
+                for pid in file.read().split():
+                    os.kill(int(pid), signal.SIGKILL)
+            os.waitpid(-1, 0)

@@ -156,6 +156,26 @@ def test_malformed_evalplus_is_named(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
+    ("benchmark", "rows", "fits"),
+    [
+        ("humaneval", EVALPLUS, True),
+        ("mbpp", [MBPP_PLUS], True),
+        ("mbpp", EVALPLUS, False),
+        ("humaneval", MBPP, False),
+        ("humaneval", [MBPP_PLUS], False),
+        ("idioms", MBPP, False),
+    ],
+)
+def test_a_file_holds_the_benchmark_that_was_named(tmp_path, benchmark, rows, fits):
+    file = written(tmp_path / "p.jsonl", rows)
+    if fits:
+        assert len(load_problems(benchmark, file)[1]) == len(rows)
+    else:
+        with pytest.raises(UserError, match=f"--problems {file}: "):
+            load_problems(benchmark, file)
+
+
+@pytest.mark.parametrize(
     ("benchmark", "source"),
     [("humaneval", "HumanEval.jsonl.gz of openai/human-eval"), ("mbpp", "mbpp/mbpp.jsonl of google")],
 )

@@ -67,7 +67,7 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
 
     A file is JSON lines, packed or not, or a JSON list of objects, in the format of human-eval, MBPP or EvalPlus, which
     is told by its fields. benchmark: a name in BUILT_IN or OTHERS; None: whatever the file holds. Raises UserError
-    naming file, line and field for what cannot be read.
+    naming file, line and field for what cannot be read, and for a file that does not hold the benchmark named.
     """
     if benchmark in BUILT_IN:
         if file is not None:
@@ -84,7 +84,10 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
             f"benchmark {path}: neither built in ({', '.join(BUILT_IN)}) nor a file; "
             "name a file in the format of human-eval, MBPP or EvalPlus with --problems FILE"
         )
-    return re.sub(r"\.jsonl?(\.gz)?$", "", path.name), _read(path)
+    problems = _read(path)
+    if benchmark in OTHERS and (benchmark == "mbpp") != all(p.task_id.lower().startswith("mbpp/") for p in problems):
+        raise UserError(f"--problems {path}: not the problems of {benchmark}; get {OTHERS[benchmark]}")
+    return re.sub(r"\.jsonl?(\.gz)?$", "", path.name), problems
 
 
 def _read(path: Path) -> list[Problem]:

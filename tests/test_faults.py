@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from running import MICRO, ROOT, identities, phi_jax
+from test_checkpoints import state_digest
 from test_training import SHAPE, records, rules, training  # noqa: F401 - fixtures
 
 from phi_jax.errors import EXIT_PREEMPTED
 from phi_jax.parallel.mesh import make_mesh
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.step import init_state, make_train_step, state_shardings
-from phi_jax.weights.checkpoints import state_digest
 
 SHORT = [*MICRO, "--config.training.steps=40", "--config.training.schedule_steps=40",
          "--config.training.checkpoint_every=5", "--config.training.evaluate_every=5",

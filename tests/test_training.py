@@ -17,6 +17,7 @@ import optax
 import pytest
 import training_step
 from running import MICRO, ROOT, phi_jax
+from test_checkpoints import state_digest
 
 from phi_jax import config
 from phi_jax.errors import UserError
@@ -27,7 +28,6 @@ from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.loss import batch_loss, chunked_loss
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from phi_jax.training.step import init_state, make_train_step, state_shardings
-from phi_jax.weights.checkpoints import state_digest
 from phi_jax.weights.models import load_model
 
 SHAPE = phi.PhiConfig(

@@ -37,16 +37,19 @@ class Color(enum.IntEnum):
 class Data:
     items: list
 """
-# How the tests look at a value `v`, where they expect `e`. Other than in one process, and not among them: str() of a
-# container of numpy's scalars (ours shows Python's), an array of one element (in one process it equals the element), a
-# float32 beside a float that it cannot hold (in one process both are rounded).
+# How the tests look at a value `v`, where they expect `e`. Not among them is what differs, since ours computes with
+# Python's numbers where one process has numpy's: str() of a container of them, round(), what overflows, an array of one
+# element (which equals the element), a float32 beside a float that it cannot hold (both are rounded), and numpy's bool
+# in ARITHMETIC.
 LOOKS = (
     "v == e", "e == v", "not v != e", "[v] == [e]", "v in [e]", "e in [v]", "{1: v} == {1: e}", "bool(v) == bool(e)",
     "len(v) == len(e)", "v[0] == e[0]", "list(v) == list(e)", "sorted(v) == sorted(e)", "set(v) == set(e)",
-    "abs(v - e) < 1e-6", "v < e", "v <= e", "e <= v", "round(v, 2) == round(e, 2)", "sum(v) == sum(e)",
+    "abs(v - e) < 1e-6", "v < e", "v <= e", "e <= v", "sum(v) == sum(e)",
     "v + v == e + e", "isinstance(v, type(e))", "tuple(v) == tuple(e)", "v * 2 == e * 2", "-v == -e",
     "all(a == b for a, b in zip(v, e))",
 )  # fmt: skip
+ORDER = ("list(v) == list(e)", "tuple(v) == tuple(e)", "all(a == b for a, b in zip(v, e))")  # of a set, with luck only
+ARITHMETIC = ("abs(v - e) < 1e-6", "v + v == e + e", "v * 2 == e * 2", "-v == -e")
 
 
 def source(value):
@@ -55,7 +58,6 @@ def source(value):
 
 def scalars():
     """(source as the candidate returns it, as the tests expect it)"""
-    integers = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3)
     floats = st.sampled_from([0.0, -0.0, 0.1, 1.5, 1e300, float("nan"), float("inf")]) | st.floats()
     texts = st.text(max_size=5) | st.just("\ud800")
 
@@ -66,11 +68,11 @@ def scalars():
         )
 
     return st.one_of(
-        both(integers, "np.int64({})", "Int({})"),
-        both(st.integers(0, 100), "np.int8({})", "np.uint16({})", "np.array({})"),
+        both(st.integers(-(2**31), 2**31), "np.int64({})", "Int({})"),
+        both(st.integers(0, 30), "np.int8({})", "np.int16({})", "np.array({})"),
         both(st.integers(1, 2), "Color({})"),
         both(st.integers()),
-        st.just(("10**5000", "10**5000")),
+        both(st.just(10**40)),
         both(floats, "np.float64({})"),
         both(st.sampled_from([0.5, -2.25, 3.0]), "np.float32({})", "np.float16({})"),
         both(st.booleans(), "np.bool_({})"),
@@ -111,7 +113,11 @@ def containers(children):
 
 VALUES = st.recursive(scalars(), containers, max_leaves=8)
 PAIRS = st.tuples(VALUES, VALUES, st.booleans()).map(lambda x: (x[0][0], x[0][1] if x[2] else x[1][1]))
-SAMPLES = st.tuples(PAIRS, st.sampled_from(LOOKS)).map(lambda x: (*x[0], x[1]))
+SAMPLES = (
+    st.tuples(PAIRS, st.sampled_from(LOOKS))
+    .map(lambda x: (*x[0], x[1]))
+    .filter(lambda x: not ("np.bool_" in x[0] and x[2] in ARITHMETIC) and not ("set(" in x[0] and x[2] in ORDER))
+)
 VERDICTS = """
 found = ""
 for i, look in enumerate(LOOKS):

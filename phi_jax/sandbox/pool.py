@@ -186,7 +186,7 @@ class _Worker:
             self.stop()
             raise UserError(
                 f"the sandbox's fork server cannot be started with {sys.executable}, or a program cannot be given to "
-                f"it: {error} (open files: `ulimit -n`; space: TMPDIR)"
+                f"it: {error} (open files or processes: see `ulimit -a`; space: TMPDIR)"
             ) from None
 
     def _launch(self) -> None:
@@ -227,7 +227,7 @@ class _Worker:
         if job.program is _KNOWN and result != "passed":
             raise UserError(
                 f"the sandbox does not work here: of a program that passes it says {result!r} (too little memory, "
-                "too few open files, no /proc? see `ulimit -a`)"
+                "too few open files or processes, no /proc? see `ulimit -a`)"
             )
         return job, answer
 

@@ -16,6 +16,7 @@ from published import CODEGEN, PHI, codegen_shapes, hub, phi_shapes, publish, ra
 from running import ROOT
 from safetensors.numpy import load_file, save_file
 
+from phi_jax.sandbox import support
 from phi_jax.tokens.tokenizer import Tokenizer
 
 HUMANEVAL = [
@@ -99,21 +100,32 @@ def test_all_parts_and_a_model_that_is_not_there(place, tmp_path):
     assert exported["files"]["config.json"][1:3] == ["bos_token_id absent -> 271", 'dtype absent -> "float16"']
     assert exported["files"]["merges.txt"] == ["same bytes"]
 
-    # Once more: the Hub has the third model now; nothing else is asked for or done again.
-    again, after, asked = check(place, tmp_path / "out", served={PHI_1_5: "phi"})
-    assert again.returncode == 1  # of the scores
-    assert not [path for path in asked if PHI_1_5 not in path]
+    # Once more: what failed is tried again, and nothing else is asked for or done.
+    again, after, asked = check(place, tmp_path / "out", served={})
+    assert again.returncode == 1
+    assert asked
+    assert {path for path in asked if PHI_1_5 not in path} == set()
     assert (after[PHI_1], after[CODEGEN_350M]) == (models[PHI_1], models[CODEGEN_350M])
-    assert row(again, PHI_1_5)[2:6] == ["46,144 numbers", "0.0", "0.0", "33/33 tensors, 6/8 files"]
-    other, _, _ = check(place, tmp_path / "out", "--limit=2", served={})
-    assert other.returncode == 1
-    assert other.stderr.endswith("was asked for otherwise: limit 0 -> 2; name another --out\n")
+    assert row(again, PHI_1_5)[0] == "FAILED"
 
 
 @pytest.fixture
 def module(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "launch"))
     return importlib.import_module("published_check")
+
+
+def test_results_that_were_asked_for_otherwise_are_not_mixed(place, tmp_path, module, monkeypatch, capsys):
+    (tmp_path / "published_check.json").write_text('{"asked": {"limit": 5}, "models": {}}')
+    files = [f"--{name}={place / name}.jsonl" for name in ("humaneval", "mbpp")]
+    sandbox = "full" if support().full else "none"
+    monkeypatch.setattr(sys, "argv", ["published_check", f"--out={tmp_path}", f"--sandbox={sandbox}", *files])
+    assert module.main() == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        f"published_check: error: {tmp_path}/published_check.json: was asked for otherwise: humaneval "
+    )
+    assert "limit 5 -> 0" in said
 
 
 @pytest.mark.parametrize("changed", ["nothing", "a bit", "a dtype", "a name", "a field"])

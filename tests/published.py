@@ -1,6 +1,10 @@
-"""Tiny models in the form in which others publish them, made without our exporter."""
+"""Models in the form in which others publish them, made without our exporter, and a stand-in for their Hub."""
 
+import contextlib
+import http.server
 import json
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +56,77 @@ def random_tensors(shapes, seed=0, dtype=np.float16):
     return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
 
 
-def publish(directory, config, tensors):
-    """Writes config.json, weights and a trained tokenizer; returns the directory."""
+def publish(directory, config, tensors, trained=None):
+    """Writes config.json, weights and a tokenizer, a tiny one where none is given; returns the directory."""
     directory = Path(directory)
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config))
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.train([CODE], 310).save(directory, max_length=64)
+    length = config.get("max_position_embeddings") or config["n_positions"]
+    (trained or tokenizer.train([CODE], 310)).save(directory, max_length=length)
     return directory
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub's interface as its client asks a model's files of. A file is sent from where it is asked to
+    begin, so that a download that was cut off goes on."""
+
+    repositories: dict[str, Path]  # "owner/model" -> its files
+    asked: list[str]
+    revision = "a" * 40
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        owner, name, *rest = self.path.removeprefix("/api/models").lstrip("/").partition("?")[0].split("/")
+        directory = self.repositories.get(f"{owner}/{name}")
+        files = sorted(p for p in directory.iterdir() if p.is_file()) if directory else []
+        if directory and self.path.startswith("/api/models/") and rest[:1] == ["tree"]:
+            tree = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": p.name} for p in files]
+            self.answer(json.dumps(tree).encode())
+        elif directory and self.path.startswith("/api/models/"):
+            siblings = [{"rfilename": p.name} for p in files]
+            self.answer(json.dumps({"id": f"{owner}/{name}", "sha": self.revision, "siblings": siblings}).encode())
+        elif rest[:2] == ["resolve", self.revision] and directory / rest[2] in files:
+            self.send_file(directory / rest[2])
+        else:
+            self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def send_file(self, path):
+        size = path.stat().st_size
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        headers = {"X-Repo-Commit": self.revision, "ETag": f'"{path.name}-{size}"', "Content-Length": size - start}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+        self.begin(206 if start else 200, headers)
+        if self.command == "GET":
+            with path.open("rb") as file, contextlib.suppress(ConnectionError):  # whoever asked was killed
+                file.seek(start)
+                shutil.copyfileobj(file, self.wfile, 1 << 20)
+
+    def answer(self, data):
+        self.begin(200, {"Content-Length": len(data)})
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def begin(self, status, headers):
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def hub(repositories):
+    """(its URL, the list of the paths that it is asked for) of a Hub with these repositories."""
+    asked: list[str] = []
+    handler = type("Served", (Hub,), {"repositories": repositories, "asked": asked})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()

@@ -247,15 +247,18 @@ def test_a_fork_server_that_hangs_is_replaced(monkeypatch):
 
 
 @needs_proc
-def test_starved_program_is_repeated():
-    """A candidate that got no CPU (here: stopped) until the wall clock ran out runs again, and passes."""
+@pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGKILL])
+def test_what_the_machine_did_to_a_program_is_not_its_verdict(sent):
+    """One that got no CPU (here: stopped) until the wall clock ran out, or was killed from outside (as the kernel does
+    for memory), runs again, and passes."""
     program = Program("def f(x):\n    import time; time.sleep(0.5)\n    return x", "assert f(1) == 1", "f")
     with Sandbox(confinement=CONFINEMENT, workers=2, limits=Limits(wall_seconds=3)) as sandbox:
+        assert verdict(sandbox, "def f(): return 1", "assert f() == 1").passed  # nothing else runs any more
 
         def stop():
             pid = wait_for(lambda: server_of(sandbox))
             for child in wait_for(lambda: len(children(pid)) == 2 and children(pid)):
-                os.kill(child, signal.SIGSTOP)
+                os.kill(child, sent)
 
         thread = threading.Thread(target=stop)
         thread.start()
@@ -355,24 +358,35 @@ def test_missing_kernel_support(monkeypatch):
     assert not support().full
 
 
-_FEW_FILES = """
+_LIMITED = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), 4096))
+resource.setrlimit(getattr(resource, sys.argv[2]), (int(sys.argv[3]), int(sys.argv[4])))
 from phi_jax.sandbox import Program, Sandbox
 with Sandbox(confinement=sys.argv[1], workers=2) as sandbox:
     print([verdict.result for verdict in sandbox.run([Program("def f(): return 1", "assert f() == 1", "f")] * 3)])
 """
 
 
-@pytest.mark.parametrize("open_files", [30, 40, 100])
-def test_few_open_files_are_enough_or_an_error(open_files):
-    done = subprocess.run(
-        [sys.executable, "-c", _FEW_FILES, CONFINEMENT, str(open_files)], cwd=ROOT, capture_output=True, text=True
-    )
-    if open_files == 30:
+@pytest.mark.parametrize(
+    ("kind", "soft", "hard", "complaint"),
+    [
+        ("NOFILE", 30, 4096, "too few open files"),
+        ("NOFILE", 40, 4096, ""),
+        ("NOFILE", 100, 4096, ""),
+        # Under these the known program passes, and others that do elsewhere would not.
+        ("NOFILE", 40, 40, "the hard limit RLIMIT_NOFILE is 40 here, and a program may need 64"),
+        ("AS", 300 << 20, 300 << 20, "the hard limit RLIMIT_AS is 314572800 here, and a program may need 1073741824"),
+        ("CPU", 10, 10, "the hard limit RLIMIT_CPU is 10 here, and a program may need 31"),
+    ],
+)
+def test_limits_of_the_machine_are_enough_or_an_error(kind, soft, hard, complaint):
+    command = [sys.executable, "-c", _LIMITED, CONFINEMENT, f"RLIMIT_{kind}", str(soft), str(hard)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if complaint:
         last = done.stderr.splitlines()[-1]
         assert "the sandbox does not work here" in last
-        assert "too few open files? `ulimit -n`" in last
+        assert complaint in last
+        assert done.stdout == ""
     else:
         assert done.stdout == "['passed', 'passed', 'passed']\n", done.stderr
 

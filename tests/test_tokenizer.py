@@ -1,20 +1,19 @@
 """CodeGen's tokenizer: ids beside a reference that is built here, files in all their forms, and both cores."""
 
 import gzip
-import http.server
 import itertools
 import json
 import random
 import subprocess
 import sys
 import sysconfig
-import threading
 from pathlib import Path
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import hub
 from running import ROOT
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
@@ -493,42 +492,6 @@ def test_ids_with_gaps_need_an_embedding_for_the_largest(small):
 # --- The Hub -------------------------------------------------------------------------------------------------
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub's interface as its client asks a model's files of."""
-
-    directory: Path
-    asked: list[str]
-    revision = "a" * 40
-
-    def do_GET(self):
-        name = self.path.rpartition("/")[2]
-        self.asked.append(self.path)
-        files = sorted(self.directory.iterdir())
-        if self.path.startswith("/api/models/owner/model/tree/"):
-            tree = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": p.name} for p in files]
-            self.answer(json.dumps(tree).encode())
-        elif self.path.startswith("/api/models/owner/model"):
-            siblings = [{"rfilename": p.name} for p in files]
-            self.answer(json.dumps({"id": "owner/model", "sha": self.revision, "siblings": siblings}).encode())
-        elif self.path.startswith(f"/owner/model/resolve/{self.revision}/"):
-            self.answer((self.directory / name).read_bytes(), {"X-Repo-Commit": self.revision, "ETag": f'"{name}"'})
-        else:
-            self.send_error(404)
-
-    do_HEAD = do_GET
-
-    def answer(self, data, headers=()):
-        self.send_response(200)
-        for key, value in {"Content-Length": str(len(data)), **dict(headers)}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
 def named_in_a_process(tmp_path, *names, **environment):
     """A line for each of `Tokenizer.named`, where the Hub's client starts afresh: it reads its settings at import."""
     code = (
@@ -544,29 +507,26 @@ def named_in_a_process(tmp_path, *names, **environment):
 
 
 @pytest.fixture
-def hub(small, tmp_path, monkeypatch):
+def served(small, tmp_path):
     small.save(tmp_path / "served", max_length=128)
     (tmp_path / "served" / "model.safetensors").write_bytes(b"weights that nobody asked for")
     (tmp_path / "served" / "tokenizer.py").write_text("code that nobody asked for")
-    monkeypatch.setattr(Hub, "directory", tmp_path / "served", raising=False)
-    monkeypatch.setattr(Hub, "asked", [], raising=False)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with hub({"owner/model": tmp_path / "served"}) as running:
+        yield running
 
 
-def test_only_tokenizer_files_are_fetched_and_once(hub, tmp_path):
-    assert named_in_a_process(tmp_path, "owner/model", HF_ENDPOINT=hub) == ["600"]
-    fetched = {path.rpartition("/")[2] for path in Hub.asked if "resolve" in path}
+def test_only_tokenizer_files_are_fetched_and_once(served, tmp_path):
+    url, asked = served
+    assert named_in_a_process(tmp_path, "owner/model", HF_ENDPOINT=url) == ["600"]
+    fetched = {path.rpartition("/")[2] for path in asked if "resolve" in path}
     assert fetched == set(tokenizer_files.PUBLISHED_FILES)
-    assert named_in_a_process(tmp_path, "owner/model", HF_ENDPOINT=hub, HF_HUB_OFFLINE="1") == ["600"]
+    assert named_in_a_process(tmp_path, "owner/model", HF_ENDPOINT=url, HF_HUB_OFFLINE="1") == ["600"]
 
 
-def test_what_the_hub_does_not_have_is_one_line(hub, tmp_path):
+def test_what_the_hub_does_not_have_is_one_line(served, tmp_path):
     remedy = "give a directory with tokenizer.json, or with vocab.json and merges.txt"
     for names, environment in (
-        (("owner/other", "no/such/name", "~/nowhere"), {"HF_ENDPOINT": hub}),
+        (("owner/other", "no/such/name", "~/nowhere"), {"HF_ENDPOINT": served[0]}),
         (("owner/model",), {"HF_ENDPOINT": "http://127.0.0.1:9"}),
         (("owner/model",), {"HF_HUB_OFFLINE": "1"}),
     ):

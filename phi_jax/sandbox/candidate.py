@@ -19,8 +19,9 @@ from .codec import encode
 
 # What an instance of a subclass holds, read by the base's own method and not by an overridden one.
 _BASES: dict[type, Callable[[Any], Any]] = {
-    int: int.__int__, float: float.__float__, str: str.__str__, tuple: tuple, list: list, dict: dict, set: set,
-    frozenset: frozenset, KeysView: set, ItemsView: set,
+    int: int.__int__, float: float.__float__, str: str.__str__, tuple: lambda v: tuple.__getitem__(v, slice(None)),
+    list: list.copy, dict: lambda v: dict(dict.items(v)), set: set().union, frozenset: frozenset().union,
+    KeysView: set, ItemsView: set,
 }  # fmt: skip
 
 

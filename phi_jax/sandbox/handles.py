@@ -38,6 +38,11 @@ class Handle:
         found, content = _pair(self._do("value"))
         return found is True and type(content) is not Handle, content
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # isinstance asks for it: a namedtuple is a tuple
+        found, content = self._content()
+        return type(content) if found else Handle
+
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         result, changed = _pair(self._do("call", arguments, keywords))
         write_back((arguments, keywords), changed)

@@ -90,10 +90,11 @@ class Sandbox:
     def run(self, programs: Iterable[Program]) -> Iterator[Verdict]:
         """The programs' verdicts, in order, each as soon as it and all before it are there.
 
-        `programs` is read as needed. A program that met the wall clock without having had its CPU time is run
-        once more with nothing beside it before its verdict counts, so that a loaded machine does not turn a
-        pass into a timeout. Raises UserError when a fork server cannot be started, does not pass a program that is
-        known to pass, or dies or hangs twice on the same program. Abandoning the iterator ends what runs.
+        `programs` is read as needed. A program that met the wall clock without having had its CPU time, or whose
+        process was killed from outside, is run once more with nothing beside it before its verdict counts, so that a
+        loaded machine does not turn a pass into a failure. Raises UserError when a fork server cannot be started, does
+        not pass a program that is known to pass, or dies or hangs twice on the same program. Abandoning the iterator
+        ends what runs.
         """
         jobs = (_Job(index, program) for index, program in enumerate(programs))
         taken = given = 0
@@ -183,7 +184,10 @@ class _Worker:
             self._send(self.job.program)
         except OSError as error:
             self.stop()
-            raise UserError(f"the sandbox's fork server cannot be started with {sys.executable}: {error}") from None
+            raise UserError(
+                f"the sandbox's fork server cannot be started with {sys.executable}, or a program cannot be given to "
+                f"it: {error} (open files or processes: see `ulimit -a`; space: TMPDIR)"
+            ) from None
 
     def _launch(self) -> None:
         self.link, theirs = socket.socketpair()
@@ -222,8 +226,8 @@ class _Worker:
             self.stop()
         if job.program is _KNOWN and result != "passed":
             raise UserError(
-                f"the sandbox does not work here: of a program that passes it says {result!r} (too little memory, or "
-                "too few open files? `ulimit -n`)"
+                f"the sandbox does not work here: of a program that passes it says {result!r} (too little memory, "
+                "too few open files or processes, no /proc? see `ulimit -a`)"
             )
         return job, answer
 

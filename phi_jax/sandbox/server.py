@@ -23,7 +23,8 @@ from .kernel.confine import Confinement, keep_descriptors
 from .program import Limits
 
 Answer = tuple[str, Any, bool]
-"""Verdict.result, Verdict.value, and whether the program met the wall clock without having had its CPU time."""
+"""Verdict.result, Verdict.value, and whether it may be the machine's fault: the program met the wall clock without
+having had its CPU time, or was killed from outside."""
 
 PATIENCE = 10  # the wall clock runs at most so many times its limit, where a program waits for a core
 _LINK = 0  # the descriptor of the socket to the pool; in a child it is /dev/null
@@ -230,9 +231,12 @@ class Server:
             return "timed out", None, False  # it ended before we looked; the limit does not depend on how busy we are
         if kind == tester.PASSED:
             return "passed", value, False
-        if kind != tester.FAILED:
-            text = "the candidate closed its channel" if lingers else f"the {whose} process ended ({ended.end})"
-        return f"failed: {text}", None, False
+        if kind == tester.FAILED:
+            return f"failed: {text}", None, False
+        if lingers:
+            return "failed: the candidate closed its channel", None, False
+        # Killed, and not by us: perhaps by the kernel, for the memory that others took.
+        return f"failed: the {whose} process ended ({ended.end})", None, ended.end == "signal SIGKILL"
 
 
 def _kill_orphans() -> None:

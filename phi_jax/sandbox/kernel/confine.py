@@ -73,20 +73,26 @@ class Confinement:
 
 
 def _resource_limits(limits: "Limits", *, full: bool) -> list[tuple[int, int]]:
-    """(resource, soft and hard limit) of a child, none above what this process may have."""
+    """(resource, soft and hard limit) of a child.
+
+    Raises OSError where this process may not have that much: a program would fail here that passes elsewhere.
+    """
     wanted = {
-        resource.RLIMIT_CORE: 0,
+        "RLIMIT_CORE": 0,
         # Soft and hard at once: SIGKILL comes without the SIGXCPU that a program can ignore.
         # Behind the server's own clock, which is exact (server.py), on Linux; elsewhere the only one.
-        resource.RLIMIT_CPU: max(1, math.ceil(limits.cpu_seconds)) * (2 if libc.LINUX else 1) + libc.LINUX,
-        resource.RLIMIT_NOFILE: OPEN_FILES,
-        resource.RLIMIT_FSIZE: 0 if full else UNCONFINED_FILE_BYTES,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_MEMLOCK: 0,
-        resource.RLIMIT_AS: limits.memory_bytes,
+        "RLIMIT_CPU": max(1, math.ceil(limits.cpu_seconds)) * (2 if libc.LINUX else 1) + libc.LINUX,
+        "RLIMIT_NOFILE": OPEN_FILES,
+        "RLIMIT_FSIZE": 0 if full else UNCONFINED_FILE_BYTES,
+        "RLIMIT_NPROC": 0,
+        "RLIMIT_MEMLOCK": 0,
+        "RLIMIT_AS": limits.memory_bytes,
     }
-    hard = {kind: resource.getrlimit(kind)[1] for kind in wanted}
-    return [(k, value if hard[k] == resource.RLIM_INFINITY else min(value, hard[k])) for k, value in wanted.items()]
+    for name, value in wanted.items():
+        most = resource.getrlimit(getattr(resource, name))[1]
+        if most != resource.RLIM_INFINITY and most < value:
+            raise OSError(f"the hard limit {name} is {most} here, and a program may need {value}")
+    return [(getattr(resource, name), value) for name, value in wanted.items()]
 
 
 class _CapHeader(ctypes.Structure):

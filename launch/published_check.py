@@ -1,0 +1,324 @@
+"""Published models through import, evaluation and export, beside their published scores and beside transformers.
+
+Of each model on the Hub (HF_ENDPOINT is respected):
+
+    fetch         config, tokenizer and weights of the commit that its main branch names
+    lint          what `phi-jax lint` finds; it has rules for a Phi only
+    import        what `phi-jax import` makes of it
+    humaneval     `phi-jax evaluate` of the import: a greedy completion of each problem, beside the published score
+    mbpp          the same
+    export        `phi-jax export` of the import in the published dtype, compared with what was published: every tensor
+                  bit for bit, and the files of config and tokenizer, of which the differences are named
+    transformers  the published directory in transformers, float32, on HumanEval's prompts: how many completions are the
+                  same, and the first token that is not; left out where torch or transformers is not installed
+
+OUT/published_check.json and a table on the screen are written after each part. Killed and started again it goes on;
+what is done is not done again. A part that fails is one line, and the next model is tried. Exit code 1 where a part
+failed, a tensor differs, or a score is outside the 95 % interval of the published one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import shutil
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from phi_jax import cli  # noqa: F401  (it switches off the libraries' telemetry)
+from phi_jax.errors import UserError
+from phi_jax.evaluation.commands import evaluate_model
+from phi_jax.evaluation.execution import PROMPT_FORMS
+from phi_jax.evaluation.intervals import wilson_interval
+from phi_jax.evaluation.problems import load_problems
+from phi_jax.sandbox import Program, Sandbox
+from phi_jax.store.artifact import Artifact, atomic_path, differences, file_digest, locked, write_atomic, write_json
+from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.weights.export import export_checkpoint
+from phi_jax.weights.huggingface import TOKENIZER_FILES
+from phi_jax.weights.importing import import_directory
+from phi_jax.weights.lint import lint
+from phi_jax.weights.tensor_files import INDEX, WEIGHTS, open_tensors
+
+# Model on the Hub -> its published pass@1, in per cent (Gunasekar et al. 2023, table 1, which has no phi-1_5).
+PUBLISHED: dict[str, dict[str, float]] = {
+    "microsoft/phi-1": {"humaneval": 50.6, "mbpp": 55.5},
+    "microsoft/phi-1_5": {},
+    "Salesforce/codegen-350M-mono": {"humaneval": 12.8},
+}
+_GITHUB = "https://raw.githubusercontent.com"
+# Benchmark -> its problems, at a commit, and their sha256.
+PROBLEMS = {
+    "humaneval": (
+        f"{_GITHUB}/openai/human-eval/6d43fb980f9fee3c892a914eda09951f772ad10d/data/HumanEval.jsonl.gz",
+        "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
+    ),
+    "mbpp": (
+        f"{_GITHUB}/google-research/google-research/f82046ba5aabbbb427dbfd38a254d26bff08b533/mbpp/mbpp.jsonl",
+        "ccf64ceae9c5403bf50a044cb6d505bfd2a2963ee58338ba268fd65beab92a9f",
+    ),
+}
+CONFIGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+PICKLE = "pytorch_model.bin"
+NAMED = 20  # differences of one file that are named
+
+Result = dict[str, Any]  # JSON; "says" goes into the table, "error" or "wrong" makes the exit code 1
+
+
+@dataclasses.dataclass
+class Check:
+    """One model's. problems: benchmark -> its file. found: part -> Result, of this run and those before."""
+
+    name: str
+    options: argparse.Namespace
+    problems: dict[str, Path]
+    found: dict[str, Result]
+
+    def path(self, part: str) -> Path:
+        return Path(self.options.out) / self.name.replace("/", "--") / part
+
+    def run(self, save: Callable[[], None]) -> None:
+        """Runs what is not done; a part that failed is tried again."""
+        for part, do in PARTS.items():
+            if "error" in self.found.get(part, {"error": ""}):
+                print(f"{self.name}: {part}", flush=True)
+                start = time.monotonic()
+                try:
+                    result = do(self)
+                except Exception as error:  # of whichever library: the other models are not to suffer for it
+                    said = " ".join((str(error) if isinstance(error, UserError) else repr(error)).split())
+                    result = {"says": "FAILED", "error": said}
+                    print(f"{self.name}: {part}: error: {said}", file=sys.stderr, flush=True)
+                self.found[part] = {**result, "seconds": round(time.monotonic() - start, 1)}
+                save()
+                if "error" in result and part in NEEDED:
+                    return
+
+    def evaluate(self, part: str, benchmark: str, model: str, **backend: Any) -> Result:
+        """The greedy score; `phi-jax evaluate` goes on where it was killed."""
+        options, directory = self.options, self.path(part)
+        if (directory / "scores.json").exists():
+            scores = json.loads((directory / "scores.json").read_text())
+        else:
+            scores = evaluate_model(
+                str(self.path(model)), benchmark, str(directory),
+                problems_file=str(self.problems[benchmark]), sandbox=options.sandbox, prompt_form=options.prompt_form,
+                max_new_tokens=options.max_new_tokens, samples_per_problem=0, **backend,
+            )  # fmt: skip
+        return {"says": f"{100 * scores[0]['value']:.1f}", **scores[0]}
+
+
+def fetch(check: Check) -> Result:
+    import huggingface_hub
+
+    directory = check.path("published")
+    commit = str(huggingface_hub.HfApi().model_info(check.name).sha)
+    get = functools.partial(huggingface_hub.snapshot_download, check.name, revision=commit, local_dir=directory)
+    get(allow_patterns=[*CONFIGS, WEIGHTS, INDEX, WEIGHTS.replace(".", "-*.")])
+    if not any(directory.glob("*.safetensors")):
+        get(allow_patterns=PICKLE)
+        _unpickle(directory)
+    return {"says": f"commit {commit[:8]}", "commit": commit}
+
+
+def _unpickle(directory: Path) -> None:
+    """Makes safetensors of a pytorch_model.bin, of which nothing but tensors is read."""
+    try:
+        import torch
+        from safetensors.torch import save_file
+    except ImportError:
+        raise UserError(f"{directory / PICKLE}: the weights are a pickle, which torch reads; install torch") from None
+    tensors = torch.load(directory / PICKLE, map_location="cpu", weights_only=True)
+    with atomic_path(directory / WEIGHTS) as path:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def lint_it(check: Check) -> Result:
+    directory = check.path("published")
+    if json.loads((directory / "config.json").read_text())["model_type"] != "phi":
+        return {"says": "no rules"}
+    found = [str(finding) for finding in lint(directory)]
+    if found and found[0].startswith("error"):
+        raise UserError(found[0])
+    return {"says": f"{len(found)} warnings", "findings": found}
+
+
+def import_it(check: Check) -> Result:
+    target = check.path("imported")
+    for left in target.parent.glob(".tmp-*"):  # by an import that was killed
+        shutil.rmtree(left)
+    imported = Artifact.read(target) or import_directory(str(check.path("published")), str(target))
+    return {"says": f"{imported.facts['parameters']:,} numbers", **imported.facts}
+
+
+def score_it(benchmark: str, check: Check) -> Result:
+    found = check.evaluate(benchmark, benchmark, "imported", slots=check.options.slots)
+    percent = PUBLISHED.get(check.name, {}).get(benchmark)
+    if percent is None:
+        return found
+    low, high = wilson_interval(percent / 100, found["problems"])
+    says = f"{found['says']} ({percent} [{100 * low:.1f}, {100 * high:.1f}]"
+    found |= {"published": percent / 100, "published_low": low, "published_high": high}
+    if check.options.limit:
+        return {**found, "says": f"{says}, {found['problems']} problems: no verdict)"}
+    verdict = "inside" if low <= found["value"] <= high else "outside"
+    return {**found, "says": f"{says}: {verdict})", "verdict": verdict, "wrong": verdict == "outside"}
+
+
+def export_it(check: Check) -> Result:
+    published, exported = check.path("published"), check.path("exported")
+    if not exported.exists():
+        export_checkpoint(
+            str(check.path("imported")), str(exported),
+            dtype=check.found["import"]["dtype"], architecture=None, licence="other", gguf=False,
+        )  # fmt: skip
+    theirs, ours = open_tensors(published), open_tensors(exported)
+    differing = [name for name in ours if name not in theirs or _bits(theirs[name]()) != _bits(ours[name]())]
+    files = {name: said for name in CONFIGS if (said := _compared(published / name, exported / name))}
+    equal = sum(said == ["same bytes"] for said in files.values())
+    return {
+        "says": f"{len(ours) - len(differing)}/{len(ours)} tensors, {equal}/{len(files)} files",
+        "differing": differing,
+        "left_out": sorted(theirs.keys() - ours.keys()),  # constants beside the weights: import refuses all else
+        "files": files,
+        "wrong": bool(differing),
+    }
+
+
+def _bits(tensor: Any) -> tuple[Any, ...]:
+    return tensor.dtype, tensor.shape, tensor.tobytes()
+
+
+def _compared(theirs: Path, ours: Path) -> list[str]:
+    """How a published file and ours differ; [] where there is none."""
+    if not theirs.exists() or not ours.exists():
+        return [f"{place} only" for place, path in (("published", theirs), ("ours", ours)) if path.exists()]
+    if theirs.read_bytes() == ours.read_bytes():
+        return ["same bytes"]
+    if theirs.suffix != ".json":
+        return ["other bytes"]
+    found = differences(json.loads(theirs.read_text()), json.loads(ours.read_text()))
+    return [f"other bytes, {len(found)} fields differ", *found[:NAMED]]
+
+
+def ask_transformers(check: Check) -> Result:
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        return {"says": "skipped", "why": str(error)}
+    found = check.evaluate(
+        "transformers", "humaneval", "published", backend="transformers", dtype="float32",
+        device="cuda" if torch.cuda.is_available() else "cpu", batch_size=check.options.slots,
+    )  # fmt: skip
+    texts = [(check.path(part) / "completions.jsonl").read_text() for part in ("humaneval", "transformers")]
+    pairs = [(json.loads(a), json.loads(b)) for a, b in zip(*map(str.splitlines, texts), strict=True)]
+    tokenizer = Tokenizer.load(check.path("published"))
+    parted = {a["task_id"]: place for a, b in pairs if (place := _parted(a, b, tokenizer)) is not None}
+    says = f"{len(pairs) - len(parted)}/{len(pairs)} the same, {found['says']}"
+    return {**found, "says": says, "first_token_that_differs": parted}
+
+
+def _parted(one: Result, other: Result, tokenizer: Tokenizer) -> int | None:
+    """The token at which two completions part; None if nowhere, as far as the one that met its stop first goes."""
+    shorter, longer = sorted((one, other), key=lambda row: len(row["raw"]))
+    text = shorter["raw"].rstrip("\ufffd")  # half a character, cut by the stop
+    shared = next((i for i, (a, b) in enumerate(zip(text, longer["raw"], strict=False)) if a != b), len(text))
+    if shared == len(text) and (shorter["stop_reason"] == "stop" or shorter["raw"] == longer["raw"]):
+        return None
+    return len(tokenizer.encode(text[:shared]))
+
+
+PARTS: dict[str, Callable[[Check], Result]] = {
+    "fetch": fetch,
+    "lint": lint_it,
+    "import": import_it,
+    "humaneval": functools.partial(score_it, "humaneval"),
+    "mbpp": functools.partial(score_it, "mbpp"),
+    "export": export_it,
+    "transformers": ask_transformers,
+}
+NEEDED = ("fetch", "import")  # by the parts behind them
+
+
+def problem_file(benchmark: str, given: str | None, out: Path) -> tuple[Path, str]:
+    """(the file, its sha256) that is given, or else fetched. Raises UserError where it cannot be had."""
+    url, known = PROBLEMS[benchmark]
+    path = Path(given or out / url.rpartition("/")[2])
+    try:
+        if not given and not path.exists():
+            with urllib.request.urlopen(url, timeout=60) as reply:
+                write_atomic(path, reply.read())
+        digest = file_digest(path)
+    except OSError as error:
+        raise UserError(f"{given or url}: cannot be had ({error}); give --{benchmark} FILE") from None
+    print(f"{benchmark}: {path}: sha256 {digest}, {'as' if digest == known else 'NOT as'} known: {known}")
+    return path, digest
+
+
+def table(models: dict[str, dict[str, Result]]) -> str:
+    rows = [["", *PARTS]]
+    rows += [[name, *(found.get(part, {}).get("says", "-") for part in PARTS)] for name, found in models.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def run(options: argparse.Namespace, out: Path) -> int:
+    """Runs all that is not done yet; the exit code."""
+    with Sandbox(confinement=options.sandbox) as sandbox:  # that it works is known before gigabytes are fetched
+        list(sandbox.run([Program("", "", None)]))
+    asked = {name: getattr(options, name) for name in ("limit", "max_new_tokens", "prompt_form")}
+    problems: dict[str, Path] = {}
+    for benchmark in PROBLEMS:
+        path, asked[benchmark] = problem_file(benchmark, getattr(options, benchmark), out)
+        if options.limit:
+            rows = [json.dumps(problem.row) for problem in load_problems(benchmark, str(path))[1][: options.limit]]
+            path = out / f"{benchmark}-{options.limit}.jsonl"
+            write_atomic(path, "\n".join(rows))
+        problems[benchmark] = path
+    record = out / "published_check.json"
+    state = json.loads(record.read_text()) if record.exists() else {"asked": asked, "models": {}}
+    if changed := differences(state["asked"], asked):
+        raise UserError(f"{record}: was asked for otherwise: {'; '.join(changed)}; name another --out")
+
+    def save() -> None:
+        write_json(record, state)
+        print(table(state["models"]), flush=True)
+
+    checks = [Check(n, options, problems, state["models"].setdefault(n, {})) for n in options.models.split(",")]
+    for check in checks:
+        check.run(save)
+    results = [check.found.get(part, {"error": ""}) for check in checks for part in PARTS]
+    return int(any("error" in result or result.get("wrong") for result in results))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, metavar="DIR", help="where all of it goes: 26 GB for the three models")
+    parser.add_argument("--models", default=",".join(PUBLISHED), metavar="A,B", help="names on the Hub (%(default)s)")
+    for benchmark, (url, _) in PROBLEMS.items():
+        parser.add_argument(f"--{benchmark}", metavar="FILE", help=f"instead of {url}")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="the first N problems, without a verdict")
+    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="of a completion (512)")
+    parser.add_argument("--prompt-form", choices=PROMPT_FORMS, default="stripped", help="of its last newlines")
+    parser.add_argument("--slots", type=int, default=16, metavar="N", help="completions decoded at once (16)")
+    parser.add_argument("--sandbox", choices=("full", "none"), default="full", help="as in phi-jax evaluate")
+    options = parser.parse_args()
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out):
+            return run(options, out)
+    except UserError as error:
+        print(f"published_check: error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -142,7 +142,7 @@ def test_parquet_without_text_and_damaged_parquet_are_named(tmp_path):
     with pytest.raises(UserError, match="neither a column `text` nor `content`"):
         collect(tmp_path, tmp_path / "d.parquet")
     (tmp_path / "d.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(UserError, match="cannot be read as Parquet"):
+    with pytest.raises(UserError, match="d.parquet: cannot be read"):
         collect(tmp_path, tmp_path / "d.parquet", name="two")
 
 
@@ -224,8 +224,8 @@ def test_a_table_is_read_once_over_all_parts(tmp_path, monkeypatch):
     (tmp_path / "d.jsonl").write_text("\n".join(lines))
     monkeypatch.setattr(stage, "FILES_PER_PART", 3)
     opened = []
-    original = sources.read_rows
-    monkeypatch.setattr(sources, "read_rows", lambda file: opened.append(file) or original(file))
+    original = sources.rows.read_rows
+    monkeypatch.setattr(sources.rows, "read_rows", lambda file, names: opened.append(file) or original(file, names))
     assert len(rows(collect(tmp_path, tmp_path / "d.jsonl"))) == 20
     assert len(opened) == 1
     few = rows(collect(tmp_path, tmp_path / "d.jsonl", name="few", max_files=9))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
+from phi_jax.store.rows import Given
 from phi_jax.synthesis import from_files as stage
 from phi_jax.synthesis import review
 
@@ -98,8 +99,8 @@ def test_the_same_checks_decide_and_all_adds_up(built):
         "mine.jsonl:5": "its kind is 'poems', not one of textbooks, exercises",
         "mine.jsonl:6": "text: Input should be a valid string",
         "mine.jsonl:7": "its kind is '', not one of textbooks, exercises",
-        "mine.jsonl:8": "Invalid JSON: key must be a string at line 1 column 2",
-        "mine.jsonl:9": "Input should be an object",
+        "mine.jsonl:8": "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+        "mine.jsonl:9": "not a JSON object",
     }
 
 
@@ -126,10 +127,10 @@ def test_our_own_documents_are_texts_too(built, tmp_path):
     ("make", "message"),
     [
         (lambda root: (), "config.texts.mine.files is empty; name the texts"),
-        (lambda root: (root / "missing.jsonl",), "missing.jsonl: no .jsonl or .parquet file, nor a directory"),
-        (lambda root: (root / "empty",), "empty: no .jsonl or .parquet file"),
-        (lambda root: (root / "a.txt",), "a.txt: no .jsonl or .parquet file"),
-        (lambda root: (root / "broken.parquet",), "broken.parquet: cannot be read as Parquet"),
+        (lambda root: (root / "missing.jsonl",), "missing.jsonl: no file in .parquet, .jsonl, .jsonl.gz, .jsonl.zst, nor"),
+        (lambda root: (root / "empty",), "empty: no file in .parquet"),
+        (lambda root: (root / "a.txt",), "a.txt: no file in .parquet"),
+        (lambda root: (root / "broken.parquet",), "broken.parquet: cannot be read"),
     ],
 )
 def test_files_that_are_none_are_named(make, message, tmp_path):
@@ -179,5 +180,5 @@ def test_any_row_goes_somewhere(tmp_path_factory, rows):
     ],
 )
 def test_tests_are_a_list(value, tests):
-    _, row = stage._text(json.dumps({"kind": "exercises", "text": "x", "tests": value}).encode(), {})
+    _, row = stage._text(Given("", {"kind": "exercises", "text": "x", "tests": value}), {})
     assert (row["code"] or (row["tests"] and json.loads(row["tests"]))) == tests

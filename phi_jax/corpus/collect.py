@@ -11,7 +11,7 @@ import pyarrow as pa
 from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.corpus.sources import RawFile, Reader, list_files
+from phi_jax.corpus.sources import FILES, RawFile, Reader, list_files
 from phi_jax.errors import UserError
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, atomic_path
@@ -77,7 +77,7 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
         raise UserError(
             f"config.collect.sources={tuple(rules.sources)}: no document is left of {len(snapshot)} files "
             f"({', '.join(f'{n} {r}' for r, n in reasons.most_common()) or 'there are none'}); "
-            "name sources that hold Python files"
+            f"name sources that hold Python, in files ending in {', '.join(FILES)}"
         )
     found = documents.add_output(draft, "documents")
     documents.add_output(draft, "set_aside")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.problems import Problem, read_rows
+from phi_jax.evaluation.problems import Problem, whole_rows
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox
 from phi_jax.store.artifact import write_atomic
@@ -98,7 +98,7 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
     """
     seen = {p.task_id: 0 for p in problems}
     samples = []
-    for place, row in read_rows(Path(path)):
+    for place, row in whole_rows(path):
         task, completion = row.get("task_id"), row.get("completion")
         if not isinstance(task, str) or not isinstance(completion, str):
             raise UserError(f"{place}: needs text in task_id and completion")

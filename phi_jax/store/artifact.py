@@ -35,7 +35,7 @@ _TEMPORARY = ".tmp-"
 
 def canonical_json(value: Any) -> bytes:
     """The one serialisation that is hashed: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def digest_of(value: Any) -> str:

@@ -142,7 +142,7 @@ def test_parquet_without_text_and_damaged_parquet_are_named(tmp_path):
     with pytest.raises(UserError, match="neither a column `text` nor `content`"):
         collect(tmp_path, tmp_path / "d.parquet")
     (tmp_path / "d.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(UserError, match="d.parquet: cannot be read"):
+    with pytest.raises(UserError, match=r"d\.parquet: cannot be read"):
         collect(tmp_path, tmp_path / "d.parquet", name="two")
 
 

@@ -127,9 +127,12 @@ def test_our_own_documents_are_texts_too(built, tmp_path):
     ("make", "message"),
     [
         (lambda root: (), "config.texts.mine.files is empty; name the texts"),
-        (lambda root: (root / "missing.jsonl",), "missing.jsonl: no file in .parquet, .jsonl, .jsonl.gz, .jsonl.zst, nor"),
-        (lambda root: (root / "empty",), "empty: no file in .parquet"),
-        (lambda root: (root / "a.txt",), "a.txt: no file in .parquet"),
+        (
+            lambda root: (root / "missing.jsonl",),
+            "missing.jsonl: no regular file in .parquet, .jsonl, .jso",
+        ),
+        (lambda root: (root / "empty",), "empty: no regular file in .parquet"),
+        (lambda root: (root / "a.txt",), "a.txt: no regular file in .parquet"),
         (lambda root: (root / "broken.parquet",), "broken.parquet: cannot be read"),
     ],
 )

@@ -87,7 +87,7 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
     problems = _read(path)
     if benchmark in OTHERS and (benchmark == "mbpp") != all(p.task_id.lower().startswith("mbpp/") for p in problems):
         raise UserError(f"--problems {path}: not the problems of {benchmark}; get {OTHERS[benchmark]}")
-    return re.sub(r"\.(jsonl?|parquet)(\.gz|\.zst)?$", "", path.name), problems
+    return re.sub(r"\.(jsonl?|parquet)(\.gz|\.zst)?$", "", rows.escaped(path.name)), problems
 
 
 def _read(path: Path) -> list[Problem]:

@@ -6,26 +6,31 @@ A file of rows is JSON lines, a JSON list of objects (but in a .jsonl), or Parqu
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from etils import epath
 
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import is_object_store
 
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
 Row = dict[str, Any]
 ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")  # of files of rows that are looked for in a directory
-_PACKED = {".gz": "gzip", ".zst": "zstd"}
-# What reading a damaged file raises, zlib's errors and bogus lengths included: pyarrow unpacks.
-DAMAGED = (OSError, EOFError, ValueError, OverflowError, MemoryError, RecursionError, pa.ArrowException)
+# What reading a damaged file raises: bogus lengths and bytes, gzip's own errors, and what pyarrow's inherit from.
+DAMAGED = (
+    OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError, RecursionError,
+    NotImplementedError, zlib.error,
+)  # fmt: skip
 _DEEPEST = 100  # lists and objects in each other; whoever walks through a row may take several frames for each
 
 
@@ -55,10 +60,16 @@ def opened(path: epath.PathLike) -> Iterator[IO[bytes]]:
         if not (path if is_object_store(path) else Path(path)).is_file():  # epath takes a pipe for a file
             raise UserError(f"{path}: no such file, or no regular one; name a file that can be read")
         with path.open("rb") as file:
-            packed = _PACKED.get(path.suffix.lower())
-            yield io.BufferedReader(pa.CompressedInputStream(file, packed)) if packed else file
+            unpack: Any = {".gz": gzip.open, ".zst": _unpack_zstd}.get(path.suffix.lower())
+            yield io.BufferedReader(unpack(file)) if unpack else file
     except DAMAGED as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); get a good copy") from None
+
+
+def _unpack_zstd(file: IO[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(file, "zstd")
 
 
 def files_below(root: epath.PathLike, endings: Sequence[str]) -> list[epath.Path]:
@@ -110,12 +121,18 @@ def count_rows(path: epath.PathLike) -> int:
 @contextlib.contextmanager
 def opened_parquet(path: epath.PathLike) -> Iterator[pq.ParquetFile]:
     """A Parquet file to be read; errors as in `opened`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with opened(path) as file:
-        table = pq.ParquetFile(file)
-        about = table.metadata
-        if about.num_rows != sum(about.row_group(index).num_rows for index in range(about.num_row_groups)):
-            raise ValueError("its counts of rows differ")
-        yield table
+        try:
+            table = pq.ParquetFile(file)
+            about = table.metadata
+            if about.num_rows != sum(about.row_group(index).num_rows for index in range(about.num_row_groups)):
+                raise ValueError("its counts of rows differ")
+            yield table
+        except pa.ArrowException as error:  # some are of no other kind
+            raise ValueError(one_line(error)) from None
 
 
 def _rows_of_parquet(path: epath.PathLike, columns: Sequence[str]) -> Iterator[Given]:
@@ -179,3 +196,8 @@ def normal(value: Any) -> str:
 def plain(text: str) -> str:
     """Without byte order mark, and with lines that end in a line feed."""
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def escaped(name: str) -> str:
+    """A file's name as UTF-8 can hold it: bytes of a name that is not UTF-8 as \\udcXX."""
+    return name.encode(errors="backslashreplace").decode()

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Json, ValidationError
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import Artifact, Draft
-from phi_jax.store.rows import ENDINGS, Given, Row, files_below, normal, read_rows
+from phi_jax.store.rows import ENDINGS, Given, Row, escaped, files_below, normal, read_rows
 from phi_jax.synthesis.outputs import KINDS, LANGUAGES, Fault, declare, judged
 from phi_jax.synthesis.review import sift
 
@@ -44,24 +44,28 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     Raises UserError for a file that is not there or cannot be read.
     """
     rules = getattr(config.texts, draft.name)
-    files = _files(rules.files, f"config.texts.{draft.name}.files")
+    files = check(config, draft.name)
     facts = {
         kind: sift(draft, kind, (text for found, text in _texts(files, rules.license) if found == kind), rules)
         for kind in KINDS
     }
-    declare(draft, written_by=rules.writer, files=[file.name for file in files], **facts)
+    declare(draft, written_by=rules.writer, files=[escaped(file.name) for file in files], **facts)
 
 
-def _files(names: Sequence[str], field: str) -> list[epath.Path]:
-    """The files named, and those in the directories named, at any depth. Raises UserError where there is none."""
+def check(config: Config, name: str) -> list[epath.Path]:
+    """The files that config.texts.<name>.files names, and those in its directories. Raises UserError for none."""
+    names, field = getattr(config.texts, name).files, f"config.texts.{name}.files"
     kinds = ", ".join(ENDINGS)
     if not names:
         raise UserError(f"{field} is empty; name the texts to read: files in {kinds}, or directories of such")
     found: list[epath.Path] = []
-    for name in names:
-        texts = [file for file in files_below(name, ENDINGS) if file.is_file()]
-        if not texts:
-            raise UserError(f"{field}: {name}: no file in {kinds}, nor a directory of such; mend the path")
+    for path in names:
+        texts = files_below(path, ENDINGS)
+        lost = [file for file in texts if not file.is_file()]
+        if lost or not texts:
+            raise UserError(
+                f"{field}: {[*lost, path][0]}: no regular file in {kinds}, nor a directory of such; mend the path"
+            )
         found += texts
     return found
 
@@ -69,8 +73,9 @@ def _files(names: Sequence[str], field: str) -> list[epath.Path]:
 def _texts(files: Sequence[epath.Path], license: str) -> Iterator[tuple[str, Row]]:
     """(kind, text) for every row of the files; a row that is none is an exercise with a fault."""
     for file in files:
+        name = escaped(file.name)
         for number, row in enumerate(read_rows(file, tuple(_Said.model_fields)), 1):
-            yield _text(row, {"source": file.name, "path": f"{file.name}:{number}", "license": license})
+            yield _text(row, {"source": name, "path": f"{name}:{number}", "license": license})
 
 
 def _text(given: Given, place: Row) -> tuple[str, Row]:

@@ -67,7 +67,7 @@ def evaluate_model(
     asked = {
         "model": identity,
         "benchmark": name,
-        "problems": digest_of([dataclasses.asdict(p) for p in problems]),
+        "problems": digest_of([dataclasses.asdict(dataclasses.replace(p, row={})) for p in problems]),
         **dataclasses.asdict(plan),
         **opened.settings,
     }

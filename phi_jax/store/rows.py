@@ -82,6 +82,14 @@ def files_below(root: epath.PathLike, endings: Sequence[str]) -> list[epath.Path
     return sorted(file for file in found if file.name.lower().endswith(tuple(endings)) and not file.is_dir())
 
 
+def read_object(path: epath.PathLike) -> Row:
+    """The JSON object that a file is. Raises UserError where it is none."""
+    with opened(path) as file:
+        if not isinstance(content := _parsed(file.read()), dict):
+            raise ValueError("not a JSON object")
+        return content
+
+
 def is_parquet(path: epath.PathLike) -> bool:
     """Whether a file is to be read as Parquet."""
     return epath.Path(path).name.lower().endswith(".parquet")
@@ -139,6 +147,8 @@ def _rows_of_parquet(path: epath.PathLike, columns: Sequence[str]) -> Iterator[G
     numbers = itertools.count(1)
     with opened_parquet(path) as table:
         chosen = [name for name in table.schema_arrow.names if name in columns or not columns]
+        if len(set(chosen)) < len(chosen):
+            raise ValueError("two columns of one name")
         for batch in table.iter_batches(batch_size=512, columns=chosen):
             for index in range(batch.num_rows):
                 place = f"{path}: row {next(numbers)}"

@@ -17,7 +17,8 @@ from phi_jax.evaluation.commands import score
 from phi_jax.evaluation.execution import read_samples
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.store.artifact import json_text, write_json
-from phi_jax.store.rows import count_rows, normal, read_rows
+from phi_jax.store.rows import count_rows, normal, read_object, read_rows
+from phi_jax.teacher.prices import load_prices
 
 ROW = fuzz_rows.HUMAN_EVAL
 
@@ -42,9 +43,13 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path, kind):
         os.mkfifo(path)
     else:
         path.symlink_to({"dangling link": "gone", "circular link": path, "device": "/dev/zero"}[kind])
-    for read in (lambda: list(read_rows(path)), lambda: count_rows(path), lambda: read_samples(path, [])):
+    for read in (lambda p: list(read_rows(p)), count_rows, read_object, lambda p: read_samples(p, [])):
         with pytest.raises(UserError, match=r"x\.jsonl: no such file, or no regular one"):
-            read()
+            read(path)
+    with pytest.raises(
+        UserError, match=r"x\.jsonl: the price table cannot be read \(no such file, or no regular one\)"
+    ):
+        load_prices(str(path))
     with pytest.raises(UserError, match=r"x\.jsonl: neither built in .* nor a file"):
         load_problems(str(path))
 

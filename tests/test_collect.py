@@ -129,12 +129,21 @@ def test_no_document_left_is_an_error_with_the_counts(tmp_path, tree):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("gone", "no such file"), ("x.csv", r"directory, or a file in \.py, \.parq")]
+    ("name", "message"),
+    [
+        ("gone", "no such file"),
+        ("x.csv", r"directory, or a file in \.py, \.parq"),
+        ("x.py", "name a directory or a regular file"),
+        ("~nobody-of-that-name/x.py", "no such file"),
+        ("", ": : no such file"),
+    ],
 )
-def test_sources_that_cannot_be_read_are_named(tmp_path, name, message):
+def test_sources_that_cannot_be_read_are_named(tmp_path, monkeypatch, name, message):
     (tmp_path / "x.csv").write_text("a,b")
+    os.mkfifo(tmp_path / "x.py")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        collect(tmp_path, tmp_path / name)
+        collect(tmp_path, name)
 
 
 def test_parquet_without_text_and_damaged_parquet_are_named(tmp_path):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.store import rows
@@ -53,14 +54,27 @@ def list_files(source: str, packages: Sequence[str] = ()) -> Iterator[RawFile]:
             yield raw._replace(path=f"{raw.path}#{row}", row=row, digest=digest_of([digest, row]))
 
 
-def _files_below(source: str) -> Iterator[RawFile]:
+def check(config: Config, name: str) -> None:
+    """Raises UserError for an entry of config.collect.sources that is not there, or none of what can be read."""
+    for source in config.collect.sources:
+        if source != INSTALLED:
+            _root(source)
+
+
+def _root(source: str) -> Path:
     root = Path(os.path.expanduser(source))
-    if not os.path.exists(root):
+    if not source or not os.path.exists(root):
         raise UserError(f"config.collect.sources: {source}: no such file or directory")
-    found = rows.files_below(root, FILES)
-    if not found and not root.is_dir():
+    if not root.is_dir() and not root.name.lower().endswith(FILES):
         raise UserError(f"config.collect.sources: {source}: must be a directory, or a file in {', '.join(FILES)}")
-    for file in found:
+    if not os.access(root, os.R_OK) or not (root.is_dir() or root.is_file()):
+        raise UserError(f"config.collect.sources: {source}: cannot be read; name a directory or a regular file")
+    return root
+
+
+def _files_below(source: str) -> Iterator[RawFile]:
+    root = _root(source)
+    for file in rows.files_below(root, FILES):
         path = file.relative_to(root if root.is_dir() else root.parent)
         yield RawFile(source, path.as_posix(), None, str(file))
 

@@ -60,7 +60,7 @@ def check(config: Config, name: str) -> list[epath.Path]:
         raise UserError(f"{field} is empty; name the texts to read: files in {kinds}, or directories of such")
     found: list[epath.Path] = []
     for path in names:
-        texts = files_below(path, ENDINGS)
+        texts = files_below(path, ENDINGS) if path else []
         lost = [file for file in texts if not file.is_file()]
         if lost or not texts:
             raise UserError(

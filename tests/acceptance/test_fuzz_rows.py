@@ -2,7 +2,10 @@
 
     pytest tests/acceptance/test_fuzz_rows.py
 
-Writes fuzz_rows.json: what was tried, and what came out of it, by reader. tests/test_rows.py does the same with 200.
+Writes fuzz_rows.json: what was tried, what came out of it, by reader, and the faults, which are none by now. The first
+runs found: `renderings` of a problem that are null or no list, bytes among EvalPlus's inputs in Parquet (tracebacks),
+and a task_id with a line break in it, quoted in an error (two lines). About 2 minutes of one core; tests/test_rows.py
+does the same with 200.
 """
 
 import json

@@ -8,8 +8,12 @@ EXIT_PEER_LOST = 76  # another process of the run died or hangs: start all of th
 class UserError(Exception):
     """Something the user can put right. The message names the thing, the place and the remedy.
 
-    The command line prints it as one line and exits with code 1; whatever stood before still stands.
+    The command line prints it as one line, whatever a name or a library's words in it hold, and exits with code 1;
+    whatever stood before still stands.
     """
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class PeerLost(Exception):

@@ -144,9 +144,12 @@ def test_malformed_mbpp_is_named(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base_input": 3}, ":1: no list in field 'base_input'; EvalPlus's format has it"),
-        ({"plus_input": None}, ":1: no list in field 'plus_input'"),
-        ({"atol": "0"}, ":1: no number in field 'atol'"),
+        ({"base_input": 3}, ":1: no list of lists in field 'base_input'; EvalPlus's format has it"),
+        ({"plus_input": None}, ":1: no list of lists in field 'plus_input'"),
+        ({"base_input": [[1], 2]}, ":1: no list of lists in field 'base_input'"),
+        ({"atol": "0"}, ":1: no number from 0 in field 'atol'"),
+        ({"atol": float("nan")}, ":1: no number from 0 in field 'atol'"),
+        ({"atol": -1}, ":1: no number from 0 in field 'atol'"),
         ({"canonical_solution": 1}, ":1: no text in field 'canonical_solution'"),
     ],
 )

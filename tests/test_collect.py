@@ -129,12 +129,21 @@ def test_no_document_left_is_an_error_with_the_counts(tmp_path, tree):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("gone", "no such file"), ("x.csv", r"directory, or a file in \.py, \.parq")]
+    ("name", "message"),
+    [
+        ("gone", "no such file"),
+        ("x.csv", r"directory, or a file in \.py, \.parq"),
+        ("x.py", "name a directory or a regular file"),
+        ("~nobody-of-that-name/x.py", "no such file"),
+        ("", ": : no such file"),
+    ],
 )
-def test_sources_that_cannot_be_read_are_named(tmp_path, name, message):
+def test_sources_that_cannot_be_read_are_named(tmp_path, monkeypatch, name, message):
     (tmp_path / "x.csv").write_text("a,b")
+    os.mkfifo(tmp_path / "x.py")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        collect(tmp_path, tmp_path / name)
+        collect(tmp_path, name)
 
 
 def test_parquet_without_text_and_damaged_parquet_are_named(tmp_path):
@@ -142,7 +151,7 @@ def test_parquet_without_text_and_damaged_parquet_are_named(tmp_path):
     with pytest.raises(UserError, match="neither a column `text` nor `content`"):
         collect(tmp_path, tmp_path / "d.parquet")
     (tmp_path / "d.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(UserError, match="cannot be read as Parquet"):
+    with pytest.raises(UserError, match=r"d\.parquet: cannot be read"):
         collect(tmp_path, tmp_path / "d.parquet", name="two")
 
 
@@ -153,14 +162,16 @@ def test_tables_and_files_of_any_depth_are_taken(tmp_path):
     """Mixed directories, nested tables, compressed lines, one file: all are read."""
     root = tmp_path / "mixed"
     (root / "deep" / "er").mkdir(parents=True)
-    texts = [CODE.format(n) for n in range(4)]
+    texts = [CODE.format(n) for n in range(5)]
     (root / "a.py").write_text(texts[0])
     pq.write_table(pa.table({"content": [texts[1]], "lang": ["x"]}), root / "deep" / "er" / "b.parquet")
     (root / "deep" / "c.jsonl").write_text(json.dumps({"text": texts[2]}) + "\n")
     (root / "d.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": texts[3], "path": "own.py"}).encode()))
+    (root / "E.JSONL.ZST").write_bytes(pa.compress(json.dumps({"text": texts[4]}).encode(), "zstd", asbytes=True))
     built = collect(tmp_path, root)
     assert {r["path"]: r["text"] for r in rows(built)} == {
         "a.py": texts[0], "deep/er/b.parquet#0": texts[1], "deep/c.jsonl#0": texts[2], "own.py": texts[3],
+        "E.JSONL.ZST#0": texts[4],
     }  # fmt: skip
     assert [r["path"] for r in rows(collect(tmp_path, root / "a.py", name="file"))] == ["a.py"]
 
@@ -224,8 +235,8 @@ def test_a_table_is_read_once_over_all_parts(tmp_path, monkeypatch):
     (tmp_path / "d.jsonl").write_text("\n".join(lines))
     monkeypatch.setattr(stage, "FILES_PER_PART", 3)
     opened = []
-    original = sources.read_rows
-    monkeypatch.setattr(sources, "read_rows", lambda file: opened.append(file) or original(file))
+    original = sources.rows.read_rows
+    monkeypatch.setattr(sources.rows, "read_rows", lambda file, names: opened.append(file) or original(file, names))
     assert len(rows(collect(tmp_path, tmp_path / "d.jsonl"))) == 20
     assert len(opened) == 1
     few = rows(collect(tmp_path, tmp_path / "d.jsonl", name="few", max_files=9))
@@ -260,6 +271,15 @@ def test_installed_is_the_standard_library_and_the_packages_named(capsys):
     assert {f.license for f in listed if f.source.startswith("stdlib")} == {"PSF-2.0"}
     assert all(f.license for f in listed)
     assert "no-such-thing is not installed" in capsys.readouterr().err
+
+
+def test_a_package_whose_metadata_is_no_utf8_is_left_out(tmp_path, monkeypatch, capsys):
+    about = tmp_path / "old-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_bytes("Name: old\nVersion: 1.0\nAuthor: José\n".encode("latin-1"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "old 1.0" not in {raw.source for raw in sources.list_files("installed", ("old",))}
+    assert "config.collect.packages: old: its metadata cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Stage `synthesize` with somebody's texts: any file's rows go somewhere, and the same checks decide."""
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
+from phi_jax.store.rows import Given
 from phi_jax.synthesis import from_files as stage
 from phi_jax.synthesis import review
 
@@ -73,11 +75,12 @@ def rows_of(built, name, columns=(*documents.SCHEMA.names, "lesson", "teacher", 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("given")
-    (root / "texts").mkdir()
+    (root / "texts" / "deep").mkdir(parents=True)
     lines = [json.dumps(row) for row in ROWS]
     (root / "texts" / "mine.jsonl").write_text("\n".join([*lines, "", "{broken", '"no object"']) + "\n")
     pq.write_table(
-        pa.Table.from_pylist([{"text": RISING, "tests": TESTS, "language": "python"}]), root / "texts" / "again.parquet"
+        pa.Table.from_pylist([{"text": RISING, "tests": TESTS, "language": "python"}]),
+        root / "texts" / "deep" / "again.parquet",
     )
     return build(root / "w", root / "texts")
 
@@ -98,8 +101,8 @@ def test_the_same_checks_decide_and_all_adds_up(built):
         "mine.jsonl:5": "its kind is 'poems', not one of textbooks, exercises",
         "mine.jsonl:6": "text: Input should be a valid string",
         "mine.jsonl:7": "its kind is '', not one of textbooks, exercises",
-        "mine.jsonl:8": "Invalid JSON: key must be a string at line 1 column 2",
-        "mine.jsonl:9": "Input should be an object",
+        "mine.jsonl:8": "not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+        "mine.jsonl:9": "not a JSON object",
     }
 
 
@@ -126,14 +129,20 @@ def test_our_own_documents_are_texts_too(built, tmp_path):
     ("make", "message"),
     [
         (lambda root: (), "config.texts.mine.files is empty; name the texts"),
-        (lambda root: (root / "missing.jsonl",), "missing.jsonl: no .jsonl or .parquet file, nor a directory"),
-        (lambda root: (root / "empty",), "empty: no .jsonl or .parquet file"),
-        (lambda root: (root / "a.txt",), "a.txt: no .jsonl or .parquet file"),
-        (lambda root: (root / "broken.parquet",), "broken.parquet: cannot be read as Parquet"),
+        (
+            lambda root: (root / "missing.jsonl",),
+            "missing.jsonl: no regular file in .parquet, .jsonl, .jso",
+        ),
+        (lambda root: (root / "empty",), "empty: no regular file in .parquet"),
+        (lambda root: (root / "a.txt",), "a.txt: no regular file in .parquet"),
+        (lambda root: (root / "broken.parquet",), "broken.parquet: cannot be read"),
+        (lambda root: (root / "odd",), "pipe.jsonl: no regular file in .parquet"),
     ],
 )
 def test_files_that_are_none_are_named(make, message, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "odd").mkdir()
+    os.mkfifo(tmp_path / "odd" / "pipe.jsonl")
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "broken.parquet").write_text("x")
     with pytest.raises(UserError) as error:
@@ -179,5 +188,5 @@ def test_any_row_goes_somewhere(tmp_path_factory, rows):
     ],
 )
 def test_tests_are_a_list(value, tests):
-    _, row = stage._text(json.dumps({"kind": "exercises", "text": "x", "tests": value}).encode(), {})
+    _, row = stage._text(Given("", {"kind": "exercises", "text": "x", "tests": value}), {})
     assert (row["code"] or (row["tests"] and json.loads(row["tests"]))) == tests

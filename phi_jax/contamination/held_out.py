@@ -42,7 +42,7 @@ class HeldOut:
                 raise UserError(
                     f"{file}: {problem.task_id} has no canonical_solution; without it nothing can be compared"
                 )
-            for source in (problem.prompt + problem.reference, *problem.row.get("renderings", ())):
+            for source in (problem.prompt + problem.reference, *(problem.row.get("renderings") or ())):
                 tree = parse(source)
                 found = [] if tree is None else list(syntax.functions(tree))
                 # In the prompt helpers may stand before it; a rendering may have another name.

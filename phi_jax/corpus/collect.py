@@ -11,10 +11,11 @@ import pyarrow as pa
 from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.corpus.sources import RawFile, Reader, list_files
+from phi_jax.corpus.sources import FILES, RawFile, Reader, list_files
 from phi_jax.errors import UserError
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, atomic_path
+from phi_jax.store.rows import escaped
 
 FILES_PER_PART = 1000
 _SNAPSHOT = "snapshot.jsonl"
@@ -77,7 +78,7 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
         raise UserError(
             f"config.collect.sources={tuple(rules.sources)}: no document is left of {len(snapshot)} files "
             f"({', '.join(f'{n} {r}' for r, n in reasons.most_common()) or 'there are none'}); "
-            "name sources that hold Python files"
+            f"name sources that hold Python, in files ending in {', '.join(FILES)}"
         )
     found = documents.add_output(draft, "documents")
     documents.add_output(draft, "set_aside")
@@ -115,7 +116,7 @@ def _look_at(
     aside: list[documents.Row] = []
     for raw in entries:
         row, reason = reader.read(raw)
-        source, path = _escaped(raw.source), _escaped(raw.path)
+        source, path = escaped(raw.source), escaped(raw.path)
         reason = reason or why_not(row["text"], path, rules)
         identifier = "" if reason else documents.document_id(row["text"])
         if identifier in seen:
@@ -128,11 +129,6 @@ def _look_at(
         language = (row["language"] or "python").lower()
         kept.append({"id": identifier, "text": row["text"], "source": source, **about, "language": language})
     return kept, aside
-
-
-def _escaped(name: str) -> str:
-    """A file's name as UTF-8 can hold it: bytes of a name that is not UTF-8 as \\udcXX."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def why_not(text: str, path: str, rules: Config) -> str:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib.metadata
 import itertools
-import json
+import os
 import platform
 import re
 import sysconfig
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
+from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import say
-from phi_jax.store import documents
+from phi_jax.store import rows
 from phi_jax.store.artifact import digest_of, file_digest
 
 INSTALLED = "installed"
-_FILES = (".py", ".parquet", ".jsonl", ".jsonl.gz")
+FILES = (".py", *rows.ENDINGS)
 _FIELDS = ("path", "license", "language")  # what a row may say beside its text
 
 
@@ -50,23 +47,36 @@ def list_files(source: str, packages: Sequence[str] = ()) -> Iterator[RawFile]:
             digest = file_digest(file) if file.is_file() else ""
         except OSError:
             digest = ""
-        if file.suffix == ".py" or not digest:
+        if not digest or file.suffix.lower() == ".py":
             yield raw._replace(digest=digest)
             continue
-        for row in range(_count_rows(file)):
+        for row in range(rows.count_rows(file)):
             yield raw._replace(path=f"{raw.path}#{row}", row=row, digest=digest_of([digest, row]))
 
 
-def _files_below(source: str) -> Iterator[RawFile]:
-    root = Path(source).expanduser()
-    if not root.exists():
+def check(config: Config, name: str) -> None:
+    """Raises UserError for an entry of config.collect.sources that is not there, or none of what can be read."""
+    for source in config.collect.sources:
+        if source != INSTALLED:
+            _root(source)
+
+
+def _root(source: str) -> Path:
+    root = Path(os.path.expanduser(source))
+    if not source or not os.path.exists(root):
         raise UserError(f"config.collect.sources: {source}: no such file or directory")
-    if not root.is_dir() and not root.name.endswith(_FILES):
-        raise UserError(f"config.collect.sources: {source}: must be a directory, or a file in {', '.join(_FILES)}")
-    for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
-        if file.name.endswith(_FILES) and not file.is_dir():
-            path = file.relative_to(root if root.is_dir() else root.parent)
-            yield RawFile(source, path.as_posix(), None, str(file))
+    if not root.is_dir() and not root.name.lower().endswith(FILES):
+        raise UserError(f"config.collect.sources: {source}: must be a directory, or a file in {', '.join(FILES)}")
+    if not os.access(root, os.R_OK) or not (root.is_dir() or root.is_file()):
+        raise UserError(f"config.collect.sources: {source}: cannot be read; name a directory or a regular file")
+    return root
+
+
+def _files_below(source: str) -> Iterator[RawFile]:
+    root = _root(source)
+    for file in rows.files_below(root, FILES):
+        path = file.relative_to(root if root.is_dir() else root.parent)
+        yield RawFile(source, path.as_posix(), None, str(file))
 
 
 def _installed(packages: Sequence[str]) -> Iterator[RawFile]:
@@ -79,11 +89,15 @@ def _installed(packages: Sequence[str]) -> Iterator[RawFile]:
     for name in packages:
         try:
             found = importlib.metadata.distribution(name)
+            source, licence = f"{found.metadata['Name']} {found.version}", licence_of(found)
+            files = sorted(found.files or [], key=str)
         except importlib.metadata.PackageNotFoundError:
             say(f"config.collect.packages: {name} is not installed; its files are left out")
             continue
-        source, licence = f"{found.metadata['Name']} {found.version}", licence_of(found)
-        for installed in sorted(found.files or [], key=str):
+        except ValueError as error:
+            say(f"config.collect.packages: {name}: its metadata cannot be read ({error}); its files are left out")
+            continue
+        for installed in files:
             if installed.suffix == ".py" and ".." not in installed.parts:
                 yield RawFile(source, installed.as_posix(), licence, str(found.locate_file(installed)))
 
@@ -104,10 +118,10 @@ class Reader:
     """Reads raw files; rows of one table in ascending order cost one pass over it."""
 
     def __init__(self) -> None:
-        self._rows: Iterator[documents.Row] = iter(())
+        self._rows: Iterator[rows.Given] = iter(())
         self._file, self._next = "", 0
 
-    def read(self, raw: RawFile) -> tuple[documents.Row, str]:
+    def read(self, raw: RawFile) -> tuple[rows.Row, str]:
         """({"text", "path", "license", "language"}, "") with text that UTF-8 can hold, or ({}, the reason why not)."""
         if not raw.digest:
             return {}, "not a readable file"
@@ -119,62 +133,30 @@ class Reader:
             changed = hashlib.sha256(data).hexdigest() != raw.digest
             return ({}, "changed since the list was made") if changed else _normal({"text": data})
         if raw.file != self._file or raw.row < self._next:
-            self._file, self._next, self._rows = raw.file, 0, read_rows(Path(raw.file))
-        row = next(itertools.islice(self._rows, raw.row - self._next, None), {})
+            self._file, self._next, self._rows = raw.file, 0, rows.read_rows(raw.file, _columns(Path(raw.file)))
+        given = next(itertools.islice(self._rows, raw.row - self._next, None), None)
         self._next = raw.row + 1
-        return _normal(row)
+        return _normal(given.row) if given else ({}, "changed since the list was made")
 
 
-def _normal(row: documents.Row) -> tuple[documents.Row, str]:
-    """The one form of a text: UTF-8 without byte order mark, lines that end in a line feed."""
+def _normal(row: rows.Row) -> tuple[rows.Row, str]:
     text = row.get("text", row.get("content"))  # our name, and The Stack's
     if not isinstance(text, str | bytes):
         return {}, "malformed row"
     try:
-        fields = {name: _decoded(row.get(name)) or None for name in _FIELDS}
-        text = _decoded(text).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeError:
-        return {}, "not UTF-8"
-    return {**fields, "text": text}, ""
+        fields = {name: rows.normal(row.get(name) or "") or None for name in _FIELDS}
+        return {**fields, "text": rows.normal(text)}, ""
+    except ValueError as error:
+        return {}, str(error)
 
 
-def _decoded(value: Any) -> str:
-    """A value of any type as text. Raises UnicodeError for what UTF-8 cannot hold."""
-    text = value.decode() if isinstance(value, bytes) else str(value or "")
-    text.encode()
-    return text
-
-
-def read_rows(file: Path) -> Iterator[documents.Row]:
-    """Rows of a Parquet or JSONL file as they are; an empty one for a line that is no object.
-
-    Raises UserError for a damaged file, and for Parquet with neither a column `text` nor `content`.
-    """
-    if file.suffix == ".parquet":
-        names = documents.schema_of_part(file).names
-        texts = [name for name in ("text", "content") if name in names][:1]
-        if not texts:
-            raise UserError(f"{file}: has neither a column `text` nor `content`")
-        yield from documents.read_part(file, [*texts, *(name for name in _FIELDS if name in names)])
-        return
-    for line in _lines(file):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        yield row if isinstance(row, dict) else {}
-
-
-def _lines(file: Path) -> Iterator[bytes]:
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-            yield from lines
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file}: cannot be read ({error}); get a good copy") from None
-
-
-def _count_rows(file: Path) -> int:
-    if file.suffix != ".parquet":
-        return sum(1 for _ in _lines(file))
-    documents.schema_of_part(file)  # names the file where it is damaged
-    return pq.read_metadata(file).num_rows
+def _columns(file: Path) -> Sequence[str]:
+    """The columns of a Parquet file that are read. Raises UserError where none holds a text."""
+    if not rows.is_parquet(file):
+        return ()
+    with rows.opened_parquet(file) as table:
+        names = table.schema_arrow.names
+    texts = [name for name in ("text", "content") if name in names][:1]
+    if not texts:
+        raise UserError(f"{file}: has neither a column `text` nor `content`")
+    return (*texts, *_FIELDS)

@@ -19,6 +19,7 @@ from phi_jax.evaluation.scores import Scores, scored
 from phi_jax.evaluation.stops import FENCE
 from phi_jax.store.artifact import differences, digest_of, locked, new_directory, write_json
 from phi_jax.store.digests import PathDigests
+from phi_jax.store.rows import escaped
 
 if TYPE_CHECKING:
     from phi_jax.evaluation.backends.chat_server import Server
@@ -66,7 +67,7 @@ def evaluate_model(
     asked = {
         "model": identity,
         "benchmark": name,
-        "problems": digest_of([dataclasses.asdict(p) for p in problems]),
+        "problems": digest_of([dataclasses.asdict(dataclasses.replace(p, row={})) for p in problems]),
         **dataclasses.asdict(plan),
         **opened.settings,
     }
@@ -98,7 +99,7 @@ def score(
         samples = read_samples(Path(samples_file), problems)
         records = execute(problems, samples, form=form, sandbox=sandbox, workers=workers, wall_seconds=WALL_SECONDS)
         write_results(target, records)
-        scores = scored(problems, records, model=Path(samples_file).name, benchmark=name)
+        scores = scored(problems, records, model=escaped(Path(samples_file).name), benchmark=name)
         write_json(target / "scores.json", scores)
         return scores
 

@@ -16,7 +16,7 @@ from phi_jax.evaluation.execution import Sample, shown_prompt
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.stops import cut, is_complete
 from phi_jax.progress import Progress
-from phi_jax.store.artifact import write_atomic
+from phi_jax.store.artifact import write_lines
 
 PART = 64  # completions in a file that a killed run finds
 GREEDY = "greedy"  # the decoding whose verdicts models and prompts are compared by
@@ -119,8 +119,8 @@ def complete(requests: Sequence[Request], backend: Backend, directory: Path, lab
             )
             bar.advance()
             if len(part) == PART or len(done) == len(requests):
-                lines = (json.dumps({"number": n, **vars(sample)}) + "\n" for n, sample in part.items())
-                write_atomic(directory / f"part-{min(part):05d}.jsonl", "".join(lines))
+                lines = ({"number": n, **vars(sample)} for n, sample in part.items())
+                write_lines(directory / f"part-{min(part):05d}.jsonl", lines)
                 part = {}
     return [done[number] for number in range(len(requests))]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.problems import Problem, read_rows
+from phi_jax.evaluation.problems import Problem, whole_rows
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox
-from phi_jax.store.artifact import write_atomic
+from phi_jax.store.artifact import write_lines
 
 PROMPT_FORMS = ("stripped", "kept")  # "both" in a config or on a command line: the two side by side
 CHAT = "chat"  # the form of a prompt that a server was sent in a chat
@@ -98,7 +97,7 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
     """
     seen = {p.task_id: 0 for p in problems}
     samples = []
-    for place, row in read_rows(Path(path)):
+    for place, row in whole_rows(path):
         task, completion = row.get("task_id"), row.get("completion")
         if not isinstance(task, str) or not isinstance(completion, str):
             raise UserError(f"{place}: needs text in task_id and completion")
@@ -118,7 +117,7 @@ def write_results(directory: Path, records: Records) -> None:
     samples = [{"task_id": r["task_id"], "completion": r["completion"]} for r in records]
     results = [{**s, "result": r["result"], "passed": r["passed"]} for s, r in zip(samples, records, strict=True)]
     for name, rows in zip(FILES, (samples, results, records), strict=True):
-        write_atomic(directory / name, "".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(directory / name, rows)
 
 
 def verdicts_of(records: Records, decoding: str, form: str, verdict: str = "passed") -> dict[str, list[bool]]:

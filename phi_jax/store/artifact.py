@@ -15,9 +15,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -31,11 +32,12 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 _DRAFT = "draft.json"
 _TEMPORARY = ".tmp-"
+_ESCAPED = "backslashreplace"  # what UTF-8 cannot hold, as of a name that is not UTF-8, becomes \udcXX, as in JSON
 
 
 def canonical_json(value: Any) -> bytes:
     """The one serialisation that is hashed: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(errors=_ESCAPED)
 
 
 def digest_of(value: Any) -> str:
@@ -117,9 +119,30 @@ def write_atomic(final: epath.PathLike, data: bytes | str) -> None:
         path.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def json_text(value: Any, **layout: Any) -> str:
+    """JSON that every reader takes: NaN and the infinities, which only Python's has, are null."""
+    try:
+        return json.dumps(value, allow_nan=False, **layout)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, **layout)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(final: epath.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_atomic(final, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes `value` as indented JSON, atomically; see `json_text`."""
+    write_atomic(final, (json_text(value, indent=2, ensure_ascii=False) + "\n").encode(errors=_ESCAPED))
+
+
+def write_lines(final: epath.PathLike, rows: Iterable[Any]) -> None:
+    """Writes a line of JSON for each row, atomically; see `json_text`."""
+    write_atomic(final, "".join(json_text(row) + "\n" for row in rows))
 
 
 @dataclasses.dataclass(frozen=True)

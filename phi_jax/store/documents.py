@@ -5,12 +5,10 @@ The id is the hash of the text. A part is written whole or not at all, so a stag
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +17,7 @@ from etils import epath
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
 from phi_jax.store.artifact import Draft, atomic_path
+from phi_jax.store.rows import Row, opened_parquet
 
 SCHEMA = pa.schema(
     [
@@ -31,7 +30,6 @@ SCHEMA = pa.schema(
     ]
 )
 
-Row = dict[str, Any]
 _FOOTER = b"phi_jax"
 
 
@@ -134,7 +132,7 @@ def schema_of(directory: epath.PathLike) -> pa.Schema:
 
 def schema_of_part(path: epath.PathLike) -> pa.Schema:
     """The columns of one Parquet file, with what its footer says. Raises UserError for a damaged one."""
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         return file.schema_arrow
 
 
@@ -164,18 +162,8 @@ def read(directory: epath.PathLike, columns: Sequence[str] = ("id", "text")) -> 
 
 def read_part(path: epath.PathLike, columns: Sequence[str]) -> Iterator[Row]:
     """Rows of one Parquet file; errors as in `read`."""
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         if missing := [name for name in columns if name not in file.schema_arrow.names]:
             raise UserError(f"{path}: has no column {missing[0]!r}; documents need {', '.join(SCHEMA.names)}")
         for batch in file.iter_batches(batch_size=512, columns=list(columns)):
             yield from batch.to_pylist()
-
-
-@contextlib.contextmanager
-def _opened(path: epath.PathLike) -> Iterator[pq.ParquetFile]:
-    """A Parquet file to be read; what cannot be read of it is a UserError."""
-    try:
-        with epath.Path(path).open("rb") as handle:
-            yield pq.ParquetFile(handle)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({error}); write it again") from None

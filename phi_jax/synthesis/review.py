@@ -16,8 +16,8 @@ import pyarrow as pa
 from phi_jax.config import Config
 from phi_jax.store import documents
 from phi_jax.store.artifact import Draft
-from phi_jax.store.documents import Row
 from phi_jax.store.near_copies import Rules, decide, find_pairs
+from phi_jax.store.rows import Row, plain
 from phi_jax.synthesis.boilerplate import without_boilerplate
 from phi_jax.synthesis.llm.exercises import Written, check_exercises
 from phi_jax.synthesis.llm.textbooks import check_textbooks
@@ -57,7 +57,7 @@ def check(kind: str, texts: Sequence[Row], label: str, rules: Config) -> list[Ro
 
 
 def _tidied(kind: str, given: Row) -> Row:
-    text = given["text"].removeprefix("\ufeff").replace("\r\n", "\n")
+    text = plain(given["text"])
     tidy = without_boilerplate(text) if kind == "textbooks" else text.strip("\n") + "\n"
     raw = given | {"text": tidy, "language": LANGUAGES[kind]}
     row: Row = {name: value and value.encode(errors="replace").decode() for name, value in raw.items()}

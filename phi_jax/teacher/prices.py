@@ -94,6 +94,8 @@ def load_prices(path: str = "") -> dict[str, Price]:
     prices: dict[str, Price] = {}
     for file in (_PACKAGED, Path(path)) if path else (_PACKAGED,):
         try:
+            if not file.is_file():
+                raise OSError(0, "no such file, or no regular one")
             prices |= _Table.model_validate_json(file.read_bytes()).models
         except OSError as error:
             raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,7 +19,7 @@ from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.chips import chip_of
 from phi_jax.progress import Progress
-from phi_jax.store.artifact import Draft, write_atomic
+from phi_jax.store.artifact import Draft, json_text, write_atomic
 from phi_jax.training.data import Data
 from phi_jax.training.optimizer import learning_rate_schedule
 from phi_jax.training.tensorboard import ScalarEvents
@@ -87,8 +86,7 @@ class Metrics(contextlib.ExitStack):
         if self._peak_flops is not None:
             record["mfu"] = rate * self._flops_per_token / self._peak_flops
         if processes.is_leader():
-            finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
-            self._file.write(json.dumps(finite) + "\n")
+            self._file.write(json_text(record) + "\n")
             self._file.flush()
             self._board.add(figures["step"], record)
             self._bar.advance(self._step_tokens, f"loss {record['loss']:.3f}")

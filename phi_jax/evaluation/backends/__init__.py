@@ -9,7 +9,6 @@ import abc
 import hashlib
 import importlib
 import inspect
-import json
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.completion import TOO_LONG, Backend, Completion, Plan, Request
+from phi_jax.store.rows import read_object
 from phi_jax.tokens.tokenizer import Tokenizer
 
 _MODULES = {
@@ -104,10 +104,7 @@ class ExportBackend(TokenBackend):
         import torch
 
         name, path = library.__name__, model / "config.json"
-        try:
-            config = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
+        config = read_object(path)
         # transformers 5's name and 4's; Phi's and CodeGen's.
         self.dtype = dtype or config.get("dtype") or config.get("torch_dtype") or ""
         context = config.get("max_position_embeddings") or config.get("n_positions", 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 
 from phi_jax.config import Config
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, write_atomic
+from phi_jax.store.artifact import Artifact, Draft, write_lines
 from phi_jax.store.documents import Row
 from phi_jax.synthesis.grammar.catalogue import behaviours, fixed_inputs, held_out
 from phi_jax.synthesis.grammar.grammar_texts import Text, exercise, problem, textbook_section
@@ -41,11 +40,11 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
         ("exercises", exercise, rules.exercises_per_behaviour),
     ):
         _write(draft, kind, [write(k, number) for number in range(rounds) for k in taught], rules)
-    problems = [json.dumps(problem(k)) + "\n" for k in tested]
+    problems = [problem(k) for k in tested]
     validation = problems[len(problems) - len(problems) // VALIDATION_ONE_IN :]
-    for name, lines in (("problems", problems), ("validation", validation)):
-        write_atomic(draft.directory / f"{name}.jsonl", "".join(lines))
-        draft.add_output(name, f"{name}.jsonl", rows=len(lines))
+    for name, rows in (("problems", problems), ("validation", validation)):
+        write_lines(draft.directory / f"{name}.jsonl", rows)
+        draft.add_output(name, f"{name}.jsonl", rows=len(rows))
     families = Counter(k.behaviour.family for k in known)
     declare(
         draft,

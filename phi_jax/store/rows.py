@@ -1,0 +1,220 @@
+"""Files that somebody gives us, opened and read in one way: their rows, and the one form of their texts.
+
+A file of rows is JSON lines, a JSON list of objects (but in a .jsonl), or Parquet; .gz and .zst are unpacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from etils import epath
+
+from phi_jax.errors import UserError
+from phi_jax.store.artifact import is_object_store
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+Row = dict[str, Any]
+ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")  # of files of rows that are looked for in a directory
+# What reading a damaged file raises: bogus lengths and bytes, gzip's own errors, and what pyarrow's inherit from.
+DAMAGED = (
+    OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError, RecursionError,
+    NotImplementedError, zlib.error,
+)  # fmt: skip
+_DEEPEST = 100  # lists and objects in each other; whoever walks through a row may take several frames for each
+
+
+class Given(NamedTuple):
+    """One row as a file has it: strings may hold half a surrogate pair, and what is bytes still is no UTF-8."""
+
+    place: str  # what an error about the row names
+    row: Row
+    fault: str = ""  # why there is no row
+    line: bytes = b""  # of JSON lines
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, for a message of one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@contextlib.contextmanager
+def opened(path: epath.PathLike) -> Iterator[IO[bytes]]:
+    """A file to be read, unpacked where its name ends in .gz or .zst.
+
+    Raises UserError for what is no regular file, such as a pipe, which might never end, and for what turns out to be
+    damaged in the block.
+    """
+    path = epath.Path(path)
+    try:
+        if not (path if is_object_store(path) else Path(path)).is_file():  # epath takes a pipe for a file
+            raise UserError(f"{path}: no such file, or no regular one; name a file that can be read")
+        with path.open("rb") as file:
+            unpack: Any = {".gz": gzip.open, ".zst": _unpack_zstd}.get(path.suffix.lower())
+            yield io.BufferedReader(unpack(file)) if unpack else file
+    except DAMAGED as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); get a good copy") from None
+
+
+def _unpack_zstd(file: IO[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(file, "zstd")
+
+
+def files_below(root: epath.PathLike, endings: Sequence[str]) -> list[epath.Path]:
+    """`root`, or what a directory holds that has one of the endings, but for directories; sorted.
+
+    At any depth; of an object store, which asks for every depth again, at the first.
+    """
+    top: Any = epath.Path(root) if is_object_store(root) else Path(root)
+    found = [top] if not top.is_dir() else top.iterdir() if is_object_store(root) else top.rglob("*")
+    return sorted(file for file in found if file.name.lower().endswith(tuple(endings)) and not file.is_dir())
+
+
+def read_object(path: epath.PathLike) -> Row:
+    """The JSON object that a file is. Raises UserError where it is none."""
+    with opened(path) as file:
+        if not isinstance(content := _parsed(file.read()), dict):
+            raise ValueError("not a JSON object")
+        return content
+
+
+def is_parquet(path: epath.PathLike) -> bool:
+    """Whether a file is to be read as Parquet."""
+    return epath.Path(path).name.lower().endswith(".parquet")
+
+
+def read_rows(path: epath.PathLike, columns: Sequence[str] = ()) -> Iterator[Given]:
+    """The rows of a file, or why one is none; blank lines are no rows. columns: of Parquet, () = all.
+
+    Raises UserError for a file that is damaged as a whole.
+    """
+    if is_parquet(path):
+        yield from _rows_of_parquet(path, columns)
+        return
+    with opened(path) as file:
+        if _is_list(path, file):
+            for number, row in enumerate(_parsed(file.read()), 1):
+                yield _checked(f"{path}: item {number}", row)
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                place = f"{path}:{number}"
+                try:
+                    yield _checked(place, _parsed(line), line)
+                except DAMAGED as error:
+                    yield Given(place, {}, f"not JSON ({one_line(error)})", line)
+
+
+def count_rows(path: epath.PathLike) -> int:
+    """How many rows `read_rows` gives."""
+    if is_parquet(path):
+        with opened_parquet(path) as table:
+            return table.metadata.num_rows
+    with opened(path) as file:
+        return len(_parsed(file.read())) if _is_list(path, file) else sum(1 for line in file if line.strip())
+
+
+@contextlib.contextmanager
+def opened_parquet(path: epath.PathLike) -> Iterator[pq.ParquetFile]:
+    """A Parquet file to be read; errors as in `opened`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with opened(path) as file:
+        try:
+            table = pq.ParquetFile(file)
+            about = table.metadata
+            if about.num_rows != sum(about.row_group(index).num_rows for index in range(about.num_row_groups)):
+                raise ValueError("its counts of rows differ")
+            yield table
+        except pa.ArrowException as error:  # some are of no other kind
+            raise ValueError(one_line(error)) from None
+
+
+def _rows_of_parquet(path: epath.PathLike, columns: Sequence[str]) -> Iterator[Given]:
+    numbers = itertools.count(1)
+    with opened_parquet(path) as table:
+        chosen = [name for name in table.schema_arrow.names if name in columns or not columns]
+        if len(set(chosen)) < len(chosen):
+            raise ValueError("two columns of one name")
+        for batch in table.iter_batches(batch_size=512, columns=chosen):
+            for index in range(batch.num_rows):
+                place = f"{path}: row {next(numbers)}"
+                try:  # row by row, since one value that cannot be converted fails all that are converted with it
+                    row = batch.slice(index, 1).to_pylist()[0]
+                    yield _checked(place, {name: _text_of(value) for name, value in row.items()})
+                except DAMAGED as error:
+                    yield Given(place, {}, f"not a row ({one_line(error)})")
+        if next(numbers) <= table.metadata.num_rows:
+            raise ValueError("it ends before its last row")
+
+
+def _text_of(value: Any) -> Any:
+    with contextlib.suppress(UnicodeDecodeError):
+        return value.decode() if isinstance(value, bytes) else value
+    return value
+
+
+def _is_list(path: epath.PathLike, file: IO[bytes]) -> bool:
+    head = file.peek(4096) if isinstance(file, io.BufferedReader) else b""
+    return ".jsonl" not in epath.Path(path).name and re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", head) is not None
+
+
+def _parsed(data: bytes) -> Any:
+    return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object with one name twice")
+    return found
+
+
+def _checked(place: str, row: Any, line: bytes = b"") -> Given:
+    if not isinstance(row, dict):
+        return Given(place, {}, "not a JSON object", line)
+    return Given(place, row, "", line) if _is_flat(row, _DEEPEST) else Given(place, {}, "nested too deeply", line)
+
+
+def _is_flat(value: Any, left: int) -> bool:
+    """Whether lists and objects stand in each other `left` deep at most."""
+    if not isinstance(value, list | dict):
+        return True
+    return left > 0 and all(_is_flat(v, left - 1) for v in (value.values() if isinstance(value, dict) else value))
+
+
+def normal(value: Any) -> str:
+    """A value as text in the one form that texts have here: UTF-8 without byte order mark, lines that end in a line
+    feed. Raises ValueError, with the reason, for what UTF-8 cannot hold, and for a NUL, which no source has.
+    """
+    try:
+        text = value.decode() if isinstance(value, bytes) else str(value)
+        text.encode()
+    except UnicodeError:
+        raise ValueError("not UTF-8") from None
+    if "\0" in text:
+        raise ValueError("NUL in it")
+    return plain(text)
+
+
+def plain(text: str) -> str:
+    """Without byte order mark, and with lines that end in a line feed."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def escaped(name: str) -> str:
+    """A file's name as UTF-8 can hold it: bytes of a name that is not UTF-8 as \\udcXX."""
+    return name.encode(errors="backslashreplace").decode()

@@ -37,7 +37,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from parts import PARTS, Part, replace
+from parts import ALONE, PARTS, replace
 
 from phi_jax.bench.result import surroundings
 from phi_jax.errors import PeerLost, UserError
@@ -82,14 +82,19 @@ def check(options: argparse.Namespace) -> int:
     for name in asked:
         if name in found["parts"] and name not in again:
             continue
-        processes.say(f"{name}: begins")
+        _say(f"{name}: begins")
         context = {"shapes": options.shapes, "distributed": processes.count() > 1, "step": found["parts"].get("step")}
         answers = processes.gather(_run(name, context, options, logs))
         found["parts"][name] = _together(answers)
         if processes.is_leader():
             replace(options.out, json.dumps(found, indent=1) + "\n")
-        processes.say(f"{name}: {found['parts'][name]['result']} ({found['parts'][name]['seconds']:.1f} s)")
+        _say(f"{name}: {found['parts'][name]['result']} ({found['parts'][name]['seconds']} s)")
     return int(not all(found["parts"][name]["result"].startswith(("done", "skipped")) for name in asked))
+
+
+def _say(line: str) -> None:
+    if processes.is_leader():  # not by phi_jax/progress.py, which needs tqdm
+        print(line, file=sys.stderr, flush=True)
 
 
 def _named(names: list[str]) -> list[str]:
@@ -125,9 +130,9 @@ def _begun(options: argparse.Namespace) -> dict[str, Any]:
 
 def _run(name: str, context: dict[str, Any], options: argparse.Namespace, logs: Path) -> dict[str, Any]:
     """This process's share of a part, in a child: its answer, and how it ended where it gave none."""
-    part, start = PARTS[name], time.monotonic()
-    environment = _environment(part, options)
-    if part.alone and not processes.is_leader():
+    start, context = time.monotonic(), {**context, "check": os.getpid()}
+    environment = _environment(name, options)
+    if name in ALONE and not processes.is_leader():
         return {"result": "done", "figures": {}, "seconds": 0.0}
     log = logs / (f"{name}.{processes.index()}.log" if context["distributed"] else f"{name}.log")
     with tempfile.TemporaryDirectory() as scratch, log.open("wb") as file:
@@ -151,9 +156,11 @@ def _run(name: str, context: dict[str, Any], options: argparse.Namespace, logs: 
     return {**found, "seconds": round(time.monotonic() - start, 1)}
 
 
-def _environment(part: Part, options: argparse.Namespace) -> dict[str, str]:
+def _environment(name: str, options: argparse.Namespace) -> dict[str, str]:
     """Of a part's child; where there are several processes, their children meet at an address of their own."""
-    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(GPU_SHARE), **os.environ, **part.environment}
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(GPU_SHARE), **os.environ}
+    if name in ALONE:
+        return {**environment, "JAX_PLATFORMS": "cpu"}
     if processes.count() > 1:
         environment |= {
             "JAX_COORDINATOR_ADDRESS": processes.on_leader(_free_address),

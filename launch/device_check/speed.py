@@ -1,14 +1,12 @@
-"""How fast a step and the sampler are, beside torch and beside what the device could do at most."""
+"""How fast a step and the sampler are, and what the device could do at most."""
 
 from __future__ import annotations
 
-import gc
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from case import ROOT, Skipped, case, device, estimate, fits, in_setting, kernel_here, settings, shape_of
+from case import Skipped, case, device, estimate, fits, in_setting, kernel_here, settings, shape_of
 
 from phi_jax.bench.train_speed import measure
 from phi_jax.errors import UserError
@@ -16,7 +14,7 @@ from phi_jax.errors import UserError
 Figures = dict[str, Any]
 
 
-def step(context: Figures, config: str = "phi_1") -> Iterator[Figures]:
+def step(context: Figures, config: str) -> Iterator[Figures]:
     """A config's training step in the best of the settings that fit; where that runs out of memory, in the next."""
     whole, failed = case(config, context["shapes"], kernel_here()), []
     for remat, rows in settings(whole):
@@ -52,47 +50,6 @@ def _measured(context: Figures, chosen: Figures, steps: int) -> Figures:
         "estimated_peak_memory_bytes": estimate(chosen),
         **figures,
     }
-
-
-def beside_torch(context: Figures) -> Iterator[Figures]:
-    """The batch of the part `step` by transformers on torch, on one device: eager, then compiled.
-
-    Where torch runs out of memory, the batch is cut into twice as many microbatches. ratio: our tokens a second of one
-    device by torch's. Torch may take its flash, memory-efficient or cuDNN kernel, not the plain one.
-    """
-    import torch
-
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu and context["shapes"] != "tiny":
-        raise Skipped("torch without CUDA")
-    sys.path.append(str(ROOT / "tests" / "benchmarks"))
-    try:
-        from train_transformers import check_same, peer
-    except ModuleNotFoundError:
-        raise Skipped("no tests/benchmarks in this checkout") from None
-    ours = (context["step"] or {}).get("figures", {})
-    if "case" not in ours:
-        raise Skipped("the part step has no figures to stand beside")
-    chosen = {**ours["case"], "steps": 10 if on_gpu else 2}
-    chosen["training"] = {**chosen["training"], "global_batch_size": ours["rows_a_device"]}
-    torch.backends.cuda.enable_math_sdp(not on_gpu)
-    found: Figures = {}
-    for name in ("eager", "compiled"):
-        figures = None
-        while figures is None:
-            try:
-                figures = peer(chosen, "sdpa without mask", compiled=name == "compiled")
-            except torch.cuda.OutOfMemoryError:
-                if chosen["training"]["microbatches"] >= ours["rows_a_device"]:
-                    raise
-                chosen["training"]["microbatches"] *= 2
-            gc.collect()  # the model of the last turn
-            if on_gpu:
-                torch.cuda.empty_cache()
-        check_same(chosen, {"ours": ours, "peer": figures})
-        ratio = ours["tokens_per_second"] / ours["devices"] / figures["tokens_per_second"]
-        found[name] = {**figures, "microbatches": chosen["training"]["microbatches"], "ratio": ratio}
-        yield found
 
 
 def ceilings(context: Figures) -> Iterator[Figures]:

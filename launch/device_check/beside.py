@@ -89,7 +89,7 @@ def export(context: Figures) -> Iterator[Figures]:
     place = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as directory:
         export_model(params, shape, Path(directory), tokenizer_directory=None, end_of_text_id=0)
-        model = transformers.AutoModelForCausalLM.from_pretrained(directory, torch_dtype="float32").to(place).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="float32").to(place).eval()
     with torch.inference_mode():
         theirs = model(torch.from_numpy(tokens).long().to(place)).logits.float().cpu().numpy()
     with jax.default_matmul_precision("highest"):

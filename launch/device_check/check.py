@@ -1,6 +1,6 @@
 """The day a GPU or a TPU is there: what phi_jax computes on it, how fast, and in how much memory.
 
-    launch/device_check/run --out FILE.json [--parts step sampler] [--again step]
+    launch/device_check/run --out FILE.json [--parts step matmul] [--again step]
 
 Each part runs in a process of its own for at most --limit seconds (90); then it is stopped, and the next one begins.
 FILE.json is written after each part, what a part printed goes to FILE.logs/. Run again, it goes on with the parts that
@@ -55,8 +55,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="device_check", description="What this GPU or TPU does with phi-1.")
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FILE.json", help="the result; read again to go on")
-    add("--parts", nargs="+", default=[], metavar="PART", help="only these; remat_rows = remat_rows.*")
-    add("--again", nargs="+", default=[], metavar="PART", help="though they have a result")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="only these: %(choices)s")
+    add("--again", nargs="+", choices=PARTS, default=[], metavar="PART", help="these, though they have a result")
     add("--shapes", choices=("phi_1", "tiny"), default="phi_1", help="tiny: a rehearsal on a CPU")
     add("--limit", type=float, default=90.0, metavar="SECONDS", help="of a part (default 90)")
     add("--distributed", choices=("slurm", "tpu", "env"), help="as of phi-jax pretrain: this is one process of several")
@@ -75,12 +75,12 @@ def check(options: argparse.Namespace) -> int:
 
     All processes know all results and so take the same turns; process 0 alone writes them.
     """
-    asked, again = _named(options.parts) or list(PARTS), _named(options.again)
+    asked = [name for name in PARTS if name in options.parts]
     found = processes.on_leader(lambda: _begun(options))
     logs = options.out.with_suffix(".logs")
     logs.mkdir(parents=True, exist_ok=True)
     for name in asked:
-        if name in found["parts"] and name not in again:
+        if name in found["parts"] and name not in options.again:
             continue
         _say(f"{name}: begins")
         context = {"shapes": options.shapes, "distributed": processes.count() > 1, "step": found["parts"].get("step")}
@@ -97,25 +97,13 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _named(names: list[str]) -> list[str]:
-    """The parts that are meant, in order. Raises UserError for a name that none has."""
-    for name in names:
-        if not any(_means(name, part) for part in PARTS):
-            raise UserError(f"{name}: no such part; there are: {', '.join(PARTS)}")
-    return [part for part in PARTS if any(_means(name, part) for name in names)]
-
-
-def _means(name: str, part: str) -> bool:
-    return part == name or part.startswith(f"{name}.")
-
-
 def _begun(options: argparse.Namespace) -> dict[str, Any]:
     """What FILE.json holds, or its beginning. Raises UserError for a file of other shapes, or none of ours."""
     if options.out.exists():
         try:
             found: dict[str, Any] = json.loads(options.out.read_text())
-            shapes, _ = found["shapes"], found["parts"].items()
-        except (ValueError, KeyError, TypeError, AttributeError):
+            shapes, _ = found["shapes"], found["parts"]
+        except (ValueError, KeyError, TypeError):
             raise UserError(f"--out {options.out}: no result of a device check; name another file") from None
         if shapes != options.shapes:
             raise UserError(f"--out {options.out}: holds results of --shapes {shapes}; name another file")
@@ -184,10 +172,11 @@ def _free_address() -> str:
 
 def _together(answers: list[dict[str, Any]]) -> dict[str, Any]:
     """Process 0's answer, and the result of the first process with which the part did not end well."""
-    for process, answer in enumerate(answers[1:], start=1):
-        if answers[0]["result"] == "done" != answer["result"]:
-            return {**answers[0], "result": f"process {process}: {answer['result']}"}
-    return answers[0]
+    first = answers[0]
+    for process, answer in enumerate(answers):
+        if first["result"] == "done" != answer["result"]:
+            return {**first, "result": f"process {process}: {answer['result']}"}
+    return first
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The rehearsal of launch/device_check on a CPU with small shapes: every part is killed once; two processes.
 
-    pytest tests/acceptance/test_device_check.py
+    pytest tests/acceptance/test_device_check_kills.py
 
 Its result goes to tests/acceptance/device_check.json. On a machine with a GPU or a TPU the check itself is to be run.
 """

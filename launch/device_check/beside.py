@@ -69,14 +69,13 @@ def speed(context: Figures) -> Iterator[Figures]:
 def export(context: Figures) -> Iterator[Figures]:
     """A random model of two blocks of phi-1's width, exported, and its logits by transformers here and by us."""
 
+    torch = _torch()
     import jax
     import numpy as np
+    import transformers
 
     from phi_jax.model import phi
     from phi_jax.weights.huggingface import export_model
-
-    torch = _torch()
-    import transformers
 
     whole = case("phi_1", context["shapes"], "xla")
     shape = shape_of(whole, num_layers=2, compute_dtype="float32", attention_dropout=0.0, residual_dropout=0.0)

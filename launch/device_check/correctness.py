@@ -20,8 +20,8 @@ BLIND = "fused kernel that is told of no documents"  # must not pass
 # Of an array's differences from the reference: their root mean square, as a share of the array's; the largest, as a
 # share of the array's largest, may be twice that. bfloat16 rounds by at most 2^-9, in the mean square by 2^-10.3. A
 # kernel rounds probabilities, their gradients and what it returns, and the gradient is built on a rounded output: half
-# a dozen roundings add like noise, to 2^-9, and the bound is four times that (splash in the interpreter: 2^-8.6). A
-# kernel with a wrong mask, scale or order is off by 2^-2 and more.
+# a dozen roundings add like noise, to 2^-9, and the bound is four times that (splash and xla on a CPU, 2048 positions:
+# 2^-8.6). A kernel with a wrong mask, scale or order is off by 2^-2 and more; one blind to documents by 2^-0.4.
 BOUND = 2**-7
 
 

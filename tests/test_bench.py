@@ -55,12 +55,14 @@ def test_a_result_names_what_it_was_made_with_and_no_path(trained):
 
 
 def test_mfu_of_a_known_chip_in_bfloat16_and_else_none(trained):
-    assert trained["figures"]["mfu_full_attention"] is None
+    assert trained["figures"]["mfu_full_attention"] is trained["figures"]["mfu_causal_attention"] is None
+    assert trained["figures"]["measured_peak_memory_bytes"] is None  # a CPU's allocator does not say
     config = PhiConfig(**{**trained["case"]["model"], "compute_dtype": "bfloat16"})
     for chips in (1, 8):
         # H200's datasheet: 989.5 bfloat16 TFLOP/s without sparsity.
         expected = 1e4 * training_flops_per_token(config) / 989.5e12 / chips
         assert train_speed.utilisation(config, 1e4, "NVIDIA H200", chips) == pytest.approx(expected)
+        assert train_speed.utilisation(config, 1e4, "NVIDIA H200", chips, causal=True) < expected
     assert train_speed.utilisation(config, 1e4, "cpu", 1) is None
     float32 = PhiConfig(**trained["case"]["model"])
     assert train_speed.utilisation(float32, 1e4, "NVIDIA H200", 1) is None

@@ -40,6 +40,8 @@ def test_flops_are_those_of_the_matmuls_that_jax_traces(layers, width, heads, ml
         phi.abstract_params(shape), tokens
     )
     assert matmul_flops(traced.jaxpr) == 2 * length * training_flops_per_token(shape)
+    half_of_attention = 3 * 2 * layers * length * heads * 8
+    assert training_flops_per_token(shape, causal=True) == training_flops_per_token(shape) - half_of_attention
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("phi_1", 1_418_270_720), ("phi_1_small", 356_794_368)])

@@ -29,14 +29,18 @@ def publish(measured: Callable[[], dict[str, Any]], out: Path | None) -> None:
     """
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no directory {out.parent}; make it first")
-    surroundings = {
+    text = json.dumps({"surroundings": surroundings(), **measured()}, indent=1)
+    print(text)
+    if out is not None:
+        out.write_text(text + "\n")
+
+
+def surroundings() -> dict[str, Any]:
+    """What a measurement is made with; no path."""
+    return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "git_revision": git_revision(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
-    text = json.dumps({"surroundings": surroundings, **measured()}, indent=1)
-    print(text)
-    if out is not None:
-        out.write_text(text + "\n")

@@ -50,9 +50,11 @@ def measure(name: str, model: dict[str, Any], training: dict[str, Any], steps: i
 
     - tokens_per_second and step_seconds, the median; step_seconds_p10, _p90: between the ends of one step and the
       next, with one step in flight as in training.
-    - mfu_full_attention: model FLOPs over the chips' bfloat16 peak; None for a chip that parallel/chips.py does not
-      know, and for float32, which has another peak.
-    - peak_memory_bytes of a device, by the compiler.
+    - mfu_full_attention, mfu_causal_attention: model FLOPs over the chips' bfloat16 peak, attention counted by either
+      convention (model/flops.py); None for a chip that parallel/chips.py does not know, and for float32, which has
+      another peak.
+    - peak_memory_bytes of a device, by the compiler; measured_peak_memory_bytes, what its allocator has given out at
+      most in this process, None where it does not say (CPU).
     - compile_seconds (trace, lowering and XLA), first_loss, parameters, device_kind, devices, tokens_per_step.
 
     Raises UserError for a case that cannot be computed or does not fit.
@@ -106,6 +108,7 @@ def _figures(config: Any, rules: Config, steps: int) -> dict[str, Any]:
         losses.append(float(previous))  # as in training, read after the next step was dispatched
         ends.append(time.perf_counter())
     memory: Any = step.memory_analysis()
+    allocator: Any = jax.local_devices()[0].memory_stats() or {}
     low, median, high = np.quantile(np.diff(ends)[WARMUP_STEPS:], [0.1, 0.5, 0.9]).tolist()
     tokens = rules.global_batch_size * config.max_seq_len
     return {
@@ -114,10 +117,12 @@ def _figures(config: Any, rules: Config, steps: int) -> dict[str, Any]:
         "step_seconds_p10": low,
         "step_seconds_p90": high,
         "mfu_full_attention": utilisation(config, tokens / median, device.device_kind, devices),
+        "mfu_causal_attention": utilisation(config, tokens / median, device.device_kind, devices, causal=True),
         "peak_memory_bytes": memory.argument_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
+        "measured_peak_memory_bytes": allocator.get("peak_bytes_in_use"),
         "compile_seconds": ends[0] - start,
         "first_loss": losses[0],
         "parameters": num_params(config),
@@ -135,10 +140,13 @@ def random_batches(batch_size: int, seq_len: int, vocab_size: int) -> list[Any]:
     return [random.integers(0, vocab_size, shape, dtype=np.int32) for _ in range(BATCHES)]
 
 
-def utilisation(config: Any, tokens_per_second: float, device_kind: str, devices: int) -> float | None:
+def utilisation(
+    config: Any, tokens_per_second: float, device_kind: str, devices: int, *, causal: bool = False
+) -> float | None:
     """Model FLOPs over the chips' bfloat16 peak; see `measure`."""
     from phi_jax.model.flops import training_flops_per_token
     from phi_jax.parallel.chips import chip_of
 
     chip = chip_of(device_kind) if config.compute_dtype == "bfloat16" else None
-    return tokens_per_second * training_flops_per_token(config) / (chip.peak_flops * devices) if chip else None
+    flops = tokens_per_second * training_flops_per_token(config, causal=causal)
+    return flops / (chip.peak_flops * devices) if chip else None

@@ -18,9 +18,10 @@ def ours(case):
     return measure(**case)["figures"]
 
 
-def peer(case, attention):
+def peer(case, attention, compiled=True):
     """torch.compile on model and loss (full logits), bfloat16 autocast over float32 weights or plain float32, AdamW
     (fused) on the same split of decayed parameters, clipping. It never recomputes activations: `remat` is ours alone.
+    compiled: false = eager.
     """
     import os
 
@@ -54,12 +55,12 @@ def peer(case, attention):
             logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
 
-    compiled = torch.compile(loss_of, dynamic=False)
+    part_loss = torch.compile(loss_of, dynamic=False) if compiled else loss_of
 
     def step(i):
         losses = []
         for part in batches[i % BATCHES].to(device, non_blocking=True).chunk(rules["microbatches"]):
-            loss = compiled(part) / rules["microbatches"]
+            loss = part_loss(part) / rules["microbatches"]
             loss.backward()
             losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), rules["clip_norm"])
@@ -80,6 +81,7 @@ def peer(case, attention):
         "first_loss": losses[0],
         "parameters": sum(p.numel() for p in model.parameters()),
         "device_kind": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
         "attention": attention,
     }
 

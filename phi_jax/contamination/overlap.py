@@ -47,13 +47,13 @@ class Wording:
         self._solutions: dict[str, list[tuple[str, str]]] = defaultdict(list)  # longest line -> (task_id, lines)
         self._grams: dict[Gram, tuple[str, bool]] = {}  # -> (task_id, whether it is of the docstring's prose)
         for problem in problems:
-            sentence = re.split(r"(?<=[.!?])\s", _flat(_prose(problem)), maxsplit=1)[0]
+            sentence = re.split(r"(?<=[.!?])\s", _flat(_plain(_prose(problem))), maxsplit=1)[0]
             words = tuple(_WORD.findall(sentence))
             if len(words) >= SENTENCE_WORDS:
                 # A sentence without a full stop must not be found at the head of a longer one.
                 end = "" if sentence.endswith((".", "!", "?")) else r"(?! ?\w)"
                 sentences[words].append((problem.task_id, r"(?<!\w)" + re.escape(sentence) + end))
-            lines = _lines(problem.reference or "")
+            lines = _lines(_plain(problem.reference or ""))
             if len(_TOKEN.findall(" ".join(lines))) >= SOLUTION_TOKENS:
                 self._solutions[max(lines, key=len)].append((problem.task_id, _joined(lines)))
         self._sentences: dict[Gram, list[tuple[str, str]]] = defaultdict(list)  # by their first words
@@ -64,12 +64,13 @@ class Wording:
         for in_prose in (True, False):
             for problem in problems:
                 text = _prose(problem) if in_prose else _without_examples(problem.prompt)
-                for gram in _grams(_WORD.findall(_flat(text)), GRAM):
+                for gram in _grams(_WORD.findall(_flat(_plain(text))), GRAM):
                     self._grams.setdefault(gram, (problem.task_id, in_prose))
 
     def overlap(self, text: str) -> Overlap:
         """What `text` has in common with the problems."""
-        flat, lines = _flat(text), _lines(text)
+        plain = _plain(text)
+        flat, lines = _flat(plain), _lines(plain)
         words = _WORD.findall(flat)
         beginnings = self._sentences.keys() & _grams(words, SENTENCE_WORDS)
         said = {task for b in beginnings for task, pattern in self._sentences[b] if re.search(pattern, flat)}
@@ -105,12 +106,12 @@ def _plain(text: str) -> str:
 
 
 def _flat(text: str) -> str:
-    """Plain, in lower case, whitespace runs as one space."""
-    return " ".join(_plain(text).lower().split())
+    """In lower case, whitespace runs as one space."""
+    return " ".join(text.lower().split())
 
 
 def _lines(text: str) -> list[str]:
-    return [line for line in (" ".join(line.split()) for line in _plain(text).splitlines()) if line]
+    return [line for line in (" ".join(line.split()) for line in text.splitlines()) if line]
 
 
 def _joined(lines: Sequence[str]) -> str:

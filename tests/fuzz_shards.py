@@ -27,7 +27,9 @@ from phi_jax.tokens.shards import SplitWriter, write_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 SEQ_LEN = 7
-DAMAGES = ("truncated", "flipped", "overwritten", "extended", "emptied", "missing", "of another run", "of this run", "edited")  # fmt: skip
+DAMAGES = (
+    "truncated", "flipped", "overwritten", "extended", "emptied", "missing", "of another run", "of this run", "edited",
+)  # fmt: skip
 
 
 def write_set(root, name, seed, seq_len=SEQ_LEN):

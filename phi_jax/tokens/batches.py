@@ -48,7 +48,7 @@ class TokenBatches:
         weights = sources if isinstance(sources, Mapping) else {sources: 1.0}
         self._place = ", ".join(map(str, weights))
         self.seq_len, self.vocab_size, self.end_of_text_id = _common_shape([*weights])
-        self._opened = [_open(directory, split) for directory in weights]
+        self._opened = [_open(directory, split, self.seq_len + 1) for directory in weights]
         self._rows = list(range(global_batch_size) if rows is None else rows)
         self._global_batch_size = global_batch_size
         self.num_records: int = sum(map(len, self._opened))
@@ -120,16 +120,18 @@ def _common_shape(directories: Sequence[Path]) -> tuple[int, int, int]:
     return shapes[0]
 
 
-def _open(directory: Path, split: str) -> Any:
+def _open(directory: Path, split: str, record: int) -> Any:
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(str(directory))
+        if builder.info.features["tokens"].shape != (record,):
+            raise ValueError(f"records of {record} tokens are not what it holds")
         if split in builder.info.splits:
             return builder.as_data_source(split)
     except Exception as error:  # of many kinds: of TFDS, of protobuf, of the parsers below them
-        raise damaged(f"{directory}/dataset_info.json or features.json", error) from None
+        raise damaged(f"{directory}: dataset_info.json, features.json or tokens.json", error) from None
     raise UserError(
-        f"{directory}: split {split} holds nothing, the texts are too few; add some, or change "
-        "config.tokenize.validation_fraction"
+        f"{directory}: split {split} holds nothing, the texts are too few; add some or change "
+        "config.tokenize.validation_fraction, and rebuild with `phi-jax tokenize`"
     )

@@ -135,7 +135,7 @@ def test_thirteen_words_are_counted_where_they_are_no_evidence(held_out):
 
 
 def test_what_everybody_writes_is_no_evidence(tmp_path):
-    """Neither a solution below the least size nor a sentence that two problems share."""
+    """Neither a solution below the least size, nor its words alone, nor a sentence that two problems share."""
     said = "Add the two given numbers to each other."
     small, large = "    return a + b\n", "    return 3 * (a + b) - a // 7\n"
     rows = [
@@ -147,6 +147,9 @@ def test_what_everybody_writes_is_no_evidence(tmp_path):
     assert list(held_out.fingerprints.values()) == [["t/1"]]
     assert hits_of(held_out, f"def plus(x, y):\n{small}".replace("a", "x").replace("b", "y")) == {}
     assert hits_of(held_out, f"# {said}\n") == {}
+    rows[0]["canonical_solution"] = "    return ' '.join(lines)\n"
+    short = HeldOut(write_problems(tmp_path / "short.jsonl", rows[:1]))
+    assert hits_of(short, "def shown(lines):\n    lines = list(lines)\n    return ' '.join(lines)\n") == {}
     assert hits_of(held_out, f"def g(a, b):\n{large}") == {
         "same syntax": ["t/1"],
         "same text": ["t/1"],
@@ -318,6 +321,10 @@ def test_the_problems_of_mbpp_are_found_by_their_text(shared_data):
         assert missed(lambda row, form=form: form.format(row["text"])) == ["MBPP/347"]
     assert missed(lambda row: json.dumps({"text": row["text"]})) == ["MBPP/347"]
     assert missed(lambda row: row["code"].replace("\r\n", "\n")) == []
+    # Where only the lines can tell: a solution in a string of JSON or Python, or typed into a session.
+    assert missed(lambda row: json.dumps({"answer": row["code"].replace("\r\n", "\n")})) == []
+    assert missed(lambda row: f"x = {row['code']!r}\n") == []
+    assert missed(lambda row: "".join(f"... {line}\n" for line in row["code"].splitlines())) == []
 
 
 # --- The stage ------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ RIGHT = {
     "text further down is prose": python("print(1)") + "\nSo much for files:\n\n```text\nnotes.txt\n```\n",
     "output further down": python("print(1)") + "\nThis prints:\n\n```output\n1\n```\n",
     "a shell's session is prose": python("print(1)") + "\n```console\n$ python one.py\n1\n```\n",
+    "a prompt that is printed": python("print('>>> 1')", ">>> 1"),
     "output of nothing is prose": "```output\nof what?\n```\n" + python("x = 1"),
     "other languages are prose": "```bash\nrm -rf x\n```\n" + python("x = 1") + "```output-ish\nfoo\n```\n",
     "prints and does not say so": python("print(1)"),
@@ -63,8 +64,9 @@ WRONG = {
     "a session that does not": (python(">>> 1\nTraceback (most recent call last):\nValueError"), "block 1: the example '1' gives '1', not 'ValueError'"),
     "docstring": (python('def f(x):\n    """\n    >>> f(1)\n    3\n    """\n    return x + 1'), "block 1: the example 'f(1)' gives '2', not '3'"),
     "the order of a set": (python("print(list({'pear', 'fig', 'plum', 'kiwi'}))", "['pear', 'kiwi', 'plum', 'fig']"), "with sets in another order: block 1 prints \"['fig', 'plum', 'pear', 'kiwi']\", not \"['pear', 'kiwi', 'plum', 'fig']\""),
-    **{f"labelled {label}": (python("x = 1 / 0", language=label), "block 1 fails: ZeroDivisionError: division by zero") for label in ("py3", "python3", "ipython", "pycon", "")},
-    **{f"a session labelled {label}": (python(">>> 1 + 1\n3", language=label), "block 1: the example '1 + 1' gives '2', not '3'") for label in ("console", "text", "doctest", "")},
+    **{f"labelled {label}": (python("x = 1 / 0", language=label), "block 1 fails: ZeroDivisionError: division by zero") for label in ("py3", "python3", "ipython", "pycon", "python-repl", "")},
+    **{f"a session labelled {label}": (python(">>> 1 + 1\n3", language=label), "block 1: the example '1 + 1' gives '2', not '3'") for label in ("console", "text", "doctest", "python-console", "repl", "shell", "")},
+    "a session below its command": (python("$ python\n>>> 1 + 1\n3", language="console"), "block 1: the example '1 + 1' gives '2', not '3'"),
     "an unlabelled call": (python("print(y)", language=""), "block 1 fails: NameError: name 'y' is not defined"),
 }  # fmt: skip
 HOSTILE = {

@@ -5,7 +5,8 @@ for solutions of LEAST_NODES nodes or more, or when it says the same ("same text
 
 - the whole first sentence of a problem's docstring, of 6 words or more, letter case, line breaks, comment marks and
   string escapes aside; shorter sentences, and those that several problems share, do not say where they come from;
-- all lines of its solution, of 8 tokens or more, one after the other, indents aside;
+- all lines of its solution, of 8 tokens and 6 words or more, one after the other, indents and prompts (>>>) aside, a
+  string's ends taken for a line's: everybody writes `return " ".join(lines)`;
 - 13 consecutive words of the docstring's prose, as in the paper; but for the grammar's texts against the grammar's
   problems, which share their templates' words, so that there it is no evidence.
 

@@ -15,13 +15,15 @@ from phi_jax.contamination import syntax
 from phi_jax.evaluation.problems import Problem
 from phi_jax.store.python_text import parse
 
-SENTENCE_WORDS = 6
+LEAST_WORDS = 6  # of a sentence, of a solution
 SOLUTION_TOKENS = 8
 GRAM = 13
 _WORD = re.compile(r"\w+")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _MARK = re.compile(r"^[ \t]*(?:#+|>(?!>)|[-*+] )", re.MULTILINE)  # of a comment, a heading, a quote, a list
-_ESCAPES = {r"\r": " ", r"\n": "\n", r"\t": " ", r"\"": '"', r"\'": "'", r"\/": "/"}  # of JSON and Python strings
+_PROMPT = re.compile(r"^[ \t]*(?:>>>|\.\.\.) ", re.MULTILINE)
+# Of JSON and Python strings.
+_ESCAPES = {"\\\\": "\\", r"\r": " ", r"\n": "\n", r"\t": " ", r"\"": '"', r"\'": "'", r"\/": "/"}
 _ESCAPE = re.compile("|".join([*map(re.escape, _ESCAPES), r"\\u([0-9a-fA-F]{4})"]))
 
 Gram = tuple[str, ...]
@@ -43,38 +45,41 @@ class Wording:
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        sentences: dict[Gram, list[tuple[str, str]]] = defaultdict(list)  # words -> (task_id, regular expression)
-        self._solutions: dict[str, list[tuple[str, str]]] = defaultdict(list)  # longest line -> (task_id, lines)
+        sentences: dict[Gram, list[tuple[str, str, bool]]] = defaultdict(list)  # words -> as self._said has them
+        # By the first words -> (task_id, regular expression, whether it is of lines).
+        self._said: dict[Gram, list[tuple[str, str, bool]]] = defaultdict(list)
         self._grams: dict[Gram, tuple[str, bool]] = {}  # -> (task_id, whether it is of the docstring's prose)
         for problem in problems:
-            sentence = re.split(r"(?<=[.!?])\s", _flat(_prose(problem)), maxsplit=1)[0]
+            sentence = re.split(r"(?<=[.!?])\s", _flat(_plain(_prose(problem))), maxsplit=1)[0]
             words = tuple(_WORD.findall(sentence))
-            if len(words) >= SENTENCE_WORDS:
+            if len(words) >= LEAST_WORDS:
                 # A sentence without a full stop must not be found at the head of a longer one.
                 end = "" if sentence.endswith((".", "!", "?")) else r"(?! ?\w)"
-                sentences[words].append((problem.task_id, r"(?<!\w)" + re.escape(sentence) + end))
-            lines = _lines(problem.reference or "")
-            if len(_TOKEN.findall(" ".join(lines))) >= SOLUTION_TOKENS:
-                self._solutions[max(lines, key=len)].append((problem.task_id, _joined(lines)))
-        self._sentences: dict[Gram, list[tuple[str, str]]] = defaultdict(list)  # by their first words
+                sentences[words].append((problem.task_id, r"(?<!\w)" + re.escape(sentence) + end, False))
+            lines = _lines(_plain(problem.reference or ""))
+            words = tuple(_WORD.findall(lines.lower()))
+            if len(words) >= LEAST_WORDS and len(_TOKEN.findall(lines)) >= SOLUTION_TOKENS:
+                # The ends of strings are ends of lines.
+                pattern = rf"(?m:(^|[\"'`] ?){re.escape(lines)}($| ?[\"'`]))"
+                self._said[words[:LEAST_WORDS]].append((problem.task_id, pattern, True))
         for words, found in sentences.items():
             if len(found) == 1:
-                self._sentences[words[:SENTENCE_WORDS]] += found
+                self._said[words[:LEAST_WORDS]] += found
         # Prose first: a gram of one problem's prose may be in another's prompt.
         for in_prose in (True, False):
             for problem in problems:
                 text = _prose(problem) if in_prose else _without_examples(problem.prompt)
-                for gram in _grams(_WORD.findall(_flat(text)), GRAM):
+                for gram in _grams(_WORD.findall(_flat(_plain(text))), GRAM):
                     self._grams.setdefault(gram, (problem.task_id, in_prose))
 
     def overlap(self, text: str) -> Overlap:
         """What `text` has in common with the problems."""
-        flat, lines = _flat(text), _lines(text)
+        plain = _plain(text)
+        flat = _flat(plain)
         words = _WORD.findall(flat)
-        beginnings = self._sentences.keys() & _grams(words, SENTENCE_WORDS)
-        said = {task for b in beginnings for task, pattern in self._sentences[b] if re.search(pattern, flat)}
-        for line in self._solutions.keys() & lines:
-            said |= {task for task, solution in self._solutions[line] if solution in _joined(lines)}
+        found = [entry for first in self._said.keys() & _grams(words, LEAST_WORDS) for entry in self._said[first]]
+        lines = _lines(plain) if found else ""
+        said = {task for task, pattern, of_lines in found if re.search(pattern, lines if of_lines else flat)}
         shared = [self._grams[gram] for gram in self._grams.keys() & _grams(words, GRAM)]
         return Overlap(said, {task for task, in_prose in shared if in_prose}, {task for task, _ in shared})
 
@@ -105,14 +110,11 @@ def _plain(text: str) -> str:
 
 
 def _flat(text: str) -> str:
-    """Plain, in lower case, whitespace runs as one space."""
-    return " ".join(_plain(text).lower().split())
+    """In lower case, whitespace runs as one space."""
+    return " ".join(text.lower().split())
 
 
-def _lines(text: str) -> list[str]:
-    return [line for line in (" ".join(line.split()) for line in _plain(text).splitlines()) if line]
-
-
-def _joined(lines: Sequence[str]) -> str:
-    """The lines, each between line breaks: whole lines are found in it as a text."""
-    return "\n".join(["", *lines, ""])
+def _lines(text: str) -> str:
+    """The lines that are not blank, without indents and the prompts of a session."""
+    lines = (" ".join(line.split()) for line in _PROMPT.sub("", text).splitlines())
+    return "\n".join(line for line in lines if line)

@@ -17,7 +17,7 @@ from typing import Any
 # Without what `site` and an interactive session add.
 BUILTINS = frozenset(dir(builtins)) - {"exit", "quit", "copyright", "credits", "license", "_"}
 AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
-_BLOCKS = (ast.stmt, ast.excepthandler, ast.match_case)  # what a `def` can stand in
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # fields of a statement in which a `def` can stand
 _NAME_FIELDS: dict[type[ast.AST], str] = {
     ast.Name: "id", ast.arg: "arg", ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.ClassDef: "name",
     ast.ExceptHandler: "name", ast.MatchAs: "name", ast.MatchStar: "name", ast.MatchMapping: "rest",
@@ -26,47 +26,43 @@ _NAME_FIELDS: dict[type[ast.AST], str] = {
 
 
 def functions(tree: ast.Module) -> Iterator[AnyFunction]:
-    """Every `def` of a text, in order: top level, in classes, in other functions, in any block.
-
-    A method that does not use its object comes without it, as the function that it could be.
-    """
-    stack: list[tuple[ast.AST, bool]] = [(tree, False)]
+    """Every `def` of a text, in order: top level, in classes, in other functions, in any block."""
+    stack: list[ast.AST] = [tree]
     while stack:
-        node, in_class = stack.pop()
+        node = stack.pop()
         if isinstance(node, AnyFunction):
-            yield _without_object(node) if in_class else node
-        inside = isinstance(node, ast.ClassDef) or (in_class and not isinstance(node, AnyFunction))
-        blocks = [(child, inside) for child in ast.iter_child_nodes(node) if isinstance(child, _BLOCKS)]
-        stack += reversed(blocks)
-
-
-def _without_object(node: AnyFunction) -> AnyFunction:
-    arguments = node.args.posonlyargs or node.args.args
-    first = arguments[0].arg if arguments else ""
-    if first not in ("self", "cls", "mcs"):
-        return node
-    if any(isinstance(inner, ast.Name) and inner.id == first for inner in ast.walk(node)):
-        return node
-    bare = copy.copy(node)
-    bare.args = copy.copy(node.args)
-    setattr(bare.args, "posonlyargs" if node.args.posonlyargs else "args", arguments[1:])
-    return bare
+            yield node
+        stack += reversed([child for block in _BLOCKS for child in getattr(node, block, ())])
 
 
 def _body(node: AnyFunction | ast.ClassDef) -> list[ast.stmt]:
     return node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
 
 
-def shape(node: AnyFunction) -> tuple[Any, ...]:
+def shape(node: AnyFunction) -> tuple[type, ...]:
     """What functions of one fingerprint have in common and costs next to nothing to look at."""
-    statements = (type(s) for s in _body(node) if not isinstance(s, ast.AnnAssign | ast.Assign))
-    return len(node.args.posonlyargs + node.args.args), *statements
+    found: list[type] = []
+    for statement in _body(node):
+        values = [type(getattr(statement, field, None)) for field in ("value", "test", "iter")]
+        if not isinstance(statement, ast.AnnAssign):
+            found += [type(statement), *values]
+        elif statement.value is not None:
+            found += [ast.Assign, *values]
+    return tuple(found)
 
 
 def fingerprint(node: AnyFunction) -> tuple[str, int]:
-    """(hash of the function's AST modulo names, its size in AST nodes). Raises RecursionError for a very deep one."""
+    """(hash of the function's AST modulo names, its size in AST nodes). Raises RecursionError for a very deep one.
+
+    A method that does not use its object is taken as the function that it could be.
+    """
     bare = copy.deepcopy(node)
     bare.decorator_list = []
+    arguments = bare.args.posonlyargs or bare.args.args
+    first = arguments[0].arg if arguments else ""
+    used = {inner.id for inner in ast.walk(bare) if isinstance(inner, ast.Name)}
+    if first in ("self", "cls", "mcs") and first not in used:
+        del arguments[0]
     bare = _Nameless(bare).visit(bare)
     size = sum(not isinstance(inner, ast.expr_context) for inner in ast.walk(bare))
     return hashlib.sha256(ast.dump(bare).encode(errors="surrogatepass")).hexdigest()[:16], size

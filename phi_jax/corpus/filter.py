@@ -35,7 +35,9 @@ EXAMPLE_LINES = 30
 _ID = pa.field("id", pa.string(), nullable=False)
 _SCORE = pa.field("score", pa.float64())  # the forest's probability of "high"; null where there is no embedding
 _TOKENS = pa.field("tokens", pa.int64())  # of the whole text, by the model's tokenizer
-_EMBEDDED = pa.schema([_ID, _TOKENS, pa.field("vector", pa.list_(pa.float32()))])  # null where there is no token
+_VECTOR = pa.field("vector", pa.list_(pa.float32()))  # null where there is no token
+_SHOWN = ("path", pa.string()), ("source", pa.string()), ("lines", pa.list_(pa.string()))  # of an example
+_EMBEDDED = pa.schema([_ID, _TOKENS, _VECTOR, *_SHOWN])
 _GRADE = pa.field("grade", pa.float64())  # null where the file was not graded
 _FLAGS = [pa.field(name, pa.bool_(), nullable=False) for name in ("kept", "held_out")]  # held out: unseen by the forest
 _SCORED = pa.schema([_ID, _SCORE, _TOKENS, _GRADE, *_FLAGS])
@@ -61,7 +63,7 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     embed = make_embed(jax.device_put(params), shape, tokenizer, rules)
     embeddings = draft.directory / "embeddings"
     documents.map_parts(
-        source, embeddings, lambda rows: _embedded(list(rows), embed), schema=_EMBEDDED,
+        source, embeddings, lambda rows: _embedded(list(rows), embed), ("id", "text", "path", "source"), _EMBEDDED,
         label=f"{draft.label} embeddings",
     )  # fmt: skip
 
@@ -97,7 +99,7 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
         schema.names, schema.append(_SCORE).append(_TOKENS), label=f"{draft.label} writing",
     )  # fmt: skip
     documents.write_parts(draft.directory / "scores", 1, lambda _: scored, _SCORED, label=f"{draft.label} scores")
-    write_json(draft.directory / "examples.json", _examples(source, scored))
+    write_json(draft.directory / "examples.json", _examples(embeddings, scored))
 
     written = documents.add_output(draft, "documents")
     documents.add_output(draft, "scores")
@@ -167,13 +169,14 @@ def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, rules: Config) -> 
 
 def _embedded(rows: Sequence[documents.Row], embed: Embed) -> Iterator[documents.Row]:
     for row, vector, tokens in zip(rows, *embed([row["text"] for row in rows]), strict=True):
-        yield {"id": row["id"], "tokens": tokens, "vector": vector.tolist() if np.isfinite(vector).all() else None}
+        lines = from_first_code(row["text"]).split("\n")[:EXAMPLE_LINES]
+        yield row | {"tokens": tokens, "vector": vector.tolist() if np.isfinite(vector).all() else None, "lines": lines}
 
 
 def _scores(embeddings: epath.Path, score: Score) -> Iterator[documents.Row]:
     """{"id", "tokens", "score"} of each document; the score is None where there is no embedding."""
     for path in documents.parts(embeddings):
-        rows = list(documents.read_part(path, _EMBEDDED.names))
+        rows = list(documents.read_part(path, ("id", "tokens", "vector")))
         vectors = [row["vector"] for row in rows if row["vector"] is not None]
         scores = iter(score(np.array(vectors, np.float32)).tolist() if vectors else ())
         for row in rows:
@@ -255,7 +258,7 @@ def within_budget(scored: Iterable[documents.Row], budget: int) -> dict[str, doc
     }
 
 
-def _examples(source: epath.Path, scored: Iterable[documents.Row]) -> dict[str, list[documents.Row]]:
+def _examples(embeddings: epath.Path, scored: Iterable[documents.Row]) -> dict[str, list[documents.Row]]:
     """Files in the middle of the kept ones by score, and of the dropped ones: typical, not extreme."""
     ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (row["score"], row["id"]))
     shown = {}
@@ -264,8 +267,7 @@ def _examples(source: epath.Path, scored: Iterable[documents.Row]) -> dict[str, 
         middle = max(0, (len(on_side) - EXAMPLES) // 2)
         shown[side] = {row["id"]: row["score"] for row in on_side[middle : middle + EXAMPLES]}
     wanted = [*shown["kept"], *shown["dropped"]]
-    columns = ["id", "path", "source", "text"]
-    found = pq.read_table(os.fspath(source), columns=columns, filters=[("id", "in", wanted)]).to_pylist()
-    lines = {row["id"]: from_first_code(row.pop("text")).split("\n")[:EXAMPLE_LINES] for row in found}
-    files = {row["id"]: {**row, "lines": lines[row["id"]]} for row in found}
+    columns = ["id", "path", "source", "lines"]
+    found = pq.read_table(os.fspath(embeddings), columns=columns, filters=[("id", "in", wanted)]).to_pylist()
+    files = {row["id"]: row for row in found}
     return {side: [{**files[i], "score": score} for i, score in chosen.items()] for side, chosen in shown.items()}

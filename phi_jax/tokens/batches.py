@@ -5,6 +5,8 @@ Several token sets can be mixed by weight.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from phi_jax.errors import UserError
-from phi_jax.tokens.shards import metadata
+from phi_jax.tokens.shards import damaged, metadata
 
 _READ_AHEAD = 4  # batches
 _READ_THREADS = 4
@@ -46,7 +48,7 @@ class TokenBatches:
         weights = sources if isinstance(sources, Mapping) else {sources: 1.0}
         self._place = ", ".join(map(str, weights))
         self.seq_len, self.vocab_size, self.end_of_text_id = _common_shape([*weights])
-        self._opened = [_open(directory, split) for directory in weights]
+        self._opened = [_open(directory, split, self.seq_len + 1) for directory in weights]
         self._rows = list(range(global_batch_size) if rows is None else rows)
         self._global_batch_size = global_batch_size
         self.num_records: int = sum(map(len, self._opened))
@@ -72,17 +74,19 @@ class TokenBatches:
         begin = int(step) * self._global_batch_size
         numbers = [int(self._numbers[begin + row]) for row in self._rows]
         tokens = np.empty((len(numbers), self.seq_len + 1), np.int32)
-        try:
-            for place, number in enumerate(numbers):
-                tokens[place] = self._record(number)
-        except Exception as error:
-            raise _damaged(self._place, error) from error
+        for place, number in enumerate(numbers):
+            tokens[place] = self._record(number)
         return tokens, np.asarray(numbers, np.int64)
 
     def _record(self, number: int) -> np.ndarray:
         for source in self._opened:
             if number < len(source):
-                return source[number]["tokens"]
+                try:
+                    return source[number]["tokens"].reshape(self.seq_len + 1)
+                except Exception as error:
+                    split = source.dataset_info.splits[source.split]
+                    shard = bisect.bisect_right([*itertools.accumulate(split.shard_lengths)], number)
+                    raise damaged(split.filepaths[shard], error) from error
             number -= len(source)
         raise IndexError(number)
 
@@ -104,12 +108,6 @@ class TokenBatches:
             iterator.close()
 
 
-def _damaged(place: Path | str, error: Exception) -> UserError:
-    return UserError(
-        f"{place}: token shards cannot be read ({' '.join(str(error).split())[:200]}); rebuild with `phi-jax tokenize`"
-    )
-
-
 def _common_shape(directories: Sequence[Path]) -> tuple[int, int, int]:
     """(seq_len, vocab_size, end_of_text_id) of token sets that are to be mixed."""
     shapes = [(about["seq_len"], about["vocab_size"], about["end_of_text_id"]) for about in map(metadata, directories)]
@@ -122,16 +120,18 @@ def _common_shape(directories: Sequence[Path]) -> tuple[int, int, int]:
     return shapes[0]
 
 
-def _open(directory: Path, split: str) -> Any:
+def _open(directory: Path, split: str, record: int) -> Any:
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(str(directory))
+        if builder.info.features["tokens"].shape != (record,):
+            raise ValueError(f"records of {record} tokens are not what it holds")
         if split in builder.info.splits:
             return builder.as_data_source(split)
-    except (ValueError, OSError) as error:
-        raise _damaged(directory, error) from None
+    except Exception as error:  # of many kinds: of TFDS, of protobuf, of the parsers below them
+        raise damaged(f"{directory}: dataset_info.json, features.json or tokens.json", error) from None
     raise UserError(
-        f"{directory}: split {split} holds nothing, the texts are too few; add some, or change "
-        "config.tokenize.validation_fraction"
+        f"{directory}: split {split} holds nothing, the texts are too few; add some or change "
+        "config.tokenize.validation_fraction, and rebuild with `phi-jax tokenize`"
     )

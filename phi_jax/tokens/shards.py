@@ -116,4 +116,18 @@ def metadata(directory: Path) -> dict[str, Any]:
     path = Path(directory) / _METADATA
     if not path.is_file():
         raise UserError(f"{path}: no such file; build token shards with `phi-jax tokenize`")
-    return json.loads(path.read_text())
+    try:
+        about = json.loads(path.read_text())
+        if any(type(about[name]) is not int or about[name] < 0 for name in ("seq_len", "vocab_size", "end_of_text_id")):
+            raise ValueError("no whole numbers")
+        return about
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from None
+
+
+def damaged(place: Path | str, error: Exception) -> UserError:
+    """What is to be said of a file of token shards that cannot be read, whatever a library raised."""
+    why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return UserError(
+        f"{place}: cannot be read ({why}); remove its stage's directory and rebuild with `phi-jax tokenize`"
+    )

@@ -1,8 +1,8 @@
 """Checks of textbook sections that an LLM wrote: every Python block runs, and prints what the text says it prints.
 
 A section is Markdown. Its Python blocks run in order in one namespace, as one script. These are the fences labelled
-python, py, python3, py3, ipython, ipython3, pycon or doctest; those that begin with ">>>", under any of these labels,
-`text`, `console` or none: sessions, whose results must hold, as must the examples in docstrings; and those without a
+python, py, python3, py3, ipython, pycon, python-repl, doctest and the like; those that hold a session, a line with
+">>>", under whatever label: their results must hold, as must those of the examples in docstrings; and those without a
 label that parse as Python and do more than name a value. The ```output block behind a block is what it prints. Other
 blocks are prose.
 """
@@ -10,6 +10,7 @@ blocks are prose.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from phi_jax.synthesis.llm.examples import UNREADABLE, docstring_examples, examp
 from phi_jax.synthesis.llm.run_checks import check
 from phi_jax.synthesis.outputs import Fault
 
-_PYTHON = ("python", "py", "python3", "py3", "ipython", "ipython3", "pycon", "doctest")
+_PYTHON = re.compile(r"i?py(thon)?[\d.]*(-?(con|console|repl))?|doctest")
+_PROMPT = re.compile(r"^[ \t]*>>> ", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -36,12 +38,12 @@ def blocks(text: str) -> list[Block]:
     for fence in fences(text):
         if not fence.closed:
             raise ValueError(f"the fence in line {fence.first + 1} is not closed")
-        python = _is_python(fence)
-        if python:
-            found.append(Block(fence.content, None))
+        code = _python_of(fence)
+        if code is not None:
+            found.append(Block(code, None))
         elif below_python and fence.language == "output":
             found[-1] = found[-1]._replace(output=fence.content)
-        below_python = python
+        below_python = code is not None
     return found
 
 
@@ -49,10 +51,12 @@ def _is_session(code: str) -> bool:
     return code.lstrip().startswith(">>>")
 
 
-def _is_python(fence: Fence) -> bool:
-    if _is_session(fence.content):
-        return fence.language in (*_PYTHON, "", "text", "console")
-    return fence.language in _PYTHON or (not fence.language and _does_something(fence.content))
+def _python_of(fence: Fence) -> str | None:
+    """The Python of a fence, of a session without what stands above its first prompt; None for prose."""
+    if _PYTHON.fullmatch(fence.language) or (not fence.language and _does_something(fence.content)):
+        return fence.content
+    prompt = _PROMPT.search(fence.content)
+    return fence.content[prompt.start() :] if prompt and fence.language != "output" else None
 
 
 def _does_something(code: str) -> bool:

@@ -28,7 +28,7 @@ FLOORS = (
     {"weights"},
     {"training", "evaluation"},
     {"corpus", "synthesis", "contamination", "report", "planning", "bench", "selection"},
-    {"graph", "pipeline", "cli"},
+    {"graph", "preflight", "pipeline", "cli"},
 )
 TOP = len(FLOORS) - 1  # its files may import each other
 HEAVY = (

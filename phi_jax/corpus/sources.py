@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
 import re
 import sysconfig
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.store import documents
@@ -57,12 +59,26 @@ def list_files(source: str, packages: Sequence[str] = ()) -> Iterator[RawFile]:
             yield raw._replace(path=f"{raw.path}#{row}", row=row, digest=digest_of([digest, row]))
 
 
-def _files_below(source: str) -> Iterator[RawFile]:
+def check(config: Config, name: str) -> None:
+    """Raises UserError for an entry of config.collect.sources that is not there, or none of what can be read."""
+    for source in config.collect.sources:
+        if source != INSTALLED:
+            _root(source)
+
+
+def _root(source: str) -> Path:
     root = Path(source).expanduser()
     if not root.exists():
         raise UserError(f"config.collect.sources: {source}: no such file or directory")
     if not root.is_dir() and not root.name.endswith(_FILES):
         raise UserError(f"config.collect.sources: {source}: must be a directory, or a file in {', '.join(_FILES)}")
+    if not os.access(root, os.R_OK) or not (root.is_dir() or root.is_file()):
+        raise UserError(f"config.collect.sources: {source}: cannot be read; name a directory or a regular file")
+    return root
+
+
+def _files_below(source: str) -> Iterator[RawFile]:
+    root = _root(source)
     for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
         if file.name.endswith(_FILES) and not file.is_dir():
             path = file.relative_to(root if root.is_dir() else root.parent)

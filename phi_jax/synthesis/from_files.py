@@ -46,7 +46,7 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     Raises UserError for a file that is not there or cannot be read.
     """
     rules = getattr(config.texts, draft.name)
-    files = _files(rules.files, f"config.texts.{draft.name}.files")
+    files = check(config, draft.name)
     facts = {
         kind: sift(draft, kind, (text for found, text in _texts(files, rules.license) if found == kind), rules)
         for kind in KINDS
@@ -54,14 +54,15 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     declare(draft, written_by=rules.writer, files=[file.name for file in files], **facts)
 
 
-def _files(names: Sequence[str], field: str) -> list[epath.Path]:
-    """The files named, and those in the directories named. Raises UserError where there is none."""
+def check(config: Config, name: str) -> list[epath.Path]:
+    """The files that config.texts.<name>.files names, and those in its directories. Raises UserError for none."""
+    names, field = getattr(config.texts, name).files, f"config.texts.{name}.files"
     if not names:
         raise UserError(f"{field} is empty; name the texts to read, .jsonl or .parquet files or directories of such")
     found: list[epath.Path] = []
     for path in map(epath.Path, names):
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        texts = [file for file in inside if file.suffix in _ENDINGS and file.exists()]
+        texts = [file for file in inside if file.suffix in _ENDINGS and file.is_file()]
         if not texts:
             raise UserError(f"{field}: {path}: no {' or '.join(_ENDINGS)} file, nor a directory of such; mend the path")
         found += texts

@@ -67,7 +67,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
     "a text in one line": _is_text,
     "several texts, each in one line": lambda values: _all(values, lambda value: _is_text(value) and value != ""),
     "several whole numbers": lambda values: _all(values, _is_whole),
-    "several pairs": lambda values: _all(values, lambda value: _all(value, bool)),  # graph.py says more
+    "several pairs": lambda values: _all(values, lambda value: isinstance(value, list | tuple)),  # graph.py says more
 }
 # What float64 holds exactly, and what float32 holds.
 _MOST = {"a whole number": 10**15, "a number": 3e38, "True or False": 1}

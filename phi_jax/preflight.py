@@ -60,12 +60,11 @@ def _directory(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[s
 
 def _sandbox(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
     """One known program runs under each confinement that is asked for."""
-    asked = {
-        value: path
-        for stage in due
-        for path, value in fields.leaves(stage.config_of(config).to_dict())
-        if path.endswith(".sandbox") and (stage.stage != "select" or stage.check)
-    }
+    asked = dict[str, str]()
+    for stage in due:
+        for path, value in fields.leaves(stage.config_of(config).to_dict()):
+            if path.endswith(".sandbox") and (stage.stage != "select" or stage.check):
+                asked.setdefault(value, path)
     for confinement, path in asked.items():
         from phi_jax.sandbox import Program, Sandbox, support
 

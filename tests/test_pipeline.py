@@ -216,16 +216,6 @@ def test_a_config_that_asks_for_what_its_teacher_does_not_make(override, message
     assert "Traceback" not in done.stderr
 
 
-def test_a_teacher_without_a_price_is_found_before_anything_runs(tmp_path):
-    done = phi_jax(
-        "run", *PHI_1, "--config.teachers.grader.model=unheard-of", "--config.collect.sources=('phi_jax',)",
-        "--workdir", tmp_path / "w", check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "teacher grader: no price of 'unheard-of'" in done.stderr
-    assert not (tmp_path / "w").exists()
-
-
 # --- What makes a stage stale ---------------------------------------------------------------------------------
 
 

@@ -232,26 +232,37 @@ def test_where_a_teacher_is_and_what_may_be_spent_decide_nothing():
     assert [label for label in here if here[label] != other[label]] == ["synthesize/teacher"]
 
 
-@pytest.mark.parametrize(
-    ("field", "stage"),
-    [
-        ("collect.sources=('{}',)", "collect/python"),
-        ("decontaminate.problems={}", "decontaminate/raw"),
-        ("evaluate.benchmark={}", "evaluate/base"),
-        ("evaluate.further_benchmarks=('{}',)", "evaluate/base"),
-        ("training.initial_checkpoint={}", "pretrain/raw"),
-        ("tokenize.tokenizer={}", "tokenize/tokenizer"),
-        ("select.problems={}", "select/finetuned"),
-    ],
-)
-def test_what_a_path_holds_decides_and_not_its_name(tmp_path, field, stage):
-    first, copied = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    first.write_text("1")
-    copied.write_text("1")
-    before = decided(f"--config.{field.format(first)}", base=MICRO)[stage]
-    assert decided(f"--config.{field.format(copied)}", base=MICRO)[stage] == before
-    first.write_text("2")
-    assert decided(f"--config.{field.format(first)}", base=MICRO)[stage] != before
+FILES = [*PHI_1, "--config.texts.teacher.writer=files"]
+PATHS = [
+    ("texts.teacher.files=('{}',)", "synthesize/teacher"),
+    ("collect.sources=('{}',)", "collect/python"),
+    ("decontaminate.problems={}", "decontaminate/raw"),
+    ("evaluate.benchmark={}", "evaluate/base"),
+    ("evaluate.further_benchmarks=('{}',)", "evaluate/base"),
+    ("training.initial_checkpoint={}", "pretrain/raw"),
+    ("tokenize.tokenizer={}", "tokenize/tokenizer"),
+    ("select.problems={}", "select/finetuned"),
+]
+
+
+@pytest.mark.parametrize(("field", "stage"), PATHS)
+@pytest.mark.parametrize("kind", ["file", "directory", "home"])
+def test_what_a_path_holds_decides_and_not_its_name(tmp_path, monkeypatch, field, stage, kind):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    base = FILES if field.startswith("texts") else MICRO
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jsonl").write_text("1")
+    root, below = ("~" if kind == "home" else tmp_path), ("" if kind == "directory" else "/x.jsonl")
+    before = decided(f"--config.{field.format(f'{root}/a{below}')}", base=base)[stage]
+    assert decided(f"--config.{field.format(f'{root}/b{below}')}", base=base)[stage] == before
+    (tmp_path / "a" / "x.jsonl").write_text("2")
+    assert decided(f"--config.{field.format(f'{root}/a{below}')}", base=base)[stage] != before
+
+
+def test_every_path_of_a_config_is_among_these():
+    tried = {field.partition("=")[0].replace("teacher", "*") for field, _ in PATHS}
+    assert tried == {path for path, field in fields.FIELDS.items() if field.path}
 
 
 def changed_value(value):

@@ -65,12 +65,23 @@ def run(
     call. Raises UserError; finished stages stay.
     """
     chosen = stages(config) if only is None else tuple(only)
-    digests = PathDigests(workdir)
-    due = processes.on_leader(lambda: [found.due for found in outlook(config, workdir, chosen, digests, again)])
-    preflight.check(config, workdir, list(itertools.compress(chosen, due)))
-    workdir = processes.on_leader(lambda: os.fspath(artifact.prepare_workdir(workdir)))
+    digests, new = PathDigests(workdir), not epath.Path(workdir).is_dir()
     with contextlib.ExitStack() as held:
-        processes.on_leader(lambda: _hold(held, config, epath.Path(workdir)))
+
+        def look() -> list[bool]:
+            if not new:  # what another run is making says nothing
+                held.enter_context(artifact.locked(workdir))
+            return [found.due for found in outlook(config, workdir, chosen, digests, again)]
+
+        def begin() -> None:
+            epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+            if new:
+                held.enter_context(artifact.locked(workdir))
+            artifact.write_json(epath.Path(workdir) / "config.json", config.to_dict())
+
+        due = processes.on_leader(look)
+        preflight.check(config, workdir, list(itertools.compress(chosen, due)))
+        processes.on_leader(begin)
         for stage in chosen:
             _run_stage(stage, config, epath.Path(workdir), digests, again=stage.stage in again)
         return processes.on_leader(lambda: _publish_scores(config, epath.Path(workdir)))
@@ -85,12 +96,6 @@ def dry_run(
     """
     standings = outlook(config, workdir, stages(config), PathDigests(workdir), again)
     return standings, preflight.check(config, workdir, [found.stage for found in standings if found.due])
-
-
-def _hold(held: contextlib.ExitStack, config: Config, workdir: epath.Path) -> None:
-    """Holds the work directory until `held` is closed, and writes the config into it."""
-    held.enter_context(artifact.locked(workdir))
-    artifact.write_json(workdir / "config.json", config.to_dict())
 
 
 def _run_stage(stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, again: bool) -> None:
@@ -149,11 +154,11 @@ def _changes(
 
 
 def _inputs_of(stage: Stage, workdir: epath.Path) -> dict[str, Artifact]:
-    return {name: _input(stage, label, workdir) for name, label in stage.inputs.items()}
+    return {name: _input(stage, label, workdir, settle=True) for name, label in stage.inputs.items()}
 
 
-def _input(stage: Stage, label: str, workdir: epath.PathLike) -> Artifact:
-    source = artifact.find(workdir, *split_label(label), settle=False)
+def _input(stage: Stage, label: str, workdir: epath.PathLike, *, settle: bool = False) -> Artifact:
+    source = artifact.find(workdir, *split_label(label), settle=settle)
     if source is None:
         command = f"phi-jax {split_label(label)[0]} --config ... --workdir {workdir}"
         raise UserError(f"{stage.label} needs {label}, which is not in {workdir}; run `{command}` first")
@@ -264,7 +269,7 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
         raise UserError(f"--pilot: {stage.label} asks no language model, so it costs nothing")
     preflight.check(config, workdir, [stage])
     module = importlib.import_module(stage.function.partition(":")[0])
-    workdir = artifact.prepare_workdir(workdir)
+    epath.Path(workdir).mkdir(parents=True, exist_ok=True)
     with artifact.locked(workdir):
         seen = module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests)
     return lines(stage.label, **seen)
@@ -296,4 +301,4 @@ def _teachers(config: Config, workdir: epath.PathLike, stage: Stage) -> Teachers
     if not stage.asks_teachers():
         raise UserError(f"{stage.label} asks no language model: it has neither a poison queue nor batches")
     teachers.known(stage.config_of(config))
-    return teachers.Teachers.of(stage.config_of(config), artifact.prepare_workdir(workdir))
+    return teachers.Teachers.of(stage.config_of(config), workdir)

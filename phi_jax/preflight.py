@@ -6,6 +6,7 @@ What stages share is checked here. Each check raises UserError, and gives lines 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -26,6 +27,7 @@ _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Axis of a model -> axis of the mesh that cuts it (parallel/mesh.py, AXIS_RULES).
 _CUT = {"hidden_size": "fsdp", "num_heads": "tensor", "intermediate_size": "tensor", "vocab_size": "tensor"}
 _BYTES_PER_TOKEN = 3  # of text, at least: CodeGen's tokenizer makes tokens of 3.3 bytes of Python
+_LARGE = {"pretrain": "checkpoints", "finetune": "checkpoints", "tokenize": "token shards", "export": "exports"}
 _GIB = 2**30
 
 Check = Callable[[Config, str, Sequence[Stage]], Iterator[str]]  # (config, work directory, the stages that are to run)
@@ -53,7 +55,11 @@ def _own(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
 def _directory(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
     place = _existing(workdir)
     if not artifact.is_object_store(workdir) and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        why = "this is a file" if place == Path(workdir) else f"cannot be created ({place} cannot be written to)"
+        why = (
+            "this is a file"
+            if place == Path(workdir).absolute()
+            else f"cannot be created ({place} cannot be written to)"
+        )
         raise UserError(f"--workdir {workdir}: {why}; name a directory, which is created where needed")
     yield from ()
 
@@ -126,11 +132,9 @@ def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
         return
     needed = Counter[str]()
     for stage in due:
-        left = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
-        there = sum(path.stat().st_size for path in Path(left).rglob("*") if path.is_file())
-        kind = {"pretrain": "checkpoints", "finetune": "checkpoints", "tokenize": "token shards", "export": "exports"}
-        if stage.stage in kind:
-            needed[kind[stage.stage]] += max(0, _bytes_of(stage, config) - there)
+        if kind := _LARGE.get(stage.stage):
+            left = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
+            needed[kind] += max(0, _bytes_of(stage, config) - _size_of(os.fspath(left)))
     free, total = shutil.disk_usage(_existing(workdir)).free, sum(needed.values())
     parts = ", ".join(f"{kind} {size / _GIB:.3g}" for kind, size in needed.items())
     if total > free:
@@ -175,8 +179,14 @@ def _tokens_of(token_set: str, config: Config) -> int:
 
 def _size_of(source: str) -> int:
     """Bytes of a file, or of all files in a directory; 0 where there is neither."""
-    path = Path(source).expanduser()
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    path, size = os.path.expanduser(source), 0
+    files = (
+        [path] if os.path.isfile(path) else (os.path.join(at, name) for at, _, names in os.walk(path) for name in names)
+    )
+    for file in files:
+        with contextlib.suppress(OSError):  # gone since it was listed
+            size += os.stat(file).st_size
+    return size
 
 
 def _existing(path: str) -> Path:

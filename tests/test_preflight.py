@@ -132,6 +132,23 @@ def test_a_disk_that_is_too_small_is_named_with_what_goes_there(capsys, machine)
     assert f"checkpoints {2 * 6 * one + 2 * 7 * one:.3g}" in said
 
 
+def test_a_tokenizer_of_the_hub_is_looked_up_and_not_fetched(capsys, monkeypatch):
+    asked = []
+
+    def snapshot(name, *, local_files_only):
+        assert local_files_only
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name: asked.append(name))
+    fields = SET | {"tokenize.tokenizer": "Salesforce/codegen-350M-mono"}
+    assert phi_jax(capsys, "run", "--dry-run", **fields)[0] == 0
+    assert asked == ["Salesforce/codegen-350M-mono"]
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name: 1 / 0)
+    _, _, error = phi_jax(capsys, "run", "--dry-run", **fields)
+    assert "Salesforce/codegen-350M-mono: neither a directory here nor to be had from the Hugging Face Hub" in error
+
+
 def test_a_sandbox_that_cannot_work_is_named(capsys, monkeypatch):
     monkeypatch.setattr("phi_jax.sandbox.pool._ENVIRONMENT", {"PYTHONHOME": "/nowhere"})
     _, _, error = phi_jax(capsys, "run", "--dry-run", config="nano.py:size=micro")

@@ -426,17 +426,6 @@ def find(workdir: epath.PathLike, stage: str, name: str, *, settle: bool = True)
     return Artifact.read(final)
 
 
-def prepare_workdir(workdir: epath.PathLike) -> epath.Path:
-    """Creates the work directory. Raises UserError where that cannot be."""
-    path = epath.Path(workdir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = "this is a file" if path.is_file() else f"cannot be created ({error.strerror})"
-        raise UserError(f"--workdir {path}: {why}; name a directory, which is created where needed") from None
-    return path
-
-
 @contextlib.contextmanager
 def locked(workdir: epath.PathLike) -> Iterator[None]:
     """Holds the work directory against a second run (local disks); the kernel frees it when this process dies."""

@@ -12,7 +12,7 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from phi_jax import fields
@@ -30,7 +30,7 @@ _BYTES_PER_TOKEN = 3  # of text, at least: CodeGen's tokenizer makes tokens of 3
 _LARGE = {"pretrain": "checkpoints", "finetune": "checkpoints", "tokenize": "token shards", "export": "exports"}
 _GIB = 2**30
 
-Check = Callable[[Config, str, Sequence[Stage]], Iterator[str]]  # (config, work directory, the stages that are to run)
+Check = Callable[[Config, str, Sequence[Stage]], Iterable[str]]  # (config, work directory, the stages that are to run)
 
 
 def check(config: Config, workdir: os.PathLike | str, due: Sequence[Stage]) -> list[str]:
@@ -44,15 +44,27 @@ def check(config: Config, workdir: os.PathLike | str, due: Sequence[Stage]) -> l
     return [*found, *_devices(config, due)]
 
 
-def _own(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
+def _own(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
     """The stages' own checks; one that reads the same sections for several stages is made once."""
     for stage in {(stage.check, stage.sections): stage for stage in due if stage.check}.values():
         module, _, function = stage.check.partition(":")
         getattr(importlib.import_module(module), function)(config, stage.name)
-    yield from ()
+    return ()
 
 
-def _directory(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
+def _lengths(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
+    """A completion leaves room for a prompt."""
+    for name in sorted({stage.stage for stage in due if stage.check} & {"select", "evaluate"}):
+        longest, context = getattr(config, name).max_new_tokens, config.tokenize.seq_len
+        if longest >= context:
+            raise UserError(
+                f"config.{name}.max_new_tokens={longest}: config.tokenize.seq_len={context} leaves no room for a "
+                "prompt; lower it"
+            )
+    return ()
+
+
+def _directory(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
     place = _existing(workdir)
     if not artifact.is_object_store(workdir) and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         why = (
@@ -61,7 +73,7 @@ def _directory(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[s
             else f"cannot be created ({place} cannot be written to)"
         )
         raise UserError(f"--workdir {workdir}: {why}; name a directory, which is created where needed")
-    yield from ()
+    return ()
 
 
 def _sandbox(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
@@ -229,4 +241,4 @@ def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
             )
 
 
-ON_ONE: Sequence[Check] = (_directory, _own, _sandbox, _budget, _disk)
+ON_ONE: Sequence[Check] = (_directory, _lengths, _own, _sandbox, _budget, _disk)

@@ -42,9 +42,15 @@ def test_reads_are_recorded_where_they_happen():
         ([*MICRO, "--config.training.lerning_rate=1"], 'Did you mean "learning_rate"'),
         ([*MICRO, "--config.training.learning_rate=abc"], "training.learning_rate=abc: could not convert"),
         ([*MICRO, "--config.training.steps"], "a value must follow"),
+        (["--config", "none.py"], "--config none.py: "),
+        (["--config", "dict.py"], "has no attribute 'to_dict"),
+        (["--config", "zero.py"], "--config zero.py: division by zero"),
     ],
 )
-def test_mistakes_are_one_line(arguments, message):
+def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, code in {"none": "", "dict": "get_config = dict", "zero": "get_config = lambda: 1 / 0"}.items():
+        (tmp_path / f"{name}.py").write_text(code)
     with pytest.raises(UserError) as caught:
         config.load(arguments)
     assert message in str(caught.value)

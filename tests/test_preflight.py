@@ -109,6 +109,7 @@ def test_every_config_passes_with_what_is_a_users_to_set(config, kernel, capsys,
         ({"training.mesh": "(2,1,1)"}, "config.training.mesh=(2, 1, 1): the product"),
         ({"finetune.warmup_steps": 6000}, "config.finetune, the rules of config.models.finetuned: warmup_steps=6000"),
         ({"training.steps": 60, "training.schedule_steps": 24}, "steps=60 exceeds schedule_steps=24"),
+        ({"evaluate.max_new_tokens": 2048}, "config.evaluate.max_new_tokens=2048: config.tokenize.seq_len=2048 leaves"),
         ({"tokenize.validation_fraction": 0.0}, "config.tokenize.validation_fraction=0.0: must be a number, above 0"),
     ],
 )

@@ -192,7 +192,7 @@ def status(config: Config, workdir: epath.PathLike, *, verify: bool = False) -> 
     verify: the hash of every file is compared with the manifest; a file that differs makes its artifact STALE.
     """
     digests = PathDigests(workdir)
-    return [_standing(stage, config, workdir, digests, {}, verify=verify) for stage in stages(config)]
+    return [_standing(stage, stage.decides(config, digests), workdir, {}, verify=verify) for stage in stages(config)]
 
 
 def outlook(
@@ -205,15 +205,16 @@ def outlook(
     """
     found, due = [], dict[str, str]()
     for stage in chosen:
-        standing = _standing(stage, config, workdir, digests, due)
+        decides = stage.decides(config, digests)
+        standing = _standing(stage, decides, workdir, due)
         if stage.stage in again:
             standing = dataclasses.replace(standing, state=STALE, reason="asked for anew")
         if standing.due:
             inputs = {name: due.get(label) or _input(stage, label, workdir).key for name, label in stage.inputs.items()}
-            due[stage.label] = artifact.artifact_key(stage.stage, stage.decides(config, digests), inputs)
+            due[stage.label] = artifact.artifact_key(stage.stage, decides, inputs)
             partial = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
             left = artifact.read_draft(partial)
-            since = _changes(left, stage, stage.decides(config, digests), workdir, due)
+            since = _changes(left, stage, decides, workdir, due)
             # What is made anew may come out as it was; another key never does.
             if left.get("key") != due[stage.label] or any(not change.endswith(_ANEW) for change in since):
                 artifact.refuse_to_lose(stage.label, partial, since)
@@ -222,20 +223,18 @@ def outlook(
 
 
 def _standing(
-    stage: Stage, config: Config, workdir: epath.PathLike, digests: PathDigests, due: Mapping[str, str],
-    *, verify: bool = False,
-) -> Standing:  # fmt: skip
+    stage: Stage, decides: Mapping[str, Any], workdir: epath.PathLike, due: Mapping[str, str], *, verify: bool = False
+) -> Standing:
     found = artifact.find(workdir, stage.stage, stage.name, settle=False)
-    decides = stage.decides(config, digests)
     changed = _changes(found.manifest, stage, decides, workdir, due) if found else []
     if found and verify:
         try:
             found.verify()
         except UserError as error:
             changed.append(str(error))
-    partial = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
     if found and not changed:
         return Standing(stage, WHOLE, "", found)
+    partial = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
     if partial.exists():
         step = artifact.last_checkpoint(partial)
         since = _changes(artifact.read_draft(partial), stage, decides, workdir, due)

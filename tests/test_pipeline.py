@@ -295,22 +295,6 @@ def test_an_interrupted_training_goes_on_or_is_refused_and_is_never_lost(tmp_pat
             assert (tmp_path / "pretrain/raw.partial/checkpoints/8").exists()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "training.evaluate_every=0", "training.microbatches=0", "training.loss_chunk=0", "training.global_batch_size=0",
-        "training.steps=0", "training.clip_norm=-1.0", "training.learning_rate=nan", "model.remat=sometimes",
-        "dedup.threshold=1.5", "evaluate.top_p=0.0", "texts.grammar.sandbox=maybe", "finetune.steps=-1",
-    ],
-)  # fmt: skip
-def test_a_value_out_of_its_range_is_one_line_before_anything_runs(change, tmp_path):
-    done = phi_jax("run", *MICRO, f"--config.{change}", "--workdir", tmp_path / "w", check=False)
-    assert done.returncode == 1
-    assert f"phi-jax: error: config.{change.partition('=')[0]}=" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "w").exists()
-
-
 def test_a_work_directory_of_an_earlier_version_is_left_as_it_is(tmp_path):
     old = tmp_path / "collect" / "python"
     old.mkdir(parents=True)
@@ -318,4 +302,5 @@ def test_a_work_directory_of_an_earlier_version_is_left_as_it_is(tmp_path):
     done = phi_jax("run", *MICRO, "--workdir", tmp_path, check=False)
     assert done.returncode == 1
     assert "format 1, this phi_jax reads 2; start in a new work directory" in done.stderr
-    assert [p.name for p in tmp_path.rglob("*")] == ["collect", "python", "manifest.json"]
+    left = {p.name for p in tmp_path.rglob("*")} - {".lock"}
+    assert left == {"collect", "python", "manifest.json"}

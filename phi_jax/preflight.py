@@ -122,7 +122,9 @@ def _budget(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]
 
 
 def _booked(directory: Path) -> tuple[int, int, int]:
-    """(picodollars spent, reserved, replies) of a journal, read only; zeros where there is none."""
+    """(picodollars spent, reserved, replies) of a journal; zeros where there is none. Writes nothing, so what a killed
+    process left in the log beside it is not counted.
+    """
     from phi_jax.teacher.journal import FILE
 
     file = directory.absolute() / FILE

@@ -18,7 +18,7 @@ from pathlib import Path
 from phi_jax import fields
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.graph import DISTRIBUTED, Stage
+from phi_jax.graph import DISTRIBUTED, FILES, FILTERED, GRAMMAR, RAW, Stage
 from phi_jax.parallel import processes
 from phi_jax.store import artifact
 
@@ -166,10 +166,9 @@ def _bytes_of(stage: Stage, config: Config) -> int:
         width = 2 if config.tokenize.vocab_size <= 2**16 else 4
         return width * _tokens_of(stage.name, config)
     from phi_jax.model.flops import num_params
-    from phi_jax.training.rules import kept_saves, model_config, rules_of
+    from phi_jax.training.rules import kept_saves, model_shape, rules_of
 
-    sizes = {"vocab_size": config.tokenize.vocab_size, "seq_len": config.tokenize.seq_len}
-    parameters = num_params(model_config(config.model, **sizes))
+    parameters = num_params(model_shape(config))
     if stage.stage == "export":
         return parameters * _DTYPE_BYTES[config.export.dtype]
     return parameters * _STATE_BYTES * kept_saves(rules_of(config, stage.name))
@@ -179,13 +178,12 @@ def _tokens_of(token_set: str, config: Config) -> int:
     """Tokens of a set, at most; 0 where the config does not say it."""
     entry, _, kind = token_set.rpartition(".")
     text = getattr(config.texts, entry) if entry else None
-    if token_set == "filtered":
-        return config.filter.token_budget
-    if token_set == "raw":
-        return sum(map(_size_of, config.collect.sources)) // _BYTES_PER_TOKEN
-    if text is None or text.writer == "grammar":
+    if token_set in (RAW, FILTERED):
+        raw = sum(map(_size_of, config.collect.sources)) // _BYTES_PER_TOKEN
+        return raw if token_set == RAW else min(config.filter.token_budget, raw or config.filter.token_budget)
+    if text is None or text.writer == GRAMMAR:
         return 0
-    if text.writer == "files":
+    if text.writer == FILES:
         return sum(map(_size_of, text.files)) // _BYTES_PER_TOKEN
     requests = text.textbook_requests if kind == "textbooks" else text.exercise_requests
     return round(requests * text.share) * text.max_tokens
@@ -224,12 +222,11 @@ def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
         if stage.stage in DISTRIBUTED:
             from phi_jax.model.attention import check_kernel_on
             from phi_jax.parallel.mesh import batch_ways, make_mesh
-            from phi_jax.training.rules import check_batch, model_config, rules_of
+            from phi_jax.training.rules import check_batch, model_shape, rules_of
 
-            plan, rules = getattr(config.models, stage.name), rules_of(config, stage.name)
+            plan, rules, shape = getattr(config.models, stage.name), rules_of(config, stage.name), model_shape(config)
             mesh = make_mesh(rules.mesh, devices)
             check_batch(rules, batch_ways(mesh), f"config.{plan.rules}")
-            shape = model_config(config.model, vocab_size=config.tokenize.vocab_size, seq_len=config.tokenize.seq_len)
             check_kernel_on(shape.attention, devices[0].platform)
             for field, axis in _CUT.items():
                 if getattr(shape, field) % mesh.shape[axis]:

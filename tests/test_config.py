@@ -1,7 +1,7 @@
 """Configs: overrides, reads on record, and a user's mistakes in one line."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import MICRO, ROOT
 
@@ -58,6 +58,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
     assert "Traceback" not in str(caught.value)
 
 
+@settings(max_examples=20)
 @given(
     st.recursive(
         st.dictionaries(st.text("abc", min_size=1), st.integers(), min_size=1),

@@ -33,6 +33,11 @@ def model_config(model: Config, *, vocab_size: int, seq_len: int) -> PhiConfig:
     return PhiConfig(vocab_size=vocab_size, max_seq_len=seq_len, **{name: getattr(model, name) for name in names})
 
 
+def model_shape(config: Config) -> PhiConfig:
+    """The model that config.model and config.tokenize describe. Raises UserError as `model_config`."""
+    return model_config(config.model, vocab_size=config.tokenize.vocab_size, seq_len=config.tokenize.seq_len)
+
+
 def check(config: Config, model_name: str) -> None:
     """Raises UserError where fields of a model's training do not go together, or do not fit the weights that it starts
     from; the ranges of single fields must hold.
@@ -59,7 +64,7 @@ def check(config: Config, model_name: str) -> None:
             f"select={plan.select!r} finds only the last save; set keep_every to a multiple of checkpoint_every and "
             "evaluate_every that is below steps"
         )
-    shape = model_config(config.model, vocab_size=config.tokenize.vocab_size, seq_len=config.tokenize.seq_len)
+    shape = model_shape(config)
     if config.training.initial_checkpoint and not plan.start:
         from phi_jax.training.initial_weights import check_shape
 

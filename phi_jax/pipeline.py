@@ -37,8 +37,8 @@ WHOLE, STALE, INTERRUPTED, MISSING = "whole", "stale", "interrupted", "missing"
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How one stage stands: WHOLE, STALE (reason: what changed), INTERRUPTED (what is saved, and what changed since it
-    began) or MISSING.
+    """How one stage stands: WHOLE, STALE (reason: what changed), INTERRUPTED (where it stopped, and what changed since
+    it began) or MISSING.
     """
 
     stage: Stage
@@ -238,9 +238,12 @@ def _standing(
     if partial.exists():
         step = artifact.last_checkpoint(partial)
         since = _changes(artifact.read_draft(partial), stage, decides, workdir, due)
-        saved = "" if step is None else f"step {step} is saved"
-        begun = f"since it began: {'; '.join(since)}" if since else ""
-        return Standing(stage, INTERRUPTED, "; ".join(filter(None, [saved, begun])), found)
+        at, stale = (
+            "" if step is None else f" at step {step}",
+            [f"what is there: {'; '.join(changed)}"] if changed else [],
+        )
+        begun = f"stopped{at}; since it began: {'; '.join(since)}" if since else f"goes on{at}"
+        return Standing(stage, INTERRUPTED, "; ".join([begun, *stale]), found)
     return Standing(stage, STALE if found else MISSING, "; ".join(changed), found)
 
 

@@ -191,7 +191,7 @@ def test_a_dry_run_says_which_stages_would_run_and_why(micro_run, tmp_path, caps
     assert found["finetune/finetuned"][1] == "missing"
     base = found["export/base"]
     assert base[1] == "interrupted"
-    assert "since it began: " in base[3]
+    assert base[3].startswith("stopped; since it began: ")
     assert "seed 7 -> absent" in base[3]
     assert "input pretrain/base absent -> " in base[3]
     identity = json.loads((workdir / "select/finetuned/manifest.json").read_text())["inputs"]["training"]["identity"]

@@ -238,12 +238,10 @@ def _standing(
     if partial.exists():
         step = artifact.last_checkpoint(partial)
         since = _changes(artifact.read_draft(partial), stage, decides, workdir, due)
-        at, stale = (
-            "" if step is None else f" at step {step}",
-            [f"what is there: {'; '.join(changed)}"] if changed else [],
-        )
-        begun = f"stopped{at}; since it began: {'; '.join(since)}" if since else f"goes on{at}"
-        return Standing(stage, INTERRUPTED, "; ".join([begun, *stale]), found)
+        at = "" if step is None else f" at step {step}"
+        reason = f"stopped{at}; since it began: {'; '.join(since)}" if since else f"goes on{at}"
+        reason += f"; what is there: {'; '.join(changed)}" if changed else ""
+        return Standing(stage, INTERRUPTED, reason, found)
     return Standing(stage, STALE if found else MISSING, "; ".join(changed), found)
 
 

@@ -185,14 +185,19 @@ def field_of(path: str) -> Field | None:
     return FIELDS.get(path if section in _SECTIONS else f"training.{rest}")
 
 
-def check(values: Mapping[str, Any]) -> None:
-    """Checks each field of a whole config on its own. Raises UserError naming the first field that is not there, of
-    another kind than its own, or out of its range.
-    """
+def check_whole(values: Mapping[str, Any]) -> None:
+    """As `check`, of a whole config: raises UserError for a field that is not there, too."""
     found = dict(leaves(values))
     if missing := [path for path in FIELDS if "*" not in path and path not in found]:
         raise UserError(f"config.{missing[0]}: must have a value; configs/phi_1.py says which")
-    for path, value in found.items():
+    check(values)
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Checks each field on its own. Raises UserError naming the first that is of another kind than its own, or out of
+    its range.
+    """
+    for path, value in leaves(values):
         field = field_of(path)
         if field is None:
             raise UserError(

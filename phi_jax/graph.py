@@ -86,7 +86,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
 
     Raises UserError for a field that is out of its range, a name that is not there, and a circle.
     """
-    fields.check(config.to_dict())
+    fields.check_whole(config.to_dict())
     return _Graph(config).ordered()
 
 

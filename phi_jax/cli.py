@@ -8,9 +8,12 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError
+
+if TYPE_CHECKING:
+    from phi_jax.pipeline import Standing
 
 # No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
 for _name in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
@@ -91,6 +94,12 @@ def _run(options: Options, config_arguments: list[str]) -> None:
 
     keep_freed_memory()
     again = ("collect",) if options.refresh else ()
+    if options.dry_run:
+        standings, found = pipeline.dry_run(config.load(config_arguments), options.workdir, again=again)
+        _print_standings(standings)
+        print("\n".join(found))
+        print(f"dry run: {sum(s.due for s in standings)} of {len(standings)} stages would run; nothing was")
+        return
     _print_scores(pipeline.run(config.load(config_arguments), options.workdir, again=again))
     print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
 
@@ -137,7 +146,11 @@ def _status(options: Options, config_arguments: list[str]) -> None:
     from phi_jax import config, pipeline
 
     chosen = config.load(config_arguments) if config_arguments else pipeline.saved_config(options.workdir)
-    for standing in pipeline.status(chosen, options.workdir, verify=options.verify):
+    _print_standings(pipeline.status(chosen, options.workdir, verify=options.verify))
+
+
+def _print_standings(standings: Sequence[Standing]) -> None:
+    for standing in standings:
         found = standing.artifact
         identity = found.identity[:12] if found else "-"
         print(f"{standing.stage.label:29} {standing.state:12} {identity:13} {standing.reason}".rstrip())
@@ -342,7 +355,8 @@ _STAGE_EXAMPLE = "--config configs/nano.py --workdir runs/nano"
 GROUPS: dict[str, tuple[Command, ...]] = {
     "the whole pipeline": (
         Command("run", _run, "Runs every stage that is not whole; finished stages are skipped, a killed one goes on.",
-                _STAGE_EXAMPLE, (_CONFIG, _WORKDIR, _REFRESH)),
+                _STAGE_EXAMPLE, (_CONFIG, _WORKDIR, _REFRESH, _option("--dry-run", action="store_true",
+                help="check everything that can be known, say what would run and why, and run nothing"))),
         Command("status", _status, "Says what is whole, stale (and why), interrupted or missing.",
                 "--workdir runs/nano", (_CONFIG, _WORKDIR, _option("--verify", action="store_true",
                 help="compare the hash of every file with its manifest"))),

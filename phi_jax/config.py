@@ -119,7 +119,7 @@ def load(config_arguments: Sequence[str]) -> Config:
         return from_config_dict(values["config"].value)
     except UserError:
         raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+    except Exception as error:  # whatever the file raises
         # An exception inside the file arrives as the text of a traceback, whose last line says what is wrong.
         lines = str(error).strip("'").replace("\\'", "'").replace("\\n", "\n").splitlines()
         line = lines[-1] if "Traceback" in str(error) else " ".join(lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from phi_jax.errors import UserError
@@ -17,74 +17,123 @@ from phi_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """What a field may hold. low, high: of a number, both allowed (`above`: low itself is not); choices: of a text."""
+    """What a field may hold. kind: of _KINDS. low, high: both allowed (`above`: low itself is not), of a number, of how
+    many texts, or of a text's length; choices: of a text, or of each of several.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
+    kind: str = "a text in one line"
     choices: tuple[str, ...] = ()
     decides: bool = True
     path: bool = False
 
     def problem(self, value: Any) -> str:
         """Why the field may not hold the value; "" where it may."""
+        if not _KINDS[self.kind](value):
+            return f"must be {self.kind}"
         if self.choices:
-            return "" if value in self.choices else f"use one of {', '.join(map(repr, self.choices))}"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return ""
-        if not math.isfinite(value) or not self.low <= value <= self.high or (self.above and value == self.low):
-            return f"must be {self._range()}"
+            unknown = {*([value] if isinstance(value, str) else value)} - {*self.choices}
+            return f"use one of {', '.join(map(repr, self.choices))}" if unknown else ""
+        if isinstance(value, str | list | tuple):
+            return "must not be empty" if len(value) < self.low else ""
+        # NaN fails every comparison, and infinity is above every `high`.
+        if not self.low <= value <= min(self.high, _MOST[self.kind]) or (self.above and value == self.low):
+            return f"must be {self.kind}, {self._range()}"
         return ""
 
     def _range(self) -> str:
         least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-        if self.low == -math.inf:
-            return f"at most {self.high:g}" if self.high < math.inf else "a finite number"
-        return least if self.high == math.inf else f"{least} and at most {self.high:g}"
+        return f"{least} and at most {min(self.high, _MOST[self.kind]):g}"
 
 
-ANY, PATH = Field(), Field(path=True)
-NOTHING = Field(decides=False)  # decides nothing
-COUNT, COUNT_OR_0, NUMBER, POSITIVE = Field(1), Field(0), Field(0), Field(0, above=True)
-SHARE, SHARE_ABOVE_0 = Field(0, 1), Field(0, 1, above=True)
-DROPOUT = Field(0, 0.999)
-CONFINEMENT = Field(choices=("full", "none"))
-PROMPT_FORM = Field(choices=("stripped", "kept"))
-WORKERS = Field(1, decides=False)
-TEMPERATURE = Field(0, 2)
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and value == value.strip()
+
+
+def _all(values: Any, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(values, list | tuple) and all(map(holds, values))
+
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "a whole number": _is_whole,
+    "a number": lambda value: _is_whole(value) or isinstance(value, float),
+    "True or False": lambda value: isinstance(value, bool),
+    "a text in one line": _is_text,
+    "several texts, each in one line": lambda values: _all(values, lambda value: _is_text(value) and value != ""),
+    "several whole numbers": lambda values: _all(values, _is_whole),
+    "several pairs": lambda values: _all(values, lambda value: isinstance(value, list | tuple)),  # graph.py says more
+}
+# What float64 holds exactly, and what float32 holds.
+_MOST = {"a whole number": 10**15, "a number": 3e38, "True or False": 1}
+
+
+def _whole(low: float, high: float = math.inf) -> Field:
+    return Field(low, high, kind="a whole number")
+
+
+def _number(low: float, high: float = math.inf, *, above: bool = False) -> Field:
+    return Field(low, high, above, "a number")
 
 
 def _speed(field: Field) -> Field:
+    """The same field, where it decides nothing."""
     return dataclasses.replace(field, decides=False)
+
+
+def _path(field: Field) -> Field:
+    return dataclasses.replace(field, path=True)
+
+
+ANY, NAME = Field(), Field(1)
+TEXTS, NAMES = Field(kind="several texts, each in one line"), Field(1, kind="several texts, each in one line")
+NUMBERS = Field(kind="several whole numbers", decides=False)
+PERTURBATIONS = dataclasses.replace(TEXTS, choices=("typos", "paraphrase", "rename_function", "rename_arguments"))
+COUNT, COUNT_OR_0, SEED = _whole(1), _whole(0), _whole(0, 2**32 - 1)  # a seed is 32 bits to scikit-learn
+POSITIVE, NUMBER = _number(1e-30), _number(0)  # less than 1e-30 is 0 to float32, or near it
+SHARE, SHARE_ABOVE_0 = _number(0, 1), _number(0, 1, above=True)
+DROPOUT = _number(0, 0.999)
+CONFINEMENT = Field(choices=("full", "none"))
+PROMPT_FORM = Field(choices=("stripped", "kept"))
+WORKERS = _speed(_whole(1, 1024))
+TEMPERATURE = _number(0, 2)
+SECONDS = _number(0.01, 86_400)
 
 
 # Dotted path -> Field. "*" stands for the name of an entry. `training` stands for itself and every section that is not
 # named here, such as `finetune`: a model may name it as the rules of its training.
 FIELDS: Mapping[str, Field] = {
-    "seed": COUNT_OR_0,
-    "collect.sources": PATH, "collect.packages": ANY, "collect.max_files": COUNT_OR_0, "collect.max_bytes": COUNT,
-    "collect.min_bytes": COUNT_OR_0, "collect.max_mean_line": COUNT, "collect.max_line": COUNT,
+    "seed": SEED,
+    "collect.sources": _path(NAMES), "collect.packages": TEXTS, "collect.max_files": COUNT_OR_0,
+    "collect.max_bytes": COUNT, "collect.min_bytes": COUNT_OR_0,
+    "collect.max_mean_line": COUNT, "collect.max_line": COUNT,
     "dedup.threshold": SHARE_ABOVE_0, "dedup.ngram": COUNT, "dedup.num_perm": COUNT, "dedup.bands": COUNT,
-    "teachers.*.model": ANY, "teachers.*.base_url": NOTHING, "teachers.*.key_variable": NOTHING,
-    "teachers.*.price_as": NOTHING, "teachers.*.mode": Field(choices=("live", "batch"), decides=False),
+    "teachers.*.model": NAME, "teachers.*.base_url": _speed(NAME), "teachers.*.key_variable": _speed(ANY),
+    "teachers.*.price_as": _speed(ANY), "teachers.*.mode": Field(choices=("live", "batch"), decides=False),
     "teachers.*.json_mode": Field(choices=("schema", "object", "text"), decides=False),
     "teachers.*.window": _speed(COUNT), "teachers.*.batch_requests": _speed(COUNT),
-    "teachers.*.timeout": _speed(POSITIVE), "teachers.*.attempts": _speed(COUNT),
-    "budget.max_dollars": _speed(NUMBER), "budget.prices": NOTHING, "budget.journal": NOTHING,
-    "texts.*.writer": ANY, "texts.*.seed": COUNT_OR_0, "texts.*.textbook_requests": COUNT_OR_0,
+    "teachers.*.timeout": _speed(SECONDS), "teachers.*.attempts": _speed(COUNT),
+    "budget.max_dollars": _speed(NUMBER), "budget.prices": _speed(ANY), "budget.journal": _speed(ANY),
+    "texts.*.writer": NAME, "texts.*.seed": SEED, "texts.*.textbook_requests": COUNT_OR_0,
     "texts.*.exercise_requests": COUNT_OR_0, "texts.*.share": SHARE_ABOVE_0, "texts.*.max_tokens": COUNT,
-    "texts.*.temperature": TEMPERATURE, "texts.*.near_copy_threshold": SHARE_ABOVE_0, "texts.*.files": PATH,
+    "texts.*.temperature": TEMPERATURE, "texts.*.near_copy_threshold": SHARE_ABOVE_0, "texts.*.files": _path(TEXTS),
     "texts.*.license": ANY, "texts.*.sandbox": CONFINEMENT, "texts.*.sandbox_workers": WORKERS,
-    "texts.*.family_cap": COUNT, "texts.*.held_out_one_in": Field(2), "texts.*.sections_per_behaviour": COUNT_OR_0,
+    "texts.*.family_cap": COUNT, "texts.*.held_out_one_in": _whole(2), "texts.*.sections_per_behaviour": COUNT_OR_0,
     "texts.*.exercises_per_behaviour": COUNT_OR_0,
-    "decontaminate.problems": PATH,
-    "annotate.grader": ANY, "annotate.votes": COUNT, "annotate.max_tokens": COUNT, "annotate.temperature": TEMPERATURE,
-    "annotate.max_file_bytes": COUNT, "annotate.max_files": Field(4), "annotate.high_share": Field(0.01, 0.99),
-    "filter.model": ANY, "filter.embed_tokens": COUNT, "filter.pooling": Field(choices=("mean", "last")),
+    "decontaminate.problems": _path(NAME),
+    "annotate.grader": NAME, "annotate.votes": COUNT, "annotate.max_tokens": COUNT, "annotate.temperature": TEMPERATURE,
+    "annotate.max_file_bytes": COUNT, "annotate.max_files": _whole(4), "annotate.high_share": _number(0.01, 0.99),
+    "filter.model": NAME, "filter.embed_tokens": COUNT, "filter.pooling": Field(choices=("mean", "last")),
     "filter.batch_size": _speed(COUNT), "filter.trees": COUNT, "filter.min_samples_leaf": COUNT,
-    "filter.held_out": Field(0.01, 0.9), "filter.token_budget": COUNT,
-    "tokenize.tokenizer": PATH, "tokenize.learn_on": ANY, "tokenize.vocab_size": Field(300), "tokenize.seq_len": COUNT,
-    "tokenize.train_bytes": COUNT, "tokenize.validation_fraction": Field(0, 0.9), "tokenize.shard_tokens": COUNT,
+    "filter.held_out": _number(0.01, 0.9), "filter.token_budget": COUNT,
+    "tokenize.tokenizer": _path(ANY), "tokenize.learn_on": NAMES, "tokenize.vocab_size": _whole(300),
+    "tokenize.seq_len": COUNT, "tokenize.train_bytes": COUNT, "tokenize.shard_tokens": COUNT,
+    "tokenize.validation_fraction": _number(0, 0.9, above=True),
     "model.num_layers": COUNT, "model.hidden_size": COUNT, "model.intermediate_size": COUNT, "model.num_heads": COUNT,
     "model.head_dim": COUNT, "model.rotary_dim": COUNT_OR_0,
     "model.attention": Field(choices=("xla", "cudnn", "splash")),
@@ -93,24 +142,24 @@ FIELDS: Mapping[str, Field] = {
     "model.remat": Field(choices=("none", "dots", "full"), decides=False),
     "training.steps": COUNT, "training.schedule_steps": COUNT, "training.warmup_steps": COUNT_OR_0,
     "training.global_batch_size": COUNT, "training.microbatches": COUNT, "training.learning_rate": POSITIVE,
-    "training.weight_decay": NUMBER, "training.beta1": Field(0, 0.99999), "training.beta2": Field(0, 0.99999999),
+    "training.weight_decay": NUMBER, "training.beta1": _number(0, 0.99999), "training.beta2": _number(0, 0.99999),
     "training.epsilon": POSITIVE, "training.clip_norm": NUMBER, "training.loss_chunk": _speed(COUNT),
-    "training.document_masks": ANY, "training.mesh": NOTHING, "training.cpu_devices": WORKERS,
-    "training.initial_checkpoint": PATH,
+    "training.document_masks": Field(0, kind="True or False"), "training.mesh": NUMBERS,
+    "training.cpu_devices": WORKERS, "training.initial_checkpoint": _path(ANY),
     "training.checkpoint_every": _speed(COUNT), "training.keep_checkpoints": _speed(COUNT),
     "training.keep_every": _speed(COUNT_OR_0), "training.evaluate_every": _speed(COUNT),
     "training.validation_batches": _speed(COUNT), "training.skip_spike": NUMBER, "training.max_skipped": _speed(COUNT),
-    "training.peer_timeout": _speed(Field(5)), "training.profile_steps": NOTHING,
-    "models.*.mixture": ANY, "models.*.start": ANY, "models.*.rules": ANY,
+    "training.peer_timeout": _speed(_number(5, 86_400)), "training.profile_steps": NUMBERS,
+    "models.*.mixture": Field(kind="several pairs"), "models.*.start": ANY, "models.*.rules": NAME,
     "models.*.select": Field(choices=("latest", "validation_loss", "pass_at_1")),
-    "select.problems": PATH, "select.prompt_form": PROMPT_FORM, "select.max_new_tokens": COUNT,
+    "select.problems": _path(ANY), "select.prompt_form": PROMPT_FORM, "select.max_new_tokens": COUNT,
     "select.slots": _speed(COUNT), "select.sandbox": CONFINEMENT, "select.sandbox_workers": WORKERS,
     "export.dtype": Field(choices=("float32", "bfloat16", "float16")), "export.license": ANY,
-    "evaluate.benchmark": PATH, "evaluate.further_benchmarks": PATH, "evaluate.max_problems": COUNT_OR_0,
+    "evaluate.benchmark": _path(NAME), "evaluate.further_benchmarks": _path(TEXTS), "evaluate.max_problems": COUNT_OR_0,
     "evaluate.prompt_form": Field(choices=("stripped", "kept", "both")), "evaluate.max_new_tokens": COUNT,
     "evaluate.slots": _speed(COUNT), "evaluate.samples_per_problem": COUNT_OR_0,
-    "evaluate.temperature": Field(0, 5, above=True), "evaluate.top_p": SHARE_ABOVE_0, "evaluate.top_k": COUNT_OR_0,
-    "evaluate.perturbations": ANY, "evaluate.error_rate": SHARE, "evaluate.wall_seconds": POSITIVE,
+    "evaluate.temperature": _number(1e-3, 5), "evaluate.top_p": SHARE_ABOVE_0, "evaluate.top_k": COUNT_OR_0,
+    "evaluate.perturbations": PERTURBATIONS, "evaluate.error_rate": SHARE, "evaluate.wall_seconds": SECONDS,
     "evaluate.sandbox": CONFINEMENT, "evaluate.sandbox_workers": WORKERS,
     "judge.grader": ANY, "judge.repeats": COUNT, "judge.max_tokens": COUNT, "judge.temperature": TEMPERATURE,
     "report.title": ANY, "report.samples": COUNT_OR_0, "report.files_to_grade": COUNT_OR_0,
@@ -122,7 +171,7 @@ _SECTIONS = frozenset(path.partition(".")[0] for path in FIELDS)
 def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted path, value) of every field of nested values."""
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (value or not path):
             yield from leaves(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value
@@ -136,8 +185,18 @@ def field_of(path: str) -> Field | None:
     return FIELDS.get(path if section in _SECTIONS else f"training.{rest}")
 
 
+def check_whole(values: Mapping[str, Any]) -> None:
+    """As `check`, of a whole config: raises UserError for a field that is not there, too."""
+    found = dict(leaves(values))
+    if missing := [path for path in FIELDS if "*" not in path and path not in found]:
+        raise UserError(f"config.{missing[0]}: must have a value; configs/phi_1.py says which")
+    check(values)
+
+
 def check(values: Mapping[str, Any]) -> None:
-    """Checks each field of a whole config on its own. Raises UserError naming the first field that is out of range."""
+    """Checks each field on its own. Raises UserError naming the first that is of another kind than its own, or out of
+    its range.
+    """
     for path, value in leaves(values):
         field = field_of(path)
         if field is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from phi_jax import fields
@@ -37,7 +38,8 @@ class Stage:
 
     inputs: what the stage calls an input -> label ("stage/name") of the artifact. sections: the parts of the config it
     may read; nothing else of the config can make it stale. function: "module:function", imported when it runs, so that
-    a training run never loads the data tools.
+    a training run never loads the data tools. check: another, (config, name) -> None, for what can be known before the
+    first stage runs; "" = nothing.
     """
 
     stage: str
@@ -45,6 +47,7 @@ class Stage:
     inputs: Mapping[str, str]
     sections: tuple[str, ...]
     function: str
+    check: str = ""
 
     @property
     def label(self) -> str:
@@ -83,7 +86,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
 
     Raises UserError for a field that is out of its range, a name that is not there, and a circle.
     """
-    fields.check(config.to_dict())
+    fields.check_whole(config.to_dict())
     return _Graph(config).ordered()
 
 
@@ -144,21 +147,25 @@ class _Graph:
     # --- Data -------------------------------------------------------------------------------------------------------
 
     def _collect(self, name: str) -> Stage:
-        return Stage("collect", name, {}, ("collect",), "phi_jax.corpus.collect:collect")
+        return Stage(
+            "collect", name, {}, ("collect",), "phi_jax.corpus.collect:collect", "phi_jax.corpus.sources:check"
+        )
 
     def _dedup(self, name: str) -> Stage:
-        return Stage("dedup", name, {"documents": self._need(f"collect/{name}")}, ("dedup",), _DEDUP)
+        inputs = {"documents": self._need(f"collect/{name}")}
+        return Stage("dedup", name, inputs, ("dedup",), _DEDUP, "phi_jax.corpus.dedup:check")
 
     def _synthesize(self, name: str) -> Stage:
         writer = self._texts[name].writer
         asked = () if writer in (GRAMMAR, FILES) else self._teaching(f"texts.{name}.writer", writer)
         function = _WRITERS.get(writer, _WRITERS["llm"])
-        return Stage("synthesize", name, {}, (f"texts.{name}", *asked), function)
+        check = "phi_jax.synthesis.from_files:check" if writer == FILES else ""
+        return Stage("synthesize", name, {}, (f"texts.{name}", *asked), function, check)
 
     def _decontaminate(self, name: str) -> Stage:
         documents = self._need("dedup/python" if name == RAW else f"synthesize/{name}")
         inputs = {"documents": documents, **self._held_out("decontaminate.problems")}
-        return Stage("decontaminate", name, inputs, ("decontaminate",), _DECONTAMINATE)
+        return Stage("decontaminate", name, inputs, ("decontaminate",), _DECONTAMINATE, _CHECK_PROBLEMS)
 
     def _annotate(self, name: str) -> Stage:
         grader = self._config.annotate.grader
@@ -178,7 +185,7 @@ class _Graph:
         if name == "tokenizer":
             learnt = () if self._config.tokenize.tokenizer else self._config.tokenize.learn_on
             inputs = {s: self._need(self._documents_of(s, "tokenize.learn_on")) for s in learnt}
-            return Stage("tokenize", name, inputs, ("tokenize",), _TOKENIZER)
+            return Stage("tokenize", name, inputs, ("tokenize",), _TOKENIZER, "phi_jax.tokens.tokenize:check")
         inputs = {
             "documents": self._need(self._documents_of(name, "models")),
             "tokenizer": self._need("tokenize/tokenizer"),
@@ -201,16 +208,16 @@ class _Graph:
 
     def _pretrain(self, name: str) -> Stage:
         sections = ("seed", "model", *self._rules(name), f"models.{name}")
-        return Stage("pretrain", name, self._mixture(name), sections, "phi_jax.training.loop:train")
+        return Stage("pretrain", name, self._mixture(name), sections, _TRAIN, _CHECK_RULES)
 
     def _finetune(self, name: str) -> Stage:
         start = self._model(f"models.{name}.start", self._models[name].start)
         sections = ("seed", *self._rules(name), f"models.{name}")
         inputs = {"checkpoint": start, **self._mixture(name)}
-        return Stage("finetune", name, inputs, sections, "phi_jax.training.loop:train")
+        return Stage("finetune", name, inputs, sections, _TRAIN, _CHECK_RULES)
 
     def _select(self, name: str) -> Stage:
-        inputs = {"training": self._need(self._training(name))}
+        inputs, check = {"training": self._need(self._training(name))}, ""
         if self._models[name].select == PASS_AT_1:
             problems = self._config.select.problems
             if problems in (self._config.evaluate.benchmark, *self._config.evaluate.further_benchmarks) and (
@@ -221,8 +228,9 @@ class _Graph:
                     "name other problems"
                 )
             inputs |= self._held_out("select.problems")
+            check = "phi_jax.selection:check"
         sections = ("seed", "select", *self._rules(name), f"models.{name}")
-        return Stage("select", name, inputs, sections, "phi_jax.selection:select")
+        return Stage("select", name, inputs, sections, "phi_jax.selection:select", check)
 
     def _export(self, name: str) -> Stage:
         inputs = {"checkpoint": self._model("models", name)}
@@ -233,7 +241,7 @@ class _Graph:
         inputs |= self._held_out("evaluate.benchmark") | self._held_out("evaluate.further_benchmarks")
         judge = self._config.judge.grader
         asked = self._teaching("judge.grader", judge) if judge else ()
-        return Stage("evaluate", name, inputs, ("seed", "evaluate", "judge", *asked), _EVALUATE)
+        return Stage("evaluate", name, inputs, ("seed", "evaluate", "judge", *asked), _EVALUATE, _CHECK_BENCHMARKS)
 
     def _model(self, field: str, name: str) -> str:
         """The label of the artifact that hands on a model's weights: its selection, else its training."""
@@ -247,7 +255,7 @@ class _Graph:
     def _mixture(self, name: str) -> dict[str, str]:
         """Token set -> label, for each set that a model is trained on."""
         mixture = self._models[name].mixture
-        right = mixture and all(isinstance(m, list | tuple) and len(m) == 2 and m[1] > 0 for m in mixture)
+        right = mixture and all(list(map(type, m)) in ([str, float], [str, int]) and 0 < m[1] < inf for m in mixture)
         if not right or len({m[0] for m in mixture}) < len(mixture):
             raise UserError(
                 f"config.models.{name}.mixture: must hold pairs of a token set and its share above 0, each set once, "
@@ -299,8 +307,12 @@ def models_of(config: Config) -> list[str]:
 
 
 _DEDUP = "phi_jax.corpus.dedup:dedup"
+_CHECK_BENCHMARKS = "phi_jax.evaluation.evaluate:check"
+_CHECK_PROBLEMS = "phi_jax.contamination.decontaminate:check"
+_CHECK_RULES = "phi_jax.training.rules:check"
 _DECONTAMINATE = "phi_jax.contamination.decontaminate:decontaminate"
 _TOKENIZER = "phi_jax.tokens.tokenize:make_tokenizer"
 _TOKENIZE = "phi_jax.tokens.tokenize:tokenize"
+_TRAIN = "phi_jax.training.loop:train"
 _EVALUATE = "phi_jax.evaluation.evaluate:evaluate"
 _REPORT = "phi_jax.report.page:report"

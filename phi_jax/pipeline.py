@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
+from phi_jax import preflight
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.graph import DISTRIBUTED, Stage, models_of, split_label, stages
@@ -29,17 +31,25 @@ from phi_jax.store.digests import PathDigests
 if TYPE_CHECKING:
     from phi_jax.teacher.teachers import Teachers
 
+_ANEW = "made anew"  # in the place of an identity
 WHOLE, STALE, INTERRUPTED, MISSING = "whole", "stale", "interrupted", "missing"
 
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How one stage stands: WHOLE, STALE (reason: what changed), INTERRUPTED or MISSING."""
+    """How one stage stands: WHOLE, STALE (reason: what changed), INTERRUPTED (where it stopped, and what changed since
+    it began) or MISSING.
+    """
 
     stage: Stage
     state: str
     reason: str
     artifact: Artifact | None
+
+    @property
+    def due(self) -> bool:
+        """Whether a run would run the stage."""
+        return self.state != WHOLE
 
 
 # --- Running ----------------------------------------------------------------------------------------------------------
@@ -54,54 +64,38 @@ def run(
     evaluated. With several processes (parallel/processes.py), which share the work directory, all of them make the same
     call. Raises UserError; finished stages stay.
     """
-    experiment = stages(config)
-    chosen = experiment if only is None else tuple(only)
-    for stage in chosen:
-        _check(stage, config)
-    processes.set_cpu_devices(config.training.cpu_devices)
-    workdir = processes.on_leader(lambda: os.fspath(_prepared(workdir)))
-    digests = PathDigests(workdir)
+    chosen = stages(config) if only is None else tuple(only)
+    digests, new = PathDigests(workdir), not epath.Path(workdir).is_dir()
     with contextlib.ExitStack() as held:
-        processes.on_leader(lambda: _hold(held, config, epath.Path(workdir)))
+
+        def look() -> list[bool]:
+            if not new:  # what another run is making says nothing
+                held.enter_context(artifact.locked(workdir))
+            return [found.due for found in outlook(config, workdir, chosen, digests, again)]
+
+        def begin() -> None:
+            epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+            if new:
+                held.enter_context(artifact.locked(workdir))
+            artifact.write_json(epath.Path(workdir) / "config.json", config.to_dict())
+
+        due = processes.on_leader(look)
+        preflight.check(config, workdir, list(itertools.compress(chosen, due)))
+        processes.on_leader(begin)
         for stage in chosen:
             _run_stage(stage, config, epath.Path(workdir), digests, again=stage.stage in again)
         return processes.on_leader(lambda: _publish_scores(config, epath.Path(workdir)))
 
 
-def _prepared(workdir: epath.PathLike) -> epath.Path:
-    """Creates the work directory. Raises UserError for one that an earlier phi_jax made; it is left as it is."""
-    path = artifact.prepare_workdir(workdir)
-    for manifest in sorted([*path.glob("*/manifest.json"), *path.glob("*/*/manifest.json")]):
-        Artifact.read(manifest.parent)
-    for draft in path.glob("*/*.partial/draft.json"):
-        if artifact.read_draft(draft.parent).get("format") != artifact.FORMAT:
-            raise UserError(
-                f"--workdir {path}: {draft.parent} was left by an earlier phi_jax; start in a new work directory, or "
-                f"remove {draft.parent}"
-            )
-    return path
+def dry_run(
+    config: Config, workdir: epath.PathLike, *, again: Collection[str] = ()
+) -> tuple[list[Standing], list[str]]:
+    """(how each stage stands, what the checks before the first stage have found) of what `run` would do.
 
-
-def _hold(held: contextlib.ExitStack, config: Config, workdir: epath.Path) -> None:
-    """Holds the work directory until `held` is closed, and writes the config into it."""
-    held.enter_context(artifact.locked(workdir))
-    artifact.write_json(workdir / "config.json", config.to_dict())
-
-
-def _check(stage: Stage, config: Config) -> None:
-    """Raises UserError for what a stage lacks, before the stages ahead of it have run for hours."""
-    if stage.asks_teachers():
-        from phi_jax.teacher import teachers
-
-        teachers.known(stage.config_of(config))
-    if stage.stage == "dedup":
-        from phi_jax.corpus import dedup
-
-        dedup.check(config)
-    if stage.stage in DISTRIBUTED:
-        from phi_jax.training import rules
-
-        rules.check(config, stage.name)
+    Runs nothing and writes nothing. Raises UserError as `run` does before its first stage.
+    """
+    standings = outlook(config, workdir, stages(config), PathDigests(workdir), again)
+    return standings, preflight.check(config, workdir, [found.stage for found in standings if found.due])
 
 
 def _run_stage(stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, again: bool) -> None:
@@ -136,7 +130,7 @@ def _open_stage(
     decides = stage.decides(config, digests)
     digests.save()
     existing = artifact.find(workdir, stage.stage, stage.name)
-    if existing is not None and not again and not _changes(existing, stage, decides, inputs):
+    if existing is not None and not again and not _changes(existing.manifest, stage, decides, workdir, {}):
         say(f"{stage.label}: whole, skipped")
         return None
     for source in inputs.values():
@@ -148,30 +142,27 @@ def _open_stage(
 
 
 def _changes(
-    found: Artifact, stage: Stage, decides: Mapping[str, Any], inputs: Mapping[str, Artifact | None]
+    before: Mapping[str, Any], stage: Stage, decides: Mapping[str, Any], workdir: epath.PathLike, due: Mapping[str, str]
 ) -> list[str]:
-    """Why an artifact is stale: `field old -> new` and inputs that changed or are missing."""
-    changed = artifact.differences(found.manifest["decides"], json.loads(artifact.canonical_json(decides)))
-    before = found.manifest["inputs"]
+    """What differs from what a manifest or a draft was made of. due: labels of the inputs that are made anew first."""
+    inputs = {}
     for name, label in stage.inputs.items():
-        source = inputs[name]
-        if source is None:
-            changed.append(f"input {label} is missing")
-        elif before.get(name, {}).get("identity") != source.identity:
-            changed.append(f"input {label} changed")
-    changed += [f"input {before[name]['artifact']} is no longer used" for name in before.keys() - stage.inputs.keys()]
-    return changed
+        source = artifact.find(workdir, *split_label(label), settle=False)
+        identity = _ANEW if label in due else source.identity if source else "missing"
+        inputs[name] = {"artifact": label, "identity": identity}
+    return artifact.drift(before, json.loads(artifact.canonical_json(decides)), inputs)
 
 
 def _inputs_of(stage: Stage, workdir: epath.Path) -> dict[str, Artifact]:
-    inputs = {}
-    for name, label in stage.inputs.items():
-        source = artifact.find(workdir, *split_label(label))
-        if source is None:
-            command = f"phi-jax {split_label(label)[0]} --config ... --workdir {workdir}"
-            raise UserError(f"{stage.label} needs {label}, which is not in {workdir}; run `{command}` first")
-        inputs[name] = source
-    return inputs
+    return {name: _input(stage, label, workdir, settle=True) for name, label in stage.inputs.items()}
+
+
+def _input(stage: Stage, label: str, workdir: epath.PathLike, *, settle: bool = False) -> Artifact:
+    source = artifact.find(workdir, *split_label(label), settle=settle)
+    if source is None:
+        command = f"phi-jax {split_label(label)[0]} --config ... --workdir {workdir}"
+        raise UserError(f"{stage.label} needs {label}, which is not in {workdir}; run `{command}` first")
+    return source
 
 
 def _commit(draft: artifact.Draft) -> None:
@@ -201,22 +192,57 @@ def status(config: Config, workdir: epath.PathLike, *, verify: bool = False) -> 
     verify: the hash of every file is compared with the manifest; a file that differs makes its artifact STALE.
     """
     digests = PathDigests(workdir)
-    return [_standing(stage, config, epath.Path(workdir), digests, verify=verify) for stage in stages(config)]
+    return [_standing(stage, stage.decides(config, digests), workdir, {}, verify=verify) for stage in stages(config)]
 
 
-def _standing(stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, verify: bool) -> Standing:
-    found = artifact.find(workdir, stage.stage, stage.name)
-    if found is None:
-        partial = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
-        return Standing(stage, INTERRUPTED if partial.exists() else MISSING, "", None)
-    inputs = {name: artifact.find(workdir, *split_label(label)) for name, label in stage.inputs.items()}
-    reasons = _changes(found, stage, stage.decides(config, digests), inputs)
-    if verify:
+def outlook(
+    config: Config, workdir: epath.PathLike, chosen: Iterable[Stage], digests: PathDigests, again: Collection[str] = ()
+) -> list[Standing]:
+    """As `status`, but a stage is whole only where its inputs are: none that a run of the chosen stages makes anew.
+
+    Changes nothing. Raises UserError where an input is missing that none of them makes, and where a run would lose
+    checkpoints.
+    """
+    found, due = [], dict[str, str]()
+    for stage in chosen:
+        decides = stage.decides(config, digests)
+        standing = _standing(stage, decides, workdir, due)
+        if stage.stage in again:
+            standing = dataclasses.replace(standing, state=STALE, reason="asked for anew")
+        if standing.due:
+            inputs = {name: due.get(label) or _input(stage, label, workdir).key for name, label in stage.inputs.items()}
+            due[stage.label] = artifact.artifact_key(stage.stage, decides, inputs)
+            partial = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
+            left = artifact.read_draft(partial)
+            since = _changes(left, stage, decides, workdir, due)
+            # What is made anew may come out as it was; another key never does.
+            if left.get("key") != due[stage.label] or any(not change.endswith(_ANEW) for change in since):
+                artifact.refuse_to_lose(stage.label, partial, since)
+        found.append(standing)
+    return found
+
+
+def _standing(
+    stage: Stage, decides: Mapping[str, Any], workdir: epath.PathLike, due: Mapping[str, str], *, verify: bool = False
+) -> Standing:
+    found = artifact.find(workdir, stage.stage, stage.name, settle=False)
+    changed = _changes(found.manifest, stage, decides, workdir, due) if found else []
+    if found and verify:
         try:
             found.verify()
         except UserError as error:
-            reasons.append(str(error))
-    return Standing(stage, STALE if reasons else WHOLE, "; ".join(reasons), found)
+            changed.append(str(error))
+    if found and not changed:
+        return Standing(stage, WHOLE, "", found)
+    partial = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
+    if partial.exists():
+        step = artifact.last_checkpoint(partial)
+        since = _changes(artifact.read_draft(partial), stage, decides, workdir, due)
+        at = "" if step is None else f" at step {step}"
+        reason = f"stopped{at}; since it began: {'; '.join(since)}" if since else f"goes on{at}"
+        reason += f"; what is there: {'; '.join(changed)}" if changed else ""
+        return Standing(stage, INTERRUPTED, reason, found)
+    return Standing(stage, STALE if found else MISSING, "; ".join(changed), found)
 
 
 def saved_config(workdir: epath.PathLike) -> Config:
@@ -241,9 +267,9 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
         raise UserError(f"--pilot {requests}: too few requests to tell anything; use 200")
     if not stage.asks_teachers():
         raise UserError(f"--pilot: {stage.label} asks no language model, so it costs nothing")
-    _check(stage, config)
+    preflight.check(config, workdir, [stage])
     module = importlib.import_module(stage.function.partition(":")[0])
-    workdir = _prepared(workdir)
+    epath.Path(workdir).mkdir(parents=True, exist_ok=True)
     with artifact.locked(workdir):
         seen = module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests)
     return lines(stage.label, **seen)
@@ -270,9 +296,9 @@ def cancel_batches(config: Config, workdir: epath.PathLike, stage: Stage) -> int
 
 
 def _teachers(config: Config, workdir: epath.PathLike, stage: Stage) -> Teachers:
-    from phi_jax.teacher.teachers import Teachers
+    from phi_jax.teacher import teachers
 
     if not stage.asks_teachers():
         raise UserError(f"{stage.label} asks no language model: it has neither a poison queue nor batches")
-    _check(stage, config)
-    return Teachers.of(stage.config_of(config), _prepared(workdir))
+    teachers.known(stage.config_of(config))
+    return teachers.Teachers.of(stage.config_of(config), workdir)

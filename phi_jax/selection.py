@@ -16,6 +16,12 @@ from phi_jax.training.rules import PASS_AT_1, VALIDATION_LOSS, candidates, rules
 from phi_jax.weights.checkpoints import Checkpoints
 
 
+def check(config: Config, name: str) -> None:
+    """Raises UserError for problems that cannot be read, where a file holds them."""
+    if config.select.problems != HELD_OUT:
+        load_problems(config.select.problems)
+
+
 def select(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Chooses among the saves of inputs["training"] (see rules.candidates) by config.models.<draft.name>.select:
     "validation_loss", which was saved with them, or greedy "pass_at_1" on config.select.problems. The earliest of

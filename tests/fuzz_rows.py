@@ -27,7 +27,8 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import read_samples
 from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.store import documents
-from phi_jax.store.artifact import digest_of, json_text
+from phi_jax.store.artifact import digest_of
+from phi_jax.store.json_text import json_text
 from phi_jax.store.rows import count_rows, read_rows
 from phi_jax.synthesis import from_files, review
 

@@ -242,7 +242,7 @@ def test_an_id_that_occurs_twice_is_an_error(tmp_path):
 
 def test_more_bands_than_hashes_are_an_error():
     with pytest.raises(UserError, match=r"^config\.dedup\.bands=129: more than config\.dedup\.num_perm=128"):
-        module.check(Config({"dedup": {**RULES, "bands": 129}}))
+        module.check(Config({"dedup": {**RULES, "bands": 129}}), "python")
 
 
 def test_no_rows(tmp_path):

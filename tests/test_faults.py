@@ -140,7 +140,7 @@ def test_a_gradient_spike_is_one_beside_the_running_mean(training, records, stat
 
 def test_skipped_steps_are_named_and_too_many_stop_the_run(micro_run, tmp_path):
     workdir = start(micro_run, tmp_path / "run")
-    done = phi_jax("pretrain", *MICRO, "--config.training.skip_spike=1e-6", "--config.training.max_skipped=3",
+    done = phi_jax("pretrain", *MICRO, "--config.training.learning_rate=1e30", "--config.training.max_skipped=3",
                    "--name", "raw", "--workdir", workdir, check=False)  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -149,6 +149,9 @@ def test_skipped_steps_are_named_and_too_many_stop_the_run(micro_run, tmp_path):
             rf"^step {step} skipped: loss \S+, gradient norm \S+; records \d+, \d+, \d+, \d+$", done.stderr, re.M
         )
     assert "step 3: 3 steps in a row were skipped, as many as config.training.max_skipped" in done.stderr
+    lines = (workdir / "pretrain" / "raw.partial" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line, parse_constant=pytest.fail)["loss"] for line in lines]  # NaN is none of JSON's
+    assert losses[1:] == [None] * 3
 
 
 # --- The whole of it, by hand --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from phi_jax import config
 from phi_jax.model import phi
 from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.parallel.chips import CHIPS, chip_named, chip_of
-from phi_jax.planning.fit import model_shape
+from phi_jax.training.rules import model_shape
 
 
 def matmul_flops(jaxpr):

@@ -28,7 +28,7 @@ FLOORS = (
     {"weights"},
     {"training", "evaluation"},
     {"corpus", "synthesis", "contamination", "report", "planning", "bench", "selection"},
-    {"graph", "pipeline", "cli"},
+    {"graph", "preflight", "pipeline", "cli"},
 )
 TOP = len(FLOORS) - 1  # its files may import each other
 HEAVY = (
@@ -173,8 +173,9 @@ def test_training_loads_no_data_tools():
 def test_every_stage_function_exists(name, overrides):
     seen = set()
     for stage in graph.stages(config.load(["--config", f"{ROOT}/configs/{name}.py", *overrides])):
-        module, _, function = stage.function.partition(":")
-        assert callable(getattr(importlib.import_module(module), function))
+        for named in filter(None, (stage.function, stage.check)):
+            module, _, function = named.partition(":")
+            assert callable(getattr(importlib.import_module(module), function))
         assert set(stage.inputs.values()) <= seen
         seen.add(stage.label)
 

@@ -21,10 +21,10 @@ from phi_jax import config
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import make_mesh
-from phi_jax.planning.fit import model_shape
 from phi_jax.planning.hardware import parse_devices, parse_topology
 from phi_jax.planning.memory import estimate_memory
 from phi_jax.planning.plan import lines, plan
+from phi_jax.training.rules import model_shape
 
 PHI_1 = ["--config", f"{ROOT}/configs/phi_1.py"]
 PHI_1_SMALL = ["--config", f"{ROOT}/configs/phi_1_small.py"]

@@ -16,7 +16,8 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation.commands import score
 from phi_jax.evaluation.execution import read_samples
 from phi_jax.evaluation.problems import load_problems
-from phi_jax.store.artifact import json_text, write_json
+from phi_jax.store.artifact import write_json
+from phi_jax.store.json_text import json_text
 from phi_jax.store.rows import count_rows, normal, read_object, read_rows
 from phi_jax.teacher.prices import load_prices
 

@@ -43,6 +43,7 @@ from phi_jax.bench.result import surroundings
 from phi_jax.errors import PeerLost, UserError
 from phi_jax.parallel import processes
 from phi_jax.planning.hardware import GPU_SHARE
+from phi_jax.store.json_text import json_text
 
 _DRIVERS = (
     "torch", "transformers", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
@@ -87,7 +88,7 @@ def check(options: argparse.Namespace) -> int:
         answers = processes.gather(_run(name, context, options, logs))
         found["parts"][name] = _together(answers)
         if processes.is_leader():
-            replace(options.out, json.dumps(found, indent=1) + "\n")
+            replace(options.out, json_text(found, indent=1) + "\n")
         _say(f"{name}: {found['parts'][name]['result']} ({found['parts'][name]['seconds']} s)")
     return int(not all(found["parts"][name]["result"].startswith(("done", "skipped")) for name in asked))
 

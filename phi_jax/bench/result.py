@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax.errors import UserError
+from phi_jax.store.json_text import json_text
 from phi_jax.store.versions import git_revision, versions
 
 
@@ -29,7 +29,7 @@ def publish(measured: Callable[[], dict[str, Any]], out: Path | None) -> None:
     """
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no directory {out.parent}; make it first")
-    text = json.dumps({"surroundings": surroundings(), **measured()}, indent=1)
+    text = json_text({"surroundings": surroundings(), **measured()}, indent=1)
     print(text)
     if out is not None:
         out.write_text(text + "\n")

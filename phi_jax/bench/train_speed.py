@@ -39,9 +39,9 @@ def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> No
 
 def case_of(config: Config) -> dict[str, Any]:
     """{"name", "model": fields of PhiConfig, "training": of config.training}, as `measure` wants them."""
-    from phi_jax.training.rules import model_config
+    from phi_jax.training.rules import model_shape
 
-    model = model_config(config.model, vocab_size=config.tokenize.vocab_size, seq_len=config.tokenize.seq_len)
+    model = model_shape(config)
     return {"name": config.report.title, "model": dataclasses.asdict(model), "training": config.training.to_dict()}
 
 

@@ -35,6 +35,12 @@ _FINDINGS = pa.schema(
 )
 
 
+def check(config: Config, name: str) -> None:
+    """Raises UserError for problems that cannot be compared with, where a file holds them."""
+    if config.decontaminate.problems != HELD_OUT:
+        HeldOut(config.decontaminate.problems)
+
+
 def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `decontaminate`. inputs: "documents", and "problems" where config.decontaminate.problems is "nano".
 

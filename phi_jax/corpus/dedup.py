@@ -28,7 +28,7 @@ _DUPLICATES = pa.schema(
 )
 
 
-def check(config: Config) -> None:
+def check(config: Config, name: str) -> None:
     """Raises UserError where fields of config.dedup do not go together."""
     rules = config.dedup
     if rules.bands > rules.num_perm:
@@ -44,7 +44,7 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
 
     Raises UserError as `check`, for documents that cannot be read and for an id that several rows have.
     """
-    check(config)
+    check(config, draft.name)
     source = inputs["documents"].path("documents")
     schema, parts = documents.schema_of(source), documents.parts(source)
     chosen = config.dedup

@@ -52,20 +52,28 @@ def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     draft.add_facts(benchmark=main, problems=len(problems), prompts_too_long=run.too_long)
 
 
+def check(config: Config, name: str) -> None:
+    """Raises UserError as `benchmarks` does, for all that stands in files."""
+    benchmarks(config.evaluate, None)
+
+
 def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list[Problem]]]:
     """(name, problems) of each benchmark of config.evaluate, the main one first.
 
     held_out: has the outputs "problems" and "validation"; those of the latter, by which a save is chosen, are left out.
+    None: it is not made yet, and gives no problems.
     Raises UserError where two have one name, which is that of their files, and as load_problems does.
     """
     found = []
     for benchmark in (rules.benchmark, *rules.further_benchmarks):
-        if benchmark == HELD_OUT and held_out is not None:
+        if benchmark != HELD_OUT:
+            found.append(load_problems(benchmark))
+        elif held_out is None:
+            found.append((HELD_OUT, []))
+        else:
             validation = {p.task_id for p in load_problems(str(held_out.path("validation")))[1]}
             problems = [p for p in load_problems(str(held_out.path("problems")))[1] if p.task_id not in validation]
             found.append((HELD_OUT, problems))
-        else:
-            found.append(load_problems(benchmark))
     names = [PARTS, *(name for name, _ in found)]
     if taken := [name for name in names if names.count(name) > 1]:
         raise UserError(

@@ -22,7 +22,7 @@ from phi_jax.planning.hardware import Hardware, parse_hardware, topology_devices
 from phi_jax.planning.memory import estimate_memory, rows_per_device
 from phi_jax.planning.plan import Duration, Fit, Plan
 from phi_jax.training.optimizer import make_optimizer
-from phi_jax.training.rules import check_batch, model_config, rules_of
+from phi_jax.training.rules import check_batch, model_shape, rules_of
 from phi_jax.training.step import abstract_state, make_train_step
 
 # A step is compiled where the estimate, which is right to a quarter, says that it could fit.
@@ -58,11 +58,6 @@ def make_plan(config: dict[str, Any], hardware: str, mfu: float) -> dict[str, An
         flops_per_token=flops,
     )
     return dataclasses.asdict(plan)
-
-
-def model_shape(config: Config) -> PhiConfig:
-    """The model that config.model and config.tokenize describe."""
-    return model_config(config.model, vocab_size=config.tokenize.vocab_size, seq_len=config.tokenize.seq_len)
 
 
 def _fit_of(name: str, rules: Config, shape: PhiConfig, hardware: Hardware, devices: list[Any]) -> Fit:

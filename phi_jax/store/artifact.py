@@ -15,10 +15,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,6 +26,7 @@ from etils import epath
 
 from phi_jax.errors import UserError
 from phi_jax.progress import say
+from phi_jax.store.json_text import json_text
 from phi_jax.store.versions import git_revision, versions
 
 MANIFEST = "manifest.json"
@@ -119,22 +120,6 @@ def write_atomic(final: epath.PathLike, data: bytes | str) -> None:
         path.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def json_text(value: Any, **layout: Any) -> str:
-    """JSON that every reader takes: NaN and the infinities, which only Python's has, are null."""
-    try:
-        return json.dumps(value, allow_nan=False, **layout)
-    except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, **layout)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write_json(final: epath.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically; see `json_text`."""
     write_atomic(final, (json_text(value, indent=2, ensure_ascii=False) + "\n").encode(errors=_ESCAPED))
@@ -186,6 +171,11 @@ class Artifact:
     @property
     def identity(self) -> str:
         return self.manifest["identity"]
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """How an artifact that was made of this one calls it."""
+        return {"artifact": self.label, "identity": self.identity}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -326,9 +316,8 @@ def open_draft(
     directory, left = draft.directory, read_draft(draft.directory)
     draft.resumed = left == about and not again
     if not draft.resumed and directory.exists():
-        step = last_checkpoint(directory)
-        if step is not None and not again:
-            raise UserError(_would_lose(draft, left, about, step))
+        if not again:
+            refuse_to_lose(draft.label, directory, drift(left, about["decides"], about["inputs"]))
         _remove(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for path in _files_below(directory):
@@ -357,7 +346,7 @@ def join_draft(
         stage=stage,
         name=name,
         config=dict(config),
-        inputs={k: {"artifact": a.label, "identity": a.identity} for k, a in inputs.items()},
+        inputs={k: a.reference for k, a in inputs.items()},
         key=artifact_key(stage, decides, {k: a.key for k, a in inputs.items()}),
         resumed=True,
         decides=decides,
@@ -390,18 +379,34 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 def _shown(value: Any) -> str:
     text = "absent" if value is None else json.dumps(value, ensure_ascii=False)
+    text = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", text)  # of a digest
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _would_lose(draft: Draft, left: Mapping[str, Any], new: Mapping[str, Any], step: int) -> str:
-    changed = differences(left.get("decides", {}), new["decides"])
-    before = left.get("inputs", {})
-    changed += [f"input {s['artifact']} changed" for name, s in draft.inputs.items() if before.get(name) != s]
-    return (
-        f"{draft.label}: an interrupted run saved step {step} in {draft.directory}, and this run differs: "
-        f"{'; '.join(changed) or 'it was made by an earlier phi_jax'}. Undo that to go on from step {step}; to start "
-        f"afresh, move or remove {draft.directory}"
-    )
+def drift(before: Mapping[str, Any], decides: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What differs from what a manifest or a draft says it was made of: `field old -> new`, `input label old -> new`.
+
+    decides: as JSON has it. inputs: name -> {"artifact", "identity"}, or another word for an identity not known yet.
+    """
+    if "decides" not in before:
+        return ["an earlier phi_jax began it"]
+    changed, inputs_before = differences(before["decides"], decides), before["inputs"]
+    for name in sorted(inputs_before.keys() | inputs.keys()):
+        old, new = inputs_before.get(name, {}), inputs.get(name, {})
+        if old.get("identity") != new.get("identity"):
+            one, other = (source.get("identity", "absent")[:12] for source in (old, new))
+            changed.append(f"input {(new or old)['artifact']} {one} -> {other}")
+    return changed
+
+
+def refuse_to_lose(label: str, directory: epath.Path, changed: Sequence[str]) -> None:
+    """Raises UserError where a run with another key left checkpoints in `directory`: they cost training steps."""
+    step = last_checkpoint(directory)
+    if step is not None:
+        raise UserError(
+            f"{label}: an interrupted run saved step {step} in {directory}, and this run differs: "
+            f"{'; '.join(changed)}. Undo that to go on from step {step}; to start afresh, move or remove {directory}"
+        )
 
 
 def locate(workdir: epath.PathLike, stage: str, name: str) -> epath.Path:
@@ -414,24 +419,18 @@ def partial_of(final: epath.Path) -> epath.Path:
     return final.parent / f"{final.name}.partial"
 
 
-def find(workdir: epath.PathLike, stage: str, name: str) -> Artifact | None:
-    """The whole artifact of a stage instance, or None. Puts it into place where a kill came in between."""
+def find(workdir: epath.PathLike, stage: str, name: str, *, settle: bool = True) -> Artifact | None:
+    """The whole artifact of a stage instance, or None.
+
+    settle: one that a kill kept from its place is put there; else it is read where it lies.
+    """
     final = locate(workdir, stage, name)
     partial = partial_of(final)
     if not is_object_store(final) and not (final / MANIFEST).exists() and (partial / MANIFEST).exists():
+        if not settle:
+            return Artifact.read(partial)
         _put_into_place(partial, final)
     return Artifact.read(final)
-
-
-def prepare_workdir(workdir: epath.PathLike) -> epath.Path:
-    """Creates the work directory. Raises UserError where that cannot be."""
-    path = epath.Path(workdir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = "this is a file" if path.is_file() else f"cannot be created ({error.strerror})"
-        raise UserError(f"--workdir {path}: {why}; name a directory, which is created where needed") from None
-    return path
 
 
 @contextlib.contextmanager

@@ -32,9 +32,10 @@ class PathDigests:
         """The value of a path field with the digest in the place of each path that exists; other texts stay."""
         if isinstance(value, list | tuple):
             return [self.of(one) for one in value]
-        if not isinstance(value, str) or not value or is_object_store(value) or not os.path.exists(value):
+        if not isinstance(value, str) or not value or is_object_store(value):
             return value
-        return {"sha256": self._digest(Path(value))}
+        path = Path(value).expanduser()  # as who reads it does
+        return {"sha256": self._digest(path)} if path.exists() else value
 
     def save(self) -> None:
         """Writes what was read since, where the work directory exists."""
@@ -51,8 +52,8 @@ class PathDigests:
         return digest_of({os.fsencode(file.relative_to(path)).hex(): self._of_file(file) for file in inside})
 
     def _of_file(self, path: Path) -> str:
-        if not path.is_file():
-            return "not a regular file"
+        if not path.is_file() or not os.access(path, os.R_OK):
+            return "not a readable file"
         status = path.stat()
         mark = [status.st_size, status.st_mtime_ns, status.st_ino]
         name = os.fsencode(path.absolute()).hex()

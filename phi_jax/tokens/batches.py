@@ -55,7 +55,7 @@ class TokenBatches:
         if self.num_records < global_batch_size:
             raise UserError(
                 f"{self._place}: split {split} has {self.num_records} records, less than one batch of "
-                f"{global_batch_size}; lower config.training.global_batch_size, or collect more text"
+                f"{global_batch_size}; lower global_batch_size in the rules of this training, or collect more text"
             )
         # Record numbers travel with the tokens: they name the data of a bad step and prove an exact resume. Those of
         # the second set go on where those of the first end.

@@ -25,6 +25,21 @@ from phi_jax.tokens.tokenizer import Tokenizer, train
 _ENCODE_BATCH = 256  # documents encoded at once
 
 
+def check(config: Config, name: str) -> None:
+    """Raises UserError where config.tokenize.tokenizer is not to be had, or has too many entries. Fetches nothing."""
+    rules = config.tokenize
+    if rules.tokenizer and (found := Tokenizer.at_hand(rules.tokenizer)):
+        _check_size(rules, rules.tokenizer, found)
+
+
+def _check_size(rules: Config, origin: str, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size > rules.vocab_size:
+        raise UserError(
+            f"config.tokenize.vocab_size={rules.vocab_size}: the tokenizer {origin} has more entries, "
+            f"{tokenizer.vocab_size}; make it that or more"
+        )
+
+
 def make_tokenizer(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `tokenize/tokenizer` -> output "tokenizer", a directory.
 
@@ -40,11 +55,7 @@ def make_tokenizer(config: Config, inputs: Mapping[str, Artifact], draft: Draft)
         sets = [inputs[name].path(output_of(name)) for name in rules.learn_on]
         texts = itertools.chain.from_iterable(_sample_texts(path, rules.train_bytes) for path in sets)
         tokenizer = train(texts, rules.vocab_size)
-    if tokenizer.vocab_size > rules.vocab_size:
-        raise UserError(
-            f"config.tokenize.vocab_size={rules.vocab_size}: the tokenizer {origin} has more entries, "
-            f"{tokenizer.vocab_size}; make it that or more"
-        )
+    _check_size(rules, origin, tokenizer)
     _, why = tokenizer.fast
     core = f"{tokenizer.core} ({why})" if why else tokenizer.core
     say(f"{draft.label}: tokenizer {origin}, {tokenizer.vocab_size:,} entries, computed by {core}")

@@ -98,6 +98,14 @@ class Tokenizer:
         path = Path(name).expanduser()
         return cls.load(path if path.exists() else tokenizer_files.download(name))
 
+    @classmethod
+    def at_hand(cls, name: str) -> Tokenizer | None:
+        """What `named` gives, where it is here; None where the Hub has it. Fetches nothing; raises as `named` does."""
+        path = Path(name).expanduser()
+        if path.exists():
+            return cls.load(path)
+        return cls.load(cached) if (cached := tokenizer_files.look_up(name)) else None
+
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Learns a byte-level BPE of `vocab_size` entries in all: every byte, <|endoftext|>, the runs, and merges.

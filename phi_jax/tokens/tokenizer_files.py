@@ -7,8 +7,10 @@ codegen1/jaxformer/hf/sample.py, include_whitespace and include_tabs).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +83,36 @@ def byte_level(model: models.BPE) -> tokenizers.Tokenizer:
     return backend
 
 
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the Hub's client is imported
+
+
 def download(name: str) -> Path:
     """The directory of the tokenizer files of a model on the Hugging Face Hub, fetched where they are not here yet.
 
     Raises UserError for what is no name there, and where the Hub does not have it or cannot be reached.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import huggingface_hub
 
-    try:
+    with _of_hub(name):
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(PUBLISHED_FILES)))
+
+
+def look_up(name: str) -> Path | None:
+    """As `download`, but fetches nothing: None where the Hub has the model and the files are not here yet."""
+    import huggingface_hub
+
+    with contextlib.suppress(Exception):  # as below
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    with _of_hub(name):
+        huggingface_hub.HfApi().model_info(name)
+    return None
+
+
+@contextlib.contextmanager
+def _of_hub(name: str) -> Iterator[None]:
+    """Raises UserError for whatever the Hub's client raises inside."""
+    try:
+        yield
     except Exception as error:  # the client's own, its HTTP library's, the operating system's
         said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(

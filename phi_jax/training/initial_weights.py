@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from phi_jax.errors import UserError
+from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import Artifact
+from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.models import load_model, open_training, read_artifact
+from phi_jax.weights.huggingface import read_architecture
+from phi_jax.weights.models import load_model, open_training, read_artifact, verified
 
 PyTree = Any
+# Fields of PhiConfig that decide what weights compute.
+_SAME = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "head_dim", "rotary_dim",
+         "layer_norm_eps", "rope_theta")  # fmt: skip
 
 
 def initial_params(start: str, abstract_params: PyTree, tokens: Artifact) -> tuple[PyTree, str]:
@@ -33,6 +40,24 @@ def initial_params(start: str, abstract_params: PyTree, tokens: Artifact) -> tup
         )
     with Checkpoints(training.path("checkpoint"), read_only=True) as checkpoints:
         return checkpoints.restore_params(step, abstract_params), f"{training.label}, step {step}"
+
+
+def check_shape(start: str, wanted: PhiConfig, *, learnt: bool) -> None:
+    """Raises UserError where the model in the directory `start` is none, or computes something else than `wanted`.
+
+    learnt: the vocabulary of `wanted` is not known yet.
+    """
+    if read_artifact(start) is None:
+        _, found = read_architecture(Path(start))
+    else:
+        found = PhiConfig(**read_json(verified(open_training(start)[0], "model")))
+    for name in _SAME:
+        has, asked = getattr(found, name), getattr(wanted, name)
+        if has != asked and not (learnt and name == "vocab_size"):
+            raise UserError(
+                f"config.training.initial_checkpoint={start!r}: its {name} is {has}, the model of config.model has "
+                f"{asked}; make config.model and the vocabulary those of the checkpoint"
+            )
 
 
 def _laid_out(path: Any, value: Any, wanted: jax.ShapeDtypeStruct) -> jax.Array:

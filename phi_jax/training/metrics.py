@@ -19,7 +19,8 @@ from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.chips import chip_of
 from phi_jax.progress import Progress
-from phi_jax.store.artifact import Draft, json_text, write_atomic
+from phi_jax.store.artifact import Draft, write_atomic
+from phi_jax.store.json_text import json_text
 from phi_jax.training.data import Data
 from phi_jax.training.optimizer import learning_rate_schedule
 from phi_jax.training.tensorboard import ScalarEvents

@@ -33,8 +33,15 @@ def model_config(model: Config, *, vocab_size: int, seq_len: int) -> PhiConfig:
     return PhiConfig(vocab_size=vocab_size, max_seq_len=seq_len, **{name: getattr(model, name) for name in names})
 
 
+def model_shape(config: Config) -> PhiConfig:
+    """The model that config.model and config.tokenize describe. Raises UserError as `model_config`."""
+    return model_config(config.model, vocab_size=config.tokenize.vocab_size, seq_len=config.tokenize.seq_len)
+
+
 def check(config: Config, model_name: str) -> None:
-    """Raises UserError where fields of a model's training do not go together; the ranges of single fields must hold."""
+    """Raises UserError where fields of a model's training do not go together, or do not fit the weights that it starts
+    from; the ranges of single fields must hold.
+    """
     plan, rules = getattr(config.models, model_name), rules_of(config, model_name)
 
     whose = f"config.{plan.rules}, the rules of config.models.{model_name}"
@@ -48,6 +55,8 @@ def check(config: Config, model_name: str) -> None:
     check_batch(rules, 1 if -1 in mesh else mesh[0] * mesh[1], whose)
     if rules.steps > rules.schedule_steps:
         refuse(f"steps={rules.steps} exceeds schedule_steps={rules.schedule_steps}, where the learning rate reaches 0")
+    if rules.warmup_steps >= rules.schedule_steps:
+        refuse(f"warmup_steps={rules.warmup_steps} leaves no step to schedule_steps={rules.schedule_steps}; lower it")
     if profile and not (len(profile) == 2 and 0 <= profile[0] <= profile[1]):
         refuse(f"profile_steps={profile} must be (first, last) with 0 <= first <= last, or () for no profile")
     if plan.select != LATEST and len(candidates(rules, plan.select)) < 2:
@@ -55,7 +64,11 @@ def check(config: Config, model_name: str) -> None:
             f"select={plan.select!r} finds only the last save; set keep_every to a multiple of checkpoint_every and "
             "evaluate_every that is below steps"
         )
-    model_config(config.model, vocab_size=1, seq_len=config.tokenize.seq_len)
+    shape = model_shape(config)
+    if config.training.initial_checkpoint and not plan.start:
+        from phi_jax.training.initial_weights import check_shape
+
+        check_shape(config.training.initial_checkpoint, shape, learnt=not config.tokenize.tokenizer)
 
 
 def check_batch(rules: Config, ways: int, whose: str = "config.training") -> None:
@@ -70,6 +83,12 @@ def check_batch(rules: Config, ways: int, whose: str = "config.training") -> Non
             f"{rules.microbatches} equal parts for {ways} devices (data x fsdp); make it a multiple of {parts}, or "
             "change the mesh"
         )
+
+
+def kept_saves(rules: Config) -> int:
+    """How many saves of a training lie on the disk at most, the one among them that is being written."""
+    for_good = len(range(rules.keep_every, rules.steps, rules.keep_every)) if rules.keep_every else 0
+    return min(-(-rules.steps // rules.checkpoint_every), rules.keep_checkpoints + for_good) + 1
 
 
 def candidates(rules: Config, select: str) -> list[int]:

@@ -1,0 +1,243 @@
+"""What can be known of a run before its first stage: `run` checks it then, and `run --dry-run` does nothing else.
+
+A stage's own check is named by the graph (Stage.check) and stands in its room: paths, and fields that must go together.
+What stages share is checked here. Each check raises UserError, and gives lines that say what was found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from phi_jax import fields
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.graph import DISTRIBUTED, FILES, FILTERED, GRAMMAR, RAW, Stage
+from phi_jax.parallel import processes
+from phi_jax.store import artifact
+
+_STATE_BYTES = 12  # of one parameter in a save: itself and two Adam moments, float32
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Axis of a model -> axis of the mesh that cuts it (parallel/mesh.py, AXIS_RULES).
+_CUT = {"hidden_size": "fsdp", "num_heads": "tensor", "intermediate_size": "tensor", "vocab_size": "tensor"}
+_BYTES_PER_TOKEN = 3  # of text, at least: CodeGen's tokenizer makes tokens of 3.3 bytes of Python
+_LARGE = {"pretrain": "checkpoints", "finetune": "checkpoints", "tokenize": "token shards", "export": "exports"}
+_GIB = 2**30
+
+Check = Callable[[Config, str, Sequence[Stage]], Iterable[str]]  # (config, work directory, the stages that are to run)
+
+
+def check(config: Config, workdir: os.PathLike | str, due: Sequence[Stage]) -> list[str]:
+    """Makes every check for the stages that are to run; returns what they found. Changes nothing.
+
+    With several processes all of them make the same call. Raises UserError for the first thing that is wrong.
+    """
+    place = os.fspath(workdir)
+    processes.set_cpu_devices(config.training.cpu_devices)
+    found = processes.on_leader(lambda: [line for one in ON_ONE for line in one(config, place, due)])
+    return [*found, *_devices(config, due)]
+
+
+def _own(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
+    """The stages' own checks; one that reads the same sections for several stages is made once."""
+    for stage in {(stage.check, stage.sections): stage for stage in due if stage.check}.values():
+        module, _, function = stage.check.partition(":")
+        getattr(importlib.import_module(module), function)(config, stage.name)
+    return ()
+
+
+def _lengths(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
+    """A completion leaves room for a prompt."""
+    for name in sorted({stage.stage for stage in due if stage.check} & {"select", "evaluate"}):
+        longest, context = getattr(config, name).max_new_tokens, config.tokenize.seq_len
+        if longest >= context:
+            raise UserError(
+                f"config.{name}.max_new_tokens={longest}: config.tokenize.seq_len={context} leaves no room for a "
+                "prompt; lower it"
+            )
+    return ()
+
+
+def _directory(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
+    place = _existing(workdir)
+    if not artifact.is_object_store(workdir) and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        why = (
+            "this is a file"
+            if place == Path(workdir).absolute()
+            else f"cannot be created ({place} cannot be written to)"
+        )
+        raise UserError(f"--workdir {workdir}: {why}; name a directory, which is created where needed")
+    return ()
+
+
+def _sandbox(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
+    """One known program runs under each confinement that is asked for."""
+    asked = dict[str, str]()
+    for stage in due:
+        for path, value in fields.leaves(stage.config_of(config).to_dict()):
+            if path.endswith(".sandbox") and (stage.stage != "select" or stage.check):
+                asked.setdefault(value, path)
+    for confinement, path in asked.items():
+        from phi_jax.sandbox import Program, Sandbox, support
+
+        try:
+            with Sandbox(confinement=confinement) as box:
+                list(box.run([Program("", "", None)]))
+        except UserError as error:
+            raise UserError(f"config.{path}={confinement!r}: {error}") from None
+        yield f"sandbox: {confinement}: a known program passes; {support().description}"
+
+
+def _budget(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
+    """The teachers, their keys and prices, and what the cap leaves of what the journal has booked."""
+    sections = dict.fromkeys(section for stage in due if stage.asks_teachers() for section in stage.sections)
+    asked = [section for section in sections if section.startswith("teachers.")]
+    if not asked:
+        return
+    from phi_jax.teacher.budget import dollars
+    from phi_jax.teacher.request import PICODOLLARS
+    from phi_jax.teacher.server.answers import api_key
+    from phi_jax.teacher.teachers import known
+
+    endpoints = known(config.only([*asked, "budget"])).values()
+    for endpoint in endpoints:
+        api_key(endpoint)
+    if not any(endpoint.price.input or endpoint.price.output for endpoint in endpoints):
+        yield "budget: the teachers cost nothing"
+        return
+    cap = round(config.budget.max_dollars * PICODOLLARS)
+    spent, reserved, replies = _booked(Path(config.budget.journal or os.path.join(workdir, "teacher")))
+    if (reserved and cap < spent + reserved) or not (cap or replies):
+        raise UserError(
+            f"config.budget.max_dollars={config.budget.max_dollars:g}: no request can be paid: {dollars(spent)} spent, "
+            f"{dollars(reserved)} reserved for what is in flight; raise it"
+        )
+    yield f"budget: {dollars(spent)} spent, {dollars(reserved)} reserved of {dollars(cap)}; {replies:,} replies there"
+
+
+def _booked(directory: Path) -> tuple[int, int, int]:
+    """(picodollars spent, reserved, replies) of a journal; zeros where there is none. Writes nothing, so what a killed
+    process left in the log beside it is not counted.
+    """
+    from phi_jax.teacher.journal import FILE
+
+    file = directory.absolute() / FILE
+    if not file.exists():
+        return 0, 0, 0
+    try:
+        database = sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)
+        sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
+        (booked,) = database.execute(f"SELECT {sums}, (SELECT count(*) FROM replies) FROM attempts")
+        database.close()
+    except sqlite3.Error as error:
+        raise UserError(f"{file}: {error}; put a copy of the journal in its place, or move it away") from None
+    return booked
+
+
+def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
+    """An estimate of what the stages will write that is large: checkpoints, token shards, exports."""
+    if artifact.is_object_store(workdir):
+        return
+    needed = Counter[str]()
+    for stage in due:
+        if kind := _LARGE.get(stage.stage):
+            left = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
+            needed[kind] += max(0, _bytes_of(stage, config) - _size_of(os.fspath(left)))
+    free, total = shutil.disk_usage(_existing(workdir)).free, sum(needed.values())
+    parts = ", ".join(f"{kind} {size / _GIB:.3g}" for kind, size in needed.items())
+    if total > free:
+        raise UserError(
+            f"--workdir {workdir}: its disk has {free / _GIB:.3g} GiB left, and the stages will write about "
+            f"{total / _GIB:.3g} GiB ({parts}); free some, name a work directory elsewhere, or lower "
+            "config.training.keep_checkpoints"
+        )
+    yield f"disk: {free / _GIB:.3g} GiB left, about {total / _GIB:.3g} GiB to be written ({parts or 'nothing large'})"
+
+
+def _bytes_of(stage: Stage, config: Config) -> int:
+    """What one stage writes, at most, as far as the config says it."""
+    if stage.stage == "tokenize":
+        width = 2 if config.tokenize.vocab_size <= 2**16 else 4
+        return width * _tokens_of(stage.name, config)
+    from phi_jax.model.flops import num_params
+    from phi_jax.training.rules import kept_saves, model_shape, rules_of
+
+    parameters = num_params(model_shape(config))
+    if stage.stage == "export":
+        return parameters * _DTYPE_BYTES[config.export.dtype]
+    return parameters * _STATE_BYTES * kept_saves(rules_of(config, stage.name))
+
+
+def _tokens_of(token_set: str, config: Config) -> int:
+    """Tokens of a set, at most; 0 where the config does not say it."""
+    entry, _, kind = token_set.rpartition(".")
+    text = getattr(config.texts, entry) if entry else None
+    if token_set in (RAW, FILTERED):
+        raw = sum(map(_size_of, config.collect.sources)) // _BYTES_PER_TOKEN
+        return raw if token_set == RAW else min(config.filter.token_budget, raw or config.filter.token_budget)
+    if text is None or text.writer == GRAMMAR:
+        return 0
+    if text.writer == FILES:
+        return sum(map(_size_of, text.files)) // _BYTES_PER_TOKEN
+    requests = text.textbook_requests if kind == "textbooks" else text.exercise_requests
+    return round(requests * text.share) * text.max_tokens
+
+
+def _size_of(source: str) -> int:
+    """Bytes of a file, or of all files in a directory; 0 where there is neither."""
+    path, size = os.path.expanduser(source), 0
+    files = (
+        [path] if os.path.isfile(path) else (os.path.join(at, name) for at, _, names in os.walk(path) for name in names)
+    )
+    for file in files:
+        with contextlib.suppress(OSError):  # gone since it was listed
+            size += os.stat(file).st_size
+    return size
+
+
+def _existing(path: str) -> Path:
+    """The path, or what it would be created in."""
+    return next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if place.exists())
+
+
+def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
+    """The mesh fits the devices, the batch the mesh, and the kernel is there."""
+    computing = [stage for stage in due if stage.stage in (*DISTRIBUTED, "filter", "select", "evaluate")]
+    if not computing:
+        return
+    import jax
+
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        raise UserError(f"jax finds no device ({' '.join(str(error).split())[:200]}); see JAX_PLATFORMS") from None
+    yield f"devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    for stage in computing:
+        if stage.stage in DISTRIBUTED:
+            from phi_jax.model.attention import check_kernel_on
+            from phi_jax.parallel.mesh import batch_ways, make_mesh
+            from phi_jax.training.rules import check_batch, model_shape, rules_of
+
+            plan, rules, shape = getattr(config.models, stage.name), rules_of(config, stage.name), model_shape(config)
+            mesh = make_mesh(rules.mesh, devices)
+            check_batch(rules, batch_ways(mesh), f"config.{plan.rules}")
+            check_kernel_on(shape.attention, devices[0].platform)
+            for field, axis in _CUT.items():
+                if getattr(shape, field) % mesh.shape[axis]:
+                    raise UserError(
+                        f"config.{plan.rules}.mesh={tuple(rules.mesh)}: {mesh.shape[axis]} devices along {axis} cannot "
+                        f"cut {field}={getattr(shape, field)} into equal parts; choose a divisor of it"
+                    )
+            yield (
+                f"{stage.label}: mesh {dict(mesh.shape)}, attention {shape.attention}, {shape.compute_dtype}, "
+                f"{rules.global_batch_size} sequences a step in {rules.microbatches} parts"
+            )
+
+
+ON_ONE: Sequence[Check] = (_directory, _lengths, _own, _sandbox, _budget, _disk)

@@ -39,8 +39,9 @@ class Price(BaseModel, frozen=True):
 
     def cost(self, usage: Usage, *, batch: bool) -> int:
         """Picodollars, rounded up."""
-        cached = self.input if self.cached_input is None else self.cached_input
-        dollars = (usage.prompt - usage.cached) * self.input + usage.cached * cached + usage.completion * self.output
+        cached_input = self.input if self.cached_input is None else self.cached_input
+        prompt, completion, cached = usage
+        dollars = (prompt - cached) * self.input + cached * cached_input + completion * self.output
         return math.ceil(dollars * (PICODOLLARS // _MILLION) * (self.batch_percent if batch else 100) / 100)
 
     def reservation(self, request: Request, *, batch: bool) -> int:
@@ -50,7 +51,7 @@ class Price(BaseModel, frozen=True):
         to max_tokens.
         """
         prompt = most_prompt_tokens(request)
-        return max(self.cost(Usage(prompt, request.max_tokens, cached), batch=batch) for cached in (0, prompt))
+        return max(self.cost((prompt, request.max_tokens, cached), batch=batch) for cached in (0, prompt))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,6 @@ class ServerBackend:
     def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
         """Replies that are in the journal cost nothing. A reply that is no answer is an empty completion."""
         from phi_jax.config import Config
-        from phi_jax.teacher.request import Status
         from phi_jax.teacher.teachers import Teachers
 
         server = self._server
@@ -65,9 +64,9 @@ class ServerBackend:
             teachers.shares(_NAME)
             teachers.ask(lambda: asked, label, len(asked))
             for i, (_, reply) in enumerate(teachers.replies(asked)):
-                answered = reply.status is Status.ANSWERED
-                reason = "end_of_text" if answered else reply.status.value
-                yield i, Completion(reply.text if answered else "", reply.usage.completion, reason)
+                answered = reply.status == "answered"
+                reason = "end_of_text" if answered else reply.status
+                yield i, Completion(reply.text if answered else "", reply.completion, reason)
 
     def _asked(self, request: Request) -> teacher.Request:
         from phi_jax.teacher.request import Request as Asked

@@ -99,6 +99,8 @@ class Journal(contextlib.AbstractContextManager):
             raise self._unusable(error) from None
         sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
         ((self.spent, self.reserved),) = self.read(f"SELECT {sums} FROM attempts")
+        if type(self.spent + self.reserved) is not int:  # SQLite keeps fractions in a column of integers
+            raise self._unusable(sqlite3.DatabaseError("holds sums of money that are no whole numbers"))
         self.end_all(LIVE, lost=True, reason="the process was killed")
 
     def close(self) -> None:

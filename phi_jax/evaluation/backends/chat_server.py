@@ -7,6 +7,7 @@ the reply's code goes behind the whole prompt, whose function it defines anew.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import seed_of
 from phi_jax.evaluation.completion import Completion, Plan, Request
+from phi_jax.progress import say
 
 if TYPE_CHECKING:
     from phi_jax.teacher import request as teacher
@@ -63,6 +65,9 @@ class ServerBackend:
         with Teachers.of(config, self._journal) as teachers:
             teachers.shares(_NAME)
             teachers.ask(lambda: asked, label, len(asked))
+            missing = Counter(reply.reason for _, reply in teachers.replies(asked) if reply.status == "poisoned")
+            for reason, count in missing.most_common():
+                say(f"{label}: {count:,} of {len(asked):,} completions are empty, as no answer came: {reason}")
             for i, (_, reply) in enumerate(teachers.replies(asked)):
                 answered = reply.status == "answered"
                 reason = "end_of_text" if answered else reply.status

@@ -33,7 +33,6 @@ _REASON_LENGTH = 300
 _KEY = re.compile(r"\b(?:sk|pk|gsk|key)-[\w*.-]{4,}|(?i:bearer)\s+[^\s\"',}]+")
 _FATAL = re.compile('"(insufficient_quota|billing_hard_limit_reached|insufficient_credits|model_not_found)"')
 _NOT_BEGUN = re.compile("batch_(expired|cancelled)")  # the batch ended before the request's turn
-_STUMBLES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 T = TypeVar("T")
 
 # Of a batch.
@@ -80,10 +79,11 @@ class Failure(Exception):
 
 
 def read_completion(body: Any, endpoint: Endpoint, key: str) -> Answer | Failure:
-    """body: the reply's JSON, decoded. key: the API key, which is blotted out.
+    """body: the reply's JSON, decoded, or its text. key: the API key, which is blotted out.
 
     What holds no completion may have been charged for; an error in it counts as the HTTP error of its code.
     """
+    body = _decoded(body)
     try:
         choice = body["choices"][0]
         message = choice["message"]
@@ -123,6 +123,13 @@ def _status(finish: Any, refusal: Any, text: str) -> tuple[Status, str]:
     return ("poisoned", "the reply is empty") if status == "answered" and not text.strip() else (status, reason)
 
 
+def _decoded(body: Any) -> Any:
+    """The client leaves a reply as text where its content type is not JSON."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(body) if isinstance(body, str) else body
+    return body
+
+
 def _text(content: Any) -> str:
     """Of a string, or of a list of parts of which those of type text count."""
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
@@ -154,7 +161,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the header retry-after asks to wait, as a number or a date; None where there is none."""
     said = headers.get("retry-after", "")
     date = email.utils.parsedate_tz(said)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError):
         seconds = email.utils.mktime_tz(date) - time.time() if date else float(said)
         if seconds >= 0:
             return min(seconds, LONGEST_WAIT)
@@ -197,7 +204,7 @@ def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | 
 
 def read_batch(said: Any, key: str) -> dict[str, Any] | Failure:
     """The batch that a server describes: its id is a text that is not empty, its status one of WORKING or ENDED."""
-    batch = said if isinstance(said, dict) else {}
+    batch = said if isinstance(said := _decoded(said), dict) else {}
     if isinstance(batch.get("id"), str) and batch["id"] and batch.get("status") in (*WORKING, *ENDED):
         return batch
     return Failure("failed", one_line(f"the reply is no batch: {json.dumps(said)}", key))
@@ -249,8 +256,7 @@ async def call(endpoint: Endpoint, sent: Awaitable[T], seconds: float) -> T | Fa
         return read_failure(endpoint, response.status_code, response.content, key, retry_after(response.headers))
     except TimeoutError:
         return Failure("failed", f"no whole reply within {seconds:g} s", lost=True)
-    # The client takes what a server says for what it should be, and stumbles where it is not.
-    except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, *_STUMBLES) as error:
+    except Exception as error:  # the client stumbles in many ways where a reply is not what it should be
         cause = error.__cause__ or error
         # These are raised before a connection stands, so before anything is sent.
         unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol)

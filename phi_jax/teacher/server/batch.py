@@ -20,21 +20,19 @@ import itertools
 import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from phi_jax.errors import UserError
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Reply, Request, Status
-from phi_jax.teacher.server.answers import ENDED, Failure, call, one_line, pause, read_batch, read_line
+from phi_jax.teacher.server.answers import ENDED, Failure, T, call, one_line, pause, read_batch, read_line
 from phi_jax.teacher.server.live import Asker
 
 _OPEN = 8  # batches at once: their requests are held in memory
 _POLL = (0.2, 60.0)  # seconds between two looks at the open batches: from, to
 _SECONDS, _TRIES = 600.0, 8  # of one call of the Batch API
 _PLAN = "phi_jax_plan"  # in a batch's metadata
-
-T = TypeVar("T")
 
 
 class Batches(Asker):
@@ -136,9 +134,7 @@ class Batches(Asker):
         if not lines:
             return False
         sent = self._free.files.create(file=(f"{plan}.jsonl", b"".join(lines)), purpose="batch")
-        file = getattr(await self._call(sent), "id", None)
-        if not isinstance(file, str) or not file:
-            raise self._no_batches(Failure("failed", "the reply to an upload names no file"))
+        file = str(getattr(await self._call(sent), "id", ""))
         self._record(plan, "file", file)
         batch = await self._create(plan, file)
         self._record(plan, "batch", batch)
@@ -200,9 +196,7 @@ class Batches(Asker):
 
     async def _look_at(self, name: str) -> dict[str, Any]:
         """The batch of this id. Raises as _call, and UserError where the server describes none."""
-        batch = read_batch(
-            await self._call(self._free.get(f"/batches/{name}", cast_to=object)), self._key
-        )
+        batch = read_batch(await self._call(self._free.get(f"/batches/{name}", cast_to=object)), self._key)
         if isinstance(batch, Failure):
             raise self._no_batches(batch)
         return batch

@@ -16,6 +16,8 @@ from llm_faults import reply_of
 from pydantic import BaseModel
 
 from phi_jax.errors import UserError
+from phi_jax.evaluation import completion
+from phi_jax.evaluation.backends.chat_server import Server, ServerBackend
 from phi_jax.teacher.asking import ask
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.journal import Journal
@@ -50,8 +52,9 @@ def journal(tmp_path):
         yield journal
 
 
-def bring(journal, server, *requests, **fields):
-    """What became of the requests, asked of `server`, a function of the number of a call and its body."""
+@contextlib.contextmanager
+def scripted(server):
+    """All is asked of `server`, a function of a call's number and body; gives the bodies so far."""
     bodies = []
 
     class Scripted(llm_replies.Stub):
@@ -59,8 +62,13 @@ def bring(journal, server, *requests, **fields):
             bodies.append(json.loads(request.read()))
             return server(len(bodies), bodies[-1]), 0
 
-    stub = [Scripted(random.Random(0), "", 0)]
-    with llm_replies.in_no_time(stub):
+    with llm_replies.in_no_time([Scripted(random.Random(0), "", 0)]):
+        yield bodies
+
+
+def bring(journal, server, *requests, **fields):
+    """(what became of the requests, the bodies that were sent)"""
+    with scripted(server) as bodies:
         ask({endpoint(**fields): requests}, journal, cap=llm_replies.CAP, label="test", total=len(requests))
     return [journal.find(request.key) for request in requests], bodies
 
@@ -248,3 +256,18 @@ def test_a_request_that_is_turned_away_counts_as_a_hundredth_of_an_attempt(journ
     live = Live(endpoint(), Run(journal, llm_replies.CAP))
     seen = Counter(live._again(request(), Failure("limited", "slow down")) for _ in range(400))
     assert seen == {True: 399, False: 1}
+
+
+def test_an_evaluation_says_how_many_completions_are_empty_as_no_answer_came(tmp_path, capfd):
+    def server(number, body):
+        return {"error": {"message": "Flagged.", "code": 403}} if "def g" in str(body) else good("```\nreturn 1\n```")
+
+    asked = [completion.Request(name, 0, completion.GREEDY, f"def {name}():\n", "fence") for name in "fgh"]
+    plan = completion.Plan(prompt_form="chat", top_p=1.0)
+    backend = ServerBackend(Server("http://stub/v1", "m", 1.0), plan, str(tmp_path))
+    with scripted(server):
+        made = dict(backend.complete(asked, "evaluate"))
+    assert [(made[i].text == "", made[i].stop_reason) for i in range(3)] == [
+        (False, "end_of_text"), (True, "poisoned"), (False, "end_of_text"),
+    ]  # fmt: skip
+    assert "1 of 3 completions are empty, as no answer came: HTTP 403: " in capfd.readouterr().err

@@ -245,7 +245,16 @@ def in_no_time(stub):
         await asyncio.sleep(0)
         run.check()
 
+    def at_once(function):
+        """In place of a thread that finds out the platform, for each client anew."""
+
+        async def called():
+            return function()
+
+        return called
+
     patches = [
+        mock.patch("openai._base_client.asyncify", at_once),
         mock.patch.object(live, "open_client", open_client), mock.patch.object(Run, "sleep", sleep),
         mock.patch.object(answers, "LONGEST_WAIT", 0.0), mock.patch.object(live, "_WHOLE", 3),
         mock.patch.object(batch, "_TRIES", 1), mock.patch("openai._base_client.MAX_RETRY_DELAY", 0.0),

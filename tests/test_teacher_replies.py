@@ -247,9 +247,9 @@ def test_a_reply_that_does_not_fit_is_not_paid_twice_where_the_next_would_be_the
 
 
 def test_at_temperature_0_another_form_is_tried_before_a_reply_is_given_up(journal):
-    replies, bodies = bring(journal, lambda n, body: good("no JSON"), request(0, 0.0, Answer))
-    assert ["response_format" in body for body in bodies] == [True, False]
-    assert replies[0].status == "poisoned"
+    replies, bodies = bring(journal, lambda n, body: good("no JSON"), request(0, 0.0, Answer), request(1, 0.0, Answer))
+    assert ["response_format" in body for body in bodies] == [True, False, False]  # none is sent twice as it was
+    assert [reply.status for reply in replies] == ["poisoned"] * 2
 
 
 def test_a_request_that_is_turned_away_counts_as_a_hundredth_of_an_attempt(journal):

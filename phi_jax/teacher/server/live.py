@@ -40,6 +40,7 @@ class Asker:
         self._sdk, self._key = open_client(endpoint), api_key(endpoint)
         self._refused: set[str] = set()  # parameters that the server refused, which are no longer sent: keys of INSTEAD
         self._tries: Counter[str] = Counter()  # request -> its attempts in this run, in parts of _WHOLE
+        self._forms: dict[str, set[str]] = {}  # request -> what was refused when it was last sent
         self._held: dict[str, Failure] = {}
         self._open: dict[str, str] = {}  # plan -> batch; see batch.py
         self._answered = self._fitted = False
@@ -56,6 +57,7 @@ class Asker:
 
     def _next(self, request: Request) -> tuple[dict[str, Any], int]:
         """The body of the request's next attempt, and the picodollars that it may cost at most."""
+        self._forms[request.key] = self._refused - {"usage"}
         body = body_of(self._endpoint, request, self._refused, self._tries[request.key] // _WHOLE)
         return body, self._endpoint.price.reservation(request, batch=self._batch)
 
@@ -105,10 +107,10 @@ class Asker:
         name, why = refused_parameter(failure.reason) if kind == "refused" else "", failure.reason
         if kind == "unfit" and mode != "text" and not self._fitted:
             name, why = "response_format", f"it does not hold replies to json_mode={mode}"
-        if name and not self._tries[key + name]:  # it may have been sent before the parameter was known to be refused
-            self._tries[key + name] = 1
+        if name:
             self._refuse(name, why)
-            return True
+            if self._forms.get(key, set()) != self._refused - {"usage"}:
+                return True
         self._tries[key] += 1 if kind == "limited" else _WHOLE
         # At temperature 0, the same request brings the same reply.
         same = kind in ("void", "unfit") and request.temperature == 0 and "temperature" not in self._refused

@@ -67,7 +67,7 @@ class Endpoint:
     window: int  # live requests in flight at most
     batch_requests: int  # requests of one batch at most
     timeout: float  # seconds that one attempt may take from sending to the reply's last byte
-    attempts: int  # of one request, beside those that a rate limit turned away; then it is given up
+    attempts: int  # of one request until it is given up; a hundred that a rate limit turned away count as one
     json_mode: str = "schema"  # how JSON is asked for: "schema", "object" or "text" (server/dialect.py)
 
 

@@ -26,7 +26,7 @@ from phi_jax.errors import UserError
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Reply, Request, Status
-from phi_jax.teacher.server.answers import ENDED, Failure, T, call, one_line, pause, read_batch, read_line
+from phi_jax.teacher.server.answers import ENDED, Failure, T, call, clean, one_line, pause, read_batch, read_line
 from phi_jax.teacher.server.live import Asker
 
 _OPEN = 8  # batches at once: their requests are held in memory
@@ -203,6 +203,7 @@ class Batches(Asker):
 
     def _record(self, plan: str, column: str, value: str) -> None:
         """The file or the batch of a plan. From its batch on, the plan is open."""
+        value = clean(str(value), self._key)
         self._journal.write(f"UPDATE batches SET {column} = ? WHERE plan = ?", value, plan)
         if column == "batch":
             self._open[plan] = value

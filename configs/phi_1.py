@@ -45,7 +45,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.teachers.writer.window = 64  # live requests in flight (ours)
     c.teachers.writer.batch_requests = 20_000  # requests of one batch; OpenAI takes 50,000 (ours)
     c.teachers.writer.timeout = 120.0  # seconds of one attempt, to the reply's last byte (ours)
-    c.teachers.writer.attempts = 6  # of one request before it goes to the poison queue; rate limits do not count (ours)
+    c.teachers.writer.attempts = 6  # of one request before it goes to the poison queue; a hundred rate limits count as one (ours)
     c.teachers.grader = ConfigDict(c.teachers.writer.to_dict())  # the same fields
     c.teachers.grader.model = "gpt-4"  # (paper, section 2.1: GPT-4)
 

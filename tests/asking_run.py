@@ -22,7 +22,7 @@ from phi_jax.errors import UserError
 from phi_jax.teacher import asking
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Endpoint, load_prices
-from phi_jax.teacher.request import PICODOLLARS, Request, Status, Usage
+from phi_jax.teacher.request import PICODOLLARS, Request
 
 # The N-th attempt is on disk; its answer is here; that is on disk. Before and behind the N-th change of the journal.
 KILLED_HERE = ("begun", "settling", "settled", "writing", "written")
@@ -102,7 +102,7 @@ def charged(plan, ledger):
     """Picodollars of a ledger's entries."""
     price = plan.endpoint.price
     return sum(
-        price.cost(Usage(e["prompt"], e["completion"], e.get("cached", 0)), batch=e["via"] == "batch") for e in ledger
+        price.cost((e["prompt"], e["completion"], e.get("cached", 0)), batch=e["via"] == "batch") for e in ledger
     )
 
 
@@ -124,8 +124,8 @@ def unaccounted(replies, count):
         number
         for number in range(count)
         if number not in replies
-        or (replies[number].status is Status.ANSWERED) != bool(replies[number].text and not replies[number].reason)
-        or (replies[number].status is not Status.ANSWERED and not replies[number].reason)
+        or (replies[number].status == "answered") != bool(replies[number].text and not replies[number].reason)
+        or (replies[number].status != "answered" and not replies[number].reason)
     ]
 
 

@@ -52,7 +52,7 @@ def with_faults(directory, count, *, seed, faults=0.3, kinds=tuple(FAULTS), wind
         "faults": faults,
         "asked": len(ledger),
         "faults_struck": dict(sorted(struck.items())),
-        "outcomes": {status.value: number for status, number in sorted(tally.counts.items())},
+        "outcomes": dict(sorted(tally.counts.items())),
         "reasons_of_the_poisoned": dict(
             Counter(r.reason.partition(";")[0][:80] for r in found.values() if r.status == "poisoned")
         ),

@@ -50,7 +50,7 @@ def test_a_template_never_changes_without_its_number():
 
 
 def test_the_evaluation_comes_before_the_grade():
-    (_, system), (_, user) = question_of(PROBLEMS[0], "x", "kept").messages
+    (_, system), (_, user) = question_of(PROBLEMS[0], "x", "kept")[1]
     schema = grade_schema().model_json_schema()
     assert list(schema["properties"]) == schema["required"] == ["evaluation", "grade"]
     assert system.rpartition("{")[2].index('"evaluation"') < system.rpartition("{")[2].index('"grade"')
@@ -74,7 +74,7 @@ def test_no_solution_can_end_itself(prompt, body, solution):
     problem = Problem("t/0", prompt, "", None, body)
     for _ in range(2):
         question = question_of(problem, solution, "kept")
-        ((_, _), (_, user)), mark = question.messages, question.identifier
+        ((_, _), (_, user)), mark = question[1], question[0]
         assert user.startswith(f"The mark of the texts is {mark}.")
         assert len(mark) == templates.FENCE_DIGITS
         rest = user
@@ -83,18 +83,18 @@ def test_no_solution_can_end_itself(prompt, body, solution):
             assert (user.count(begin), user.count(end)) == (1, 1)
             shown, _, rest = rest.partition(begin)[2].partition(end)
             assert shown == text.removesuffix("\n")
-        assert question_of(problem, solution + mark, "kept").identifier != mark
+        assert question_of(problem, solution + mark, "kept")[0] != mark
         solution = user  # that prompt as a solution: it holds a mark that was in use
 
 
 def test_what_is_graded_is_the_whole_program():
     problem = Problem("t/0", "def f(x):\n    '''Doc.'''\n", "", "f", reference="    return x\n")
     kept = question_of(problem, "    return 1\n", "kept")
-    user = kept.messages[1][1]
+    user = kept[1][1][1]
     assert "\ndef f(x):\n    '''Doc.'''\n    return x\nEND REFERENCE" in user
     assert "\ndef f(x):\n    '''Doc.'''\n    return 1\nEND SOLUTION" in user
     assert question_of(problem, "\n    return 1\n", "stripped") == kept
-    assert "return '?'\nEND SOLUTION" in question_of(problem, "    return '\ud800'\n", "kept").messages[1][1]
+    assert "return '?'\nEND SOLUTION" in question_of(problem, "    return '\ud800'\n", "kept")[1][1][1]
     with pytest.raises(UserError, match=r"t/0 has no reference.*canonical_solution.*config\.judge\.grader"):
         question_of(dataclasses.replace(problem, reference=None), "", "kept")
 
@@ -223,7 +223,7 @@ def test_the_gold_set_stands_among_the_others_and_nothing_tells_it_apart(tmp_pat
     before = len(asked_of(server))
     records = [{**RECORDS[0], "task_id": p.task_id, "completion": p.reference} for p in load_problems("idioms")[1]]
     judged(tmp_path, config_of(server, repeats=1), records, load_problems("idioms")[1])
-    heads = {question_of(problem, text, "kept").messages[1][1][:120] for problem, _, text in gold_items()}
+    heads = {question_of(problem, text, "kept")[1][1][1][:120] for problem, _, text in gold_items()}
     is_gold = [entry["about"] in heads for entry in asked_of(server)[before:]]
     assert (sum(is_gold), len(is_gold)) == (40, 80)
     changes = sum(a != b for a, b in itertools.pairwise(is_gold))

@@ -16,7 +16,7 @@ from phi_jax import config
 from phi_jax.config import Config
 from phi_jax.corpus import annotate as stage
 from phi_jax.corpus import taught_grades
-from phi_jax.corpus.taught_grades import Grade, cut, question_of, voters_of
+from phi_jax.corpus.taught_grades import Grade, ballot, cut, question_of
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
 from phi_jax.teacher import templates
@@ -30,7 +30,7 @@ PLENTY = 1_000_000
 
 
 def asked(text, max_bytes=PLENTY):
-    (_, system), (_, user) = question_of({"id": "a", "text": text}, max_bytes).messages
+    (_, system), (_, user) = question_of({"id": "a", "text": text}, max_bytes)[1]
     return system, user
 
 
@@ -326,10 +326,8 @@ def killed(workdir, collected, chosen, *, replies=0, file=""):
 
 def answered_in(workdir, collected, chosen):
     with Teachers.of(chosen, workdir) as faculty:
-        rules, rows = chosen.annotate, documents.read(collected.path("documents"))
-        questions = (question_of(row, rules.max_file_bytes) for row in rows)
-        requests = voters_of(faculty, rules).requests(questions)
-        return sum(faculty.journal.find(request.key) is not None for request in requests)
+        votes, rows = ballot(faculty, chosen.annotate), documents.read(collected.path("documents"))
+        return sum(faculty.journal.find(vote.key) is not None for row in rows for vote in votes(row))
 
 
 def test_killed_while_it_asks_it_asks_for_the_rest(tmp_path, collected, built):

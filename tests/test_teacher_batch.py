@@ -18,7 +18,7 @@ from running import ROOT
 
 from phi_jax.errors import UserError
 from phi_jax.teacher.journal import FILE, Journal
-from phi_jax.teacher.request import Request, Status, Usage
+from phi_jax.teacher.request import Request
 from phi_jax.teacher.server import batch
 from phi_jax.teacher.server.answers import Failure, read_line
 from phi_jax.teacher.server.batch import Batches
@@ -26,7 +26,7 @@ from phi_jax.teacher.server.batch import Batches
 
 def charged(ledger, via="batch"):
     """Picodollars by the server's own count."""
-    usages = [Usage(e["prompt"], e["completion"], e.get("cached", 0)) for e in ledger if e["via"] == via]
+    usages = [(e["prompt"], e["completion"], e.get("cached", 0)) for e in ledger if e["via"] == via]
     return sum(PRICE.cost(usage, batch=via == "batch") for usage in usages)
 
 
@@ -39,7 +39,7 @@ def test_each_request_once_in_batches_of_the_size_asked_for(tmp_path):
     with serving() as server, Journal(tmp_path) as journal:
         replies = ask(journal, endpoint(server.base_url, batch_requests=50), iter(asked))
         assert {r.key for r in replies} == {r.key for r in asked}
-        assert collections.Counter(r.status for r in replies) == {Status.ANSWERED: 110}
+        assert collections.Counter(r.status for r in replies) == {"answered": 110}
         assert [journal.find(r.key) for r in replies] == replies
         ledger = server.ledger()
         assert times_asked(ledger) == {request.key: 1 for request in asked}
@@ -59,12 +59,12 @@ def test_odd_lines_and_odd_batches(tmp_path):
         replies = ask(journal, endpoint(server.base_url, batch_requests=40), iter(asked))
         assert sorted(r.key for r in replies) == sorted(r.key for r in asked)
         counts = collections.Counter(r.status for r in replies)
-        assert counts[Status.ANSWERED] > 40
-        assert all(counts[status] for status in (Status.REFUSED, Status.FILTERED, Status.LENGTH))
+        assert counts["answered"] > 40
+        assert all(counts[status] for status in ("refused", "filtered", "length"))
         for reply in replies:
             assert journal.find(reply.key) == reply
-            assert (reply.reason == "") == (reply.status is Status.ANSWERED)
-            if reply.status is Status.ANSWERED:
+            assert (reply.reason == "") == (reply.status == "answered")
+            if reply.status == "answered":
                 Exercise.model_validate_json(reply.text)
         ledger = server.ledger()
         assert max(times_asked(ledger).values()) <= 3
@@ -126,7 +126,7 @@ def killed_again_and_again(tmp_path, moments, count=90, size=30, **options):
         with Journal(tmp_path) as journal:
             asked = list(requests(count, Exercise))
             ask(journal, endpoint(server.base_url, batch_requests=size), (r for r in asked if not journal.find(r.key)))
-            assert {journal.find(r.key).status for r in asked} == {Status.ANSWERED}
+            assert {journal.find(r.key).status for r in asked} == {"answered"}
             assert journal.reserved == 0
             assert journal.read("SELECT count(*) FROM arrived") == [(0,)]
             ledger = server.ledger()
@@ -171,8 +171,8 @@ def test_a_batch_whose_making_is_not_answered_is_found_and_not_made_again(tmp_pa
 
     async def call(endpoint, sent, seconds):
         answer = await answered(endpoint, sent, seconds)
-        if getattr(answer, "input_file_id", None) and not broken:
-            broken.append(answer.id)
+        if isinstance(answer, dict) and answer.get("input_file_id") and not broken:
+            broken.append(answer["id"])
             return Failure("failed", "the connection broke", lost=True)
         return answer
 
@@ -251,7 +251,7 @@ def test_the_limit_goes_by_the_name_that_the_server_knows(tmp_path):
     with serving(limit_name="max_completion_tokens", batch_seconds=0.02) as server:
         with Journal(tmp_path) as journal:
             replies = ask(journal, endpoint(server.base_url, batch_requests=20), requests(300))
-            assert {r.status for r in replies} == {Status.ANSWERED}
+            assert {r.status for r in replies} == {"answered"}
         assert len(batches_of(server)) == 8 + 15  # the name is learnt by the first round
 
 
@@ -259,7 +259,7 @@ def test_one_request_that_cannot_be_answered_is_poisoned(tmp_path):
     bad = Request("teacher", (("user", "too long " * 3000),), 400, 1.0, label="bad")
     with serving(context=2000, batch_seconds=0.02) as server, Journal(tmp_path) as journal:
         replies = ask(journal, endpoint(server.base_url), [*requests(10), bad])
-        assert collections.Counter(r.status for r in replies) == {Status.ANSWERED: 10, Status.POISONED: 1}
+        assert collections.Counter(r.status for r in replies) == {"answered": 10, "poisoned": 1}
         (outcome,) = journal.poisoned()
         assert outcome.key == bad.key
         assert re.match("HTTP 400: .*maximum context length", outcome.reason)
@@ -318,7 +318,7 @@ def test_what_cannot_be_read_is_booked_as_lost_and_asked_again(tmp_path, monkeyp
     asked = list(requests(16, start=10))
     with serving(batch_seconds=0.02) as server, Journal(tmp_path) as journal:
         replies = ask(journal, endpoint(server.base_url), iter(asked))
-        assert {r.key for r in replies if r.status is Status.ANSWERED} == {r.key for r in asked}
+        assert {r.key for r in replies if r.status == "answered"} == {r.key for r in asked}
         ((lost, booked),) = journal.read("SELECT count(*), sum(cost) FROM attempts WHERE lost")
         assert lost == sum(times_asked(server.ledger()).values()) - 16 == 4
         assert booked == lost * PRICE.reservation(asked[0], batch=True)

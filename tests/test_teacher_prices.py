@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from phi_jax.errors import UserError
 from phi_jax.teacher import prices
 from phi_jax.teacher.prices import Endpoint, Price, load_prices, most_prompt_tokens, price_of
-from phi_jax.teacher.request import PICODOLLARS, Request, Usage
+from phi_jax.teacher.request import PICODOLLARS, Request
 from phi_jax.teacher.server.dialect import body_of
 
 
@@ -45,11 +45,11 @@ def endpoint(mode):
 
 def test_cost_by_hand():
     price = load_prices()["gpt-4.1-mini"]
-    usage = Usage(prompt=1_000_000, completion=500_000, cached=400_000)
+    usage = (1_000_000, 500_000, 400_000)
     live = Fraction("0.40") * Fraction("0.6") + Fraction("0.10") * Fraction("0.4") + Fraction("1.60") * Fraction("0.5")
     assert price.cost(usage, batch=False) == live * PICODOLLARS
     assert price.cost(usage, batch=True) == live * PICODOLLARS / 2
-    assert Price(input="0.000001", output="0.000001", batch_percent=50).cost(Usage(2, 1), batch=True) == 2  # rounded up
+    assert Price(input="0.000001", output="0.000001", batch_percent=50).cost((2, 1, 0), batch=True) == 2  # rounded up
 
 
 def chat_template(data, messages, schema):
@@ -76,7 +76,7 @@ def test_no_correct_server_charges_more_than_the_reservation(messages, schema, m
     sent = body_of(endpoint(mode), request)["messages"]
     template = chat_template(data, [(m["role"], m["content"]) for m in sent], schema if mode == "schema" else None)
     prompt = sum(len(text.encode()) + special for text, special in template)
-    usage = Usage(prompt, limit, data.draw(st.integers(0, prompt)))
+    usage = (prompt, limit, data.draw(st.integers(0, prompt)))
     assert price.cost(usage, batch=batch) <= price.reservation(request, batch=batch)
 
 

@@ -19,13 +19,13 @@ from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.corpus import rubric
-from phi_jax.corpus.taught_grades import TEMPLATE, graded, question_of, voters_of
+from phi_jax.corpus.taught_grades import TEMPLATE, ballot, graded
 from phi_jax.errors import UserError
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft
-from phi_jax.teacher.request import Status
 from phi_jax.teacher.teachers import Teachers
 from phi_jax.teacher.templates import read_template
+from phi_jax.teacher.votes import vote_of
 
 STATIC = "static"  # the grader that is computed here; any other name is a teacher's
 _GRADED = pa.schema(
@@ -53,15 +53,17 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     else:
         # All votes are asked for first; then the files are graded from what lies in the journal.
         with Teachers.of(config, draft.workdir) as teachers:
-            voters = voters_of(teachers, rules)
+            votes = ballot(teachers, rules)
             tally = teachers.ask(
-                lambda: voters.requests(question_of(row, rules.max_file_bytes) for row in _rows(source, chosen)),
+                lambda: (vote for row in _rows(source, chosen) for vote in votes(row)),
                 draft.label, len(chosen) * rules.votes,
             )  # fmt: skip
             # What an interrupted run has graded may rest on outcomes that have been asked for again since.
             if tally.counts and (draft.directory / "grades").exists():
                 (draft.directory / "grades").rmtree()
-            rows = _grade(draft, source, chosen, lambda row: graded(row, voters, rules))
+            rows = _grade(
+                draft, source, chosen, lambda row: graded(row["id"], [vote_of(teachers, vote) for vote in votes(row)])
+            )
             facts = {"prompt": read_template(TEMPLATE).note(), "teaching": teachers.note()}
 
     documents.add_output(draft, "grades")
@@ -87,17 +89,16 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     """
     rules, source = config.annotate, inputs["documents"].path("documents")
     with Teachers.of(config, workdir, live=True) as teachers:
-        voters = voters_of(teachers, rules)
+        votes = ballot(teachers, rules)
         whole = len(sample(source, rules.max_files))
         chosen = sample(source, min(whole, -(-requests // rules.votes)))
-        questions = (question_of(row, rules.max_file_bytes) for row in _rows(source, chosen))
-        first = list(itertools.islice(voters.requests(questions), requests))
+        first = list(itertools.islice((vote for row in _rows(source, chosen) for vote in votes(row)), requests))
         teachers.ask(lambda: first, "annotate pilot", len(first))
         replies = list(teachers.replies(first))
     return {
         "total": whole * rules.votes,
         "costs": [reply.cost for _, reply in replies],
-        "rejected": Counter(reply.status.value for _, reply in replies if reply.status is not Status.ANSWERED),
+        "rejected": Counter(reply.status for _, reply in replies if reply.status != "answered"),
     }
 
 

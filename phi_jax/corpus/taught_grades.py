@@ -8,6 +8,7 @@ grade and the votes are ours.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pydantic
 
 from phi_jax.config import Config
 from phi_jax.store import documents
+from phi_jax.teacher.request import Request, Status
 from phi_jax.teacher.teachers import Teachers
 from phi_jax.teacher.templates import fence, read_template
-from phi_jax.teacher.votes import Question, Voters
+from phi_jax.teacher.votes import Question, vote_requests
 
 TOP = 10  # of the votes; a file's grade is their mean divided by it
 TEMPLATE = Path(__file__).with_name("prompts") / "grade.v1.md"
@@ -31,10 +33,11 @@ class Grade(pydantic.BaseModel):
     grade: int = pydantic.Field(ge=0, le=TOP)
 
 
-def voters_of(teachers: Teachers, rules: Config) -> Voters:
-    """The teachers that config.annotate.grader names, and how often each file is asked about."""
+def ballot(teachers: Teachers, rules: Config) -> Callable[[documents.Row], list[Request]]:
+    """A function of a file: the requests for its votes, as config.annotate says. Raises as Teachers.shares."""
     shares = teachers.shares(rules.grader)
-    return Voters(teachers, shares, Grade, "grades", rules.votes, rules.max_tokens, rules.temperature)
+    asked = Request("", (), rules.max_tokens, rules.temperature, schema=Grade, label="grades")
+    return lambda row: vote_requests(question_of(row, rules.max_file_bytes), shares, asked, rules.votes)
 
 
 def question_of(row: documents.Row, max_bytes: int) -> Question:
@@ -50,7 +53,7 @@ def question_of(row: documents.Row, max_bytes: int) -> Question:
             "hold against it that it breaks off."
         )
     template = read_template(TEMPLATE)
-    return Question(row["id"], template.messages(fence=fence(shown), extent=extent, file=shown.removesuffix("\n")))
+    return row["id"], template.messages(fence=fence(shown), extent=extent, file=shown.removesuffix("\n"))
 
 
 def cut(text: str, max_bytes: int) -> str:
@@ -62,14 +65,13 @@ def cut(text: str, max_bytes: int) -> str:
     return beginning[: beginning.rfind("\n") + 1] or beginning
 
 
-def graded(row: documents.Row, voters: Voters, rules: Config) -> documents.Row:
-    """The row of a file, from the replies in the journal. Raises KeyError where a vote was not asked for."""
-    votes = voters.votes_on(question_of(row, rules.max_file_bytes))
-    answers: list[Any] = [vote.answer for vote in votes]
+def graded(identifier: str, votes: Sequence[tuple[Status, Any]]) -> documents.Row:
+    """The row of a file. votes: as votes.vote_of has them."""
+    answers = [answer for _, answer in votes]
     given = [answer for answer in answers if answer]
-    missing = ", ".join(f"{n} {outcome}" for outcome, n in sorted(Counter(vote.outcome for vote in votes).items()))
+    missing = ", ".join(f"{n} {outcome}" for outcome, n in sorted(Counter(outcome for outcome, _ in votes).items()))
     return {
-        "id": row["id"],
+        "id": identifier,
         "grade": round(sum(answer.grade for answer in given) / len(given) / TOP, 6) if given else None,
         "reason": None if given else f"no vote: {missing}",
         "votes": [answer.grade if answer else None for answer in answers],

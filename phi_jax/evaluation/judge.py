@@ -21,9 +21,10 @@ from phi_jax.evaluation.execution import decodings_of, shown_prompt
 from phi_jax.evaluation.intervals import bootstrap_interval
 from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.progress import say
+from phi_jax.teacher.request import Request, Status
 from phi_jax.teacher.teachers import Teachers
 from phi_jax.teacher.templates import fence, read_template
-from phi_jax.teacher.votes import Question, Voters
+from phi_jax.teacher.votes import Question, vote_of, vote_requests
 
 METRIC = "judge"
 TOP = 10  # of the grades; a score is their mean divided by it
@@ -68,12 +69,11 @@ def judge_records(
     there or a problem without a reference, and as Teachers.ask.
     """
     shares = teachers.shares(rules.grader)
-    if len(shares.endpoints) > 1:
+    if len(shares) > 1:
         raise UserError(f"config.judge.grader={rules.grader!r}: lists several graders; give exactly one")
-    voters = Voters(
-        teachers, shares, grade_schema(), METRIC,
-        votes=rules.repeats, max_tokens=rules.max_tokens, temperature=rules.temperature,
-    )  # fmt: skip
+    (grader,) = shares
+    one = Request("", (), rules.max_tokens, rules.temperature, schema=grade_schema(), label=METRIC)
+    votes = functools.partial(vote_requests, shares=shares, asked=one, votes=rules.repeats)
     by_id = {p.task_id: p for p in problems}
     kept = ("task_id", "sample", "prompt_form", "decoding", "passed")
     asked = [
@@ -84,11 +84,14 @@ def judge_records(
         ({"item": f"{problem.task_id} {kind}", "kind": kind}, question_of(problem, completion, "kept"))
         for problem, kind, completion in gold_items()
     ]
-    questions = {question.identifier: question for _, question in asked + asked_gold}
+    questions = {question[0]: question for _, question in asked + asked_gold}
     # By their marks, which are hashes: the gold set's questions stand anywhere among the others.
     distinct = [questions[mark] for mark in sorted(questions)]
-    teachers.ask(lambda: voters.requests(distinct), METRIC, len(distinct) * voters.votes)
-    grades, gold = ([{**about, **_grades(voters, q)} for about, q in part] for part in (asked, asked_gold))
+    teachers.ask(lambda: (vote for q in distinct for vote in votes(q)), METRIC, len(distinct) * rules.repeats)
+    grades, gold = (
+        [{**about, **_grades([vote_of(teachers, vote) for vote in votes(q)])} for about, q in part]
+        for part in (asked, asked_gold)
+    )
     entries = []
     for decoding, form in decodings_of(grades):
         chosen = [row for row in grades if (row["decoding"], row["prompt_form"]) == (decoding, form)]
@@ -107,7 +110,7 @@ def judge_records(
                 "problems": len({row["task_id"] for row in chosen}),
                 "samples": len(chosen),
                 "judge": {
-                    "judge": shares.endpoints[0].model,
+                    "judge": grader.model,
                     "prompt": _template().name,
                     "repeats": rules.repeats,
                     "status": "refused" if reasons else "published",
@@ -151,7 +154,7 @@ def question_of(problem: Problem, completion: str, form: str) -> Question:
     # "?" for lone surrogates, which a file of completions can hold and UTF-8 cannot.
     shown = {name: text.removesuffix("\n").encode(errors="replace").decode() for name, text in texts.items()}
     mark = fence(*shown.values())
-    return Question(mark, _template().messages(fence=mark, **shown))
+    return mark, _template().messages(fence=mark, **shown)
 
 
 @functools.cache
@@ -181,15 +184,14 @@ def _template() -> Any:
     return read_template(Path(__file__).with_name("prompts") / "judge_paper.v1.md")
 
 
-def _grades(voters: Voters, question: Question) -> dict[str, Any]:
-    """See Grades."""
-    votes = voters.votes_on(question)
-    answers: list[Any] = [vote.answer for vote in votes]
+def _grades(votes: Sequence[tuple[Status, Any]]) -> dict[str, Any]:
+    """See Grades. votes: as votes.vote_of has them."""
+    answers = [answer for _, answer in votes]
     given = [answer.grade for answer in answers if answer]
     return {
         "mean": statistics.fmean(given) if given else None,
         "grades": [answer and answer.grade for answer in answers],
-        "outcomes": [vote.outcome for vote in votes],
+        "outcomes": [outcome for outcome, _ in votes],
         "evaluations": [answer and answer.evaluation for answer in answers],
     }
 

@@ -9,7 +9,6 @@ that could bring that sum above the cap.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sqlite3
 import time
@@ -24,7 +23,6 @@ from phi_jax.teacher.request import Reply, Request, Status, Usage
 FILE = "journal.sqlite"
 FORMAT = 1
 LIVE = "live"  # `via` of an attempt that ends with this process; of a batch it is "batch/" and the plan's name
-NOTHING_USED = Usage()
 
 # All money is in picodollars. An attempt without a cost is open.
 _SCHEMA = f"""
@@ -101,6 +99,8 @@ class Journal(contextlib.AbstractContextManager):
             raise self._unusable(error) from None
         sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
         ((self.spent, self.reserved),) = self.read(f"SELECT {sums} FROM attempts")
+        if type(self.spent + self.reserved) is not int:  # SQLite keeps fractions in a column of integers
+            raise self._unusable(sqlite3.DatabaseError("holds sums of money that are no whole numbers"))
         self.end_all(LIVE, lost=True, reason="the process was killed")
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class Journal(contextlib.AbstractContextManager):
             self.reserved += reservation
         return attempt
 
-    def end(self, attempt: int, *, cost: int | None, usage: Usage = NOTHING_USED, reason: str = "") -> None:
+    def end(self, attempt: int, *, cost: int | None, usage: Usage = (0, 0, 0), reason: str = "") -> None:
         """Ends an open attempt at what it cost; None = it is lost, and booked at its full reservation.
 
         reason: why the answer is not final, or not an answer. Raises ValueError for an attempt that is not open.
@@ -168,7 +168,7 @@ class Journal(contextlib.AbstractContextManager):
                 "UPDATE attempts SET cost = coalesce(?, reservation), lost = ?, prompt = ?, completion = ?, "
                 "cached = ?, reason = ?, ended = ? WHERE id = ? AND cost IS NULL "
                 "RETURNING reservation, cost",
-                (cost, cost is None, *dataclasses.astuple(usage), reason, time.time(), attempt),
+                (cost, cost is None, *usage, reason, time.time(), attempt),
             ).fetchall()
             if not rows:
                 raise ValueError(f"attempt {attempt} is not open")
@@ -194,7 +194,7 @@ class Journal(contextlib.AbstractContextManager):
             (row,) = self.write(
                 f"INSERT OR REPLACE INTO replies SELECT ?1, ?2, ?3, ?4, ?5, {sums}, count(*), ?6 "
                 "FROM attempts WHERE key = ?1 AND cost IS NOT NULL RETURNING *",
-                key, status.value, text, reason, model, time.time(),
+                key, status, text, reason, model, time.time(),
             ).fetchall()  # fmt: skip
         return _reply(row)
 
@@ -205,7 +205,8 @@ class Journal(contextlib.AbstractContextManager):
 
     def has_answers(self, model: str) -> bool:
         """Whether `model` ever answered a request."""
-        return bool(self.read("SELECT 1 FROM attempts WHERE model = ? AND completion > 0 LIMIT 1", model))
+        sql = "SELECT 1 FROM attempts a JOIN replies r USING (key) WHERE a.model = ? AND status != 'poisoned' LIMIT 1"
+        return bool(self.read(sql, model))
 
     def poisoned(self) -> list[Reply]:
         """Of the requests that were given up, by key."""
@@ -253,5 +254,4 @@ class Journal(contextlib.AbstractContextManager):
 
 
 def _reply(row: Sequence[Any]) -> Reply:
-    key, status, text, reason, model, *usage, _, cost, attempts, _ = row  # the first _ is no longer used
-    return Reply(key, Status(status), text, reason, model, Usage(*usage), cost, attempts)
+    return Reply(*row[:8], *row[9:11])  # between them, the column `reasoning` is no longer used

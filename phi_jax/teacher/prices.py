@@ -39,8 +39,9 @@ class Price(BaseModel, frozen=True):
 
     def cost(self, usage: Usage, *, batch: bool) -> int:
         """Picodollars, rounded up."""
-        cached = self.input if self.cached_input is None else self.cached_input
-        dollars = (usage.prompt - usage.cached) * self.input + usage.cached * cached + usage.completion * self.output
+        cached_input = self.input if self.cached_input is None else self.cached_input
+        prompt, completion, cached = usage
+        dollars = (prompt - cached) * self.input + cached * cached_input + completion * self.output
         return math.ceil(dollars * (PICODOLLARS // _MILLION) * (self.batch_percent if batch else 100) / 100)
 
     def reservation(self, request: Request, *, batch: bool) -> int:
@@ -50,7 +51,7 @@ class Price(BaseModel, frozen=True):
         to max_tokens.
         """
         prompt = most_prompt_tokens(request)
-        return max(self.cost(Usage(prompt, request.max_tokens, cached), batch=batch) for cached in (0, prompt))
+        return max(self.cost((prompt, request.max_tokens, cached), batch=batch) for cached in (0, prompt))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Endpoint:
     window: int  # live requests in flight at most
     batch_requests: int  # requests of one batch at most
     timeout: float  # seconds that one attempt may take from sending to the reply's last byte
-    attempts: int  # of one request, beside those that a rate limit turned away; then it is given up
+    attempts: int  # of one request until it is given up; a hundred that a rate limit turned away count as one
     json_mode: str = "schema"  # how JSON is asked for: "schema", "object" or "text" (server/dialect.py)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from phi_jax.store.artifact import digest_of
 
@@ -61,23 +60,19 @@ def first_problem(error: ValidationError) -> str:
     return " ".join(told.encode(errors="replace").decode().split())[:300]
 
 
-class Status(enum.StrEnum):
-    """What came of a request. Each but POISONED is a reply that was paid for and is never asked for again."""
+# What came of a request. Each but "poisoned" is a reply that was paid for and is never asked for again.
+Status = Literal[
+    "answered",
+    "refused",  # the model declines
+    "filtered",  # the server's content filter cut it
+    "length",  # max_tokens or the context ended it
+    "poisoned",  # given up after `attempts`, or after an error that another attempt does not mend
+]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
-    ANSWERED = "answered"
-    REFUSED = "refused"  # the model declines
-    FILTERED = "filtered"  # the server's content filter cut it
-    LENGTH = "length"  # max_tokens or the context ended it
-    POISONED = "poisoned"  # given up after `attempts`, or after an error that another attempt does not mend
-
-
-@dataclasses.dataclass(frozen=True)
-class Usage:
-    """Tokens as the server reports them. cached: a part of prompt; completion: with reasoning."""
-
-    prompt: int = 0
-    completion: int = 0
-    cached: int = 0
+# Tokens as a server reports them: of the prompt, of the completion with its reasoning, and those of the prompt that
+# were cached.
+Usage = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +84,8 @@ class Reply:
     text: str  # "" where poisoned
     reason: str  # why it is not answered; "" where it is
     model: str  # as the server names what answered; "" where it did not say
-    usage: Usage  # of all attempts whose replies arrived
+    prompt: int  # tokens, of all attempts whose replies arrived
+    completion: int  # tokens, with reasoning
+    cached: int  # tokens, a part of prompt
     cost: int  # picodollars of all attempts, the lost ones at their full reservation
     attempts: int

@@ -23,10 +23,11 @@ from phi_jax.teacher import asking
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.journal import Journal
 from phi_jax.teacher.prices import Endpoint, load_prices, price_of
-from phi_jax.teacher.request import PICODOLLARS, Reply, Request, Status
+from phi_jax.teacher.request import PICODOLLARS, STATUSES, Reply, Request
 from phi_jax.teacher.server.batch import Batches
 
 Requests = Callable[[], Iterable[Request]]
+Shares = dict[Endpoint, float]  # of the requests; they sum to 1
 
 
 def parse_shares(spec: str) -> dict[str, float]:
@@ -44,18 +45,10 @@ def parse_shares(spec: str) -> dict[str, float]:
     return {name: weight / sum(shares.values()) for name, weight in shares.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Shares:
-    """Which teacher gets which request."""
-
-    endpoints: tuple[Endpoint, ...]
-    weights: tuple[float, ...]  # sum to 1
-
-    def endpoint(self, number: int) -> Endpoint:
-        """Of request `number`: by hash, so that one more request moves no other to another teacher."""
-        position = uniform(str(number), "teacher of")
-        place = bisect.bisect(list(itertools.accumulate(self.weights)), position)
-        return self.endpoints[min(place, len(self.endpoints) - 1)]
+def endpoint_of(shares: Shares, number: int) -> Endpoint:
+    """The teacher of request `number`: by hash, so that one more request moves no other to another teacher."""
+    place = bisect.bisect(list(itertools.accumulate(shares.values())), uniform(str(number), "teacher of"))
+    return list(shares)[min(place, len(shares) - 1)]
 
 
 class Teachers(contextlib.AbstractContextManager):
@@ -85,8 +78,8 @@ class Teachers(contextlib.AbstractContextManager):
 
     def shares(self, spec: str) -> Shares:
         """The teachers of "writer" or "writer:0.8,ours:0.2". Raises UserError for one that config.teachers lacks."""
-        weights = parse_shares(spec)
-        for name in weights:
+        shares: Shares = {}
+        for name, weight in parse_shares(spec).items():
             if name not in self._known:
                 there = ", ".join(self._known) or "none"
                 raise UserError(f"teacher {name!r}: no section config.teachers.{name}; there are: {there}")
@@ -97,7 +90,8 @@ class Teachers(contextlib.AbstractContextManager):
                     f"config.teachers: {other.name} and {name} are both the model {endpoint.model!r}; replies are "
                     "journalled by model, so give the servers different model names"
                 )
-        return Shares(tuple(self._known[name] for name in weights), tuple(weights.values()))
+            shares[endpoint] = weight
+        return shares
 
     def ask(self, requests: Requests, label: str, total: int) -> Run:
         """Brings a reply to each of the requests into the journal; those that have one cost nothing.
@@ -137,14 +131,14 @@ class Teachers(contextlib.AbstractContextManager):
             for request, reply in self.replies(requests()):
                 counts[request.model].update(
                     {
-                        reply.status.value: 1,
+                        reply.status: 1,
                         "requests": 1,
                         "picodollars": reply.cost,
-                        "prompt_tokens": reply.usage.prompt,
-                        "completion_tokens": reply.usage.completion,
+                        "prompt_tokens": reply.prompt,
+                        "completion_tokens": reply.completion,
                     }
                 )
-        names = (*map(str, Status), "requests", "prompt_tokens", "completion_tokens")
+        names = (*STATUSES, "requests", "prompt_tokens", "completion_tokens")
         teachers = {
             endpoint.name: {
                 "model": model,

@@ -21,7 +21,7 @@ UNLIMITED = 10**9  # a minute: the peer is not to be slowed down by limits that 
 def ours(base_url, model, window, count, directory):
     """Asking `count` requests, with a fresh journal."""
     from phi_jax.config import Config
-    from phi_jax.teacher.request import Request, Status
+    from phi_jax.teacher.request import Request
     from phi_jax.teacher.teachers import Teachers
 
     endpoint = {
@@ -39,7 +39,7 @@ def ours(base_url, model, window, count, directory):
         teachers.shares("bench")
         wall, cpu = time.perf_counter(), time.process_time()
         tally = teachers.ask(requests, "bench", count)
-        return _figures(tally.counts[Status.ANSWERED], wall, cpu)
+        return _figures(tally.counts["answered"], wall, cpu)
 
 
 def peer(base_url, model, window, count, directory):

@@ -7,6 +7,7 @@ the reply's code goes behind the whole prompt, whose function it defines anew.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import seed_of
 from phi_jax.evaluation.completion import Completion, Plan, Request
+from phi_jax.progress import say
 
 if TYPE_CHECKING:
     from phi_jax.teacher import request as teacher
@@ -49,7 +51,6 @@ class ServerBackend:
     def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
         """Replies that are in the journal cost nothing. A reply that is no answer is an empty completion."""
         from phi_jax.config import Config
-        from phi_jax.teacher.request import Status
         from phi_jax.teacher.teachers import Teachers
 
         server = self._server
@@ -64,10 +65,13 @@ class ServerBackend:
         with Teachers.of(config, self._journal) as teachers:
             teachers.shares(_NAME)
             teachers.ask(lambda: asked, label, len(asked))
+            missing = Counter(reply.reason for _, reply in teachers.replies(asked) if reply.status == "poisoned")
+            for reason, count in missing.most_common():
+                say(f"{label}: {count:,} of {len(asked):,} completions are empty, as no answer came: {reason}")
             for i, (_, reply) in enumerate(teachers.replies(asked)):
-                answered = reply.status is Status.ANSWERED
-                reason = "end_of_text" if answered else reply.status.value
-                yield i, Completion(reply.text if answered else "", reply.usage.completion, reason)
+                answered = reply.status == "answered"
+                reason = "end_of_text" if answered else reply.status
+                yield i, Completion(reply.text if answered else "", reply.completion, reason)
 
     def _asked(self, request: Request) -> teacher.Request:
         from phi_jax.teacher.request import Request as Asked

@@ -20,8 +20,8 @@ from phi_jax.synthesis.llm.curriculum import Lesson, lessons
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.outputs import KINDS, Fault, declare, judged
 from phi_jax.synthesis.review import check, sift
-from phi_jax.teacher.request import Request, Status
-from phi_jax.teacher.teachers import Teachers
+from phi_jax.teacher.request import Request
+from phi_jax.teacher.teachers import Teachers, endpoint_of
 
 
 class _Lessons:
@@ -38,7 +38,7 @@ class _Lessons:
             yield (
                 lesson,
                 Request(
-                    model=self._shares.endpoint(lesson.number).model,
+                    model=endpoint_of(self._shares, lesson.number).model,
                     messages=prompts.messages(lesson),
                     max_tokens=self._rules.max_tokens,
                     temperature=self._rules.temperature,
@@ -58,7 +58,7 @@ class _Lessons:
         for lesson, request in self.requests(kind):
             reply = self._teachers.reply(request.key)
             text, tests, fault = reply.text, None, None
-            if reply.status != Status.ANSWERED:
+            if reply.status != "answered":
                 fault = Fault(reply.status, reply.reason)
             elif kind == "exercises":
                 exercise = Exercise.model_validate_json(reply.text)
@@ -66,7 +66,7 @@ class _Lessons:
             row = {
                 "text": text,
                 "path": request.label,
-                "source": self._shares.endpoint(lesson.number).name,
+                "source": endpoint_of(self._shares, lesson.number).name,
                 "license": self._rules.license,
                 "lesson": json.dumps(dataclasses.asdict(lesson)),
                 "teacher": reply.model,

@@ -28,21 +28,37 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 20.0
 LONGEST_WAIT = 3600.0  # seconds; a server that asks for more is asked again after this
-_MAX_TOKENS = 2**31  # of one reply; a greater count is not believed
+_MAX_TOKENS = 10**8  # of one reply; a greater count is not believed
 _REASON_LENGTH = 300
 _KEY = re.compile(r"\b(?:sk|pk|gsk|key)-[\w*.-]{4,}|(?i:bearer)\s+[^\s\"',}]+")
 _FATAL = re.compile('"(insufficient_quota|billing_hard_limit_reached|insufficient_credits|model_not_found)"')
+_NOT_BEGUN = re.compile("batch_(expired|cancelled)")  # the batch ended before the request's turn
 T = TypeVar("T")
 
+# Of a batch.
+WORKING = ("validating", "in_progress", "finalizing", "cancelling", "queued", "pending", "running")
+ENDED = ("completed", "failed", "expired", "cancelled")
+
+# The finish reasons that are known, and what each makes of a reply. No other makes an answer.
+_CUT: tuple[Status, str] = ("length", "cut at max_tokens or at the end of the context")
+_FINISHED: dict[str, tuple[Status, str]] = {
+    "stop": ("answered", ""),
+    "length": _CUT,
+    "max_tokens": _CUT,
+    "model_length": _CUT,
+    "content_filter": ("filtered", "cut by the server's content filter"),
+}
+
 # What the server says that the model said, which is paid for: (status, text, reason, model, usage). Where the status is
-# POISONED, it does not answer, and the request may be asked again. reason: "" where answered. model: "" where the
+# "poisoned", it does not answer, and the request may be asked again. reason: "" where answered. model: "" where the
 # server does not say. usage: None where the server reports none, or nonsense: the whole reservation is booked then.
 Answer = tuple[Status, str, str, str, Usage | None]
 
-# Of a failed attempt. Each but the first counts as one.
+# Of a failed attempt.
 Kind = Literal[
-    "limited",  # turned away by a rate limit
-    "failed",  # the server's own error, no whole answer, or a reply that is none
+    "limited",  # turned away by a rate limit, or not begun before its batch ended
+    "failed",  # the server's own error, or no whole reply
+    "void",  # a reply that is empty, or ended for a reason that is not known
     "unfit",  # a reply that does not fit its schema
     "refused",  # this request cannot be answered, however often it is asked
     "fatal",  # each request would meet it: key, quota, model
@@ -62,17 +78,27 @@ class Failure(Exception):
 # --- Completions -------------------------------------------------------------------------------------------------
 
 
-def read_completion(body: Any, key: str) -> Answer | Failure:
-    """body: the reply's JSON, decoded. key: the API key, which is blotted out."""
+def read_completion(body: Any, endpoint: Endpoint, key: str) -> Answer | Failure:
+    """body: the reply's JSON, decoded, or its text. key: the API key, which is blotted out.
+
+    What holds no completion may have been charged for; an error in it counts as the HTTP error of its code.
+    """
+    body = _decoded(body)
     try:
         choice = body["choices"][0]
         message = choice["message"]
         content, refusal, finish = message.get("content"), message.get("refusal"), choice.get("finish_reason")
     except (LookupError, TypeError, AttributeError):
-        said = f"the reply is no chat completion: {json.dumps(body)}"
+        error = body.get("error") if isinstance(body, dict) else None
+        code = error.get("code") if isinstance(error, dict) else None
+        said = f"the reply is no chat completion: {json.dumps(error or body)}"
+        if type(code) is int and 400 <= code < 600:
+            return dataclasses.replace(read_failure(endpoint, code, said.encode(), key), lost=True)
         return Failure("failed", one_line(said, key), lost=True)
     text = clean(_text(content), key)
     status, reason = _status(finish, refusal, text)
+    if status == "poisoned" and (problem := choice.get("error") or body.get("error")):
+        reason += f": {json.dumps(problem)}"
     model = clean(str(body.get("model") or ""), key)
     return status, text, one_line(reason, key), model, read_usage(body.get("usage"))
 
@@ -85,20 +111,23 @@ def read_usage(usage: Any) -> Usage | None:
     except (LookupError, TypeError, AttributeError):
         return None
     sound = all(type(count) is int and 0 <= count < _MAX_TOKENS for count in counts) and cached <= counts[0]
-    return Usage(*counts) if sound else None
+    return counts if sound else None
 
 
 def _status(finish: Any, refusal: Any, text: str) -> tuple[Status, str]:
-    """Only reasons that are known to be good make an answer."""
+    """(what came of a reply, why it is not answered)."""
     if isinstance(refusal, str) and refusal:
-        return Status.REFUSED, refusal
-    if finish == "content_filter":
-        return Status.FILTERED, "cut by the server's content filter"
-    if finish in ("length", "model_length"):
-        return Status.LENGTH, "cut at max_tokens or at the end of the context"
-    if finish != "stop":
-        return Status.POISONED, f"the reply ended for an unknown reason: finish_reason {finish!r}"
-    return (Status.ANSWERED, "") if text.strip() else (Status.POISONED, "the reply is empty")
+        return "refused", refusal
+    unknown = f"the reply ended for an unknown reason: finish_reason {finish!r}"
+    status, reason = _FINISHED.get(str(finish), ("poisoned", unknown))
+    return ("poisoned", "the reply is empty") if status == "answered" and not text.strip() else (status, reason)
+
+
+def _decoded(body: Any) -> Any:
+    """The client leaves a reply as text where its content type is not JSON."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(body) if isinstance(body, str) else body
+    return body
 
 
 def _text(content: Any) -> str:
@@ -121,7 +150,7 @@ def read_failure(endpoint: Endpoint, status: int, body: bytes, key: str, wait: f
         what = f"the server turns every request away ({reason})"
         remedy = f"{check_key}, what credit or quota the account has left, and {section}.model={endpoint.model}"
         return Failure("fatal", f"teacher {endpoint.name} ({endpoint.base_url}): {what}; {remedy}")
-    if status == 429:
+    if status == 429 and "Request too large" not in text:  # OpenAI says that of what no waiting makes fit
         return Failure("limited", reason, wait=wait)
     if status in (408, 409, 425) or status >= 500:
         return Failure("failed", reason, wait=wait)
@@ -132,7 +161,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the header retry-after asks to wait, as a number or a date; None where there is none."""
     said = headers.get("retry-after", "")
     date = email.utils.parsedate_tz(said)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError):
         seconds = email.utils.mktime_tz(date) - time.time() if date else float(said)
         if seconds >= 0:
             return min(seconds, LONGEST_WAIT)
@@ -162,14 +191,23 @@ def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | 
     try:
         record = json.loads(text)
         name, response = clean(str(record["custom_id"]), key), record.get("response")
-        status, body = (int(response["status_code"]), response["body"]) if response else (0, None)
+        status, body = (int(response["status_code"]), response.get("body")) if response else (0, None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return "", Failure("failed", "the line cannot be read")
-    if not response:  # the batch ended before the request's turn
-        return name, Failure("limited", one_line(json.dumps(record.get("error")), key))
-    if status >= 300:
+    if not response:
+        said = json.dumps(record.get("error"))
+        return name, Failure("limited" if _NOT_BEGUN.search(said) else "failed", one_line(said, key))
+    if not 200 <= status < 300:
         return name, read_failure(endpoint, status, json.dumps(body).encode(), key)
-    return name, read_completion(body, key)
+    return name, read_completion(body, endpoint, key)
+
+
+def read_batch(said: Any, key: str) -> dict[str, Any] | Failure:
+    """The batch that a server describes: its id is a text that is not empty, its status one of WORKING or ENDED."""
+    batch = said if isinstance(said := _decoded(said), dict) else {}
+    if isinstance(batch.get("id"), str) and batch["id"] and batch.get("status") in (*WORKING, *ENDED):
+        return batch
+    return Failure("failed", one_line(f"the reply is no batch: {json.dumps(said)}", key))
 
 
 # --- The client --------------------------------------------------------------------------------------------------
@@ -218,7 +256,7 @@ async def call(endpoint: Endpoint, sent: Awaitable[T], seconds: float) -> T | Fa
         return read_failure(endpoint, response.status_code, response.content, key, retry_after(response.headers))
     except TimeoutError:
         return Failure("failed", f"no whole reply within {seconds:g} s", lost=True)
-    except (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as error:
+    except Exception as error:  # the client stumbles in many ways where a reply is not what it should be
         cause = error.__cause__ or error
         # These are raised before a connection stands, so before anything is sent.
         unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol)

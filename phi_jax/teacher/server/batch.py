@@ -20,25 +20,19 @@ import itertools
 import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any
 
 from phi_jax.errors import UserError
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Reply, Request, Status
-from phi_jax.teacher.server.answers import Failure, api_key, call, one_line, pause, read_line
+from phi_jax.teacher.server.answers import ENDED, Failure, T, call, clean, one_line, pause, read_batch, read_line
 from phi_jax.teacher.server.live import Asker
-
-if TYPE_CHECKING:
-    from openai.types import Batch
 
 _OPEN = 8  # batches at once: their requests are held in memory
 _POLL = (0.2, 60.0)  # seconds between two looks at the open batches: from, to
 _SECONDS, _TRIES = 600.0, 8  # of one call of the Batch API
-_ENDED = ("completed", "failed", "expired", "cancelled")
 _PLAN = "phi_jax_plan"  # in a batch's metadata
-
-T = TypeVar("T")
 
 
 class Batches(Asker):
@@ -66,7 +60,7 @@ class Batches(Asker):
             outcome = self._claim(request) or self._failures.pop(request.key, None)
             if outcome is None or (isinstance(outcome, Failure) and self._again(request, outcome)):
                 return True
-            on_outcome(request.key, outcome.status if isinstance(outcome, Reply) else Status.POISONED)
+            on_outcome(request.key, outcome.status if isinstance(outcome, Reply) else "poisoned")
             return False
 
         async with self._session():
@@ -94,7 +88,7 @@ class Batches(Asker):
         async with self._session():
             count = len(self._open)
             for batch in self._open.values():
-                if (await self._call(self._free.batches.retrieve(batch))).status not in (*_ENDED, "cancelling"):
+                if (await self._look_at(batch))["status"] not in (*ENDED, "cancelling"):
                     await self._call(self._free.batches.cancel(batch))
             await self._await_open()
         return count
@@ -139,9 +133,10 @@ class Batches(Asker):
         lines = self._plan(plan, fresh)
         if not lines:
             return False
-        file = await self._call(self._free.files.create(file=(f"{plan}.jsonl", b"".join(lines)), purpose="batch"))
-        self._record(plan, "file", file.id)
-        batch = await self._create(plan, file.id)
+        sent = self._free.files.create(file=(f"{plan}.jsonl", b"".join(lines)), purpose="batch")
+        file = str(getattr(await self._call(sent), "id", ""))
+        self._record(plan, "file", file)
+        batch = await self._create(plan, file)
         self._record(plan, "batch", batch)
         self._say(f"batch {batch} has {len(lines):,} requests")
         return True
@@ -168,15 +163,12 @@ class Batches(Asker):
         times = 0
         while True:
             times += 1
-            batch = self._sdk.batches.create(
-                completion_window="24h",
-                endpoint="/v1/chat/completions",
-                input_file_id=file,
-                metadata={_PLAN: plan},
-            )
-            made = await call(self._endpoint, batch, _SECONDS)
+            wanted = {"completion_window": "24h", "endpoint": "/v1/chat/completions", "input_file_id": file}
+            sent = self._sdk.post("/batches", cast_to=object, body={**wanted, "metadata": {_PLAN: plan}})
+            said = await call(self._endpoint, sent, _SECONDS)
+            made = said if isinstance(said, Failure) else read_batch(said, self._key)
             if not isinstance(made, Failure):
-                return made.id
+                return made["id"]
             if made.kind in ("refused", "fatal") or times == _TRIES:
                 raise self._no_batches(made)
             await self._run.sleep(pause(made, times))
@@ -197,12 +189,21 @@ class Batches(Asker):
     async def _find(self, plan: str) -> str | None:
         """The id of the batch of this plan, if the server has one."""
         async for batch in self._free.batches.list(limit=100):
-            if (batch.metadata or {}).get(_PLAN) == plan:
+            metadata = getattr(batch, "metadata", None)
+            if isinstance(metadata, dict) and metadata.get(_PLAN) == plan:
                 return batch.id
         return None
 
+    async def _look_at(self, name: str) -> dict[str, Any]:
+        """The batch of this id. Raises as _call, and UserError where the server describes none."""
+        batch = read_batch(await self._call(self._free.get(f"/batches/{name}", cast_to=object)), self._key)
+        if isinstance(batch, Failure):
+            raise self._no_batches(batch)
+        return batch
+
     def _record(self, plan: str, column: str, value: str) -> None:
         """The file or the batch of a plan. From its batch on, the plan is open."""
+        value = clean(str(value), self._key)
         self._journal.write(f"UPDATE batches SET {column} = ? WHERE plan = ?", value, plan)
         if column == "batch":
             self._open[plan] = value
@@ -220,13 +221,13 @@ class Batches(Asker):
         while self._open:
             for plan, name in list(self._open.items()):
                 try:
-                    batch = await self._call(self._free.batches.retrieve(name))
-                    if batch.status not in _ENDED:
+                    batch = await self._look_at(name)
+                    if batch["status"] not in ENDED:
                         continue
                     lost = await self._collect(plan, batch)
-                    declined += batch.status == "failed"
-                    problem = one_line(batch.errors.to_json(), api_key(self._endpoint)) if batch.errors else ""
-                    reason = f"batch {name} ended as {batch.status} {problem}".rstrip()
+                    declined += batch["status"] == "failed"
+                    problem = json.dumps(batch["errors"]) if batch.get("errors") else ""
+                    reason = one_line(f"batch {name} ended as {batch['status']} {problem}", self._key)
                 except Failure as error:
                     lost, reason = True, f"batch {name} cannot be read: {error.reason}"
                 self._close(plan, lost=lost, reason=reason)
@@ -237,32 +238,36 @@ class Batches(Asker):
             place = f"config.teachers.{self._endpoint.name}"
             raise UserError(f"{reason}; put that right, lower {place}.batch_requests, or set {place}.mode=live")
 
-    async def _collect(self, plan: str, batch: Batch) -> bool:
+    async def _collect(self, plan: str, batch: dict[str, Any]) -> bool:
         """Books what a batch brought. Returns whether what is left may have been charged for."""
         paid: set[str] = set()
-        for name in filter(None, (batch.output_file_id, batch.error_file_id)):
-            paid |= self._book(plan, (await self._call(self._free.files.content(name))).content)
-        return batch.request_counts is None or len(paid) < batch.request_counts.completed
+        for name in filter(None, (batch.get("output_file_id"), batch.get("error_file_id"))):
+            paid |= self._book(plan, (await self._call(self._free.files.content(str(name)))).content)
+        counts = batch.get("request_counts")
+        completed = counts.get("completed") if isinstance(counts, dict) else None
+        return type(completed) is not int or len(paid) < completed
 
     def _book(self, plan: str, content: bytes) -> set[str]:
         """Ends the attempts that the lines of a file are about, and keeps the paid answers until they are claimed.
 
-        Returns the keys of the requests that may have been charged for.
+        Returns the keys of the plan's requests that may have been charged for.
         """
-        sql = "SELECT id FROM attempts WHERE via = ? AND key = ? AND cost IS NULL"
-        secret, paid = api_key(self._endpoint), set[str]()
+        sql = "SELECT id, cost FROM attempts WHERE via = ? AND key = ?"
+        paid = set[str]()
         with self._journal.transaction():
             for line in content.splitlines():
-                key, answer = read_line(line, self._endpoint, secret)
-                for (attempt,) in self._journal.read(sql, f"batch/{plan}", key):
+                key, answer = read_line(line, self._endpoint, self._key)
+                for attempt, cost in self._journal.read(sql, f"batch/{plan}", key):
+                    if isinstance(answer, Failure):
+                        self._failures[key] = answer
+                    if not isinstance(answer, Failure) or answer.lost:
+                        paid.add(key)
+                    if cost is not None:  # booked before
+                        continue
                     self._end(attempt, answer)
                     if not isinstance(answer, Failure):
                         kept = json.dumps(dict(zip(("status", "text", "reason", "model"), answer, strict=False)))
                         self._journal.write("INSERT OR REPLACE INTO arrived VALUES (?, ?)", key, kept)
-                if isinstance(answer, Failure):
-                    self._failures[key] = answer
-                if not isinstance(answer, Failure) or answer.lost:
-                    paid.add(key)
         return paid
 
     def _close(self, plan: str, *, lost: bool, reason: str) -> None:

@@ -25,6 +25,7 @@ INSTEAD = {
     "temperature": "requests go without temperature from here on",
     "seed": "requests go without seed from here on",
     "response_format": "JSON is asked for in the prompt alone from here on, as with json_mode=text",
+    "system": "the system message stands before the user's from here on",
     "usage": "each reply is booked at its full reservation from here on",
 }
 _STARTS = 50  # places in a reply at which an object is looked for
@@ -33,6 +34,9 @@ _STARTS = 50  # places in a reply at which an object is looked for
 def body_of(endpoint: Endpoint, request: Request, refused: Set[str] = frozenset(), tries: int = 0) -> dict[str, Any]:
     """The body of POST /chat/completions. refused: keys of INSTEAD. tries: of the request that failed; another seed."""
     messages = [{"role": role, "content": content} for role, content in request.messages]
+    if "system" in refused and messages[0]["role"] == "system" and len(messages) > 1:
+        first = messages.pop(0)
+        messages[0]["content"] = f"{first['content']}\n\n{messages[0]['content']}"
     limit = "max_completion_tokens" if "max_completion_tokens" in refused else "max_tokens"
     body: dict[str, Any] = {"model": request.model, "messages": messages, limit: request.max_tokens}
     if "temperature" not in refused:
@@ -52,8 +56,9 @@ def body_of(endpoint: Endpoint, request: Request, refused: Set[str] = frozenset(
 
 
 def refused_parameter(refusal: str) -> str:
-    """The key of INSTEAD that a server's message names in quotes; "" where it names none."""
-    return next((name for name in INSTEAD if re.search(rf"['\"`]{name}\b", refusal)), "")
+    """The key of INSTEAD that a server's message names, in quotes or behind a colon; "" where it names none."""
+    names = (name for name in INSTEAD if name != "usage")
+    return next((name for name in names if re.search(rf"(?:['\"`]|: ){name}\b", refusal, re.IGNORECASE)), "")
 
 
 def fit(text: str, schema: type[BaseModel]) -> str:

@@ -16,10 +16,11 @@ from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.teacher.budget import Run, dollars
 from phi_jax.teacher.prices import Endpoint
-from phi_jax.teacher.request import Reply, Request, Status, Usage
+from phi_jax.teacher.request import Reply, Request, Status
 from phi_jax.teacher.server.answers import Answer, Failure, api_key, call, open_client, pause, read_completion
 from phi_jax.teacher.server.dialect import INSTEAD, body_of, fit, refused_parameter
 
+_WHOLE = 100  # an attempt that counts; one that a rate limit turned away counts as a hundredth of it
 _DOUBTS = 48  # attempts of requests given up one after the other, after which it is not the requests but the server
 _LOOK_AGAIN = 0.02  # seconds until a request that waits for its turn looks again
 _LONG_WAIT = 30.0  # seconds; the user is told
@@ -36,9 +37,10 @@ class Asker:
         """Raises UserError where the endpoint's API key or address is none."""
         self._endpoint, self._run, self._journal = endpoint, run, run.journal
         self._batch = endpoint.mode == "batch"
-        self._sdk = open_client(endpoint)
+        self._sdk, self._key = open_client(endpoint), api_key(endpoint)
         self._refused: set[str] = set()  # parameters that the server refused, which are no longer sent: keys of INSTEAD
-        self._tries: Counter[str] = Counter()  # request -> its attempts in this run that count
+        self._tries: Counter[str] = Counter()  # request -> its attempts in this run, in parts of _WHOLE
+        self._forms: dict[str, set[str]] = {}  # request -> what was refused when it was last sent
         self._held: dict[str, Failure] = {}
         self._open: dict[str, str] = {}  # plan -> batch; see batch.py
         self._answered = self._fitted = False
@@ -55,7 +57,8 @@ class Asker:
 
     def _next(self, request: Request) -> tuple[dict[str, Any], int]:
         """The body of the request's next attempt, and the picodollars that it may cost at most."""
-        body = body_of(self._endpoint, request, self._refused, self._tries[request.key])
+        self._forms[request.key] = self._refused - {"usage"}
+        body = body_of(self._endpoint, request, self._refused, self._tries[request.key] // _WHOLE)
         return body, self._endpoint.price.reservation(request, batch=self._batch)
 
     def _end(self, attempt: int, answer: Answer | Failure) -> None:
@@ -67,23 +70,20 @@ class Asker:
         if usage is None:
             self._refuse("usage", "the server reports no token usage")
         cost = None if usage is None else self._endpoint.price.cost(usage, batch=self._batch)
-        self._journal.end(attempt, cost=cost, usage=usage or Usage(), reason=reason)
+        self._journal.end(attempt, cost=cost, usage=usage or (0, 0, 0), reason=reason)
 
     def _take(self, request: Request, answer: Answer) -> Reply | Failure:
         """Makes a paid answer the reply of its request; a Failure where it does not answer it."""
         status, text, reason, model, _ = answer
-        if status is Status.POISONED:
-            return Failure("failed", reason)
+        if status == "poisoned":
+            return Failure("void", reason)
         self._answered = True
         self._give_up_held()
-        if request.schema is not None and status is Status.ANSWERED:
+        if request.schema is not None and status == "answered":
             try:
                 text = fit(text, request.schema)
                 self._fitted = True
             except ValueError as error:
-                mode = self._endpoint.json_mode
-                if not self._fitted and mode != "text":
-                    self._refuse("response_format", f"it does not hold replies to json_mode={mode}")
                 return Failure("unfit", f"the reply does not fit the schema: {error}")
         return self._journal.conclude(request.key, status, text, reason, model or self._endpoint.model)
 
@@ -93,7 +93,7 @@ class Asker:
             sql = "DELETE FROM arrived WHERE key = ? RETURNING completion"
             for (completion,) in self._journal.write(sql, request.key).fetchall():
                 status, text, reason, model = json.loads(completion).values()
-                return self._take(request, (Status(status), text, reason, model, None))
+                return self._take(request, (status, text, reason, model, None))
         return None
 
     def _again(self, request: Request, failure: Failure) -> bool:
@@ -101,38 +101,42 @@ class Asker:
 
         Raises UserError where the server is to blame.
         """
-        key, kind = request.key, failure.kind
+        key, kind, mode = request.key, failure.kind, self._endpoint.json_mode
         if kind == "fatal":
             raise UserError(failure.reason)
-        name = refused_parameter(failure.reason) if kind == "refused" else ""
-        if name and not self._tries[key + name]:  # it may have been sent before the parameter was known to be refused
-            self._tries[key + name] = 1
-            self._refuse(name, failure.reason)
-            return True
-        self._tries[key] += kind != "limited"
-        if kind != "refused" and self._tries[key] < self._endpoint.attempts:
+        name, why = refused_parameter(failure.reason) if kind == "refused" else "", failure.reason
+        if kind == "unfit" and mode != "text" and not self._fitted:
+            name, why = "response_format", f"it does not hold replies to json_mode={mode}"
+        if name:
+            self._refuse(name, why)
+            if self._forms.get(key, set()) != self._refused - {"usage"}:
+                return True
+        self._tries[key] += 1 if kind == "limited" else _WHOLE
+        # At temperature 0, the same request brings the same reply.
+        same = kind in ("void", "unfit") and request.temperature == 0 and "temperature" not in self._refused
+        if kind != "refused" and not same and self._tries[key] < self._endpoint.attempts * _WHOLE:
             return True
         self._held[key] = failure
         if kind == "unfit":  # the server has answered
             self._give_up_held()
-        if len(self._held) * self._endpoint.attempts >= _DOUBTS:
+        if sum(self._tries[key] for key in self._held) >= _DOUBTS * _WHOLE:
             raise self._down(failure)
         return False
 
     def _finish(self) -> None:
         """No request is left. Raises UserError where none was answered, so that the server is to blame.
 
-        Requests that it refused are to blame where it answered others in an earlier run.
+        Requests that it refused, or gave nothing, are to blame where it answered others in an earlier run.
         """
         for failure in self._held.values():
-            refused = failure.kind == "refused" and self._journal.has_answers(self._endpoint.model)
-            if not (self._answered or refused):
+            to_blame = failure.kind in ("refused", "void") and self._journal.has_answers(self._endpoint.model)
+            if not (self._answered or to_blame):
                 raise self._down(failure)
         self._give_up_held()
 
     def _give_up_held(self) -> None:
         for key, failure in self._held.items():
-            self._journal.conclude(key, Status.POISONED, "", failure.reason, self._endpoint.model)
+            self._journal.conclude(key, "poisoned", "", failure.reason, self._endpoint.model)
         self._held = {}
 
     def _refuse(self, name: str, why: str) -> None:
@@ -183,13 +187,13 @@ class Live(Asker):
         self._finish()
 
     async def _reply_to(self, request: Request) -> Status:
-        """POISONED goes into the journal with the next answer that another request gets, or at the end."""
+        """What is given up goes into the journal with the next answer that another request gets, or at the end."""
         times, outcome = 0, self._claim(request)
         while not isinstance(outcome, Reply):
             outcome = await self._attempt(request)
             if isinstance(outcome, Failure):
                 if not self._again(request, outcome):
-                    return Status.POISONED
+                    return "poisoned"
                 times += 1
                 if outcome.kind not in ("refused", "unfit"):
                     await self._run.sleep(pause(outcome, times))
@@ -209,7 +213,7 @@ class Live(Asker):
             try:
                 sent = self._sdk.post("/chat/completions", cast_to=object, body=body)
                 said = await call(self._endpoint, sent, self._endpoint.timeout)
-                answer = said if isinstance(said, Failure) else read_completion(said, api_key(self._endpoint))
+                answer = said if isinstance(said, Failure) else read_completion(said, self._endpoint, self._key)
             finally:
                 with self._journal.transaction():
                     self._end(attempt, answer)

@@ -122,6 +122,22 @@ def test_the_command_line_and_its_card(tmp_path):
     assert str(tmp_path) not in card
 
 
+@pytest.mark.parametrize(("architecture", "reaches"), [("phi", "queries times keys"), ("codegen", "residual")])
+def test_an_export_that_overflows_float16_says_so(tmp_path, capsys, architecture, reaches):
+    """float16 holds the weights, not what comes of them. Clients multiply a CodeGen's queries and keys in float32."""
+    source = published(tmp_path / "source", architecture)
+    norms = [name for name in PUBLISHED[architecture][1] if name.endswith(("input_layernorm.weight", "ln_1.weight"))]
+    change_tensors(source, lambda tensors: [tensors[name].fill(300) for name in norms])
+    import_directory(str(source), str(tmp_path / "imported"))
+    again = export(tmp_path / "imported", tmp_path / "again")
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "float16" in line]
+    assert warning.startswith(f"warning: again: in float16 it overflows ({reaches} ")
+    assert (
+        f"Not for float16, which holds 65,504 at most: over a few texts its activations reach more ({reaches} "
+        in (again / "README.md").read_text()
+    )
+
+
 # --- Wrong input: one line that names it, and nothing left behind ----------------------------------------------
 
 

@@ -395,6 +395,14 @@ def test_a_tiny_top_p_is_greedy(params):
 # --- Mistakes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("how", [Decoding(), DRAWN])
+@pytest.mark.parametrize("bias", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_an_error_not_a_token(params, how, bias):
+    broken = {**params, "head": {**params["head"], "bias": params["head"]["bias"].at[3].set(bias)}}
+    with pytest.raises(UserError, match="logits are not finite: its activations overflow"):
+        complete(make(broken), [Request([1, 2], decoding=how)])
+
+
 @pytest.mark.parametrize(
     ("tokens", "complaint"),
     [

@@ -57,7 +57,7 @@ class Draws(NamedTuple):
 
 
 def choose(logits_RxV: jax.Array, positions_R: jax.Array, draws: Draws) -> jax.Array:
-    """The token at `positions` of each row, int32 [R].
+    """The token at `positions` of each row, int32 [R]; -1 where its logits are not finite.
 
     Filters as transformers applies them: temperature, then top_k, then top_p of what that leaves. Tokens as probable as
     the last one of a set belong to it too, so that the order of ids decides nothing.
@@ -75,7 +75,7 @@ def choose(logits_RxV: jax.Array, positions_R: jax.Array, draws: Draws) -> jax.A
         target_R = jax.vmap(_uniform)(draws.seed, draws.prompt, draws.sample, positions_R) * ends_RxV.max(-1)
         return jnp.where(is_drawn_R, _first(ends_RxV > target_R[:, None]), greedy_R)
 
-    return jax.lax.cond(is_drawn_R.any(), drawn, lambda: greedy_R)
+    return jnp.where(jnp.isfinite(peak_Rx1[:, 0]), jax.lax.cond(is_drawn_R.any(), drawn, lambda: greedy_R), -1)
 
 
 def _first(is_RxV: jax.Array) -> jax.Array:

@@ -30,8 +30,8 @@ class Decoding:
             raise UserError(f"temperature={self.temperature}: must be 0 (greedy) or a positive number")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p}: must be above 0 and at most 1 (1 = all tokens)")
-        if self.top_k < 0:
-            raise UserError(f"top_k={self.top_k}: must be 0 (all tokens) or a number of tokens")
+        if not 0 <= self.top_k < 2**31:
+            raise UserError(f"top_k={self.top_k}: must be 0 (all tokens) or a number of tokens below 2**31")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed}: must be from 0 to 2**32 - 1")
 

@@ -135,8 +135,8 @@ class Sampler:
         longest = self._config.max_seq_len - self._max_new_tokens
         if not 0 < len(tokens) <= longest:
             raise ValueError(
-                f"prompt {index}: {len(tokens)} tokens; with {self._max_new_tokens} new ones "
-                f"a context of {self._config.max_seq_len} takes 1 to {longest}"
+                f"prompt {index}: {len(tokens)} tokens; beside {self._max_new_tokens} new ones "
+                f"a context of {self._config.max_seq_len} has room for {longest}, and 1 is needed"
             )
         if not 0 <= min(tokens) <= max(tokens) < self._config.vocab_size:
             raise ValueError(

@@ -42,6 +42,8 @@ def export_checkpoint(
     evaluations in its work directory. Raises UserError where there is no whole artifact or it is damaged, where the
     target exists, and where the architecture or dtype cannot hold the model.
     """
+    if not licence.strip():
+        raise UserError("--license: empty; name an SPDX id such as mit, or leave it out")
     training, _ = open_training(checkpoint)
     source = read_artifact(checkpoint) or training
     chosen = architecture or training.facts.get("architecture", "phi")
@@ -56,7 +58,7 @@ def export_checkpoint(
         if gguf:
             from phi_jax.weights.gguf import write_gguf
 
-            write_gguf(target, target / f"{name if name.endswith(dtype) else f'{name}-{dtype}'}.gguf")
+            write_gguf(target, target / f"{name if name.rpartition('-')[2] == dtype else f'{name}-{dtype}'}.gguf")
 
 
 def _fill(

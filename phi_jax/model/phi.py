@@ -61,7 +61,10 @@ class PhiConfig:
                 raise UserError(f"config.model.{field}={getattr(self, field)!r}: {rule}")
 
         for field in (*(f.name for f in dataclasses.fields(self)[:8]), "scan_unroll"):  # vocab_size to max_seq_len
-            require(getattr(self, field) >= 1, field, "must be at least 1")
+            value = getattr(self, field)
+            require(type(value) is int and 1 <= value < 2**31, field, "must be a whole number from 1 to 2**31 - 1")
+        for field in ("layer_norm_eps", "rope_theta", "initializer_range"):
+            require(0 < getattr(self, field) < float("inf"), field, "must be a finite number above 0")
         for field in ("attention_dropout", "residual_dropout"):
             require(0 <= getattr(self, field) < 1, field, "must be from 0 up to, not including, 1")
         for field, allowed in (("compute_dtype", _DTYPES), ("remat", _REMAT_POLICIES)):

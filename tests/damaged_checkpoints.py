@@ -117,11 +117,12 @@ def try_all(originals, scratch, seeds):
         with Checkpoints(original, read_only=True) as checkpoints:
             known.append((checkpoints.metrics(2), checkpoints.identity(2)))
     counts, failures = collections.defaultdict(collections.Counter), []
-    readers = {"parameters": read_params, "record": lambda copy: read_record(copy, known), "restore": restore}
+    others = {"parameters": read_params, "record": lambda copy: read_record(copy, known)}
     for seed in seeds:
         copy = shutil.copytree(originals[0], scratch / f"c{seed}")
         file, how = damage(originals, copy, seed)
-        for name, read in readers.items():
+        other = list(others)[seed % 2]
+        for name, read in {other: others[other], "restore": restore}.items():  # which removes what is damaged, last
             try:
                 with bounded():
                     what = read(copy)

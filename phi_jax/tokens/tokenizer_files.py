@@ -41,7 +41,8 @@ def read(source: Path) -> tokenizers.Tokenizer:
     Raises UserError where files are missing or damaged, hold another kind of tokenizer, or one without <|endoftext|>.
     """
     path = source / "tokenizer.json" if source.is_dir() else source
-    pairs = [(source / v, source / m) for v, m in _VOCABULARY_AND_MERGES if (source / v).is_file()]
+    pairs = [(source / v, source / m) for v, m in _VOCABULARY_AND_MERGES]
+    pairs = [pair for pair in pairs if all(file.is_file() for file in pair)]
     if not path.is_file() and not pairs:
         raise UserError(
             f"{path}: no such file, and no vocab.json with merges.txt beside it; a model directory holds its tokenizer"

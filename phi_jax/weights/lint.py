@@ -58,7 +58,12 @@ def lint(directory: str | Path) -> list[Finding]:
         return [Finding("error", "load", str(error))]
     model = _Model(config, shape, generation, settings, tokenizer, dtypes, activation_peaks(directory))
     found = [(rule, find(model), text) for rule, find, text in _RULES]
-    return [Finding("warning", rule, text.format(what)) for rule, what, text in found if what]
+    # What a file says goes into one line that can be printed: no line ends, no lone surrogates.
+    shown = [(rule, "\\n".join(str(what).splitlines()), text) for rule, what, text in found if what]
+    return [
+        Finding("warning", rule, text.format(what.encode(errors="backslashreplace").decode()))
+        for rule, what, text in shown
+    ]
 
 
 # --- What the rules look for: a text for {0}, or False or "" where all is well -------------------------------------

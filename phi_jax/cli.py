@@ -161,6 +161,8 @@ def _export(options: Options, config_arguments: list[str]) -> None:
         return _stage(options, config_arguments)
     if not options.out:
         raise UserError("export --checkpoint needs --out DIR, the directory to write")
+    if config_arguments or options.workdir or options.name:
+        raise UserError("export --checkpoint takes no --config, --workdir or --name; see --help for its own options")
     from phi_jax.weights.export import export_checkpoint
 
     export_checkpoint(

@@ -56,8 +56,11 @@ def made(tmp_path_factory):
     return make(tmp_path_factory.mktemp("card") / "run")
 
 
+ABOUT = {"weights": "step 2,400 in float16", "peaks": {"residual": 316.7, "norm": 6.3}, "name": "m", "licence": "other"}
+
+
 def card_of(source, **options):
-    return model_card(source, SHAPE, **{"step": 2400, "name": "m", "dtype": "float16", "licence": "other", **options})
+    return model_card(source, SHAPE, **{**ABOUT, **options})
 
 
 def test_a_card_says_what_the_manifests_say(made):
@@ -77,6 +80,13 @@ def test_a_card_says_what_the_manifests_say(made):
     assert "| mit | 1,000 |\n| psf\\|2 | 200 |" in card
     assert "No licence was chosen" in card
     assert "These weights: mit." in card_of(made["select/base"], licence="mit")
+
+
+def test_how_far_activations_reach_is_told(made):
+    assert "its largest activation is 3.2e+02 (residual); float16 holds 65,504" in card_of(made["select/base"])
+    card = card_of(made["select/base"], peaks={"queries times keys": 2.8e6, "residual": 65505.0, "norm": 65504.0})
+    assert "Not for float16, which holds 65,504 at most" in card
+    assert "reach more (queries times keys 2.8e+06, residual 6.6e+04), and" in card
 
 
 def test_who_wrote_and_who_graded_is_told(made, tmp_path):

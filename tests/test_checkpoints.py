@@ -247,6 +247,16 @@ def test_a_reader_of_parameters_notices_too(saved, tmp_path, item):
         checkpoints.restore_params(1, phi.abstract_params(SHAPE))
 
 
+def test_a_save_in_another_steps_place_is_not_taken_for_it(saved, tmp_path, state, abstract, capsys):
+    copy = shutil.copytree(saved, tmp_path / "c")
+    shutil.copytree(copy / "1", copy / "3")
+    with Checkpoints(copy, keep=3) as checkpoints:
+        with pytest.raises(UserError, match=r"c/3: cannot be read \(ValueError: it is the save of step 1\)"):
+            checkpoints.identity(3)
+        assert checkpoints.restore_latest(abstract)[0] == 2
+    assert f"warning: checkpoint {copy / '3'}: cannot be read" in capsys.readouterr().err
+
+
 def test_all_damaged_is_an_error_and_nothing_is_deleted(saved, tmp_path, abstract):
     copy = shutil.copytree(saved, tmp_path / "c")
     for path in files_of(copy):

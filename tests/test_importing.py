@@ -1,9 +1,12 @@
 """`phi-jax import` and `phi-jax export` of published models: both ways, and every wrong input in one line."""
 
+import collections
 import json
+import shutil
 
 import numpy as np
 import pytest
+from config_fields import CASES
 from published import CODEGEN, PHI, codegen_shapes, phi_shapes, publish, random_tensors
 from running import phi_jax
 from safetensors.numpy import load_file, save_file
@@ -122,6 +125,44 @@ def test_the_command_line_and_its_card(tmp_path):
     assert str(tmp_path) not in card
 
 
+@pytest.mark.parametrize(("architecture", "reaches"), [("phi", "queries times keys"), ("codegen", "residual")])
+def test_an_export_that_overflows_float16_says_so(tmp_path, capsys, architecture, reaches):
+    """float16 holds the weights, not what comes of them. Clients multiply a CodeGen's queries and keys in float32."""
+    source = published(tmp_path / "source", architecture)
+    norms = [name for name in PUBLISHED[architecture][1] if name.endswith(("input_layernorm.weight", "ln_1.weight"))]
+    change_tensors(source, lambda tensors: [tensors[name].fill(300) for name in norms])
+    import_directory(str(source), str(tmp_path / "imported"))
+    again = export(tmp_path / "imported", tmp_path / "again")
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "float16" in line]
+    assert warning.startswith(f"warning: again: in float16 it overflows ({reaches} ")
+    assert (
+        f"Not for float16, which holds 65,504 at most: over a few texts its activations reach more ({reaches} "
+        in (again / "README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("architecture", PUBLISHED)
+def test_every_field_of_a_config_is_read_refused_or_passed_over(tmp_path, architecture):
+    """As the table says, which transformers' own logits hold to: tests/peers/test_config_fields.py."""
+    usual, seen = PUBLISHED[architecture][0], collections.Counter()
+    write_json(tmp_path / "config.json", usual)
+    expected = huggingface.read_architecture(tmp_path)
+    for _, does, field, value in [case for case in CASES if case[0] == architecture]:
+        (tmp_path / "config.json").write_text(json.dumps({**usual, field: value}))
+        try:
+            found = huggingface.read_architecture(tmp_path)
+        except UserError as error:
+            said = str(error)
+            assert (does != "passed over", str(tmp_path) in said, "\n" in said) == (True, True, False), (field, value)
+            seen[does, "refused"] += 1
+            continue
+        is_other = type(value) in (int, float) and value != usual.get(field) and (field, value) != ("head_dim", 8)
+        if does != "read" or not isinstance(value, dict):  # rope_parameters: their kinds are in the peers' test
+            assert (found != expected) == (does == "read" and is_other), (field, value)
+        seen[does, "read"] += 1
+    assert min(seen["read", "read"], seen["read", "refused"], seen["refused", "refused"]) > 20
+
+
 # --- Wrong input: one line that names it, and nothing left behind ----------------------------------------------
 
 
@@ -154,7 +195,7 @@ WRONG = {
     ),
     "another shape": (
         lambda d: change(d, intermediate_size=129),
-        "fc1.weight has shape (128, 32) in float16, config.json says (129",
+        "fc1.weight has shape (128, 32) in F16, config.json says (129",
     ),
     "not a number": (lambda d: change_tensors(d, not_a_number), "fc2.weight holds values that are not finite"),
     "a large tokenizer": (
@@ -249,3 +290,16 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match=r"model.json: not what manifest.json says"):
         export(tmp_path / "imported", tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_the_saves_of_another_run_are_refused(tmp_path):
+    """Whole and intact, but not those that the manifest speaks of."""
+    source = published(tmp_path / "source")
+    import_directory(str(source), str(tmp_path / "imported"))
+    change_tensors(source, lambda tensors: tensors["lm_head.bias"].fill(1))
+    import_directory(str(source), str(tmp_path / "other"))
+    shutil.rmtree(tmp_path / "imported" / "checkpoints")
+    shutil.copytree(tmp_path / "other" / "checkpoints", tmp_path / "imported" / "checkpoints")
+    for read in (load_model, lambda model: export(model, tmp_path / "m")):
+        with pytest.raises(UserError, match="imported: its step 0 is another run's save; put back a good copy"):
+            read(tmp_path / "imported")

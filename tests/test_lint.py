@@ -13,8 +13,10 @@ from safetensors.numpy import load_file, save_file
 from phi_jax.errors import UserError
 from phi_jax.model import phi
 from phi_jax.tokens import tokenizer
+from phi_jax.weights import activations
 from phi_jax.weights.huggingface import export_model
 from phi_jax.weights.lint import lint
+from phi_jax.weights.models import load_model
 
 SHAPE = phi.PhiConfig(
     vocab_size=352, hidden_size=32, intermediate_size=128, num_layers=2,
@@ -173,6 +175,48 @@ def test_another_end_in_tokenizer_config_is_named(model, values, told):
     found = only(model)
     assert found[:2] == ("warning", "end-token")
     assert told in found[2]
+
+
+# --- Activations that float16 cannot hold; transformers agrees: tests/peers/test_transformers.py -------------------
+
+
+def layers(name, value):
+    return {f"model.layers.{n}.{name}": value for n in range(SHAPE.num_layers)}
+
+
+@pytest.mark.parametrize(
+    ("constants", "told"),
+    [
+        (layers("self_attn.q_proj.bias", 420) | layers("self_attn.k_proj.bias", 420), "queries times keys 2.8e+06,"),
+        (layers("mlp.fc1.bias", -7e4), "MLP's inside 7e+04,"),
+        (layers("mlp.fc2.bias", 3.5e4), "residual 7e+04,"),
+        (layers("self_attn.dense.bias", 3.5e4) | layers("mlp.fc2.bias", 3.5e4), "attention and MLP 7e+04,"),
+        ({"model.final_layernorm.bias": 7e4, "lm_head.weight": 0.1}, "norm 7e+04,"),
+        ({"lm_head.bias": 7e4}, "logits 7e+04,"),
+        (layers("input_layernorm.weight", 1e38), "queries inf,"),
+    ],
+)
+def test_what_overflows_float16_is_named(model, constants, told):
+    def plant(tensors):
+        for name, value in constants.items():
+            tensors[name][...] = value
+
+    change_tensors(model / "model.safetensors", plant)
+    found = only(model)
+    assert found[:2] == ("warning", "float16")
+    assert told in found[2] + ","
+
+
+def test_the_pass_is_the_models_own(exported):
+    """Its logits are those of phi.forward, for the same texts."""
+    peaks = activations.activation_peaks(exported)
+    params, config, own = load_model(exported)
+    rows = [row[: activations._POSITIONS] for row in own.encode_batch(activations._TEXTS)]
+    logits = [np.abs(phi.forward(params, np.array([row]), config)).max() for row in rows]
+    assert all(len(row) == activations._POSITIONS for row in rows)
+    assert peaks["logits"] == pytest.approx(max(logits), rel=1e-5)
+    assert list(peaks.values()) == sorted(peaks.values(), reverse=True)
+    assert activations.float16_overflow(peaks) == ""
 
 
 # --- What cannot be loaded -----------------------------------------------------------------------------------

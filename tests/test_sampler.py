@@ -395,11 +395,22 @@ def test_a_tiny_top_p_is_greedy(params):
 # --- Mistakes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("how", [Decoding(), DRAWN])
+@pytest.mark.parametrize("bias", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_an_error_not_a_token(params, how, bias):
+    broken = {**params, "head": {**params["head"], "bias": params["head"]["bias"].at[3].set(bias)}}
+    with pytest.raises(UserError, match="logits are not finite: its activations overflow"):
+        complete(make(broken), [Request([1, 2], decoding=how)])
+
+
 @pytest.mark.parametrize(
     ("tokens", "complaint"),
     [
         ([], "prompt 1: 0 tokens"),
-        ([1] * (CONFIG.max_seq_len - 39), "prompt 1: 153 tokens; with 40 new ones a context of 192 takes 1 to 152"),
+        (
+            [1] * (CONFIG.max_seq_len - 39),
+            "prompt 1: 153 tokens; beside 40 new ones a context of 192 has room for 152, and",
+        ),
         ([1, CONFIG.vocab_size], "prompt 1: ids from 1 to 64"),
         ([-1, 2], "prompt 1: ids from -1 to 2"),
     ],

@@ -178,7 +178,7 @@ def test_tokenizer_files_come_along_and_nothing_else(tmp_path):
             "float16",
             r"tensor model\.layers\.1\.mlp\.fc1\.weight holds values that are not finite in float16: export",
         ),
-        (1.0, "int8", "config.export.dtype='int8'"),
+        (1.0, "int8", "export in dtype 'int8': unknown; use one of float32, "),
     ],
 )
 def test_what_cannot_be_exported(tmp_path, value, dtype, complaint):
@@ -264,10 +264,10 @@ def test_rotary_constants_of_old_checkpoints_are_passed_over(exported):
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
         ({"attention_dropout": 1.5}, "attention_dropout=1.5"),
         ({"num_hidden_layers": 3}, "tensor model.layers.2."),
-        ({"num_hidden_layers": 1}, "tensor model.layers.1."),
+        ({"num_hidden_layers": 1}, "tensor 'model.layers.1."),
         (
             {"vocab_size": 54},
-            "embed_tokens.weight has shape (53, 24) in float32, config.json says (54, 24)",
+            "embed_tokens.weight has shape (53, 24) in F32, config.json says (54, 24)",
         ),
     ],
 )
@@ -307,9 +307,9 @@ def test_every_misshapen_tensor_is_named(exported, name):
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("lm_head.lora_A.weight", np.zeros(3, np.float32), "tensor lm_head.lora_A.weight belongs to no phi model"),
-        ("lm_head.bias", np.zeros(53, np.int8), "tensor lm_head.bias has shape (53,) in int8"),
-        ("lm_head.bias", np.zeros(53, np.float64), "tensor lm_head.bias has shape (53,) in float64"),
+        ("lm_head.lora_A.weight", np.zeros(3, np.float32), "tensor 'lm_head.lora_A.weight' belongs to no phi model"),
+        ("lm_head.bias", np.zeros(53, np.int8), "tensor lm_head.bias has shape (53,) in I8"),
+        ("lm_head.bias", np.zeros(53, np.float64), "tensor lm_head.bias has shape (53,) in F64"),
         ("lm_head.bias", np.full(53, np.nan, np.float32), "tensor lm_head.bias holds values that are not finite"),
         ("lm_head.weight", np.zeros((24, 53), np.float32), "tensor lm_head.weight has shape (24, 53)"),
     ],

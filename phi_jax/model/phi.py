@@ -8,7 +8,7 @@ K head dim, F MLP width, V vocabulary. Reference: transformers' PhiForCausalLM.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ from phi_jax.model import attention
 from phi_jax.model.attention import Attend, dropout
 
 Params = dict[str, Any]
+# (q, k, v, dropout keys [B] or None) -> heads; each [B, T, H, K].
+BlockAttention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _REMAT_POLICIES = {
@@ -59,7 +61,10 @@ class PhiConfig:
                 raise UserError(f"config.model.{field}={getattr(self, field)!r}: {rule}")
 
         for field in (*(f.name for f in dataclasses.fields(self)[:8]), "scan_unroll"):  # vocab_size to max_seq_len
-            require(getattr(self, field) >= 1, field, "must be at least 1")
+            value = getattr(self, field)
+            require(type(value) is int and 1 <= value < 2**31, field, "must be a whole number from 1 to 2**31 - 1")
+        for field in ("layer_norm_eps", "rope_theta", "initializer_range"):
+            require(0 < getattr(self, field) < float("inf"), field, "must be a finite number above 0")
         for field in ("attention_dropout", "residual_dropout"):
             require(0 <= getattr(self, field) < 1, field, "must be from 0 up to, not including, 1")
         for field, allowed in (("compute_dtype", _DTYPES), ("remat", _REMAT_POLICIES)):
@@ -195,30 +200,46 @@ def hidden_states(
     layout: where there is a mesh.
     """
     length = tokens_BxT.shape[1]
-    block_attention = _block_attention(config, length, segments_BxT, attend, dropout_keys_B)
+    attend_block = block_attention(config, length, segments_BxT, attend, dropout_keys_B)
     cos_sin = rotary(jnp.arange(length)[None], config)
     x_BxTxD = layout.rows(layout.looked_up(params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]))
 
-    def block(x_BxTxD: jax.Array, layer: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
+    def step(x_BxTxD: jax.Array, layer: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
         weights, keys_B = layer
         keys_3xB = (None, None, None) if keys_B is None else _split(keys_B, 3)
-        heads, mlp = weights["attention"], weights["mlp"]
-        normed_BxTxD = layer_norm(weights["norm"], x_BxTxD, config)
-        q, k, v = (_dense("btd,dhk->bthk", heads[name], normed_BxTxD, config) for name in "qkv")
-        q, k = rotate(q, cos_sin, config), rotate(k, cos_sin, config)
-        attended_BxTxHxK = block_attention(q, k, v, keys_3xB[0])
-        attention_BxTxD = _dense("bthk,hkd->btd", heads["out"], attended_BxTxHxK, config)
-        inner_BxTxF = jax.nn.gelu(_dense("btd,df->btf", mlp["fc1"], normed_BxTxD, config), approximate=True)
-        mlp_BxTxD = _dense("btf,fd->btd", mlp["fc2"], inner_BxTxF, config)
-        rate = config.residual_dropout
-        x_BxTxD = x_BxTxD + dropout(attention_BxTxD, rate, keys_3xB[1]) + dropout(mlp_BxTxD, rate, keys_3xB[2])
-        return layout.rows(x_BxTxD), None
+        seen = block(weights, x_BxTxD, cos_sin, attend_block, config, keys_3xB)
+        return layout.rows(seen["residual"]), None
 
     if config.remat != "none":
-        block = jax.checkpoint(block, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
+        step = jax.checkpoint(step, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
     keys_LxB = None if dropout_keys_B is None else _split(dropout_keys_B, config.num_layers)
-    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, (params["layers"], keys_LxB), unroll=config.scan_unroll)
+    x_BxTxD, _ = jax.lax.scan(step, x_BxTxD, (params["layers"], keys_LxB), unroll=config.scan_unroll)
     return layer_norm(params["final_norm"], x_BxTxD, config)
+
+
+def block(
+    weights: Params,
+    x_BxTxD: jax.Array,
+    cos_sin: tuple[jax.Array, jax.Array],
+    attend: BlockAttention,
+    config: PhiConfig,
+    keys_3xB: Sequence[jax.Array | None] | jax.Array = (None, None, None),
+) -> dict[str, jax.Array]:
+    """What a block computes, by name: "residual", [B, T, D], is its output, and the others are on the way there.
+
+    weights: of this block alone. keys_3xB: of dropout in attention, behind it, and behind the MLP.
+    """
+    heads, mlp, rate = weights["attention"], weights["mlp"], config.residual_dropout
+    seen = {"norm": layer_norm(weights["norm"], x_BxTxD, config)}
+    q, k, v = (_dense("btd,dhk->bthk", heads[name], seen["norm"], config) for name in "qkv")
+    q, k = rotate(q, cos_sin, config), rotate(k, cos_sin, config)
+    seen |= {"queries": q, "keys": k, "values": v}
+    seen["attention"] = _dense("bthk,hkd->btd", heads["out"], attend(q, k, v, keys_3xB[0]), config)
+    seen["MLP's inside"] = _dense("btd,df->btf", mlp["fc1"], seen["norm"], config)
+    inner_BxTxF = jax.nn.gelu(seen["MLP's inside"], approximate=True)
+    seen["MLP"] = _dense("btf,fd->btd", mlp["fc2"], inner_BxTxF, config)
+    x_BxTxD = x_BxTxD + dropout(seen["attention"], rate, keys_3xB[1]) + dropout(seen["MLP"], rate, keys_3xB[2])
+    return {**seen, "residual": x_BxTxD}
 
 
 def logits(params: Params, hidden: jax.Array, config: PhiConfig) -> jax.Array:
@@ -262,13 +283,13 @@ def _dense(spec: str, weights: Params, x: jax.Array, config: PhiConfig) -> jax.A
     return jnp.einsum(spec, x, weights["kernel"].astype(config.dtype)) + weights["bias"].astype(config.dtype)
 
 
-def _block_attention(
+def block_attention(
     config: PhiConfig,
     length: int,
     segments_BxT: jax.Array | None,
     attend: Attend | None,
     dropout_keys_B: jax.Array | None,
-) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]:
+) -> BlockAttention:
     """Attention of a block: (q, k, v, dropout keys [B] or None) -> heads, each [B, T, H, K]."""
     if attend is not None and config.attention_dropout > 0 and dropout_keys_B is not None:
         raise ValueError(f"attention_dropout={config.attention_dropout}: a function given as `attend` has no dropout")

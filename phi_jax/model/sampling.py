@@ -30,8 +30,8 @@ class Decoding:
             raise UserError(f"temperature={self.temperature}: must be 0 (greedy) or a positive number")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p}: must be above 0 and at most 1 (1 = all tokens)")
-        if self.top_k < 0:
-            raise UserError(f"top_k={self.top_k}: must be 0 (all tokens) or a number of tokens")
+        if not 0 <= self.top_k < 2**31:
+            raise UserError(f"top_k={self.top_k}: must be 0 (all tokens) or a number of tokens below 2**31")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed}: must be from 0 to 2**32 - 1")
 
@@ -57,7 +57,7 @@ class Draws(NamedTuple):
 
 
 def choose(logits_RxV: jax.Array, positions_R: jax.Array, draws: Draws) -> jax.Array:
-    """The token at `positions` of each row, int32 [R].
+    """The token at `positions` of each row, int32 [R]; -1 where its logits are not finite.
 
     Filters as transformers applies them: temperature, then top_k, then top_p of what that leaves. Tokens as probable as
     the last one of a set belong to it too, so that the order of ids decides nothing.
@@ -75,7 +75,7 @@ def choose(logits_RxV: jax.Array, positions_R: jax.Array, draws: Draws) -> jax.A
         target_R = jax.vmap(_uniform)(draws.seed, draws.prompt, draws.sample, positions_R) * ends_RxV.max(-1)
         return jnp.where(is_drawn_R, _first(ends_RxV > target_R[:, None]), greedy_R)
 
-    return jax.lax.cond(is_drawn_R.any(), drawn, lambda: greedy_R)
+    return jnp.where(jnp.isfinite(peak_Rx1[:, 0]), jax.lax.cond(is_drawn_R.any(), drawn, lambda: greedy_R), -1)
 
 
 def _first(is_RxV: jax.Array) -> jax.Array:

@@ -121,7 +121,7 @@ class Sampler:
         stopped: true ends the completion early (what was decoded past the stop is the caller's to cut). Requests of
         different buckets are decoded one bucket after the other: hand over many at once. Raises ValueError, before
         anything is computed, for a prompt that is empty, that is too long for the model's context together with
-        max_new_tokens, or that holds an id outside the vocabulary.
+        max_new_tokens, or that holds an id outside the vocabulary; UserError for logits that are not finite.
         """
         by_bucket: dict[int, dict[tuple[int, ...], deque[int]]] = {}
         for i, request in enumerate(requests):
@@ -135,8 +135,8 @@ class Sampler:
         longest = self._config.max_seq_len - self._max_new_tokens
         if not 0 < len(tokens) <= longest:
             raise ValueError(
-                f"prompt {index}: {len(tokens)} tokens; with {self._max_new_tokens} new ones "
-                f"a context of {self._config.max_seq_len} takes 1 to {longest}"
+                f"prompt {index}: {len(tokens)} tokens; beside {self._max_new_tokens} new ones "
+                f"a context of {self._config.max_seq_len} has room for {longest}, and 1 is needed"
             )
         if not 0 <= min(tokens) <= max(tokens) < self._config.vocab_size:
             raise ValueError(
@@ -207,6 +207,8 @@ class Sampler:
         for token in new:
             if token == self._end_of_text_id:
                 return "end_of_text"
+            if token < 0:
+                raise UserError("the model's logits are not finite: its activations overflow; take other weights")
             slot.decoded.append(token)
             if len(slot.decoded) == self._max_new_tokens:
                 return "stop" if stopped(slot.index, slot.decoded) else "length"

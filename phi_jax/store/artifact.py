@@ -87,13 +87,20 @@ def atomic_path(final: epath.PathLike) -> Iterator[epath.Path]:
 def new_directory(final: epath.PathLike) -> Iterator[Path]:
     """Yields a directory to fill; it appears at `final` as `atomic_path` says. Local disks only.
 
-    Raises UserError where `final` exists.
+    Raises UserError as `require_new`.
     """
-    if Path(final).exists():
-        raise UserError(f"{final}: exists; name a new directory, or remove that one first")
+    require_new(final)
     with atomic_path(final) as temporary:
         temporary.mkdir(parents=True)
         yield Path(temporary)
+
+
+def require_new(final: epath.PathLike) -> None:
+    """Raises UserError where `final` exists, or cannot, since a file stands where a directory above it would."""
+    if Path(final).exists():
+        raise UserError(f"{final}: exists; name a new directory, or remove that one first")
+    if (above := next(path for path in Path(final).absolute().parents if path.exists())).is_file():
+        raise UserError(f"{above}: a file, in which {final} cannot lie; name another directory")
 
 
 def _remove(path: epath.Path) -> None:

@@ -43,18 +43,23 @@ def read(source: Path) -> tokenizers.Tokenizer:
     Raises UserError where files are missing or damaged, hold another kind of tokenizer, or one without <|endoftext|>.
     """
     path = source / "tokenizer.json" if source.is_dir() else source
-    pairs = [(source / v, source / m) for v, m in _VOCABULARY_AND_MERGES if (source / v).is_file()]
+    pairs = [(source / v, source / m) for v, m in _VOCABULARY_AND_MERGES]
+    pairs = [pair for pair in pairs if all(file.is_file() for file in pair)]
     if not path.is_file() and not pairs:
         raise UserError(
             f"{path}: no such file, and no vocab.json with merges.txt beside it; a model directory holds its tokenizer"
         )
     try:
         backend = tokenizers.Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(*pairs[0])
-    except Exception as error:  # the library raises bare Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and where it panics one that is none
         raise UserError(f"{source}: not a tokenizer ({error}); get a good copy with tokenizer.json") from None
     if not isinstance(backend.model, models.BPE) or "ByteLevel" not in repr(backend.pre_tokenizer):
         raise UserError(f"{source}: not a byte-level BPE, so not every text comes back; use another tokenizer")
-    if END_OF_TEXT not in backend.get_vocab():
+    if len({*(vocabulary := backend.get_vocab()).values()}) < len(vocabulary):
+        raise UserError(f"{source}: two tokens of its vocabulary have one id; get a good copy")
+    if END_OF_TEXT not in vocabulary:
         raise UserError(f"{source}: has no {END_OF_TEXT} token, so documents cannot be joined; use another tokenizer")
     if any(t.content == END_OF_TEXT and not t.special for t in backend.get_added_tokens_decoder().values()):
         raise UserError(

@@ -13,6 +13,7 @@ from typing import Any
 from phi_jax.model.flops import num_params
 from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import Artifact, find
+from phi_jax.weights.activations import float16_overflow
 
 # Stage -> what it did, filled in from its facts. Stages that are not here made no part of the model.
 _DID = {
@@ -34,16 +35,17 @@ def model_card(
     source: Artifact,
     config: PhiConfig,
     *,
-    step: int,
+    weights: str,
+    peaks: Mapping[str, float],
     name: str,
-    dtype: str,
     licence: str,
     scores: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Markdown with the front matter that the Hub reads.
 
-    source: a training or select artifact. step: of the save that is exported. name: what the card calls the model.
-    licence: an SPDX id in lower case, or "other". scores: entries of scores.json.
+    source: a training or select artifact. weights: which of it, e.g. "step 7 in float16". peaks: of activations
+    (activations.py). name: what the card calls the model. licence: an SPDX id in lower case, or "other". scores:
+    entries of scores.json.
     """
     import jinja2
 
@@ -57,8 +59,8 @@ def model_card(
     )  # fmt: skip
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     return environment.get_template("card.md.j2").render(
-        config=config, step=step, name=name, dtype=dtype, licence=licence, scores=scores,
-        parameters=num_params(config),
+        config=config, weights=weights, name=name, licence=licence, scores=scores,
+        parameters=num_params(config), peak=next(iter(peaks.items())), beyond=float16_overflow(peaks),
         history=[(a.label, _did(a), a.identity[:12]) for a in made if a.manifest["stage"] in _DID],
         licences=list(licences.items()), graded_by_syntax=sorted(graded),
         writers={facts.get("written_by", "files"): facts.get("teachers", {}) for facts in texts},

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -113,8 +114,9 @@ class Checkpoints:
         for path in () if read_only else sorted(self._directory.glob(f"*{_CUT_OFF}*")):
             processes.say(f"warning: checkpoint {path}: its save was cut off; skipped")
         options = ocp.CheckpointManagerOptions(
-            create=not read_only, read_only=read_only, max_to_keep=keep, keep_period=keep_every or None
-        )
+            create=not read_only, read_only=read_only, max_to_keep=keep, keep_period=keep_every or None,
+            lightweight_initialize=True,  # else one save's damaged metadata would keep all of them from being read
+        )  # fmt: skip
         self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._say_once = functools.cache(processes.say)
 
@@ -135,7 +137,8 @@ class Checkpoints:
             self._manager.delete(step)
         known = {name: value if value == value else None for name, value in (metrics or {}).items()}
         about = {
-            "record": record, "metrics": known, "leaves": described(state), "fingerprints": fingerprints(state),
+            "step": step, "record": record, "metrics": known,
+            "leaves": described(state), "fingerprints": fingerprints(state),
         }  # fmt: skip
         about = json.loads(json.dumps(about))  # as it is read back: tuples are lists there, and every key a string
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in _items(state).items()}
@@ -215,20 +218,22 @@ class Checkpoints:
             about = self._about(step)
             self._check_leaves(step, about["leaves"], abstract)
             state = self._restore(step, part or abstract, partial=part is not None)
-            described(state)  # fails for a leaf that is missing
+            if described(state) != described(part or abstract) or not all(map(_is_array, jax.tree.leaves(state))):
+                raise ValueError("numbers are missing")
+            record = about["record"]
         except UserError:
             raise
-        except Exception as error:  # whatever Orbax makes of damaged bytes
-            problem = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        except Exception as error:
+            problem = _cannot_be_read(error)
         if any(processes.gather(bool(problem))):  # another process may have met the damage in its part alone
             raise _Damaged(problem or "another process cannot read its part")
         if self._is_old(step):
             self._say_once(f"{self._path(step)}: saved by an earlier version, without digests; not verified")
-            return state, about["record"]
+            return state, record
         for path, found in fingerprints(state).items():
             if found != about["fingerprints"][path]:
                 raise _Damaged(f"damaged ({path} is not what was saved)")
-        return state, about["record"]
+        return state, record
 
     def _check_leaves(self, step: int, saved: dict[str, str], abstract: dict[str, PyTree]) -> None:
         """Orbax casts in silence to what it is asked for; this refuses that."""
@@ -257,6 +262,8 @@ class Checkpoints:
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         if not self._is_old(step) and about.pop("digest", "") != digest_of(about):
             raise ValueError("its record is damaged")
+        if about.get("step", step) != step:
+            raise ValueError(f"it is the save of step {about['step']}")
         return about
 
     def _intact(self, step: int) -> dict[str, Any]:
@@ -267,7 +274,7 @@ class Checkpoints:
         try:
             return self._about(step)
         except Exception as error:
-            raise UserError(f"checkpoint {self._path(step)}: cannot be read ({error}); put back a good copy") from None
+            raise UserError(f"checkpoint {self._path(step)}: {_cannot_be_read(error)}; put back a good copy") from None
 
     def _path(self, step: int) -> epath.Path:
         return self._directory / str(step)
@@ -287,6 +294,15 @@ class Checkpoints:
     ) -> None:
         # Exiting without waiting loses the save in flight.
         self._manager.close()
+
+
+def _is_array(leaf: object) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def _cannot_be_read(error: Exception) -> str:
+    """Whatever Orbax and TensorStore raise for damaged bytes, in a line."""
+    return f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 
 
 def _items(state: dict[str, PyTree]) -> dict[str, PyTree]:

@@ -11,8 +11,10 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params
 from phi_jax.model.phi import abstract_params
+from phi_jax.parallel import processes
 from phi_jax.store.artifact import Artifact, Draft, new_directory, write_atomic
 from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.weights.activations import activation_peaks, float16_overflow
 from phi_jax.weights.card import model_card, scores_of
 from phi_jax.weights.huggingface import ARCHITECTURES, MODEL_CARD, export_model
 from phi_jax.weights.models import open_save, open_training, read_artifact, verified
@@ -40,6 +42,8 @@ def export_checkpoint(
     evaluations in its work directory. Raises UserError where there is no whole artifact or it is damaged, where the
     target exists, and where the architecture or dtype cannot hold the model.
     """
+    if not licence.strip():
+        raise UserError("--license: empty; name an SPDX id such as mit, or leave it out")
     training, _ = open_training(checkpoint)
     source = read_artifact(checkpoint) or training
     chosen = architecture or training.facts.get("architecture", "phi")
@@ -54,7 +58,7 @@ def export_checkpoint(
         if gguf:
             from phi_jax.weights.gguf import write_gguf
 
-            write_gguf(target, target / f"{name if name.endswith(dtype) else f'{name}-{dtype}'}.gguf")
+            write_gguf(target, target / f"{name if name.rpartition('-')[2] == dtype else f'{name}-{dtype}'}.gguf")
 
 
 def _fill(
@@ -67,7 +71,7 @@ def _fill(
     architecture: str = "phi",
     scores: Sequence[Mapping[str, Any]] = (),
 ) -> int:
-    """Writes model, tokenizer and card; returns the number of parameters.
+    """Writes model, tokenizer and card, and warns where float16 cannot hold its activations; returns num_params.
 
     dtype: of every tensor. licence: an SPDX id in lower case, or "other".
     """
@@ -81,6 +85,11 @@ def _fill(
             dtype=dtype,
             architecture=ARCHITECTURES[architecture],
         )  # fmt: skip
-    card = model_card(source, config, step=step, name=name, dtype=dtype, licence=licence, scores=scores)
+    peaks = activation_peaks(directory)
+    if beyond := float16_overflow(peaks):
+        processes.say(f"warning: {name}: in float16 it overflows ({beyond}); use it in bfloat16 or float32 only")
+    card = model_card(
+        source, config, weights=f"step {step:,} in {dtype}", peaks=peaks, name=name, licence=licence, scores=scores
+    )
     write_atomic(directory / MODEL_CARD, card)
     return num_params(config)

@@ -67,7 +67,7 @@ def write_gguf(directory: Path, target: Path) -> None:
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for name, shape in shapes.items():
-                tensor = tensors[name]()
+                tensor = tensors[name].read()
                 writer.write_tensor_data(tensor if len(shape) == 2 else tensor.astype(np.float32))
         finally:
             writer.close()

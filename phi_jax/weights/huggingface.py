@@ -20,7 +20,7 @@ from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.architectures.architecture import DTYPES, Architecture, read_json
 from phi_jax.weights.architectures.codegen_names import CODEGEN
 from phi_jax.weights.architectures.phi_names import PHI
-from phi_jax.weights.tensor_files import open_tensors, write_tensors
+from phi_jax.weights.tensor_files import CODES, open_tensors, write_tensors
 
 ARCHITECTURES = {a.model_type: a for a in (PHI, CODEGEN)}
 TOKENIZER_FILES = (
@@ -54,7 +54,7 @@ def export_model(
     model that the architecture cannot hold.
     """
     if dtype not in DTYPES:
-        raise UserError(f"config.export.dtype={dtype!r}: unknown; use one of {', '.join(DTYPES)}")
+        raise UserError(f"export in dtype {dtype!r}: unknown; use one of {', '.join(DTYPES)}")
     directory.mkdir(exist_ok=True)
     write_json(directory / "config.json", architecture.write_config(config, end_of_text_id, dtype))
     ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
@@ -90,6 +90,8 @@ def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
     if architecture is None:
         known = ", ".join(map(repr, ARCHITECTURES))
         raise UserError(f"{path}: model_type is {content.get('model_type')!r}; only {known} can be read")
+    if not content.get("is_causal", True):  # by which transformers lets each token see those behind it
+        raise UserError(f"{path}: is_causal is {content['is_causal']!r}, the phi model here has only True")
     try:
         return architecture, architecture.read_config(path, content)
     except UserError as error:
@@ -104,38 +106,51 @@ def load_directory(directory: Path) -> tuple[Params, PhiConfig]:
     parameters: float32 numpy arrays, the tree of abstract_params(shape); float16 and bfloat16 are widened, exactly.
     """
     architecture, config = read_architecture(directory)
+    tensors = read_tensors(directory)
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), abstract_params(config))
     parts = architecture.parts(flatten_dict(params, sep="/"), config)
-    for name, tensor in read_tensors(directory):
+    for name, tensor in tensors:
         architecture.fill(parts[name], tensor, config)
     return params, config
 
 
 def read_tensors(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, tensor) of a whole model, one at a time, as the files have them.
+    """(name, tensor) of a whole model, read one at a time, as the files have them.
 
-    Raises UserError as `read_architecture` does, for a missing, unknown, misshapen or non-finite tensor, and for a
-    dtype that is none of DTYPES.
+    Raises UserError as `read_architecture` does, for a missing, unknown or misshapen tensor and for a dtype that is
+    none of DTYPES, all by the headers, before it returns; and for a non-finite tensor when that is read.
     """
     architecture, config = read_architecture(directory)
-    tensors = open_tensors(directory)
-    for name, shape in architecture.shapes(config).items():
-        if name not in tensors:
-            raise UserError(f"{directory}: tensor {name} is missing; get the whole model directory")
-        tensor = tensors.pop(name)()
-        if tensor.shape != shape or tensor.dtype not in DTYPES.values():
+    stored = open_tensors(directory)
+    if config.num_layers > len(stored):  # a name for each of a billion layers would take hours to make
+        raise UserError(f"{directory}: config.json says {config.num_layers} layers, of {len(stored)} tensors in all")
+    shapes = architecture.shapes(config)
+    for name, shape in shapes.items():
+        if name not in stored:
+            fused = [repr(other) for other in stored if "query_key_value" in other or "qkv" in other.lower()]
+            remedy = "get the whole model directory"
+            if fused:
+                remedy = (
+                    f"q, k and v lie in one, {fused[0]}: convert it first, as transformers' convert_phi_weights_to_hf"
+                )
+            raise UserError(f"{directory}: tensor {name} is missing; {remedy}")
+        if stored[name].shape != shape or stored[name].dtype not in CODES.values():
             raise UserError(
-                f"{directory}: tensor {name} has shape {tensor.shape} in {tensor.dtype}, config.json says {shape} in "
-                f"one of {', '.join(DTYPES)}; get a good copy"
+                f"{directory}: tensor {name} has shape {stored[name].shape} in {stored[name].dtype}, config.json says "
+                f"{shape} in one of {', '.join(CODES.values())}; get a good copy"
             )
-        if not np.isfinite(tensor).all():
-            raise UserError(f"{directory}: tensor {name} holds values that are not finite; get a good copy")
-        yield name, tensor
-    if unknown := sorted(name for name in tensors if not architecture.buffers.fullmatch(name)):
+    if unknown := sorted(name for name in stored.keys() - shapes if not architecture.buffers.fullmatch(name)):
         raise UserError(
-            f"{directory}: tensor {unknown[0]} belongs to no {architecture.model_type} model of this config; "
+            f"{directory}: tensor {unknown[0]!r} belongs to no {architecture.model_type} model of this config; "
             "is it another model?"
         )
+    return ((name, _finite(directory, name, stored[name].read())) for name in shapes)
+
+
+def _finite(directory: Path, name: str, tensor: np.ndarray) -> np.ndarray:
+    if not np.isfinite(tensor).all():
+        raise UserError(f"{directory}: tensor {name} holds values that are not finite; get a good copy")
+    return tensor
 
 
 def load_tokenizer(directory: Path, config: PhiConfig) -> Tokenizer:

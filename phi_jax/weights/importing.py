@@ -8,9 +8,8 @@ from pathlib import Path
 
 from etils import epath
 
-from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params
-from phi_jax.store.artifact import Artifact, Draft, artifact_key, write_json
+from phi_jax.store.artifact import Artifact, Draft, artifact_key, require_new, write_json
 from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.huggingface import load_directory, load_tokenizer, read_architecture
@@ -25,8 +24,7 @@ def import_directory(source: str, target: str) -> Artifact:
     directory, final = Path(source), Path(target)
     architecture, config = read_architecture(directory)
     tokenizer = load_tokenizer(directory, config)
-    if final.exists():
-        raise UserError(f"{final}: exists; name a new directory, or remove that one first")
+    require_new(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=".tmp-") as scratch:
         temporary = Path(scratch) / "import"

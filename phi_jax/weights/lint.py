@@ -17,6 +17,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.tokens.tokenizer_files import END_OF_TEXT
+from phi_jax.weights.activations import activation_peaks, float16_overflow
 from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.huggingface import load_tokenizer, read_architecture, read_tensors
 
@@ -39,7 +40,8 @@ class Finding(NamedTuple):
 def lint(directory: str | Path) -> list[Finding]:
     """Why a model directory cannot be loaded, or else all that clients go wrong on.
 
-    One tensor is in memory at a time. Raises UserError where there is no config.json and for a model that is no Phi.
+    One block's tensors are in memory at a time (activations.py). Raises UserError where there is no config.json
+    and for a model that is no Phi.
     """
     directory = Path(directory)
     path = directory / "config.json"
@@ -54,9 +56,14 @@ def lint(directory: str | Path) -> list[Finding]:
         dtypes = sorted({tensor.dtype.name for _, tensor in read_tensors(directory)})
     except UserError as error:
         return [Finding("error", "load", str(error))]
-    model = _Model(config, shape, generation, settings, tokenizer, dtypes)
+    model = _Model(config, shape, generation, settings, tokenizer, dtypes, activation_peaks(directory))
     found = [(rule, find(model), text) for rule, find, text in _RULES]
-    return [Finding("warning", rule, text.format(what)) for rule, what, text in found if what]
+    # What a file says goes into one line that can be printed: no line ends, no lone surrogates.
+    shown = [(rule, "\\n".join(str(what).splitlines()), text) for rule, what, text in found if what]
+    return [
+        Finding("warning", rule, text.format(what.encode(errors="backslashreplace").decode()))
+        for rule, what, text in shown
+    ]
 
 
 # --- What the rules look for: a text for {0}, or False or "" where all is well -------------------------------------
@@ -69,6 +76,7 @@ class _Model(NamedTuple):
     settings: dict[str, Any]  # tokenizer_config.json
     tokenizer: Tokenizer
     dtypes: list[str]
+    peaks: dict[str, float]  # of its activations
 
 
 def _other_dtype(m: _Model) -> str:
@@ -116,4 +124,7 @@ _RULES: tuple[tuple[str, Callable[[_Model], object], str], ...] = (
     ("end-token", _other_end,
      "eos_token_id is {0}: transformers and MLX stop at the one (2 where it is missing, never where it is null), TGI "
      "and vLLM at the other, if at all; set eos_token_id, and eos_token in tokenizer_config.json, to <|endoftext|>"),
+    ("float16", lambda m: float16_overflow(m.peaks),
+     "activations: over a few texts they reach {0}, and float16 holds 65,504: clients that compute in it give NaN, "
+     "e.g. transformers' eager attention; serve it in bfloat16 or float32"),
 )  # fmt: skip

@@ -37,11 +37,17 @@ def load_model(directory: epath.PathLike, *, step: int | None = None) -> tuple[P
 
 @contextlib.contextmanager
 def open_save(training: Artifact, step: int) -> Iterator[tuple[Checkpoints, PhiConfig]]:
-    """(checkpoints, shape) of a training artifact, for reading. Raises UserError where `step` is not kept."""
+    """(checkpoints, shape) of a training artifact, for reading. Raises UserError where `step` is not kept, or
+    is not what the manifest says.
+    """
     config = PhiConfig(**read_json(verified(training, "model")))
     with Checkpoints(training.path("checkpoint"), read_only=True) as checkpoints:
         if step not in checkpoints.steps():
             raise UserError(f"{training.directory}: step {step} is not kept; those are: {checkpoints.steps()}")
+        made = training.manifest["outputs"]["checkpoint"]
+        is_old = training.manifest.get("format") == _OLD_FORMAT
+        if step == made["step"] and not is_old and checkpoints.identity(step) != made["sha256"]:
+            raise UserError(f"{training.directory}: its step {step} is another run's save; put back a good copy")
         yield checkpoints, config
 
 

@@ -6,9 +6,10 @@ import functools
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,12 +20,19 @@ from phi_jax.weights.architectures.architecture import read_json
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SHARD_BYTES = 5_000_000_000  # of one file at most; what transformers 4 writes
-_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-ReadTensor = Callable[[], np.ndarray]
+CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
-def open_tensors(directory: Path) -> dict[str, ReadTensor]:
-    """Name -> a function that reads that tensor, of all shards; headers alone are read here.
+class Stored(NamedTuple):
+    """A tensor in a file, as the file's header has it. dtype: as safetensors calls it, e.g. "BF16"."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+def open_tensors(directory: Path) -> dict[str, Stored]:
+    """Name -> tensor, of all shards; headers alone are read here.
 
     Where there is an index, it says which shard a tensor is taken from. Raises UserError for a file that is missing or
     damaged.
@@ -33,22 +41,26 @@ def open_tensors(directory: Path) -> dict[str, ReadTensor]:
     if not (directory / INDEX).is_file():
         return _open_file(directory / WEIGHTS)
     shard_of = read_json(directory / INDEX).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise UserError(f"{directory / INDEX}: has no weight_map; get a good copy")
-    names = {file: Path(str(file)).name for file in shard_of.values()}  # a path leads nowhere else
+    if not (
+        isinstance(shard_of, dict)
+        and shard_of
+        and all(isinstance(file, str) and file.isprintable() for file in shard_of.values())
+    ):
+        raise UserError(f"{directory / INDEX}: has no weight_map of names of files; get a good copy")
+    names = {file: Path(file).name for file in shard_of.values()}  # a path leads nowhere else
     shards = {name: _open_file(directory / name) for name in sorted(names.values())}
     if lost := [name for name, file in shard_of.items() if name not in shards[names[file]]]:
         raise UserError(
-            f"{directory / INDEX}: places tensor {lost[0]} in {shard_of[lost[0]]}, where it is not; "
+            f"{directory / INDEX}: places tensor {lost[0]!r} in {shard_of[lost[0]]!r}, where it is not; "
             "get a good copy of all files, of one version"
         )
     return {name: shards[names[file]][name] for name, file in shard_of.items()}
 
 
-def _open_file(path: Path) -> dict[str, ReadTensor]:
+def _open_file(path: Path) -> dict[str, Stored]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's, false for a name that is too long
         remedy = "get the whole model directory"
         if any(path.parent.glob("pytorch_model*.bin*")):
             remedy = (
@@ -58,9 +70,13 @@ def _open_file(path: Path) -> dict[str, ReadTensor]:
         raise UserError(f"{path}: missing; {remedy}")
     try:
         opened = safe_open(path, framework="np")
-        return {name: functools.partial(opened.get_tensor, name) for name in list(opened.keys())}
+        headers = {name: opened.get_slice(name) for name in list(opened.keys())}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); get a good copy") from None
+    return {
+        name: Stored(tuple(header.get_shape()), header.get_dtype(), functools.partial(opened.get_tensor, name))
+        for name, header in headers.items()
+    }
 
 
 def write_tensors(
@@ -83,7 +99,7 @@ def write_tensors(
         about: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         ends = [0, *itertools.accumulate(sizes[name] for name in names)]
         for name, offsets in zip(names, itertools.pairwise(ends), strict=True):
-            about[name] = {"dtype": _CODES[dtype.name], "shape": shapes[name], "data_offsets": offsets}
+            about[name] = {"dtype": CODES[dtype.name], "shape": shapes[name], "data_offsets": offsets}
         header = json.dumps(about).encode()
         header += b" " * (-len(header) % 8)
         (directory / file).write_bytes(len(header).to_bytes(8, "little") + header)

@@ -68,8 +68,8 @@ def phi_jax(*arguments):
 def assert_equal_bits(a, b):
     a, b = open_tensors(a), open_tensors(b)
     assert a.keys() == b.keys()
-    for name, read in a.items():
-        x, y = read(), b[name]()
+    for name, tensor in a.items():
+        x, y = tensor.read(), b[name].read()
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x.view(np.uint8), y.view(np.uint8), err_msg=name)
     return len(a)

@@ -13,6 +13,8 @@ from flax.traverse_util import flatten_dict
 
 from phi_jax.model import phi
 from phi_jax.parallel.sampler import Request, Sampler
+from phi_jax.tokens import tokenizer
+from phi_jax.weights.activations import _TEXTS, activation_peaks, float16_overflow
 from phi_jax.weights.architectures.phi_names import PHI
 from phi_jax.weights.huggingface import export_model, load_directory
 
@@ -212,9 +214,50 @@ def test_narrow_exports_load_in_their_dtype(transformers, exported, tmp_path, dt
         np.testing.assert_array_equal(tensor.float().numpy(), expected[name][0], err_msg=name)
 
 
-def test_the_tokenizer_comes_along(transformers, exported, tmp_path):
-    from phi_jax.tokens import tokenizer
+@pytest.mark.parametrize(
+    ("constants", "reaches"),
+    [
+        ({}, ""),
+        ({"layers/attention/q/bias": 60, "layers/attention/k/bias": 40}, ""),  # 57,600 and what comes to it
+        ({"layers/attention/q/bias": 340, "layers/attention/k/bias": 340}, "queries times keys 2.8e+06"),
+        ({"layers/mlp/fc2/bias": 30000}, "residual 9e+04"),
+        ({"layers/attention/out/bias": 4e4, "layers/mlp/fc2/bias": 4e4}, "residual 2.4e+05, attention and MLP 8e+04"),
+        ({"head/bias": 65000, "final_norm/scale": 1000}, "logits"),
+    ],
+)
+def test_what_is_said_to_overflow_float16_does(transformers, tokens640, tmp_path, constants, reaches):
+    """In eager attention; and what passes does not."""
+    import torch
 
+    rng = np.random.default_rng(0)
+    leaves = flatten_dict(phi.abstract_params(SMALL), sep="/")
+    for path, leaf in leaves.items():
+        leaves[path] = (0.05 * rng.standard_normal(leaf.shape) + path.endswith("scale")).astype(np.float32)
+        leaves[path][...] = constants.get(path, leaves[path])
+    export_model(
+        leaves.items(), SMALL, tmp_path / "m",
+        tokenizer_directory=tokens640[0], end_of_text_id=END, dtype="float16",
+    )  # fmt: skip
+    said = float16_overflow(activation_peaks(tmp_path / "m"))
+    assert said.startswith(reaches)
+    assert bool(said) == bool(reaches)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "m", dtype=torch.float16, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        logits = [model(torch.tensor([tokens640[1].encode(text)[:64]])).logits for text in _TEXTS]
+    assert all(bool(x.isfinite().all()) for x in logits) == (not reaches)
+
+
+@pytest.fixture(scope="module")
+def tokens640(tmp_path_factory):
+    """(directory, tokenizer)."""
+    trained = tokenizer.train(["def f(x):\n    return [i * i for i in range(x)]\n" * 20], SMALL.vocab_size)
+    trained.save(directory := tmp_path_factory.mktemp("tokenizer"), max_length=SMALL.max_seq_len)
+    return directory, trained
+
+
+def test_the_tokenizer_comes_along(transformers, exported, tmp_path):
     text = "def f(x):\n    return [i * i for i in range(x)]\n\n\nclass A:\n\tdef g(self):\n\t\treturn 'é'\n"
     trained = tokenizer.train([text * 20], 320)
     trained.save(tmp_path / "tokenizer", max_length=SMALL.max_seq_len)

@@ -62,17 +62,22 @@ class JaxBackend(TokenBackend):
 def complete_text(model: str, prompt: str, *, max_new_tokens: int, decoding: Decoding) -> str:
     """The prompt and its completion, as `phi-jax sample` prints them.
 
-    Raises UserError for a prompt that does not fit the model's context.
+    Raises UserError for a prompt that is empty, and for one that does not fit the model's context with what is asked.
     """
     params, config, tokenizer = load_model(Path(model))
-    one = sampler.Sampler(
-        params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, slots=1
-    )
     tokens = tokenizer.encode(prompt)
     if not tokens:
         raise UserError("--prompt: empty; give some text to complete")
-    try:
-        ((_, completion),) = one.complete([sampler.Request(tokens, decoding=decoding)])
-    except ValueError as error:
-        raise UserError(f"--prompt: {error}; shorten it, or lower --max-new-tokens") from None
+    room = config.max_seq_len - len(tokens)
+    if room < 1:
+        raise UserError(f"--prompt: {len(tokens)} tokens fill the model's context of {config.max_seq_len}; shorten it")
+    if not 1 <= max_new_tokens <= room:
+        raise UserError(
+            f"--max-new-tokens {max_new_tokens}: must be from 1 to {room}, since the prompt has {len(tokens)} tokens "
+            f"and the model's context {config.max_seq_len}"
+        )
+    one = sampler.Sampler(
+        params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, slots=1
+    )
+    ((_, completion),) = one.complete([sampler.Request(tokens, decoding=decoding)])
     return prompt + tokenizer.decode(completion.tokens)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from flax.traverse_util import flatten_dict
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig, abstract_params
+from phi_jax.store.artifact import is_object_store
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -107,15 +109,28 @@ def _as_torch(path: str, value: np.ndarray) -> np.ndarray:
 def read_json(path: epath.PathLike) -> dict[str, Any]:
     """A JSON object. Raises UserError where there is no such file, and where it holds none."""
     path = epath.Path(path)
-    if not path.exists():
+    if not (path.exists() if is_object_store(str(path)) else os.path.isfile(path)):  # a pipe would be waited for
         raise UserError(f"{path}: no such file; name a whole model directory")
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(f"{path}: not JSON ({error}); get a good copy") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object; get a good copy")
     return content
+
+
+def number(value: Any) -> float:
+    """A number of JSON as a float. Raises TypeError for what float() would read besides: strings, true and false."""
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def given(config: Mapping[str, Any], field: str, default: Any) -> Any:
+    """A field's value, or the default where it is absent or null."""
+    value = config.get(field)
+    return default if value is None else value
 
 
 def require_sizes(path: Path, config: Mapping[str, Any], fields: Sequence[str]) -> None:

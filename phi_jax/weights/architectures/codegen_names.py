@@ -15,7 +15,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architectures.architecture import Architecture, require_sizes, require_values
+from phi_jax.weights.architectures.architecture import Architecture, given, number, require_sizes, require_values
 
 NAMES = {
     "embed/tokens": "transformer.wte.weight",
@@ -98,22 +98,27 @@ def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
         "tie_word_embeddings": (False,),
         "embd_pdrop": (0.0,),
         "quantization_config": (),
+        # By these names transformers sets the same fields.
+        "hidden_size": (width,),
+        "num_attention_heads": (heads,),
+        "num_hidden_layers": (c["n_layer"],),
+        "max_position_embeddings": (c["n_positions"],),
     }
     require_values(path, c, allowed)
     return PhiConfig(
         vocab_size=c["vocab_size"],
         hidden_size=width,
-        intermediate_size=c.get("n_inner") or 4 * width,
+        intermediate_size=given(c, "n_inner", 4 * width),
         num_layers=c["n_layer"],
         num_heads=heads,
         head_dim=width // heads,
         rotary_dim=c["rotary_dim"],
         max_seq_len=c["n_positions"],
-        layer_norm_eps=float(c.get("layer_norm_epsilon", 1e-5)),
+        layer_norm_eps=number(c.get("layer_norm_epsilon", 1e-5)),
         rope_theta=_ROPE_THETA,
-        attention_dropout=c.get("attn_pdrop") or 0.0,
-        residual_dropout=c.get("resid_pdrop") or 0.0,
-        initializer_range=float(c.get("initializer_range", 0.02)),
+        attention_dropout=number(given(c, "attn_pdrop", 0.0)),
+        residual_dropout=number(given(c, "resid_pdrop", 0.0)),
+        initializer_range=number(c.get("initializer_range", 0.02)),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architectures.architecture import Architecture, require_sizes, require_values
+from phi_jax.weights.architectures.architecture import Architecture, given, number, require_sizes, require_values
 
 # Our path -> name of the tensor.
 NAMES = {
@@ -103,14 +103,14 @@ def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[st
 def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
     require_sizes(path, c, _SIZES)
     heads = c["num_attention_heads"]
-    rope = c.get("rope_parameters") or {}
+    rope = given(c, "rope_parameters", {})
     for other, ours in _OTHER_NAMES.items():
         if c.get(other) is not None and c.get(ours) is None and rope.get(ours) is None:
             raise UserError(f"{path}: has {other}, which no reader of phi knows, and no {ours}; set {ours} instead")
     # What would make it another function than `phi.forward`; absent or null is transformers' default, which is ours.
     require_values(
         path,
-        {**c, "rope_parameters.rope_type": rope.get("rope_type")},
+        {**c, **{f"rope_parameters.{field}": value for field, value in rope.items()}},
         {
             "hidden_act": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
             "qk_layernorm": (False,),
@@ -119,10 +119,11 @@ def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
             "embd_pdrop": (0.0,),
             "rope_scaling": (),
             "rope_parameters.rope_type": ("default",),
+            "rope_parameters.type": ("default",),  # its name in transformers 4
             "quantization_config": (),
         },
     )
-    head_dim = c.get("head_dim") or c["hidden_size"] // heads
+    head_dim = given(c, "head_dim", c["hidden_size"] // heads)
     # 0.5 and 10000 are what transformers' PhiConfig takes where they are absent.
     factor = _rope_value(path, c, rope, "partial_rotary_factor", 0.5)
     return PhiConfig(
@@ -132,13 +133,13 @@ def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
         num_layers=c["num_hidden_layers"],
         num_heads=heads,
         head_dim=head_dim,
-        rotary_dim=int(head_dim * factor),
+        rotary_dim=int(head_dim * number(factor)),
         max_seq_len=c["max_position_embeddings"],
-        layer_norm_eps=float(c.get("layer_norm_eps", 1e-5)),
-        rope_theta=float(_rope_value(path, c, rope, "rope_theta", 10000.0)),
-        attention_dropout=c.get("attention_dropout") or 0.0,
-        residual_dropout=c.get("resid_pdrop") or 0.0,
-        initializer_range=float(c.get("initializer_range", 0.02)),
+        layer_norm_eps=number(c.get("layer_norm_eps", 1e-5)),
+        rope_theta=number(_rope_value(path, c, rope, "rope_theta", 10000.0)),
+        attention_dropout=number(given(c, "attention_dropout", 0.0)),
+        residual_dropout=number(given(c, "resid_pdrop", 0.0)),
+        initializer_range=number(c.get("initializer_range", 0.02)),
     )
 
 

@@ -16,14 +16,16 @@ import numpy as np
 import optax
 import pytest
 import training_step
+from etils import epath
 from running import MICRO, ROOT, phi_jax
 from test_checkpoints import state_digest
 
-from phi_jax import config
+from phi_jax import config, graph, pipeline
 from phi_jax.errors import UserError
 from phi_jax.model import phi
 from phi_jax.parallel.mesh import BatchCut, make_mesh
 from phi_jax.store import artifact
+from phi_jax.store.digests import PathDigests
 from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.loss import batch_loss, chunked_loss
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -267,6 +269,19 @@ def test_training_starts_from_an_imported_model(micro_run, tmp_path):
                    f"--config.training.initial_checkpoint={model}", "--name", "raw", "--workdir", workdir)  # fmt: skip
     assert f"starts from the weights of {model}" in done.stderr
     assert weights(workdir, "pretrain/raw") == weights(micro_run, "pretrain/base")
+
+
+def test_saves_of_another_run_are_not_gone_on_from(micro_run, tmp_path):
+    workdir, arguments = tmp_path / "run", [*MICRO, "--config.seed=7"]
+    shutil.copytree(micro_run / "tokenize" / "raw", workdir / "tokenize" / "raw")
+    other = config.load(arguments)
+    (stage,) = graph.select(other, "pretrain", "raw")
+    pipeline._open_stage(stage, other, epath.Path(workdir), PathDigests(workdir), again=False)
+    shutil.copytree(
+        micro_run / "pretrain" / "raw" / "checkpoints", workdir / "pretrain" / "raw.partial" / "checkpoints"
+    )
+    done = phi_jax("pretrain", *arguments, "--name", "raw", "--workdir", workdir, check=False)
+    assert re.search(r"error: pretrain/raw: .* holds step 24 of another run; put back", done.stderr)
 
 
 def test_an_imported_model_of_another_shape_is_refused(micro_run, abstract):

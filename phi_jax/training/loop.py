@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from phi_jax.config import Config
-from phi_jax.errors import Preempted
+from phi_jax.errors import Preempted, UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.watch import Watch
@@ -51,7 +51,10 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         abstract = abstract_state(shape, optimizer, data.mesh)
         banner = _banner(shape, rules, data, abstract)
         processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
-        record = {"config": config.to_dict(), "model": vars(shape), "tokens": data.identities, "banner": banner}
+        record = {
+            "key": draft.key, "config": config.to_dict(), "model": vars(shape), "tokens": data.identities,
+            "banner": banner,
+        }  # fmt: skip
 
         # --- Fresh or resumed state -------------------------------------------------------------------------
         checkpoints = opened.enter_context(
@@ -59,7 +62,12 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         )
         found = checkpoints.restore_latest(abstract)
         if found is not None:
-            step, state, _ = found
+            step, state, saved = found
+            if saved.get("key", draft.key) != draft.key:
+                raise UserError(
+                    f"{draft.label}: {draft.directory / 'checkpoints'} holds step {step} of another run; put back the "
+                    "saves of this one, or remove the directory to start afresh"
+                )
             processes.say(f"{draft.label}: resumed from the checkpoint of step {step}")
         else:
             step, state = 0, fresh_state(shape, optimizer, data.mesh, config.seed)

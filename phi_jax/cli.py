@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if _disk_is_full(error):
             where = getattr(options, "workdir", None) or getattr(options, "out", None) or "the disk"
             _fail(f"no space left on the disk of {where}; free some and run the same command again to go on")
+        if isinstance(error, OSError) and error.filename and error.strerror:  # read-only, not permitted, gone, ...
+            _fail(f"{error.filename}: {error.strerror}")
         raise
     sys.exit(0)
 

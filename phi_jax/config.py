@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,16 @@ def _plain(value: Any) -> Any:
 
 
 def from_config_dict(values: ConfigDict) -> Config:
-    """Wraps what a config file's get_config() returns."""
-    return Config(values.to_dict())
+    """Wraps what a config file's get_config() returns; "~/" at the beginning of a text is the home directory."""
+    return Config(_at_home(values.to_dict()))
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _at_home(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_at_home, value))
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def load(config_arguments: Sequence[str]) -> Config:
@@ -99,8 +108,6 @@ def load(config_arguments: Sequence[str]) -> Config:
 
     Raises UserError for a missing file, an unknown field or a value of the wrong type.
     """
-    import os
-
     from absl import flags
     from ml_collections import config_flags
 
@@ -119,6 +126,10 @@ def load(config_arguments: Sequence[str]) -> Config:
         return from_config_dict(values["config"].value)
     except UserError:
         raise
+    except SystemExit:
+        raise UserError(f"--config {file}: ends the process; it must define get_config()") from None
+    except KeyError as error:
+        raise UserError(f"--config {file}: there is no field or key {error}") from None
     except Exception as error:  # whatever the file raises
         # An exception inside the file arrives as the text of a traceback, whose last line says what is wrong.
         lines = str(error).strip("'").replace("\\'", "'").replace("\\n", "\n").splitlines()

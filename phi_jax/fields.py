@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and value == value.strip()
+    return isinstance(value, str) and not value.isspace() and not re.search("[\n\r\0\ud800-\udfff]", value)
 
 
 def _all(values: Any, holds: Callable[[Any], bool]) -> bool:

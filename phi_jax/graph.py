@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Mapping
 from math import inf
 from typing import Any
@@ -111,6 +112,11 @@ class _Graph:
         self._open: list[str] = []  # labels of the stages whose inputs are being made, outermost first
         if not self._models:
             raise UserError("config.models is empty; name at least one model to train")
+        for section, names in (("texts", self._texts), ("models", self._models)):
+            if wrong := [name for name in names if not re.fullmatch(r"[A-Za-z0-9_+-]{1,60}", name)]:
+                raise UserError(
+                    f"config.{section}: {wrong[0]!r} is no name of an entry; use up to 60 letters, digits, _, + and -"
+                )
         for name in (RAW, FILTERED, "tokenizer", "checkpoint"):
             if name in self._texts:
                 raise UserError(f"config.texts.{name}: this name is taken; call the entry otherwise")

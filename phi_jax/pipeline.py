@@ -200,18 +200,28 @@ def outlook(
 ) -> list[Standing]:
     """As `status`, but a stage is whole only where its inputs are: none that a run of the chosen stages makes anew.
 
-    Changes nothing. Raises UserError where an input is missing that none of them makes, and where a run would lose
-    checkpoints.
+    Changes nothing. Raises UserError where an input that none of them makes is missing or stale, and where a run would
+    lose checkpoints.
     """
-    found, due = [], dict[str, str]()
-    for stage in chosen:
+    found, due, keys, chosen = [], dict[str, str](), dict[str, str](), list(chosen)
+    made = {stage.label for stage in chosen}
+    for stage in stages(config):
         decides = stage.decides(config, digests)
+        inputs = {name: keys[label] for name, label in stage.inputs.items()}
+        keys[stage.label] = artifact.artifact_key(stage.stage, decides, inputs)
+        if stage.label not in made:
+            continue
+        for label in sorted({*stage.inputs.values()} - made):
+            if _input(stage, label, workdir).key != keys[label]:
+                raise UserError(
+                    f"{stage.label} needs {label}, and the one in {workdir} was made under another config; `phi-jax "
+                    "status` with this config says what differs: undo that, or make it again first"
+                )
         standing = _standing(stage, decides, workdir, due)
         if stage.stage in again:
             standing = dataclasses.replace(standing, state=STALE, reason="asked for anew")
         if standing.due:
-            inputs = {name: due.get(label) or _input(stage, label, workdir).key for name, label in stage.inputs.items()}
-            due[stage.label] = artifact.artifact_key(stage.stage, decides, inputs)
+            due[stage.label] = keys[stage.label]
             partial = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
             left = artifact.read_draft(partial)
             since = _changes(left, stage, decides, workdir, due)

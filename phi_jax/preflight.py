@@ -6,7 +6,6 @@ What stages share is checked here. Each check raises UserError, and gives lines 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from phi_jax import fields
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.graph import DISTRIBUTED, FILES, FILTERED, GRAMMAR, RAW, Stage
+from phi_jax.graph import DISTRIBUTED, Stage
 from phi_jax.parallel import processes
 from phi_jax.store import artifact
 
@@ -26,8 +25,7 @@ _STATE_BYTES = 12  # of one parameter in a save: itself and two Adam moments, fl
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Axis of a model -> axis of the mesh that cuts it (parallel/mesh.py, AXIS_RULES).
 _CUT = {"hidden_size": "fsdp", "num_heads": "tensor", "intermediate_size": "tensor", "vocab_size": "tensor"}
-_BYTES_PER_TOKEN = 3  # of text, at least: CodeGen's tokenizer makes tokens of 3.3 bytes of Python
-_LARGE = {"pretrain": "checkpoints", "finetune": "checkpoints", "tokenize": "token shards", "export": "exports"}
+_LARGE = {"pretrain": "checkpoints", "finetune": "checkpoints", "export": "exports"}
 _GIB = 2**30
 
 Check = Callable[[Config, str, Sequence[Stage]], Iterable[str]]  # (config, work directory, the stages that are to run)
@@ -65,13 +63,11 @@ def _lengths(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str
 
 
 def _directory(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
+    if not workdir:
+        raise UserError("--workdir is empty; name a directory, which is created where needed")
     place = _existing(workdir)
     if not artifact.is_object_store(workdir) and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        why = (
-            "this is a file"
-            if place == Path(workdir).absolute()
-            else f"cannot be created ({place} cannot be written to)"
-        )
+        why = f"{place} is a file" if place.is_file() else f"{place} cannot be written to"
         raise UserError(f"--workdir {workdir}: {why}; name a directory, which is created where needed")
     return ()
 
@@ -113,42 +109,43 @@ def _budget(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]
         return
     cap = round(config.budget.max_dollars * PICODOLLARS)
     spent, reserved, replies = _booked(Path(config.budget.journal or os.path.join(workdir, "teacher")))
-    if (reserved and cap < spent + reserved) or not (cap or replies):
-        raise UserError(
-            f"config.budget.max_dollars={config.budget.max_dollars:g}: no request can be paid: {dollars(spent)} spent, "
-            f"{dollars(reserved)} reserved for what is in flight; raise it"
-        )
+    if not (cap or replies):
+        raise UserError(f"config.budget.max_dollars={config.budget.max_dollars:g}: no request can be paid; raise it")
     yield f"budget: {dollars(spent)} spent, {dollars(reserved)} reserved of {dollars(cap)}; {replies:,} replies there"
 
 
 def _booked(directory: Path) -> tuple[int, int, int]:
-    """(picodollars spent, reserved, replies) of a journal; zeros where there is none. Writes nothing, so what a killed
-    process left in the log beside it is not counted.
-    """
+    """(picodollars spent, reserved, replies) of a journal; zeros where there is none. Changes nothing there."""
     from phi_jax.teacher.journal import FILE
 
     file = directory.absolute() / FILE
     if not file.exists():
         return 0, 0, 0
+    # SQLite makes no files beside it; what a killed process wrote last lies in one that is there.
+    immutable = "" if file.with_name(f"{FILE}-wal").exists() else "&immutable=1"
     try:
-        database = sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)
+        database = sqlite3.connect(f"{file.as_uri()}?mode=ro{immutable}", uri=True)
         sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
         (booked,) = database.execute(f"SELECT {sums}, (SELECT count(*) FROM replies) FROM attempts")
         database.close()
     except sqlite3.Error as error:
-        raise UserError(f"{file}: {error}; put a copy of the journal in its place, or move it away") from None
+        raise UserError(
+            f"{file}: {error}; put a copy of the journal in its place, or move it away, and what it paid for is paid "
+            "for again"
+        ) from None
     return booked
 
 
 def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
-    """An estimate of what the stages will write that is large: checkpoints, token shards, exports."""
+    """What the stages will write that is large and known beforehand: checkpoints, exports."""
     if artifact.is_object_store(workdir):
         return
     needed = Counter[str]()
     for stage in due:
         if kind := _LARGE.get(stage.stage):
             left = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
-            needed[kind] += max(0, _bytes_of(stage, config) - _size_of(os.fspath(left)))
+            there = sum(file.stat().st_size for file in Path(left).rglob("*") if file.is_file())
+            needed[kind] += max(0, _bytes_of(stage, config) - there)
     free, total = shutil.disk_usage(_existing(workdir)).free, sum(needed.values())
     parts = ", ".join(f"{kind} {size / _GIB:.3g}" for kind, size in needed.items())
     if total > free:
@@ -161,10 +158,7 @@ def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
 
 
 def _bytes_of(stage: Stage, config: Config) -> int:
-    """What one stage writes, at most, as far as the config says it."""
-    if stage.stage == "tokenize":
-        width = 2 if config.tokenize.vocab_size <= 2**16 else 4
-        return width * _tokens_of(stage.name, config)
+    """What one stage writes, at most."""
     from phi_jax.model.flops import num_params
     from phi_jax.training.rules import kept_saves, model_shape, rules_of
 
@@ -172,33 +166,6 @@ def _bytes_of(stage: Stage, config: Config) -> int:
     if stage.stage == "export":
         return parameters * _DTYPE_BYTES[config.export.dtype]
     return parameters * _STATE_BYTES * kept_saves(rules_of(config, stage.name))
-
-
-def _tokens_of(token_set: str, config: Config) -> int:
-    """Tokens of a set, at most; 0 where the config does not say it."""
-    entry, _, kind = token_set.rpartition(".")
-    text = getattr(config.texts, entry) if entry else None
-    if token_set in (RAW, FILTERED):
-        raw = sum(map(_size_of, config.collect.sources)) // _BYTES_PER_TOKEN
-        return raw if token_set == RAW else min(config.filter.token_budget, raw or config.filter.token_budget)
-    if text is None or text.writer == GRAMMAR:
-        return 0
-    if text.writer == FILES:
-        return sum(map(_size_of, text.files)) // _BYTES_PER_TOKEN
-    requests = text.textbook_requests if kind == "textbooks" else text.exercise_requests
-    return round(requests * text.share) * text.max_tokens
-
-
-def _size_of(source: str) -> int:
-    """Bytes of a file, or of all files in a directory; 0 where there is neither."""
-    path, size = os.path.expanduser(source), 0
-    files = (
-        [path] if os.path.isfile(path) else (os.path.join(at, name) for at, _, names in os.walk(path) for name in names)
-    )
-    for file in files:
-        with contextlib.suppress(OSError):  # gone since it was listed
-            size += os.stat(file).st_size
-    return size
 
 
 def _existing(path: str) -> Path:

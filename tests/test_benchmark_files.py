@@ -117,7 +117,7 @@ def test_the_files_of_mbpp(shared_data, capsys):
 
 
 def test_a_row_may_name_its_stop_rule(tmp_path):
-    row = {"task_id": "a", "prompt": "", "entry_point": "f", "test": ""}
+    row = {"task_id": "a", "prompt": "", "entry_point": "f", "test": "def check(f): pass"}
     named = written(tmp_path / "p.jsonl", [row, {**row, "task_id": "b", "stop": "human-eval"}])
     assert [p.stop for p in load_problems(named)[1]] == ["dedent", "human-eval"]
     with pytest.raises(UserError, match=r"p\.jsonl:1: field 'stop' is 'never'; use one of dedent, human-eval, mbpp"):

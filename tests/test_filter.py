@@ -165,10 +165,10 @@ def inputs(tmp_path_factory, texts, tokenizer, params):
     draft = artifact.open_draft(workdir, "pretrain", "base", {}, {})
     with Checkpoints(draft.directory / "checkpoints") as checkpoints:
         checkpoints.save(1, {"params": params}, {})
-        checkpoints.wait()
+        identity = checkpoints.identity(1)
     artifact.write_json(draft.directory / "model.json", dataclasses.asdict(SHAPE))
     tokenizer.save(Path(draft.directory) / "tokenizer", max_length=SHAPE.max_seq_len)
-    draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest="0", step=1)
+    draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=identity, step=1)
     draft.add_output("model", "model.json")
     draft.add_output("tokenizer", "tokenizer")
     return {"documents": collected, "grades": grades, "model": draft.commit()}
@@ -280,7 +280,7 @@ def test_again_and_after_a_kill_it_is_the_same(built, tmp_path, inputs, monkeypa
     with pytest.raises(TypeError):
         run(tmp_path / "killed", inputs)
     assert calls == [50, 50, 20]
-    (tmp_path / "killed" / "w" / "filter" / "python.partial" / "embeddings" / "part-00001.parquet").unlink()
+    (tmp_path / "killed" / "w" / "filter" / "python.partial" / "embedded" / "part-00001.parquet").unlink()
     monkeypatch.setattr(stage, "learn", learn)
     calls.clear()
     assert run(tmp_path / "killed", inputs).identity == built.identity

@@ -46,7 +46,7 @@ def test_unknown_field(tmp_path):
 
 def test_workdir_is_a_file(tmp_path):
     (tmp_path / "w").write_text("precious")
-    assert "this is a file" in fails("run", *MICRO, "--workdir", tmp_path / "w")
+    assert "is a file; name a directory" in fails("run", *MICRO, "--workdir", tmp_path / "w")
     assert (tmp_path / "w").read_text() == "precious"
 
 

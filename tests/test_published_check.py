@@ -56,7 +56,7 @@ def check(place, out, *more, served, without=("torch", "transformers")):
     with hub({name: place / files for name, files in served.items()}) as (url, asked):
         files = [f"--{name}={place / name}.jsonl" for name in ("humaneval", "mbpp")]
         done = subprocess.run(
-            [ROOT / "launch" / "published_check", "--out", out, "--max-new-tokens=4", "--slots=2", *files, *more],
+            [ROOT / "launch/published_check/run", "--out", out, "--max-new-tokens=4", "--slots=2", *files, *more],
             capture_output=True, text=True, timeout=300,
             env={**os.environ, "HF_ENDPOINT": url, "PYTHONPATH": str(out.parent), "PYTHON": sys.executable},
         )  # fmt: skip
@@ -111,7 +111,7 @@ def test_all_parts_and_a_model_that_is_not_there(place, tmp_path):
 
 @pytest.fixture
 def module(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "launch"))
+    monkeypatch.syspath_prepend(str(ROOT / "launch" / "published_check"))
     return importlib.import_module("published_check")
 
 

@@ -79,16 +79,17 @@ def export(context: Figures) -> Iterator[Figures]:
 
     whole = case("phi_1", context["shapes"], "xla")
     shape = shape_of(whole, num_layers=2, compute_dtype="float32", attention_dropout=0.0, residual_dropout=0.0)
-    leaves, tree = jax.tree.flatten(phi.abstract_params(shape))
+    abstract = phi.abstract_params(shape)
     rng = np.random.default_rng(0)
     # Biases and norms are random too: zeros and ones would hide errors.
     spread = shape.hidden_size**-0.5
-    params = tree.unflatten([spread * rng.standard_normal(x.shape, np.float32) for x in leaves])
+    params = jax.tree.map(lambda x: spread * rng.standard_normal(x.shape, np.float32), abstract)
     tokens = rng.integers(0, shape.vocab_size, (2, min(256, shape.max_seq_len)), dtype=np.int32)
     place = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as directory:
         export_model(params, shape, Path(directory), tokenizer_directory=None, end_of_text_id=0)
-        model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="float32").to(place).eval()
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="float32")
+        model = model.to(place).eval()
     with torch.inference_mode():
         theirs = model(torch.from_numpy(tokens).long().to(place)).logits.float().cpu().numpy()
     with jax.default_matmul_precision("highest"):

@@ -103,8 +103,8 @@ def _begun(options: argparse.Namespace) -> dict[str, Any]:
     if options.out.exists():
         try:
             found: dict[str, Any] = json.loads(options.out.read_text())
-            shapes, _ = found["shapes"], found["parts"]
-        except (ValueError, KeyError, TypeError):
+            shapes, _ = found["shapes"], [(part["result"], part["seconds"]) for part in found["parts"].values()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"--out {options.out}: no result of a device check; name another file") from None
         if shapes != options.shapes:
             raise UserError(f"--out {options.out}: holds results of --shapes {shapes}; name another file")

@@ -48,7 +48,8 @@ def main() -> None:
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)  # no part outlives the check that watches it
     if os.getppid() != context["check"]:
         return
-    (function, arguments), found = PARTS[name], {"result": "unfinished", "figures": {}}
+    function, arguments = PARTS[name]
+    found: dict[str, Any] = {"result": "unfinished", "figures": {}}
 
     def write(**more: Any) -> None:
         found.update(more)

@@ -16,7 +16,7 @@ Figures = dict[str, Any]
 
 def step(context: Figures, config: str) -> Iterator[Figures]:
     """A config's training step in the best of the settings that fit; where that runs out of memory, in the next."""
-    whole, failed = case(config, context["shapes"], kernel_here()), []
+    whole, failed = case(config, context["shapes"], kernel_here()), list[list[Any]]()
     for remat, rows in settings(whole):
         chosen = in_setting(whole, remat, rows)
         yield {"tried": [*failed, [remat, rows]]}

@@ -61,7 +61,7 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     rules, source = config.filter, inputs["documents"].path("documents")
     params, shape, tokenizer = load_model(inputs["model"].directory)
     embed = make_embed(jax.device_put(params), shape, tokenizer, rules)
-    embeddings = draft.directory / "embeddings"
+    embeddings = draft.directory / "embedded"
     documents.map_parts(
         source, embeddings, lambda rows: _embedded(list(rows), embed), ("id", "text", "path", "source"), _EMBEDDED,
         label=f"{draft.label} embeddings",
@@ -105,7 +105,7 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     documents.add_output(draft, "scores")
     draft.add_output("examples", "examples.json")
     # Not part of the identity: other hosts round differently, which shows in the scores where it matters.
-    draft.add_output("embeddings", "embeddings", kind="log", rows=len(scored))
+    draft.add_output("embeddings", "embedded", kind="log", rows=len(scored))
     scores = [row["score"] for row in scored if row["score"] is not None]
     scores_kept = [row["score"] for row in kept.values()]
     draft.add_facts(

@@ -62,7 +62,7 @@ def check(config: Config, name: str) -> None:
 
 
 def _root(source: str) -> Path:
-    root = Path(os.path.expanduser(source))
+    root = Path(source)
     if not source or not os.path.exists(root):
         raise UserError(f"config.collect.sources: {source}: no such file or directory")
     if not root.is_dir() and not root.name.lower().endswith(FILES):

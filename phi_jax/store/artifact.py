@@ -364,8 +364,9 @@ def read_draft(directory: epath.Path) -> dict[str, Any]:
     """What the run that works in `directory`, or was interrupted there, makes; {} where that cannot be read."""
     try:
         found = json.loads((directory / _DRAFT).read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        parts = found["decides"], found["inputs"], *found["inputs"].values()
+        return found if all(isinstance(part, dict) for part in parts) else {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 
 
@@ -396,7 +397,7 @@ def drift(before: Mapping[str, Any], decides: Mapping[str, Any], inputs: Mapping
     decides: as JSON has it. inputs: name -> {"artifact", "identity"}, or another word for an identity not known yet.
     """
     if "decides" not in before:
-        return ["an earlier phi_jax began it"]
+        return ["what began it is not known, or was an earlier phi_jax"]
     changed, inputs_before = differences(before["decides"], decides), before["inputs"]
     for name in sorted(inputs_before.keys() | inputs.keys()):
         old, new = inputs_before.get(name, {}), inputs.get(name, {})

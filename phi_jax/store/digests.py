@@ -34,8 +34,7 @@ class PathDigests:
             return [self.of(one) for one in value]
         if not isinstance(value, str) or not value or is_object_store(value):
             return value
-        path = Path(value).expanduser()  # as who reads it does
-        return {"sha256": self._digest(path)} if path.exists() else value
+        return {"sha256": self._digest(Path(value))} if os.path.exists(value) else value
 
     def save(self) -> None:
         """Writes what was read since, where the work directory exists."""

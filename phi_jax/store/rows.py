@@ -55,7 +55,7 @@ def opened(path: epath.PathLike) -> Iterator[IO[bytes]]:
     Raises UserError for what is no regular file, such as a pipe, which might never end, and for what turns out to be
     damaged in the block.
     """
-    path = epath.Path(path).expanduser()
+    path = epath.Path(path)
     try:
         if not (path if is_object_store(path) else Path(path)).is_file():  # epath takes a pipe for a file
             raise UserError(f"{path}: no such file, or no regular one; name a file that can be read")
@@ -77,7 +77,7 @@ def files_below(root: epath.PathLike, endings: Sequence[str]) -> list[epath.Path
 
     At any depth; of an object store, which asks for every depth again, at the first.
     """
-    top: Any = epath.Path(root) if is_object_store(root) else Path(root).expanduser()
+    top: Any = epath.Path(root) if is_object_store(root) else Path(root)
     found = [top] if not top.is_dir() else top.iterdir() if is_object_store(root) else top.rglob("*")
     return sorted(file for file in found if file.name.lower().endswith(tuple(endings)) and not file.is_dir())
 

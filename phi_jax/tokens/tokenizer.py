@@ -95,15 +95,13 @@ class Tokenizer:
 
         Raises UserError as `load` does, and where neither is to be had.
         """
-        path = Path(name).expanduser()
-        return cls.load(path if path.exists() else tokenizer_files.download(name))
+        return cls.load(Path(name) if os.path.exists(name) else tokenizer_files.download(name))
 
     @classmethod
     def at_hand(cls, name: str) -> Tokenizer | None:
         """What `named` gives, where it is here; None where the Hub has it. Fetches nothing; raises as `named` does."""
-        path = Path(name).expanduser()
-        if path.exists():
-            return cls.load(path)
+        if os.path.exists(name):
+            return cls.load(Path(name))
         return cls.load(cached) if (cached := tokenizer_files.look_up(name)) else None
 
 

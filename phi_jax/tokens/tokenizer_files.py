@@ -107,7 +107,9 @@ def look_up(name: str) -> Path | None:
     import huggingface_hub
 
     with contextlib.suppress(Exception):  # as below
-        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+        found = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+        if (found / "tokenizer.json").exists() or (found / "vocab.json").exists():
+            return found
     with _of_hub(name):
         huggingface_hub.HfApi().model_info(name)
     return None

@@ -83,7 +83,7 @@ class Check:
         data = shared_data / "eval"
         self.record = out / "published_check.json"
         self.command = [
-            ROOT / "launch" / "published_check", "--out", out, "--models", ",".join(models), "--limit=2", "--slots=2",
+            ROOT / "launch/published_check/run", "--out", out, "--models", ",".join(models), "--limit=2", "--slots=2",
             f"--max-new-tokens={TOKENS}", "--humaneval", data / "HumanEval.jsonl.gz", "--mbpp", data / "mbpp.jsonl",
         ]  # fmt: skip
         self.environment = {**os.environ, "HF_ENDPOINT": url, "PYTHON": sys.executable}

@@ -59,7 +59,7 @@ def test_greedy_decoding_is_the_same(both, tmp_path):
 
 @pytest.fixture
 def published_check(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "launch"))
+    monkeypatch.syspath_prepend(str(ROOT / "launch" / "published_check"))
     return importlib.import_module("published_check")
 
 

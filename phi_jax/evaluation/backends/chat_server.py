@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import seed_of
@@ -39,9 +40,11 @@ class ServerBackend:
     """See completion.Backend."""
 
     def __init__(self, server: Server, plan: Plan, journal: str) -> None:
-        """Raises UserError for a plan that the requests cannot carry."""
+        """Raises UserError for a plan that the requests cannot carry, and for an address that is none."""
         from phi_jax.teacher.templates import read_template
 
+        if urlsplit(server.url).scheme not in ("http", "https") or not urlsplit(server.url).hostname:
+            raise UserError(f"--server {server.url}: no address; write it as in https://api.openai.com/v1")
         if plan.top_p < 1 or plan.top_k:
             raise UserError("--server: draws by temperature alone; leave out --top-p and --top-k")
         self._server, self._plan, self._journal = server, plan, journal

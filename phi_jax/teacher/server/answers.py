@@ -93,7 +93,8 @@ def read_completion(body: Any, endpoint: Endpoint, key: str) -> Answer | Failure
         code = error.get("code") if isinstance(error, dict) else None
         said = f"the reply is no chat completion: {json.dumps(error or body)}"
         if type(code) is int and 400 <= code < 600:
-            return dataclasses.replace(read_failure(endpoint, code, said.encode(), key), lost=True)
+            failure = read_failure(endpoint, code, said.encode(), key)
+            return dataclasses.replace(failure, lost=failure.kind != "limited")  # who is turned away is not charged
         return Failure("failed", one_line(said, key), lost=True)
     text = clean(_text(content), key)
     status, reason = _status(finish, refusal, text)
@@ -111,7 +112,7 @@ def read_usage(usage: Any) -> Usage | None:
     except (LookupError, TypeError, AttributeError):
         return None
     sound = all(type(count) is int and 0 <= count < _MAX_TOKENS for count in counts) and cached <= counts[0]
-    return counts if sound else None
+    return counts if sound and counts[0] > 0 else None
 
 
 def _status(finish: Any, refusal: Any, text: str) -> tuple[Status, str]:
@@ -202,11 +203,19 @@ def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | 
     return name, read_completion(body, endpoint, key)
 
 
+def batch_id(said: Any, key: str) -> str | Failure:
+    """Of the batch that a server says it has made, whatever else it says of it."""
+    batch = _decoded(said)
+    if isinstance(batch, dict) and isinstance(batch.get("id"), str) and batch["id"]:
+        return batch["id"]
+    return Failure("void", one_line(f"the reply is no batch: {json.dumps(batch)}", key))
+
+
 def read_batch(said: Any, key: str) -> dict[str, Any] | Failure:
-    """The batch that a server describes: its id is a text that is not empty, its status one of WORKING or ENDED."""
-    batch = said if isinstance(said := _decoded(said), dict) else {}
-    if isinstance(batch.get("id"), str) and batch["id"] and batch.get("status") in (*WORKING, *ENDED):
-        return batch
+    """The batch that a server describes: it has an id, and its status is one of WORKING or ENDED."""
+    said = _decoded(said)
+    if isinstance(batch_id(said, key), str) and said.get("status") in (*WORKING, *ENDED):
+        return said
     return Failure("failed", one_line(f"the reply is no batch: {json.dumps(said)}", key))
 
 

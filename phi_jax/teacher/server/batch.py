@@ -26,7 +26,18 @@ from phi_jax.errors import UserError
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Reply, Request, Status
-from phi_jax.teacher.server.answers import ENDED, Failure, T, call, clean, one_line, pause, read_batch, read_line
+from phi_jax.teacher.server.answers import (
+    ENDED,
+    Failure,
+    T,
+    batch_id,
+    call,
+    clean,
+    one_line,
+    pause,
+    read_batch,
+    read_line,
+)  # fmt: skip
 from phi_jax.teacher.server.live import Asker
 
 _OPEN = 8  # batches at once: their requests are held in memory
@@ -166,14 +177,16 @@ class Batches(Asker):
             wanted = {"completion_window": "24h", "endpoint": "/v1/chat/completions", "input_file_id": file}
             sent = self._sdk.post("/batches", cast_to=object, body={**wanted, "metadata": {_PLAN: plan}})
             said = await call(self._endpoint, sent, _SECONDS)
-            made = said if isinstance(said, Failure) else read_batch(said, self._key)
-            if not isinstance(made, Failure):
-                return made["id"]
+            made = said if isinstance(said, Failure) else batch_id(said, self._key)
+            if isinstance(made, str):
+                return made
             if made.kind in ("refused", "fatal") or times == _TRIES:
                 raise self._no_batches(made)
             await self._run.sleep(pause(made, times))
             if found := await self._call(self._find(plan)):
                 return found
+            if made.kind == "void":  # it may have been made, and is not made again
+                raise self._no_batches(made)
 
     async def _find_or_forbid(self, plan: str, file: str) -> str | None:
         """The batch that an earlier run asked for, if the server has it; else none can be made any more.

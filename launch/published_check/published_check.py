@@ -179,7 +179,7 @@ def export_it(check: Check) -> Result:
             dtype=check.found["import"]["dtype"], architecture=None, licence="other", gguf=False,
         )  # fmt: skip
     theirs, ours = open_tensors(published), open_tensors(exported)
-    differing = [name for name in ours if name not in theirs or _bits(theirs[name]()) != _bits(ours[name]())]
+    differing = [name for name in ours if name not in theirs or _bits(theirs[name].read()) != _bits(ours[name].read())]
     files = {name: said for name in CONFIGS if (said := _compared(published / name, exported / name))}
     equal = sum(said == ["same bytes"] for said in files.values())
     return {

@@ -1,6 +1,6 @@
 """Model directories with one thing wrong, and what reading them may come to: one generator, for two numbers of inputs.
 
-tests/test_fuzz_weights.py takes 200 of them, tests/acceptance/test_fuzz_weights.py 10,000.
+tests/test_fuzz_weights.py takes 200 of them, tests/acceptance/test_fuzz_weights_full.py 10,000.
 """
 
 import collections

@@ -1,6 +1,6 @@
 """200 model directories and 200 saves with one thing wrong: a result that is right, or one line that names the file.
 
-10,000 of each: tests/acceptance/test_fuzz_weights.py and test_fuzz_checkpoints.py.
+10,000 of each: tests/acceptance/test_fuzz_weights_full.py and test_fuzz_checkpoints.py.
 """
 
 import damaged_checkpoints

@@ -1,6 +1,6 @@
 """10,000 model directories with one thing wrong, from tests/damaged_models.py. Writes fuzz_weights.json.
 
-pytest tests/acceptance/test_fuzz_weights.py
+pytest tests/acceptance/test_fuzz_weights_full.py
 """
 
 import datetime

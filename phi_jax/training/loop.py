@@ -60,15 +60,9 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         checkpoints = opened.enter_context(
             Checkpoints(draft.directory / "checkpoints", keep=rules.keep_checkpoints, keep_every=rules.keep_every)
         )
-        found = checkpoints.restore_latest(abstract)
+        found = _saved(checkpoints, abstract, draft)
         if found is not None:
-            step, state, saved = found
-            if saved.get("key", draft.key) != draft.key:
-                raise UserError(
-                    f"{draft.label}: {draft.directory / 'checkpoints'} holds step {step} of another run; put back the "
-                    "saves of this one, or remove the directory to start afresh"
-                )
-            processes.say(f"{draft.label}: resumed from the checkpoint of step {step}")
+            step, state = found
         else:
             step, state = 0, fresh_state(shape, optimizer, data.mesh, config.seed)
             if start:
@@ -117,6 +111,21 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
             raise Preempted(f"{draft.label}: asked to stop; step {step} is saved")
         _leave_outputs(draft, shape, data, rules, checkpoints.identity(step))
         draft.add_facts(**banner)
+
+
+def _saved(checkpoints: Checkpoints, abstract: State, draft: Draft) -> tuple[int, State] | None:
+    """(step, state) that this training goes on from, if it has saved any. Raises UserError for another one's."""
+    found = checkpoints.restore_latest(abstract)
+    if found is None:
+        return None
+    step, state, record = found
+    if record.get("key", draft.key) != draft.key:
+        raise UserError(
+            f"{draft.label}: {draft.directory / 'checkpoints'} holds step {step} of another run; put back the saves of "
+            "this one, or remove the directory to start afresh"
+        )
+    processes.say(f"{draft.label}: resumed from the checkpoint of step {step}")
+    return step, state
 
 
 def _shape_and_start(config: Config, inputs: Mapping[str, Artifact], data: Data) -> tuple[PhiConfig, str]:

@@ -22,3 +22,8 @@ class PeerLost(Exception):
 
 class Preempted(Exception):
     """The process was asked to stop, and everything reached is saved. Exit code EXIT_PREEMPTED."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception of a library says, for a message of one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

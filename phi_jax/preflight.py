@@ -16,7 +16,7 @@ from pathlib import Path
 
 from phi_jax import fields
 from phi_jax.config import Config
-from phi_jax.errors import UserError
+from phi_jax.errors import UserError, one_line
 from phi_jax.graph import DISTRIBUTED, Stage
 from phi_jax.parallel import processes
 from phi_jax.store import artifact
@@ -183,7 +183,7 @@ def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
     try:
         devices = jax.devices()
     except RuntimeError as error:
-        raise UserError(f"jax finds no device ({' '.join(str(error).split())[:200]}); see JAX_PLATFORMS") from None
+        raise UserError(f"jax finds no device ({one_line(error)}); see JAX_PLATFORMS") from None
     yield f"devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     for stage in computing:
         if stage.stage in DISTRIBUTED:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from phi_jax import progress
-from phi_jax.errors import EXIT_FAILED, PeerLost, Preempted, UserError
+from phi_jax.errors import EXIT_FAILED, PeerLost, Preempted, UserError, one_line
 
 _ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _NEEDED = {"slurm": ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"), "env": _ENVIRONMENT}
@@ -81,7 +81,7 @@ def connect(method: str) -> None:
     except (RuntimeError, ValueError) as error:
         raise PeerLost(
             f"--distributed {method}: the processes did not meet within {_CONNECT_SECONDS} s "
-            f"({' '.join(str(error).split())[:200]}); start all of them together, with one address of process 0"
+            f"({one_line(error)}); start all of them together, with one address of process 0"
         ) from None
 
 

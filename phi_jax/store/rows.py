@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from etils import epath
 
-from phi_jax.errors import UserError
+from phi_jax.errors import UserError, one_line
 from phi_jax.store.artifact import is_object_store
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ class Given(NamedTuple):
     row: Row
     fault: str = ""  # why there is no row
     line: bytes = b""  # of JSON lines
-
-
-def one_line(error: BaseException) -> str:
-    """What an exception says, for a message of one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -51,17 +51,14 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         abstract = abstract_state(shape, optimizer, data.mesh)
         banner = _banner(shape, rules, data, abstract)
         processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
-        record = {
-            "key": draft.key, "config": config.to_dict(), "model": vars(shape), "tokens": data.identities,
-            "banner": banner,
-        }  # fmt: skip
+        made_of = {"key": draft.key, "config": config.to_dict(), "tokens": data.identities}
+        record = {**made_of, "model": vars(shape), "banner": banner}
 
         # --- Fresh or resumed state -------------------------------------------------------------------------
         checkpoints = opened.enter_context(
             Checkpoints(draft.directory / "checkpoints", keep=rules.keep_checkpoints, keep_every=rules.keep_every)
         )
-        found = _saved(checkpoints, abstract, draft)
-        if found is not None:
+        if found := _saved(checkpoints, abstract, draft):
             step, state = found
         else:
             step, state = 0, fresh_state(shape, optimizer, data.mesh, config.seed)

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from phi_jax.errors import UserError
+from phi_jax.errors import UserError, one_line
 from phi_jax.parallel import processes
 from phi_jax.store.artifact import digest_of
 
@@ -302,7 +302,7 @@ def _is_array(leaf: object) -> bool:
 
 def _cannot_be_read(error: Exception) -> str:
     """Whatever Orbax and TensorStore raise for damaged bytes, in a line."""
-    return f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    return f"cannot be read ({type(error).__name__}: {one_line(error)})"
 
 
 def _items(state: dict[str, PyTree]) -> dict[str, PyTree]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import shutil
 from pathlib import Path
 
 from etils import epath
@@ -26,8 +26,10 @@ def import_directory(source: str, target: str) -> Artifact:
     tokenizer = load_tokenizer(directory, config)
     require_new(final)
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".tmp-") as scratch:
-        temporary = Path(scratch) / "import"
+    # Of one name, so that what a kill or a full disk leaves of it goes with the next import.
+    temporary = final.parent / f".tmp-{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
         params, _ = load_directory(directory)
         with Checkpoints(temporary / "checkpoints") as checkpoints:
             checkpoints.save(0, {"params": params}, {"imported": directory.name})
@@ -55,3 +57,5 @@ def import_directory(source: str, target: str) -> Artifact:
             parameters=num_params(config),
         )
         return draft.commit()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

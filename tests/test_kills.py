@@ -25,7 +25,7 @@ MOMENTS = (
     ("tokenize", "os.rename", r"tokenize/raw\.partial/.*array_record", 2),
     ("pretrain", "os.rename", r"pretrain/raw\.partial/checkpoints/\d+$", 2),
     ("pretrain", "os.rename", r"pretrain/raw\.partial/manifest\.json$", 1),
-    ("filter", "os.rename", r"filter/python\.partial/embeddings/", 1),
+    ("filter", "os.rename", r"filter/python\.partial/embedded/", 1),
     ("filter", "os.rename", r"filter/python\.partial/documents/", 1),
     ("finetune", "os.rename", r"finetune/finetuned\.partial/checkpoints/\d+$", 2),
     ("finetune", "os.rename", r"finetune/raw\+exercises$", 1),

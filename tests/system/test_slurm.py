@@ -81,9 +81,12 @@ def test_a_job_is_stopped_and_preempted_and_finishes_by_itself(micro_run, tmp_pa
         reach(first[0] + 20)
         cluster.run("scontrol", "requeue", job)
         wait(lambda: cluster.state(job).startswith("PENDING"), "not requeued")
+        # srun gets the signal too, and may end before it has passed on what the second task said. That both had saved
+        # is seen below: the run goes on from this step.
         second = saved()[2:]
-        assert len(second) == 2
-        assert second[0] == second[1] > first[0]
+        assert 1 <= len(second) <= 2
+        assert len(set(second)) == 1
+        assert second[0] > first[0]
 
         wait(lambda: cluster.state(job).startswith("COMPLETED"), "not finished")
     text = log.read_text()

@@ -270,6 +270,20 @@ def test_a_rate_limit_halves_the_pace_once_for_those_sent_together(plain, journa
     assert live.limit == 5
 
 
+def test_a_request_waits_for_what_those_in_flight_have_reserved(plain, tmp_path):
+    """Twenty at once reserve more than the cap, of which they cost a part: all are answered."""
+    teacher, requests = endpoint(plain), questions(60, start=7_000)
+    with Journal(tmp_path / "large") as journal:
+        bring({teacher: requests}, journal)
+        cost = journal.spent
+    reservation = teacher.price.reservation(requests[0], batch=False)
+    cap = cost + 2 * reservation
+    assert cap < 20 * reservation
+    with Journal(tmp_path / "small") as journal:
+        assert bring({teacher: requests}, journal, cap).counts == {"answered": 60}
+        assert journal.spent == cost
+
+
 def test_the_cap_ends_the_run_and_more_money_goes_on_with_it(journal):
     with serving() as server:
         teacher, requests = endpoint(server, window=1), questions(60)

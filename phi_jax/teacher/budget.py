@@ -16,6 +16,7 @@ from phi_jax.teacher.request import PICODOLLARS, Status
 class Run:
     """One call of `asking.ask`. cap: picodollars, on all that the journal ever booked.
 
+    sent: live requests whose reservations are not settled yet.
     counts: what came of the requests that were asked; found: requests that the journal had already, or that were given
     twice.
     """
@@ -24,6 +25,7 @@ class Run:
         self.journal, self.cap = journal, cap
         self.stopping = asyncio.Event()
         self.errors: list[Exception] = []
+        self.sent = 0
         self.counts: Counter[Status] = Counter()
         self.found = 0
 

@@ -206,15 +206,18 @@ class Live(Asker):
         try:
             self._run.check()
             body, most = self._next(request)
-            attempt = self._journal.begin(request, most, cap=self._run.cap)
-            if attempt is None:
-                raise self._run.no_room(f"may cost {dollars(most)}")
+            while (attempt := self._journal.begin(request, most, cap=self._run.cap)) is None:
+                if not self._run.sent:  # else most of what they have reserved is free again in a moment
+                    raise self._run.no_room(f"may cost {dollars(most)}")
+                await self._run.sleep(_LOOK_AGAIN)
+            self._run.sent += 1
             answer: Answer | Failure = Failure("failed", "stopped before the reply came", lost=True)
             try:
                 sent = self._sdk.post("/chat/completions", cast_to=object, body=body)
                 said = await call(self._endpoint, sent, self._endpoint.timeout)
                 answer = said if isinstance(said, Failure) else read_completion(said, self._endpoint, self._key)
             finally:
+                self._run.sent -= 1
                 with self._journal.transaction():
                     self._end(attempt, answer)
                     outcome = answer if isinstance(answer, Failure) else self._take(request, answer)

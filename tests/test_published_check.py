@@ -74,7 +74,7 @@ def test_all_parts_and_a_model_that_is_not_there(place, tmp_path):
     done, models, asked = check(place, tmp_path / "out", served=served)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    (failure,) = [line for line in done.stderr.splitlines() if "error" in line]
+    (failure,) = [line for line in done.stderr.splitlines() if ": error: " in line]
     assert failure.startswith(f"{PHI_1_5}: fetch: error: ")
     assert "404" in failure
     assert row(done, PHI_1_5) == ["FAILED", *["-"] * 6]

@@ -4,17 +4,25 @@ Expected: the paper trained phi-1-base in under 4 days on 8 A100s, 770 GPU-hours
 pass@1 29 % (base) and 50.6 % (finetuned). Nobody has run this config yet: `phi-jax plan` says what it takes.
 
 `phi_1.py` keeps the paper's attention dropout with the kernel `xla`; `phi_1.py:attention=cudnn` (GPU) and
-`phi_1.py:attention=splash` (TPU) are faster, and have no attention dropout. "Ours" marks where the paper is silent.
+`phi_1.py:attention=splash` (TPU) are faster, and have no attention dropout. `phi_1.py:optimizer=muon` trains with Muon
+instead of the paper's AdamW. "Ours" marks where the paper is silent.
 """
 
 from ml_collections import ConfigDict
 
+CHOICES = {"attention": ("xla", "cudnn", "splash"), "optimizer": ("adamw", "muon")}  # the first is the default
 
-def get_config(argument: str = "attention=xla") -> ConfigDict:
-    """argument: "attention=xla", "attention=cudnn" or "attention=splash"."""
-    kernel = argument.removeprefix("attention=")
-    if argument not in ("attention=xla", "attention=cudnn", "attention=splash"):
-        raise ValueError(f"phi_1.py:{argument}: unknown; use attention=xla, attention=cudnn or attention=splash")
+
+def get_config(argument: str = "") -> ConfigDict:
+    """argument: "attention=cudnn", "optimizer=muon", or both with a comma between; see CHOICES."""
+    chosen = {name: values[0] for name, values in CHOICES.items()}
+    for part in filter(None, argument.split(",")):
+        name, _, value = part.partition("=")
+        if value not in CHOICES.get(name, ()):
+            known = (f"{name}={value}" for name, values in CHOICES.items() for value in values)
+            raise ValueError(f"phi_1.py:{argument}: {part} is unknown; use {', '.join(known)}")
+        chosen[name] = value
+    kernel = chosen["attention"]
 
     c = ConfigDict()
     c.seed = 0  # root of every random choice: initial weights, batch order, dropout, samples
@@ -120,11 +128,14 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.training.warmup_steps = 750  # steps of linear warmup (paper, section 2.3)
     c.training.global_batch_size = 1024  # sequences in one step over all devices (paper, section 2.3)
     c.training.microbatches = 32  # equal parts that a step's batch is cut into: 4 sequences a GPU on the paper's 8 (ours)
+    c.training.optimizer = chosen["optimizer"]  # adamw (paper, section 2.3); or muon on the kernels of the blocks and adamw on the rest
     c.training.learning_rate = 1e-3  # peak (paper, section 2.3)
     c.training.weight_decay = 0.1  # AdamW, decoupled (paper, section 2.3)
     c.training.beta1 = 0.9  # AdamW (paper: silent; GPT-3's)
     c.training.beta2 = 0.95  # AdamW (paper: silent; GPT-3's)
     c.training.epsilon = 1e-8  # AdamW (paper: silent; GPT-3's)
+    c.training.muon_learning_rate = 1e-3  # Muon, peak; its updates are as large as AdamW's at the same rate (ours, as in Moonlight, arXiv 2502.16982)
+    c.training.muon_weight_decay = 0.1  # Muon, decoupled (ours, as in Moonlight)
     c.training.clip_norm = 1.0  # global gradient norm is clipped to this; 0 = off (paper: silent; GPT-3's)
     c.training.loss_chunk = 256  # sequence positions whose logits exist at once (ours)
     c.training.document_masks = False  # attention stops at a document's edge (paper: documents are joined, masks not mentioned)
@@ -149,6 +160,8 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.finetune.microbatches = 8  # as many sequences a device as in pretraining (ours)
     c.finetune.learning_rate = 1e-4  # peak (paper, section 2.3)
     c.finetune.weight_decay = 0.01  # AdamW, decoupled (paper, section 2.3)
+    c.finetune.muon_learning_rate = 1e-4  # Muon, peak (ours: as AdamW's)
+    c.finetune.muon_weight_decay = 0.01  # Muon, decoupled (ours: as AdamW's)
     c.finetune.checkpoint_every = 1000  # steps between saves (paper, section 2.3)
     c.finetune.keep_every = 1000  # all six saves are kept, to choose among (paper, section 2.3: the best one is kept)
 

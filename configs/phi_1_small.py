@@ -6,8 +6,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 
-def get_config(argument: str = "attention=xla") -> ConfigDict:
-    """argument: "attention=xla", "attention=cudnn" or "attention=splash"."""
+def get_config(argument: str = "") -> ConfigDict:
+    """argument: as phi_1.py's."""
     # configs/ is no package: a config is loaded by its path, from any directory.
     spec = importlib.util.spec_from_file_location("phi_1", Path(__file__).with_name("phi_1.py"))
     phi_1 = importlib.util.module_from_spec(spec)

@@ -17,8 +17,13 @@ FACTORS = {
     "microbatches": [1, 4],
     "loss_chunk": [8, 3],
     "dropout": [0.0, 0.1],
+    "optimizer": ["sgd", "muon"],
 }
 STEPS, LEARNING_RATE = 10, 0.5
+MUON = {
+    "optimizer": "muon", "learning_rate": 1e-2, "muon_learning_rate": 1e-2, "muon_weight_decay": 0.1, "warmup_steps": 1,
+    "schedule_steps": 20, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0,
+}  # fmt: skip
 
 
 def every_way():
@@ -45,11 +50,13 @@ def pairwise():
 def control_of(way):
     """One device, nothing recomputed or accumulated."""
     plain = {"mesh": (1, 1, 1), "scan_unroll": 1, "remat": "none", "microbatches": 1, "loss_chunk": 8}
-    return {**plain, "dropout": way["dropout"]}
+    return {**plain, "dropout": way["dropout"], "optimizer": way["optimizer"]}
 
 
 def trained(way):
-    """(losses of STEPS steps, gradients of the first step)."""
+    """(losses of STEPS steps, gradients of the first step; with Muon, what that changed of the kernels it moves: of the
+    other parameters AdamW's first step is a sign, that of rounding where a gradient is 0).
+    """
     import jax
     import numpy as np
     import optax
@@ -57,6 +64,7 @@ def trained(way):
     from phi_jax.config import Config
     from phi_jax.model import phi
     from phi_jax.parallel.mesh import batch_sharding, make_mesh
+    from phi_jax.training.optimizer import make_optimizer
     from phi_jax.training.step import init_state, make_train_step, state_shardings
 
     shape = phi.PhiConfig(
@@ -66,7 +74,8 @@ def trained(way):
     )  # fmt: skip
     sizes = tuple(way["mesh"])
     mesh = make_mesh(sizes, jax.devices()[: int(np.prod(sizes))])
-    optimizer = optax.sgd(LEARNING_RATE)  # a step is the gradient itself; and half of Adam's time to compile
+    # With SGD a step is the gradient itself; and half of Adam's time to compile.
+    optimizer = optax.sgd(LEARNING_RATE) if way["optimizer"] == "sgd" else make_optimizer(Config(MUON))
     rules = Config({"microbatches": way["microbatches"], "loss_chunk": way["loss_chunk"], "skip_spike": 0.0})
     step = make_train_step(shape, optimizer, mesh, rules, seed=0)
     shardings = state_shardings(shape, optimizer, mesh)
@@ -83,6 +92,11 @@ def trained(way):
     assert step._cache_size() == 1
     kernel = state["params"]["layers"]["mlp"]["fc1"]["kernel"]
     assert kernel.addressable_shards[0].data.size * sizes[1] * sizes[2] == kernel.size
+    moments = [x for x in jax.tree.leaves(state["optimizer"]) if x.shape == kernel.shape]
+    assert len(moments) == (way["optimizer"] == "muon")
+    assert all(moment.sharding == kernel.sharding for moment in moments)
+    if way["optimizer"] == "muon":
+        gradients = [layer["kernel"] for of in ("attention", "mlp") for layer in gradients["layers"][of].values()]
     return losses, jax.tree.leaves(gradients)
 
 

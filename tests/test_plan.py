@@ -84,9 +84,10 @@ from phi_jax.planning.memory import estimate_memory
 base = config.load(sys.argv[1:3])
 shape = PhiConfig(vocab_size=1024, hidden_size=128, intermediate_size=512, num_layers=6, num_heads=4, head_dim=32,
                   rotary_dim=16, max_seq_len=256)
-for model, batch, microbatches, mesh_shape, chunk in json.loads(sys.argv[3]):
+for model, batch, microbatches, mesh_shape, chunk, *optimizer in json.loads(sys.argv[3]):
     values = base.to_dict()["training"]
     values.update(global_batch_size=batch, microbatches=microbatches, mesh=mesh_shape, loss_chunk=chunk)
+    values.update(optimizer=[*optimizer, "muon"][0])
     mesh = make_mesh(mesh_shape, jax.devices()[: mesh_shape[0] * mesh_shape[1] * mesh_shape[2]])
     changed, rules = dataclasses.replace(shape, **model), config.Config(values)
     parts = estimate_memory(changed, rules, mesh)
@@ -99,6 +100,7 @@ CASES = [
     ({"attention_dropout": 0.1, "residual_dropout": 0.1}, 8, 2, (2, 1, 1), 64),
     ({"remat": "full", "vocab_size": 4096}, 16, 1, (1, 4, 1), 128),
     ({"remat": "dots"}, 8, 2, (1, 1, 2), 64),
+    ({}, 8, 1, (1, 2, 1), 64, "adamw"),
 ]
 
 
@@ -229,5 +231,7 @@ def test_a_fused_kernel_costs_the_attention_dropout(kernel, dropout):
     for name in ("phi_1", "phi_1_small"):
         shape = model_shape(config.load(["--config", f"{ROOT}/configs/{name}.py:attention={kernel}"]))
         assert (shape.attention, shape.attention_dropout, shape.residual_dropout) == (kernel, dropout, 0.1)
-    with pytest.raises(UserError, match=r"phi_1\.py:attention=flash: unknown; use attention=xla"):
+    both = config.load(["--config", f"{ROOT}/configs/phi_1.py:attention=cudnn,optimizer=muon"])
+    assert (both.model.attention, both.training.optimizer) == ("cudnn", "muon")
+    with pytest.raises(UserError, match=r"phi_1\.py:attention=flash: attention=flash is unknown; use attention=xla"):
         config.load(["--config", f"{ROOT}/configs/phi_1.py:attention=flash"])

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -188,13 +190,52 @@ def test_learning_rate_rises_and_falls_in_lines():
     )
 
 
-def test_only_matrices_decay(training):
-    optimizer = make_optimizer(training)
+def with_optimizer(name, **fields):
+    arguments = [f"--config.training.{field}={value}" for field, value in {"optimizer": name, **fields}.items()]
+    return config.load([*MICRO, *arguments]).training
+
+
+@pytest.mark.parametrize(("name", "decay"), [("adamw", 0.0), ("muon", 0.1), ("muon", 0.0)])
+def test_only_matrices_decay(name, decay):
+    optimizer = make_optimizer(with_optimizer(name, muon_weight_decay=decay))
     state = init_state(SHAPE, optimizer, 0)
     zeros = jax.tree.map(jnp.zeros_like, state["params"])
     updates, _ = optimizer.update(zeros, state["optimizer"], jax.tree.map(jnp.ones_like, state["params"]))
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
-        assert bool(jnp.any(update != 0)) == (path[-1].key in ("kernel", "tokens")), path
+        moved_by_muon = name == "muon" and path[0].key == "layers"
+        decays = path[-1].key in ("kernel", "tokens") and (decay > 0 or not moved_by_muon)
+        assert bool(jnp.any(update != 0)) == decays, path
+
+
+def test_muon_moves_the_kernels_of_the_blocks_and_adamw_the_rest():
+    """A first step is each layer's gradient with its singular values made equal, of the size that the paper of
+    Moonlight gives; everything else moves as with AdamW alone, bit for bit.
+    """
+    rate = 0.5
+    muon = make_optimizer(with_optimizer("muon", muon_learning_rate=rate, warmup_steps=1))
+    adamw = make_optimizer(with_optimizer("adamw", warmup_steps=1))
+    params = phi.init_params(SHAPE, jax.random.key(0))
+    grads = jax.tree.map(lambda x: 1e-3 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    found, plain = (jax.jit(o.update)(grads, o.init(params), params)[0] for o in (muon, adamw))
+    inputs = {"q": 1, "k": 1, "v": 1, "out": 2, "fc1": 1, "fc2": 1}  # axes that a product with the kernel sums over
+    matrices = 0
+    for path, update in jax.tree_util.tree_leaves_with_path(found):
+        *above, owner, last = (key.key for key in path)
+        if "layers" not in above or last != "kernel":
+            np.testing.assert_array_equal(update, functools.reduce(lambda tree, key: tree[key.key], path, plain))
+            continue
+        gradient = functools.reduce(lambda tree, key: tree[key.key], path, grads)
+        for step, wanted in zip(update, gradient, strict=True):
+            sums = math.prod(step.shape[: inputs[owner]])
+            left, _, right = np.linalg.svd(np.reshape(wanted, (sums, -1)), full_matrices=False)
+            size = 0.2 * max(sums, step.size // sums) ** 0.5
+            turned = left.T @ np.reshape(step, (sums, -1)) @ right.T / (-rate * size)
+            values = np.diag(turned)
+            assert np.abs(turned - np.diag(values)).max() < 1e-3, path
+            # Five steps bring all but the smallest near 1.
+            assert 0.6 < np.median(values) <= values.max() < 1.3, path
+            matrices += 1
+    assert matrices == 6 * SHAPE.num_layers
 
 
 def test_gradients_are_clipped_to_the_norm(training, records):

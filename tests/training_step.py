@@ -16,8 +16,8 @@ from pathlib import Path
 MESHES = {1: [(1, 1, 1)], 2: [(2, 1, 1), (1, 2, 1), (1, 1, 2)]}
 STEPS = 12
 RULES = {
-    "learning_rate": 1e-2, "warmup_steps": 3, "schedule_steps": 20, "beta1": 0.9, "beta2": 0.98, "epsilon": 1e-8,
-    "weight_decay": 0.1, "clip_norm": 1.0, "microbatches": 2, "loss_chunk": 16, "skip_spike": 10.0,
+    "optimizer": "adamw", "learning_rate": 1e-2, "warmup_steps": 3, "schedule_steps": 20, "beta1": 0.9, "beta2": 0.98,
+    "epsilon": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0, "microbatches": 2, "loss_chunk": 16, "skip_spike": 10.0,
 }  # fmt: skip
 
 

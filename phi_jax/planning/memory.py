@@ -61,7 +61,7 @@ def estimate_memory(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> dict[str
     gathered = max(2 * layer * each + 4 * layer, shape.hidden_size * shape.vocab_size * (each + 4)) // tensor
     return {
         "parameters": parameters,
-        "Adam moments": _bytes(state["optimizer"]),
+        "optimizer state": _bytes(state["optimizer"]),
         "gradients": parameters,
         "gradient accumulation": parameters if rules.microbatches > 1 else 0,
         "gathered weights": gathered if mesh.shape["fsdp"] > 1 else 0,

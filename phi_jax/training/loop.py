@@ -166,6 +166,7 @@ def _banner(shape: PhiConfig, rules: Config, data: Data, abstract: State) -> dic
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(abstract["params"])),
         **{name: getattr(shape, name) for name in computed},
+        "optimizer": rules.optimizer,
         "document_masks": rules.document_masks,
         "people_share": data.people_share,
         "mesh": dict(zip(data.mesh.axis_names, data.mesh.devices.shape, strict=True)),

@@ -1,4 +1,4 @@
-"""One optimizer step over a plain dict of arrays: microbatches, gradients, AdamW."""
+"""One optimizer step over a plain dict of arrays: microbatches, gradients, the optimizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from phi_jax.config import Config
 from phi_jax.model import phi
@@ -35,14 +35,16 @@ def init_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, s
 
 
 def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
-    """The sharding of each leaf of the state: Adam's moments lie where their parameters lie."""
+    """The sharding of each leaf of the state: an optimizer's moments lie where their parameters lie."""
     by_parameter = meshes.parameter_shardings(phi.logical_axes(config), mesh)
-    abstract = jax.eval_shape(lambda: init_state(config, optimizer, 0))
-    whole = jax.tree.map(lambda _: meshes.replicated(mesh), abstract)
-    moments = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, sharding: sharding, whole["optimizer"], by_parameter
-    )
-    return {**whole, "params": by_parameter, "optimizer": moments}
+    of_path = dict(jax.tree_util.tree_leaves_with_path(by_parameter))
+
+    def lies(path: tuple[Any, ...], _: Any) -> NamedSharding:
+        # The path of a moment ends in its parameter's.
+        ends = (path[start:] for start in range(len(path)))
+        return next((of_path[end] for end in ends if end in of_path), meshes.replicated(mesh))
+
+    return jax.tree_util.tree_map_with_path(lies, jax.eval_shape(lambda: init_state(config, optimizer, 0)))
 
 
 def fresh_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> State:

@@ -124,7 +124,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     # --- Weights and scores ---
     c.export.dtype = "float32"  # as trained
     c.evaluate.benchmark = "nano"  # the behaviours that the grammar holds out
-    c.evaluate.further_benchmarks = ("idioms",) if micro else ("idioms", "unconventional", "libraries")  # built-in ones
+    c.evaluate.further_benchmarks = ("idioms",)  # built in; the prompts of the other two do not fit the context
     c.evaluate.max_problems = 8 if micro else 200  # problems tried, the first ones
     c.evaluate.max_new_tokens = 16 if micro else 80  # length of a completion at most
     c.evaluate.slots = 8 if micro else 32  # completions that a device is compiled to decode at once

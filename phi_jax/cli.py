@@ -93,16 +93,19 @@ def _take_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _run(options: Options, config_arguments: list[str]) -> None:
     from phi_jax import config, pipeline
     from phi_jax.parallel.processes import keep_freed_memory
+    from phi_jax.report.evaluation import gather, table
 
     keep_freed_memory()
+    chosen = config.load(config_arguments)
     again = ("collect",) if options.refresh else ()
     if options.dry_run:
-        standings, found = pipeline.dry_run(config.load(config_arguments), options.workdir, again=again)
+        standings, found = pipeline.dry_run(chosen, options.workdir, again=again)
         _print_standings(standings)
         print("\n".join(found))
         print(f"dry run: {sum(s.due for s in standings)} of {len(standings)} stages would run; nothing was")
         return
-    _print_scores(pipeline.run(config.load(config_arguments), options.workdir, again=again))
+    pipeline.run(chosen, options.workdir, again=again)
+    print("\n".join(table(gather(pipeline.evaluated(chosen, options.workdir)))))
     print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
 
 

@@ -57,12 +57,12 @@ class Standing:
 
 def run(
     config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, again: Collection[str] = ()
-) -> list[dict[str, Any]]:
+) -> None:
     """Runs the stages that are not whole, in order; `only` names some, whose inputs must then be whole.
 
-    again: stages ("collect") that are made anew though they are whole. Returns the scores of every model that has been
-    evaluated. With several processes (parallel/processes.py), which share the work directory, all of them make the same
-    call. Raises UserError; finished stages stay.
+    again: stages ("collect") that are made anew though they are whole. With several processes
+    (parallel/processes.py), which share the work directory, all of them make the same call. Raises UserError; finished
+    stages stay.
     """
     chosen = stages(config) if only is None else tuple(only)
     digests, new = PathDigests(workdir), not epath.Path(workdir).is_dir()
@@ -84,7 +84,7 @@ def run(
         processes.on_leader(begin)
         for stage in chosen:
             _run_stage(stage, config, epath.Path(workdir), digests, again=stage.stage in again)
-        return processes.on_leader(lambda: _publish_scores(config, epath.Path(workdir)))
+        processes.on_leader(lambda: _publish_scores(config, epath.Path(workdir)))
 
 
 def dry_run(
@@ -170,17 +170,18 @@ def _commit(draft: artifact.Draft) -> None:
     say(f"{draft.label}: done in {done.manifest['seconds']:.1f} s, identity {done.identity[:12]}")
 
 
-def _publish_scores(config: Config, workdir: epath.Path) -> list[dict[str, Any]]:
-    """`W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
-    evaluated = [artifact.find(workdir, "evaluate", name) for name in models_of(config)]
-    whole = [a for a in evaluated if a is not None]
-    if not whole:
-        return []
-    from phi_jax.evaluation.evaluate import combined_scores
+def evaluated(config: Config, workdir: epath.PathLike) -> list[Artifact]:
+    """The evaluation of every model that has one."""
+    found = (artifact.find(workdir, "evaluate", name) for name in models_of(config))
+    return [a for a in found if a is not None]
 
-    scores = combined_scores(whole)
-    artifact.write_json(workdir / "evaluate" / "scores.json", scores)
-    return scores
+
+def _publish_scores(config: Config, workdir: epath.Path) -> None:
+    """`W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
+    if whole := evaluated(config, workdir):
+        from phi_jax.evaluation.evaluate import combined_scores
+
+        artifact.write_json(workdir / "evaluate" / "scores.json", combined_scores(whole))
 
 
 # --- Status -----------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_every_command_runs(micro_run, tmp_path):
         env["OPENAI_API_KEY"] = "sk-planted-readme"
         run_all(ran, tmp_path, env, teacher.base_url)
     assert len(ran) >= 4
-    assert any("nano pass@1" in out for out in ran)
+    assert any("nano (8 problems)" in out for out in ran)
     assert any("idioms pass@1" in out for out in ran)
     assert any("runs/exported: errors: 0, warnings: 0\n" in out for out in ran)
     assert any(re.search(r"^evaluate/base +whole", out, re.M) for out in ran)

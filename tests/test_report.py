@@ -80,15 +80,29 @@ def test_the_stage_writes_the_same_bytes_for_the_same_numbers(tmp_path):
 
 def test_the_first_sentence_says_what_can_be_told_apart(full, tmp_path):
     data, html = full
-    rows = [r for r in data["evaluation"]["models"] if r["group"] == "nano"]
-    assert {(r["one"], r["other"]) for r in rows if r["p_page"] < 0.05} == set()
-    assert "no two models can be told apart" in text_of(html)
+    none = "No two models can be told apart on idioms. No two models can be told apart on libraries."
+    assert f"No two models can be told apart on nano. {none}" in text_of(html)
     better = {**data["evaluation"], "models": [{**r, "p_page": r["p"]} for r in data["evaluation"]["models"]]}
-    found = evaluation.told_apart(better)
-    assert [(r["one"], r["other"]) for r in found] == [("raw", "finetuned"), ("raw", "raw+exercises")]
     text = text_of(page_of({**data, "evaluation": better}))
-    assert "finetuned solves more than raw (p = 0.008)" in text
-    assert "No other two models can be told apart by it." in text
+    assert (
+        "raw and base, base and finetuned, base and raw+exercises, finetuned and raw+exercises cannot be told apart on "
+        f"nano. {none}" in text
+    )
+    every = {**better, "models": [{**r, "p_page": 0.049} for r in better["models"]]}
+    assert evaluation.told_apart(every) == []
+    assert "told apart on" not in text_of(page_of({**data, "evaluation": every}))
+
+
+def test_the_terminal_gets_one_small_table(full):
+    assert evaluation.table(full[0]["evaluation"]) == [
+        "pass@1, greedy, prompts stripped, 95 % intervals",
+        "                nano (8 problems)       idioms (8 problems)     libraries (8 problems)",
+        "raw               0.0 % [ 0.0,  32.4]    12.5 % [ 2.2,  47.1]     0.0 % [ 0.0,  32.4]",
+        "base             37.5 % [13.7,  69.4]    25.0 % [ 7.1,  59.1]    12.5 % [ 2.2,  47.1]",
+        "finetuned       100.0 % [67.6, 100.0]    50.0 % [21.5,  78.5]    25.0 % [ 7.1,  59.1]",
+        "raw+exercises    75.0 % [40.9,  92.9]     0.0 % [ 0.0,  32.4]     0.0 % [ 0.0,  32.4]",
+        *(f"No two models can be told apart on {benchmark}." for benchmark in ("nano", "idioms", "libraries")),
+    ]
 
 
 def test_the_papers_bars_stand_beside_the_models_that_it_knows():
@@ -125,9 +139,9 @@ def test_the_matrix_says_who_solves_what(full):
     for model, solved in SOLVED.items():
         for count, cell in zip(solved.values(), rows[model], strict=True):
             assert cell.startswith(percent(count / 8))
-    assert rows["finetuned"][0] == "100.0 % 67.6 % to 100.0 %; 8 problems"  # Wilson, 8 of 8
+    assert rows["finetuned"][0] == "100.0 % 67.6 % to 100.0 %"  # Wilson, 8 of 8
     assert rows["finetuned"][2].endswith("3 prompts too long")
-    assert full[1].count("3 prompts too long") == 1
+    assert full[1].count("3 prompts too long") == full[1].count("counts as failed") == 1
     assert len(rows_of(full[1], "<summary>Every score")) == 4 * 3 * 2
 
 
@@ -139,10 +153,16 @@ def test_models_in_pairs(full):
     row = next(r for r in rows if (r["group"], r["one"], r["other"]) == ("nano", "raw", "finetuned"))
     assert row["p"] == mcnemar(8, 0) == 2 / 2**8
     assert row["p_page"] == 18 * 2 / 2**8
-    shown = {tuple(r[:2]): r[2:] for r in rows_of(html, "Models in pairs")}
-    assert shown["nano", "raw − finetuned"] == [
-        "0.0 %, 100.0 %", "−100.0", "−100.0 to −48.4", "", "8", "0 / 8", "0.008", "0.141",
-    ]  # fmt: skip
+    shown = {tuple(r[:2]): r[2:] for r in rows_of(html, "<summary>Not told apart: 18 pairs")}
+    assert len(shown) == 18
+    cells = ["0.0 %, 100.0 %", "−100.0", "−100.0 to −48.4", "", "0 / 8"]
+    assert shown["nano", "raw − finetuned"] == [*cells, "0.141"]
+    better = [{**r, "p_page": r["p"]} for r in rows]
+    html = page_of({**data, "evaluation": {**data["evaluation"], "models": better}})
+    apart = {tuple(r[:2]): r[2:] for r in rows_of(html, "Models in pairs")}
+    assert list(apart) == [("nano", "raw − finetuned"), ("nano", "raw − raw+exercises")]
+    assert apart["nano", "raw − finetuned"] == [*cells, "0.008"]
+    assert len(rows_of(html, "<summary>Not told apart: 16 pairs")) == 16
 
 
 def test_robustness_is_corrected_over_the_page(full):
@@ -151,11 +171,12 @@ def test_robustness_is_corrected_over_the_page(full):
     tested = [row for row in rows if row["p"] is not None]
     assert (len(rows), len(tested)) == (8, 4)
     assert [row["p_page"] for row in tested] == holm([row["p"] for row in tested])
-    shown = {tuple(r[:2]): r[2:] for r in rows_of(html, "Prompts perturbed")}
-    assert shown["typos at 20.0 % of the places", "finetuned"] == [
-        "100.0 %, 0.0 %", "+100.0", "+16.8 to +100.0", "", "4 3 unchanged, 1 not applicable", "4 / 0", "0.125", "0.500",
-    ]  # fmt: skip
-    assert shown["rename_arguments", "base"] == ["no prompt changed"]
+    shown = {r[0]: r[1:] for r in rows_of(html, "Prompts perturbed")}
+    assert list(shown) == ["base", "finetuned", "raw+exercises"]
+    assert shown["finetuned"] == ["no prompt changed", "+100.0 +16.8 to +100.0 100.0 → 0.0 %; p = 0.500"]
+    text = text_of(html)
+    assert "model rename_arguments 0 of 8 problems typos (20.0 % of places) 4 of 8 problems base" in text
+    assert "raw: no problem solved, as it is or perturbed (rename_arguments, typos)." in text
 
 
 def test_a_judge_is_shown_and_a_refused_one_has_no_number(full):

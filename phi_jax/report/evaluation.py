@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,9 +25,9 @@ SIGNIFICANT = 0.05  # p-values, corrected, below which two models are told apart
 def gather(evaluated: Sequence[Artifact]) -> dict[str, Any]:
     """What report.json says of the evaluations. evaluated: one artifact a model, at least one, of one config.
 
-    -> "main" (the benchmark), "problems" (of it), "form" (of prompts: the first that the config asks for, of which all
-    tables are), "scores" (the entries of scores.json), "chosen" (model -> benchmark -> its greedy pass@1), "judged"
-    (rows of judge_table), "too_long" (model -> benchmark/form -> prompts that do not fit the context), and rows of
+    -> "main" (the benchmark), "form" (of prompts: the first that the config asks for, of which all tables are),
+    "scores" (the entries of scores.json), "chosen" (model -> benchmark -> its greedy pass@1), "judged" (rows of
+    judge_table), "too_long" (model -> benchmark/form -> prompts that do not fit the context), and rows of
     comparison.paired: "models" and "robustness".
     """
     form = forms_of(Config(evaluated[0].manifest["config"]).evaluate.prompt_form)[0]
@@ -37,7 +38,6 @@ def gather(evaluated: Sequence[Artifact]) -> dict[str, Any]:
             chosen.setdefault(score["model"], {})[score["benchmark"]] = score
     return {
         "main": evaluated[0].facts["benchmark"],
-        "problems": evaluated[0].facts["problems"],
         "form": form,
         "scores": [score for score in scores if score["metric"] != METRIC],
         "chosen": chosen,
@@ -84,9 +84,28 @@ def of_perturbations(evaluated: Iterable[Artifact]) -> list[Row]:
     return _corrected(sorted(rows, key=lambda row: row["group"]))
 
 
-def told_apart(found: Mapping[str, Any]) -> list[Row]:
-    """The rows of "models" on the main benchmark whose difference is hardly chance."""
-    return [row for row in found["models"] if row["group"] == found["main"] and row["p_page"] < SIGNIFICANT]
+def told_apart(found: Mapping[str, Any]) -> list[str]:
+    """A sentence a benchmark: which models cannot be told apart by it. found: as `gather` has it."""
+    alike: dict[str, list[str]] = {}
+    for row in found["models"]:
+        if row["p_page"] >= SIGNIFICANT:
+            alike.setdefault(row["group"], []).append(f"{row['one']} and {row['other']}")
+    every = math.comb(len(found["chosen"]), 2)
+    return [
+        f"{'No two models can' if len(pairs) == every else ', '.join(pairs) + ' cannot'} be told apart on {benchmark}."
+        for benchmark, pairs in alike.items()
+    ]
+
+
+def table(found: Mapping[str, Any]) -> list[str]:
+    """The lines for a terminal: models by benchmarks, and what cannot be told apart. found: as `gather` has it."""
+    rows = [["", *(f"{name} ({s['problems']} problems)" for name, s in next(iter(found["chosen"].values())).items())]]
+    for model, scores in found["chosen"].items():
+        cells = (f"{100 * s['value']:5.1f} % [{100 * s['low']:4.1f}, {100 * s['high']:5.1f}]" for s in scores.values())
+        rows.append([model, *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("   ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return [f"pass@1, greedy, prompts {found['form']}, 95 % intervals", *lines, *told_apart(found)]
 
 
 def _corrected(rows: Iterable[Row]) -> list[Row]:

@@ -124,11 +124,12 @@ def page(data: Mapping[str, Any], seconds: Mapping[str, float], versions: Mappin
     )  # fmt: skip
     environment.filters |= {"number": number, "percent": percent, "signed": signed, "probability": probability}
     found = data["evaluation"]
-    main = {model: scores[found["main"]] for model, scores in found["chosen"].items() if found["main"] in scores}
+    main = {model: scores[found["main"]] for model, scores in found["chosen"].items()}
     return environment.get_template("page.html.j2").render(
         data,
         main=main,
         told_apart=evaluation.told_apart(found),
+        significant=evaluation.SIGNIFICANT,
         bars=charts.bars(main, data["figure_2_1"]),
         curves={a["label"]: charts.lines(a["losses"], "loss (nats)") for a in data["trained"].values()},
         seconds=seconds,

@@ -85,7 +85,7 @@ def get_config(argument: str = "attention=xla") -> ConfigDict:
     c.filter.model = "raw"  # entry of c.models that embeds the files (paper, section 2.1: a pretrained codegen model)
     c.filter.embed_tokens = 1024  # first tokens of a file that are embedded (ours)
     c.filter.pooling = "mean"  # over positions of the last layer (ours)
-    c.filter.batch_size = 32  # files embedded at once
+    c.filter.batch_size = 32  # files embedded at once on a device
     c.filter.trees = 200  # of the random forest (ours)
     c.filter.min_samples_leaf = 2  # graded files in a leaf (ours)
     c.filter.held_out = 0.3  # share of graded files that ROC AUC and recall are taken on (ours)

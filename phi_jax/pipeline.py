@@ -22,7 +22,7 @@ from phi_jax import preflight
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.graph import DISTRIBUTED, Stage, models_of, split_label, stages
-from phi_jax.parallel import processes
+from phi_jax.parallel import compilations, processes
 from phi_jax.progress import say
 from phi_jax.store import artifact
 from phi_jax.store.artifact import Artifact
@@ -31,6 +31,7 @@ from phi_jax.store.digests import PathDigests
 if TYPE_CHECKING:
     from phi_jax.teacher.teachers import Teachers
 
+_COMPILING = ("filter", "pretrain", "finetune", "select", "evaluate")  # stages that run jax
 _ANEW = "made anew"  # in the place of an identity
 WHOLE, STALE, INTERRUPTED, MISSING = "whole", "stale", "interrupted", "missing"
 
@@ -82,6 +83,8 @@ def run(
         due = processes.on_leader(look)
         preflight.check(config, workdir, list(itertools.compress(chosen, due)))
         processes.on_leader(begin)
+        if any(stage.stage in _COMPILING for stage in itertools.compress(chosen, due)):
+            compilations.keep_compilations(workdir)
         for stage in chosen:
             _run_stage(stage, config, epath.Path(workdir), digests, again=stage.stage in again)
         processes.on_leader(lambda: _publish_scores(config, epath.Path(workdir)))

@@ -16,11 +16,13 @@ blocks of Python are compared. Text without Python 3 is compared by its words on
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.contamination.held_out import NOT_PARSED, REMOVING, WORDS, HeldOut
@@ -58,22 +60,10 @@ def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) 
     for name in sets:
         (draft.directory / name).mkdir(exist_ok=True)
 
-    # A part of the findings is written behind the texts that it speaks of, so where it is both are.
-    def check(number: int) -> list[documents.Row]:
-        name, index, path = parts[number]
-        schema = documents.schema_of_part(path)
-        clean, findings = [], []
-        for row in documents.read_part(path, schema.names):
-            found = held_out.inspect(row["text"], prose=prose)
-            if found.keys().isdisjoint(REMOVING):
-                clean.append(row)
-            about = {"set": name, "id": row["id"], "path": row["path"]}
-            findings += [{**about, "reason": reason, "tasks": tasks} for reason, tasks in found.items()]
-        documents.write_part(draft.directory / name, index, clean, schema)
-        return findings
-
+    check = functools.partial(_check, parts, draft.directory, held_out, prose)
     findings = draft.directory / "findings"
-    documents.write_parts(findings, len(parts), check, _FINDINGS, label=draft.label)
+    apart = [path for _, _, path in parts]
+    documents.write_parts(findings, len(parts), check, _FINDINGS, label=draft.label, apart=apart)
 
     documents.add_output(draft, "findings")
     counts = Counter((row["set"], row["reason"]) for row in documents.read(findings, ("set", "reason")))
@@ -94,3 +84,20 @@ def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) 
         problems=len(held_out.tasks),
         problems_too_short_to_find=held_out.untold,
     )
+
+
+def _check(
+    parts: Sequence[tuple[str, int, epath.Path]], directory: epath.Path, held_out: HeldOut, prose: bool, number: int
+) -> list[documents.Row]:
+    """The findings in a part. They are written behind the texts that they speak of: where they are both are."""
+    name, index, path = parts[number]
+    schema = documents.schema_of_part(path)
+    clean, findings = [], []
+    for row in documents.read_part(path, schema.names):
+        found = held_out.inspect(row["text"], prose=prose)
+        if found.keys().isdisjoint(REMOVING):
+            clean.append(row)
+        about = {"set": name, "id": row["id"], "path": row["path"]}
+        findings += [{**about, "reason": reason, "tasks": tasks} for reason, tasks in found.items()]
+    documents.write_part(directory / name, index, clean, schema)
+    return findings

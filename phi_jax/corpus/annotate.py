@@ -8,6 +8,7 @@ votes (taught_grades.py).
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 from collections import Counter
@@ -133,12 +134,18 @@ def _grade(
     draft: Draft, source: epath.Path, chosen: set[str], grade: Callable[[documents.Row], documents.Row]
 ) -> Sequence[documents.Row]:
     """Writes the parts of the output "grades" that are missing, and reads {"id", "grade", "reason"} of them all."""
-    grades = draft.directory / "grades"
-    documents.map_parts(
-        source, grades, lambda rows: (grade(row) for row in rows if row["id"] in chosen), schema=_GRADED,
-        label=draft.label,
-    )  # fmt: skip
+    grades, parts = draft.directory / "grades", documents.parts(source)
+    make = functools.partial(_grades, parts, chosen, grade)
+    # A teacher's replies are looked up in a journal, which stays in this process.
+    apart = parts if grade is _weighed else ()
+    documents.write_parts(grades, len(parts), make, _GRADED, label=draft.label, apart=apart)
     return list(documents.read(grades, ("id", "grade", "reason")))
+
+
+def _grades(
+    parts: Sequence[epath.Path], chosen: set[str], grade: Callable[[documents.Row], documents.Row], index: int
+) -> Iterator[documents.Row]:
+    return (grade(row) for row in documents.read_part(parts[index], ("id", "text")) if row["id"] in chosen)
 
 
 def _weighed(row: documents.Row) -> documents.Row:

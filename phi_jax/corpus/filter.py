@@ -54,13 +54,11 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     grade, held_out of every document), "examples" (kept and dropped files side by side, JSON), "embeddings".
     Raises UserError for grades of one label only, and where nothing is kept.
     """
-    import jax
-
     from phi_jax.weights.models import load_model
 
     rules, source = config.filter, inputs["documents"].path("documents")
     params, shape, tokenizer = load_model(inputs["model"].directory)
-    embed = make_embed(jax.device_put(params), shape, tokenizer, rules)
+    embed = make_embed(params, shape, tokenizer, rules)
     embeddings = draft.directory / "embedded"
     documents.map_parts(
         source, embeddings, lambda rows: _embedded(list(rows), embed), ("id", "text", "path", "source"), _EMBEDDED,
@@ -134,11 +132,18 @@ def _histogram(scores: Sequence[float]) -> list[int]:
 
 def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, rules: Config) -> Embed:
     """What embeds texts by config.filter's rules: first tokens behind the comments a text opens with, at most as many
-    as the model's context holds. Compiled once, for batches of one shape. Raises UserError for an unknown pooling.
+    as the model's context holds. Compiled once, for a batch on each device of this process. Raises UserError for an
+    unknown pooling.
     """
-    from phi_jax.model.embed import embed
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
 
-    length, size = min(rules.embed_tokens, shape.max_seq_len), rules.batch_size
+    from phi_jax.model.embed import embed
+    from phi_jax.parallel import mesh as meshes
+
+    mesh = meshes.make_mesh((-1, 1, 1), jax.local_devices())
+    rows, params = meshes.batch_sharding(mesh), jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    length, size = min(rules.embed_tokens, shape.max_seq_len), rules.batch_size * mesh.size
 
     def embed_texts(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
         # A licence says the same of every file of a package: with it, 887 of nano's 3,756 files fell into one of the
@@ -159,7 +164,8 @@ def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, rules: Config) -> 
             tokens_NxT[row, : lengths_N[row]] = ids[:length]
         batches = [slice(start, start + size) for start in range(0, padded, size)]
         # None is waited for here: on a CPU the next batch then runs beside it.
-        pending = [embed(params, tokens_NxT[batch], lengths_N[batch], shape, rules.pooling) for batch in batches]
+        cut = [jax.device_put((tokens_NxT[batch], lengths_N[batch]), rows) for batch in batches]
+        pending = [embed(params, *batch, shape, rules.pooling) for batch in cut]
         vectors_NxD = np.concatenate([np.empty((0, shape.hidden_size), np.float32), *map(np.asarray, pending)])
         vectors_NxD[lengths_N == 0] = np.nan
         return vectors_NxD[: len(texts)], counts

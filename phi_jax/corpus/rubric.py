@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ _DOCSTRING_WORDS = 8  # words from which a docstring counts in full; more earn n
 _MODULE_SHARE = 0.15  # of the part `docstrings` that the module's own docstring makes
 _LINES = (2, 20, 300, 1500)  # lines of code at which `size` is 0, 1, 1 and 0 again
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_CODE = (ast.stmt, ast.expr)
 _COMPUTING = (
     ast.For, ast.AsyncFor, ast.While, ast.If, ast.IfExp, ast.comprehension, ast.BinOp, ast.BoolOp, ast.Compare,
     ast.AugAssign, ast.Yield, ast.YieldFrom, ast.Match,
@@ -61,18 +62,20 @@ def grade(text: str) -> Grade:
     if tree is None:
         return Grade(0.0, dict.fromkeys(PARTS, 0.0), "does not parse")
     credits = []  # of the docstrings, the module's own first; they count nowhere else
-    for node in ast.walk(tree):
+    nodes: Counter[type] = Counter()
+    lines: set[int] = set()  # that code begins on
+    imported: list[str] = []  # modules; "" = of the file's own package
+    waiting: deque[ast.AST] = deque([tree])
+    while waiting:
+        node = waiting.popleft()
         if isinstance(node, _DOCUMENTED):
             docstring = ast.get_docstring(node)
             credits.append(min(1.0, len((docstring or "").split()) / _DOCSTRING_WORDS))
             if docstring is not None:
                 del node.body[0]
-    nodes: Counter[type] = Counter()
-    lines: set[int] = set()  # that code begins on
-    imported: list[str] = []  # modules; "" = of the file's own package
-    for node in ast.walk(tree):
+        waiting.extend(ast.iter_child_nodes(node))
         nodes[type(node)] += 1
-        if isinstance(node, ast.stmt | ast.expr):
+        if isinstance(node, _CODE):
             lines.add(node.lineno)
         match node:
             case ast.Import(names):

@@ -6,6 +6,7 @@ The id is the hash of the text. A part is written whole or not at all, so a stag
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from etils import epath
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
 from phi_jax.store.artifact import Draft, atomic_path
+from phi_jax.store.cores import cores, spread
 from phi_jax.store.rows import Row, opened_parquet
 
 SCHEMA = pa.schema(
@@ -31,6 +33,8 @@ SCHEMA = pa.schema(
 )
 
 _FOOTER = b"phi_jax"
+# Of parts on the disk: what is smaller is done before another process has started (0.6 s).
+_WORTH_PROCESSES = 1 << 20
 
 
 def document_id(text: str) -> str:
@@ -80,19 +84,24 @@ def write_parts(
     schema: pa.Schema = SCHEMA,
     *,
     label: str,
+    apart: Sequence[epath.Path] = (),
 ) -> None:
     """Writes the parts 0 to count - 1 that are not there yet; a killed stage goes on at the first missing one.
 
-    make: the rows of a part, which must be a function of its index alone. label: what the progress is called.
+    make: the rows of a part, which must be a function of its index alone. label: what the progress is called. apart:
+    the files that `make` reads, where it may be pickled: if they are worth it, it runs on all cores; see `spread`.
     """
     epath.Path(directory).mkdir(parents=True, exist_ok=True)
+    missing = [index for index in range(count) if not part_path(directory, index).exists()]
+    processes = cores() if sum(path.stat().length for path in apart) > _WORTH_PROCESSES else 1
     with Progress(label, count, "parts") as bar:
-        for index in range(count):
-            if part_path(directory, index).exists():
-                bar.skip(1)
-            else:
-                write_part(directory, index, list(make(index)), schema)
-                bar.advance(1)
+        bar.skip(count - len(missing))
+        for _ in spread(functools.partial(_make_part, directory, make, schema), missing, processes, label=label):
+            bar.advance(1)
+
+
+def _make_part(directory: epath.PathLike, make: Callable[[int], Iterable[Row]], schema: pa.Schema, index: int) -> None:
+    write_part(directory, index, list(make(index)), schema)
 
 
 def map_parts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import warnings
 
@@ -11,12 +12,18 @@ _LEADING_COMMENTS = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)+")
 
 def parse(text: str) -> ast.Module | None:
     """The syntax tree, or None where this Python cannot parse the text. Doubtful escapes are not warned of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    # The collector would look through the nodes again and again, none of which is garbage: a quarter of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def from_first_code(text: str) -> str:

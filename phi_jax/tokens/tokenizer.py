@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from phi_jax.errors import UserError
+from phi_jax.store.cores import cores
 from phi_jax.tokens import fast_core, tokenizer_files
 from phi_jax.tokens.tokenizer_files import END_OF_TEXT, WHITESPACE_RUNS
 
@@ -65,10 +66,9 @@ class Tokenizer:
         encoding, _ = self.fast
         if encoding is None or any(map(fast_core.is_beyond, texts)):
             return [e.ids for e in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if 1 in (cores, len(texts)):  # handing texts to a thread costs a fifth of the time
+        if 1 in (cores(), len(texts)):  # handing texts to a thread costs a fifth of the time
             return [encoding.encode_ordinary(text) for text in texts]
-        return encoding.encode_ordinary_batch(list(texts), num_threads=cores)
+        return encoding.encode_ordinary_batch(list(texts), num_threads=cores())
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; <|endoftext|> shows as such, and bytes that are no UTF-8 as U+FFFD."""

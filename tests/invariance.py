@@ -67,15 +67,16 @@ def trained(way):
     from phi_jax.training.optimizer import make_optimizer
     from phi_jax.training.step import init_state, make_train_step, state_shardings
 
+    layers = 8 if way["optimizer"] == "muon" else 2  # eight are shared out over the devices
     shape = phi.PhiConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, head_dim=8, rotary_dim=4,
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=layers, num_heads=2, head_dim=8, rotary_dim=4,
         max_seq_len=8, scan_unroll=way["scan_unroll"], remat=way["remat"], attention_dropout=way["dropout"],
         residual_dropout=way["dropout"],
     )  # fmt: skip
     sizes = tuple(way["mesh"])
     mesh = make_mesh(sizes, jax.devices()[: int(np.prod(sizes))])
     # With SGD a step is the gradient itself; and half of Adam's time to compile.
-    optimizer = optax.sgd(LEARNING_RATE) if way["optimizer"] == "sgd" else make_optimizer(Config(MUON))
+    optimizer = optax.sgd(LEARNING_RATE) if way["optimizer"] == "sgd" else make_optimizer(Config(MUON), mesh)
     rules = Config({"microbatches": way["microbatches"], "loss_chunk": way["loss_chunk"], "skip_spike": 0.0})
     step = make_train_step(shape, optimizer, mesh, rules, seed=0)
     shardings = state_shardings(shape, optimizer, mesh)

@@ -90,7 +90,8 @@ def _figures(config: Any, rules: Config, steps: int) -> dict[str, Any]:
     from phi_jax.training.step import fresh_state, make_train_step
 
     device, devices = jax.devices()[0], jax.device_count()
-    mesh, optimizer = make_mesh(tuple(rules.mesh)), make_optimizer(rules)
+    mesh = make_mesh(tuple(rules.mesh))
+    optimizer = make_optimizer(rules, mesh)
     check_batch(rules, batch_ways(mesh))
     state = fresh_state(config, optimizer, mesh, 0)
     batches = random_batches(rules.global_batch_size, config.max_seq_len, config.vocab_size)

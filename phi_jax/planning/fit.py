@@ -104,7 +104,7 @@ def compile_step(shape: PhiConfig, rules: Config, mesh: Mesh) -> Any:
 
     Raises UserError as make_train_step does.
     """
-    optimizer = make_optimizer(rules)
+    optimizer = make_optimizer(rules, mesh)
     # Any seed, and any token that ends a document: the program is the same.
     step = make_train_step(shape, optimizer, mesh, rules, seed=0, document_end=0 if rules.document_masks else None)
     state = abstract_state(shape, optimizer, mesh)

@@ -45,7 +45,7 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         # --- Model, mesh, step ------------------------------------------------------------------------------
         data = Data(config, rules, inputs, getattr(config.models, draft.name).mixture)
         shape, start = _shape_and_start(config, inputs, data)
-        optimizer, end = make_optimizer(rules), data.document_end
+        optimizer, end = make_optimizer(rules, data.mesh), data.document_end
         train_step = make_train_step(shape, optimizer, data.mesh, rules, seed=config.seed, document_end=end)
         eval_step = make_eval_step(shape, data.mesh, rules, document_end=end)
         abstract = abstract_state(shape, optimizer, data.mesh)

@@ -1,14 +1,17 @@
 """The grammar: behaviours told apart by running them, held out before a word is written, every text executed."""
 
+import ast
 import dataclasses
 import hashlib
 import json
+import re
 from collections import Counter
 from textwrap import dedent
 
 import pytest
 
 from phi_jax.config import Config
+from phi_jax.evaluation import perturb
 from phi_jax.sandbox import Program, Sandbox
 from phi_jax.store import artifact, documents
 from phi_jax.synthesis.grammar import catalogue, from_grammar, grammar_texts
@@ -54,15 +57,40 @@ def test_behaviours_are_what_they_were():
     )
 
 
+def test_the_benchmark_is_what_it_was(split):
+    """Prompts, hidden tests and split: however the texts change, scores before and after are of the same problems."""
+    problems = json.dumps([grammar_texts.problem(k) for k in split[1]])
+    assert hashlib.sha256(problems.encode()).hexdigest()[:16] == "6d7857aedc28e079"
+
+
 def test_texts_are_what_they_were(split):
     """A change of the grammar's texts is a change of nano's results."""
     texts = [
         write(k, 1).code for write in (grammar_texts.textbook_section, grammar_texts.exercise) for k in split[0][::10]
     ]
-    texts += [grammar_texts.problem(k)["prompt"] for k in split[1]]
-    assert hashlib.sha256("".join(texts).encode()).hexdigest() == (
-        "c03aead6702cf4762948a28d72a1369f17fed5a88caa499f3f9393b01d5712ed"
-    )
+    assert hashlib.sha256("".join(texts).encode()).hexdigest()[:16] == "62ae2a7dd67948c1"
+
+
+def test_exercises_do_not_hang_on_names_and_words(split):
+    """Every behaviour is asked in several ways, all of which mean the same: run_texts executes them."""
+    exercises = [[grammar_texts.exercise(k, number) for number in range(8)] for k in split[0][::10]]
+    kinds = Counter()
+    for k, found in zip(split[0][::10], exercises, strict=True):
+        functions = [ast.parse(text.code).body[0] for text in found]
+        assert len({ast.get_docstring(f).split(">>>")[0] for f in functions}) > len(found) // 2
+        for text, function in zip(found, functions, strict=True):
+            names = [argument.arg for argument in function.args.args]
+            assert len({*names}) == len(names) == len(k.behaviour.signature)
+            stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+            assert stored.isdisjoint(names) or k.behaviour.family == "number chains"
+            words = re.findall(r"\w+", ast.get_docstring(function).split(">>>")[0])
+            kinds["function renamed"] += text.entry_point != k.behaviour.slug
+            kinds["parameter not named"] += names[0] not in words
+            kinds["letter"] += len(names[0]) == 1
+    share = {kind: count / (8 * len(exercises)) for kind, count in kinds.items()}
+    assert all(0.05 < found < 0.5 for found in share.values()), share
+    # What evaluation's perturbation calls a function is no name of an exercise.
+    assert not {text.entry_point for found in exercises for text in found} & {*perturb.FUNCTIONS}
 
 
 def test_no_two_behaviours_give_the_same_on_the_fixed_inputs(known):

@@ -59,6 +59,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.annotate.grader = "static"  # a rubric computed from the syntax tree (paper: GPT-4)
     c.annotate.max_files = 100 if micro else 1500  # files graded, a sample by hash
     c.filter.embed_tokens = 256  # nano's context
+    c.filter.batch_size = 4  # files embedded at once on a device: a core's caches hold them
     c.filter.trees = 50 if micro else 200  # of the random forest
     c.filter.token_budget = 200_000 if micro else 4_000_000  # tokens kept: a share like the paper's 6B of 35B
 
@@ -85,34 +86,39 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.model.remat = "none"  # memory is not short
 
     # --- Training: one pass, small batches, a higher rate ---
-    c.training.steps = 24 if micro else 900  # optimizer steps
-    c.training.schedule_steps = 24 if micro else 900  # the decay ends with the run (paper: 24,000 of 36,000)
-    c.training.warmup_steps = 4 if micro else 40  # steps of linear warmup
-    c.training.global_batch_size = 4  # sequences in one step over all devices
+    c.training.steps = 24 if micro else 500  # optimizer steps
+    c.training.schedule_steps = 24 if micro else 500  # the decay ends with the run (paper: 24,000 of 36,000)
+    c.training.warmup_steps = 4 if micro else 20  # steps of linear warmup
+    c.training.global_batch_size = 4 if micro else 8  # sequences in one step over all devices
     c.training.microbatches = 1  # a batch fits
-    c.training.learning_rate = 5e-3  # small models take more (paper: 1e-3)
+    c.training.optimizer = "muon"  # on the kernels of the blocks: base is told from raw (paper: AdamW; see tests/benchmarks/NOTES.md)
+    c.training.learning_rate = 7e-3  # of AdamW, on the rest; small models take more (paper: 1e-3)
+    c.training.muon_learning_rate = 1.4e-2  # twice AdamW's
+    c.training.muon_weight_decay = 0.0  # a short run needs none
     c.training.beta2 = 0.99  # AdamW; the second moment is of small batches
     c.training.loss_chunk = 128  # sequence positions whose logits exist at once
     c.training.mesh = (-1, 1, 1)  # data parallel
     c.training.cpu_devices = 2  # one for each core
     c.training.skip_spike = 20.0  # small batches are noisier
     c.training.max_skipped = 5  # a short run has no time for more
-    c.training.checkpoint_every = 8 if micro else 300  # steps between saves
+    c.training.checkpoint_every = 8 if micro else 250  # steps between saves
     c.training.keep_every = 0  # the last saves are enough to choose among
-    c.training.evaluate_every = 8 if micro else 150  # steps between validation losses
-    c.training.validation_batches = 2 if micro else 16  # global batches in one validation loss
+    c.training.evaluate_every = 8 if micro else 100  # steps between validation losses
+    c.training.validation_batches = 2 if micro else 8  # global batches in one validation loss
 
-    c.finetune.steps = 16 if micro else 1700  # optimizer steps
-    c.finetune.schedule_steps = 16 if micro else 1700  # steps at which the linear decay reaches 0
-    c.finetune.warmup_steps = 4 if micro else 30  # steps of linear warmup
-    c.finetune.global_batch_size = 4  # sequences in one step
+    c.finetune.steps = 16 if micro else 600  # optimizer steps
+    c.finetune.schedule_steps = 16 if micro else 600  # steps at which the linear decay reaches 0
+    c.finetune.warmup_steps = 4 if micro else 15  # steps of linear warmup
+    c.finetune.global_batch_size = 4 if micro else 8  # sequences in one step
     c.finetune.microbatches = 1  # a batch fits
-    c.finetune.learning_rate = 5e-3  # as in pretraining (paper: a tenth of it)
-    c.finetune.checkpoint_every = 8 if micro else 850  # steps between saves
-    c.finetune.keep_every = 8 if micro else 850  # saves to choose among
-    c.finetune.evaluate_every = 8 if micro else 170  # steps between validation losses; each save has one
+    c.finetune.learning_rate = 7e-3  # as in pretraining (paper: a tenth of it)
+    c.finetune.muon_learning_rate = 1.4e-2  # as in pretraining
+    c.finetune.muon_weight_decay = 0.0  # as in pretraining
+    c.finetune.checkpoint_every = 8 if micro else 300  # steps between saves
+    c.finetune.keep_every = 8 if micro else 300  # saves to choose among
+    c.finetune.evaluate_every = 8 if micro else 60  # steps between validation losses; each save has one
 
-    c.models.base.mixture = (("filtered", 0.25), ("grammar.textbooks", 0.75))  # textbooks weigh more than in the paper's pool, for a model this small
+    c.models.base.mixture = (("filtered", 0.1), ("grammar.textbooks", 0.9))  # textbooks weigh more than in the paper's pool, for a model this small
     c.models.finetuned.mixture = (("grammar.exercises", 1.0),)  # the grammar's exercises
     c.models["raw+exercises"].mixture = (("grammar.exercises", 1.0),)  # the grammar's exercises
 

@@ -152,7 +152,15 @@ def measure(options):
     from phi_jax.bench.train_speed import case_of
     from phi_jax.config import load
 
-    config = load(["--config", options.config, *(f"--config.{change}" for change in options.set)])
+    # Both sides train with AdamW: torch has no Muon of ours to compare with.
+    config = load(
+        [
+            "--config",
+            options.config,
+            "--config.training.optimizer=adamw",
+            *(f"--config.{change}" for change in options.set),
+        ]
+    )
     case = {**case_of(config), "steps": options.steps}
     attentions = options.attention or ATTENTIONS
     tried = {name: Side("train_transformers:peer", {"case": case, "attention": name}) for name in attentions}

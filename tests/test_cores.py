@@ -61,7 +61,9 @@ def test_a_killed_process_is_an_error_of_a_line():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_the_one_that_asked(tmp_path, number):
     code = (
-        "import functools, pathlib, test_cores\nfrom phi_jax.store.cores import spread\n"
+        # Python leaves SIGINT ignored where whoever started the tests did, as a shell does for what runs behind it.
+        "import functools, pathlib, signal, test_cores\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from phi_jax.store.cores import spread\n"
         f"list(spread(functools.partial(test_cores.slow, pathlib.Path({str(tmp_path)!r})), range(4), 2, label='x'))"
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])

@@ -58,7 +58,9 @@ def check(place, out, *more, served, without=("torch", "transformers")):
         done = subprocess.run(
             [ROOT / "launch/published_check/run", "--out", out, "--max-new-tokens=4", "--slots=2", *files, *more],
             capture_output=True, text=True, timeout=300,
-            env={**os.environ, "HF_ENDPOINT": url, "PYTHONPATH": str(out.parent), "PYTHON": sys.executable},
+            # HF_HUB_OFFLINE: tests of peers set it in the same process.
+            env={**os.environ, "HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(out.parent),
+                 "PYTHON": sys.executable},
         )  # fmt: skip
     record = out / "published_check.json"
     return done, json.loads(record.read_text())["models"] if record.exists() else {}, asked

@@ -288,6 +288,7 @@ def weights(workdir, label):
 def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
     workdir = shutil.copytree(micro_run, tmp_path / "run")
     done = phi_jax("finetune", *MICRO, "--config.finetune.steps=1", "--config.finetune.learning_rate=1e-30",
+                   "--config.finetune.muon_learning_rate=1e-30",
                    "--config.models.finetuned.select=latest", "--name", "finetuned", "--workdir", workdir)  # fmt: skip
     assert "finetune/finetuned: starts from the weights of pretrain/base, step 24" in done.stderr
     assert weights(workdir, "finetune/finetuned") == weights(workdir, "pretrain/base")
@@ -307,6 +308,7 @@ def test_training_starts_from_an_imported_model(micro_run, tmp_path):
     shutil.copytree(micro_run / "tokenize" / "raw", workdir / "tokenize" / "raw")
     model = micro_run / "export" / "base" / "model"
     done = phi_jax("pretrain", *MICRO, "--config.training.steps=1", "--config.training.learning_rate=1e-30",
+                   "--config.training.muon_learning_rate=1e-30",
                    f"--config.training.initial_checkpoint={model}", "--name", "raw", "--workdir", workdir)  # fmt: skip
     assert f"starts from the weights of {model}" in done.stderr
     assert weights(workdir, "pretrain/raw") == weights(micro_run, "pretrain/base")

@@ -21,7 +21,7 @@ from phi_jax.graph import DISTRIBUTED, Stage
 from phi_jax.parallel import processes
 from phi_jax.store import artifact
 
-_STATE_BYTES = 12  # of one parameter in a save: itself and two Adam moments, float32
+_STATE_BYTES = 12  # of one parameter in a save: itself and two Adam moments, float32 (Muon has one)
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Axis of a model -> axis of the mesh that cuts it (parallel/mesh.py, AXIS_RULES).
 _CUT = {"hidden_size": "fsdp", "num_heads": "tensor", "intermediate_size": "tensor", "vocab_size": "tensor"}

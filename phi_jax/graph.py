@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -99,6 +99,14 @@ def select(config: Config, stage: str, name: str | None) -> list[Stage]:
         names = ", ".join(s.name for s in there if s.stage == stage) or "none"
         raise UserError(f"--name {name}: {stage} has no such instance; there are: {names}")
     return found
+
+
+def labelled(config: Config, labels: Sequence[str]) -> list[Stage]:
+    """The stages of these labels, each after its inputs. Raises UserError for one that is not there."""
+    there = {stage.label: stage for stage in stages(config)}
+    if missing := [label for label in labels if label not in there]:
+        raise UserError(f"no stage {missing[0]!r}; there are: {', '.join(there)}")
+    return [stage for label, stage in there.items() if label in labels]
 
 
 class _Graph:

@@ -91,13 +91,13 @@ def run(
 
 
 def dry_run(
-    config: Config, workdir: epath.PathLike, *, again: Collection[str] = ()
+    config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, again: Collection[str] = ()
 ) -> tuple[list[Standing], list[str]]:
     """(how each stage stands, what the checks before the first stage have found) of what `run` would do.
 
     Runs nothing and writes nothing. Raises UserError as `run` does before its first stage.
     """
-    standings = outlook(config, workdir, stages(config), PathDigests(workdir), again)
+    standings = outlook(config, workdir, stages(config) if only is None else only, PathDigests(workdir), again)
     return standings, preflight.check(config, workdir, [found.stage for found in standings if found.due])
 
 
@@ -199,6 +199,15 @@ def status(config: Config, workdir: epath.PathLike, *, verify: bool = False) -> 
     return [_standing(stage, stage.decides(config, digests), workdir, {}, verify=verify) for stage in stages(config)]
 
 
+def keys_of(config: Config, digests: PathDigests) -> dict[str, str]:
+    """Label -> key of every stage: known before anything runs."""
+    keys = dict[str, str]()
+    for stage in stages(config):
+        inputs = {name: keys[label] for name, label in stage.inputs.items()}
+        keys[stage.label] = artifact.artifact_key(stage.stage, stage.decides(config, digests), inputs)
+    return keys
+
+
 def outlook(
     config: Config, workdir: epath.PathLike, chosen: Iterable[Stage], digests: PathDigests, again: Collection[str] = ()
 ) -> list[Standing]:
@@ -207,14 +216,12 @@ def outlook(
     Changes nothing. Raises UserError where an input that none of them makes is missing or stale, and where a run would
     lose checkpoints.
     """
-    found, due, keys, chosen = [], dict[str, str](), dict[str, str](), list(chosen)
+    found, due, keys, chosen = [], dict[str, str](), keys_of(config, digests), list(chosen)
     made = {stage.label for stage in chosen}
     for stage in stages(config):
-        decides = stage.decides(config, digests)
-        inputs = {name: keys[label] for name, label in stage.inputs.items()}
-        keys[stage.label] = artifact.artifact_key(stage.stage, decides, inputs)
         if stage.label not in made:
             continue
+        decides = stage.decides(config, digests)
         for label in sorted({*stage.inputs.values()} - made):
             if _input(stage, label, workdir).key != keys[label]:
                 raise UserError(

@@ -36,10 +36,14 @@ def check(config: Config, workdir: os.PathLike | str, due: Sequence[Stage]) -> l
 
     With several processes all of them make the same call. Raises UserError for the first thing that is wrong.
     """
-    place = os.fspath(workdir)
     processes.set_cpu_devices(config.training.cpu_devices)
-    found = processes.on_leader(lambda: [line for one in ON_ONE for line in one(config, place, due)])
+    found = processes.on_leader(lambda: check_without_devices(config, os.fspath(workdir), due))
     return [*found, *_devices(config, due)]
+
+
+def check_without_devices(config: Config, workdir: str, due: Sequence[Stage]) -> list[str]:
+    """As `check`, in one process, and without what would hold its devices."""
+    return [line for one in ON_ONE for line in one(config, workdir, due)]
 
 
 def _own(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Colours that matplotlib writes -> what the page draws them in, light or dark.
@@ -39,10 +40,7 @@ def bars(scores: Mapping[str, Mapping[str, Any]], paper: Mapping[str, Any]) -> s
         ours.set_title("this run: pass@1 (%), 95 % interval")
         theirs.set_title(f"the paper: {paper['benchmark']} pass@1 (%)   * uncertain")
         for place, score in enumerate(scores.values()):
-            value, low, high = (100 * score[name] for name in ("value", "low", "high"))
-            ours.barh(place, value, 0.5, color=_ACCENT)
-            ours.plot([low, high], [place, place], color=_INK, linewidth=1.2, marker="|", markersize=6)
-            ours.text(max(value, high) + 2, place, f"{value:.1f}", va="center")
+            _bar(ours, place, score)
         for number, (name, group) in enumerate(paper["groups"].items()):
             for place, model in enumerate(scores):
                 if model in group:
@@ -51,13 +49,41 @@ def bars(scores: Mapping[str, Mapping[str, Any]], paper: Mapping[str, Any]) -> s
                     theirs.barh(middle, value, 0.2, color="none", edgecolor=_MUTED, linestyle=(0, (3, 2)))
                     theirs.text(value + 2, middle, f"{value}{' *' * uncertain}   {name}", va="center", fontsize=8)
         for axes in (ours, theirs):
-            axes.set_xlim(0, 112)
-            axes.set_xticks(range(0, 101, 25))
-            axes.grid(axis="y", visible=False)
-        ours.set_yticks(range(len(scores)), list(scores), color=_INK)
-        ours.set_ylim(len(scores) - 0.45, -0.55)
+            _percent(axes, list(scores))
 
     return _svg(draw, (9.4, 0.9 + 0.62 * len(scores)), "pass@1 in percent, this run and the paper")
+
+
+def seeds(scores: Mapping[str, Mapping[str, Any]], title: str) -> str:
+    """A bar for each mean ({"value", "low", "high"}, shares), its interval, and a dot for each of its "values"."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set_title(title)
+        for place, score in enumerate(scores.values()):
+            _bar(axes, place, score)
+            if len(score["values"]) > 1:
+                dots = [100 * value for value in score["values"]]
+                axes.plot(dots, [place] * len(dots), "o", color=_SECOND, markersize=3.5)
+        _percent(axes, list(scores))
+
+    return _svg(draw, (7.2, 0.9 + 0.42 * len(scores)), title)
+
+
+def _bar(axes: Axes, place: int, score: Mapping[str, Any]) -> None:
+    value, low, high = (100 * score[name] for name in ("value", "low", "high"))
+    axes.barh(place, value, 0.5, color=_ACCENT)
+    axes.plot([low, high], [place, place], color=_INK, linewidth=1.2, marker="|", markersize=6)
+    axes.text(max(value, high) + 2, place, f"{value:.1f}", va="center")
+
+
+def _percent(axes: Axes, names: Sequence[str]) -> None:
+    """From 0 to 100 %, a name for each bar, the first on top."""
+    axes.set_xlim(0, 112)
+    axes.set_xticks(range(0, 101, 25))
+    axes.grid(axis="y", visible=False)
+    axes.set_yticks(range(len(names)), names, color=_INK)
+    axes.set_ylim(len(names) - 0.45, -0.55)
 
 
 def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi_jax.config import Config
 from phi_jax.evaluation.evaluate import GREEDY, benchmarks
@@ -13,6 +13,9 @@ from phi_jax.report.paper import FIGURE_2_1
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, write_atomic, write_json
 from phi_jax.store.python_text import from_first_code
+
+if TYPE_CHECKING:
+    import jinja2
 
 _READING_CHARACTERS = 1500
 _TRAININGS = ("pretrain", "finetune")
@@ -116,25 +119,34 @@ def _reading(decontaminated: Artifact, filtered: Artifact, count: int) -> list[d
 
 def page(data: Mapping[str, Any], seconds: Mapping[str, float], versions: Mapping[str, str]) -> str:
     """The whole page as HTML, with nothing to fetch. The same arguments give the same bytes."""
+    found = data["evaluation"]
+    main = {model: scores[found["main"]] for model, scores in found["chosen"].items()}
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            data,
+            main=main,
+            told_apart=evaluation.told_apart(found),
+            significant=evaluation.SIGNIFICANT,
+            bars=charts.bars(main, data["figure_2_1"]),
+            curves={a["label"]: charts.lines(a["losses"], "loss (nats)") for a in data["trained"].values()},
+            seconds=seconds,
+            versions=versions,
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Of this folder's templates, with the filters below."""
     import jinja2
 
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("phi_jax.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "percent": percent, "signed": signed, "probability": probability}
-    found = data["evaluation"]
-    main = {model: scores[found["main"]] for model, scores in found["chosen"].items()}
-    return environment.get_template("page.html.j2").render(
-        data,
-        main=main,
-        told_apart=evaluation.told_apart(found),
-        significant=evaluation.SIGNIFICANT,
-        bars=charts.bars(main, data["figure_2_1"]),
-        curves={a["label"]: charts.lines(a["losses"], "loss (nats)") for a in data["trained"].values()},
-        seconds=seconds,
-        versions=versions,
-    )
+    made.filters |= {"number": number, "percent": percent, "signed": signed, "probability": probability}
+    return made
 
 
 def number(value: Any) -> str:

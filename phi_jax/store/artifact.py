@@ -71,14 +71,14 @@ def atomic_path(final: epath.PathLike) -> Iterator[epath.Path]:
         yield final
         return
     temporary = final.parent / f"{_TEMPORARY}{final.name}"
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         for path in (*Path(temporary).rglob("*"), temporary):
             _onto_disk(path)
         os.replace(temporary, final)
     except BaseException:
-        _remove(temporary)
+        remove(temporary)
         raise
     _onto_disk(final.parent)
 
@@ -103,7 +103,7 @@ def require_new(final: epath.PathLike) -> None:
         raise UserError(f"{above}: a file, in which {final} cannot lie; name another directory")
 
 
-def _remove(path: epath.Path) -> None:
+def remove(path: epath.Path) -> None:
     """Removes a file or a directory; the manifest first, so that what is left of an artifact is not taken for whole."""
     if path.is_dir():
         (path / MANIFEST).unlink(missing_ok=True)
@@ -325,7 +325,7 @@ def open_draft(
     if not draft.resumed and directory.exists():
         if not again:
             refuse_to_lose(draft.label, directory, drift(left, about["decides"], about["inputs"]))
-        _remove(directory)
+        remove(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for path in _files_below(directory):
         if path.name.startswith(_TEMPORARY):
@@ -465,13 +465,15 @@ def _put_into_place(partial: epath.Path, final: epath.Path) -> None:
     That one is removed; a training, which cost its steps, is kept under another name. May be called again after a kill
     at any line.
     """
-    if partial != final and final.exists():
+    if partial != final and os.path.islink(final):
+        os.unlink(final)  # of a sweep's point; what it names is others' too
+    elif partial != final and final.exists():
         if last_checkpoint(final) is None:
-            _remove(final)
+            remove(final)
         else:
             old = Artifact.read(final)
             aside = final.parent / f"{final.name}.replaced-{old.identity[:12] if old else time.time_ns()}"
-            _remove(aside)  # the same artifact
+            remove(aside)  # the same artifact
             os.rename(final, aside)
             say(f"{final.parent.name}/{final.name}: the training that stood there is kept in {aside}")
     if partial != final:

@@ -1,0 +1,1 @@
+"""Sweeps: many experiments that share what they have in common."""

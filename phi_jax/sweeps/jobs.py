@@ -1,0 +1,73 @@
+"""The jobs of a sweep: the stages that the same points have in common are one job, which runs in one of them.
+
+A point needs all that the stages it has in common with others are made of, so a job waits only for jobs of more points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from phi_jax.config import Config
+from phi_jax.errors import UserError
+from phi_jax.graph import stages
+from phi_jax.pipeline import keys_of
+from phi_jax.store import artifact
+from phi_jax.store.digests import PathDigests
+from phi_jax.sweeps.points import Sweep
+from phi_jax.sweeps.shared import Shared
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """points: that have these stages in common, in the sweep's order. stages: label -> key, inputs first."""
+
+    points: tuple[str, ...]
+    stages: dict[str, str]
+    asks_teachers: bool
+
+    @property
+    def name(self) -> str:
+        return self.points[0] if len(self.points) == 1 else f"shared by {len(self.points)}: {', '.join(self.points)}"
+
+
+def jobs_of(sweep: Sweep, directory: Path) -> list[Job]:
+    """The jobs of a sweep, each after those it needs. Raises UserError for two points that are one experiment."""
+    digests, owners, asking = PathDigests(directory), dict[tuple[str, str], list[str]](), set[str]()
+    for point, config in sweep.points.items():
+        for label, key in keys_of(config, digests).items():
+            owners.setdefault((label, key), []).append(point)
+        asking |= {stage.label for stage in stages(config) if stage.asks_teachers()}
+    if same := next((points for (label, _), points in owners.items() if label == "report" and len(points) > 1), None):
+        raise UserError(f"points {' and '.join(same)}: the same experiment; change what differs, or leave one out")
+    digests.save()
+    grouped: dict[tuple[str, ...], dict[str, str]] = {}
+    for (label, key), points in owners.items():
+        grouped.setdefault(tuple(points), {})[label] = key
+    ordered = sorted(grouped.items(), key=lambda item: -len(item[0]))  # stable: the sweep's order
+    return [Job(points, labels, not asking.isdisjoint(labels)) for points, labels in ordered]
+
+
+def write_configs(directory: Path, points: Mapping[str, Config]) -> None:
+    """Writes the config.json of every point, which `phi-jax --config` takes."""
+    for name, config in points.items():
+        place = Shared(directory).point(name)
+        place.mkdir(parents=True, exist_ok=True)
+        # One journal and one cap for all: what one point has paid for no other pays for again.
+        values = config.to_dict()
+        if "budget" in values and not values["budget"]["journal"]:
+            values["budget"]["journal"] = os.path.abspath(directory / "teacher")
+        artifact.write_json(place / "config.json", values)
+
+
+def settle(shared: Shared, job: Job) -> list[str]:
+    """Has each point of a job name what is whole of it; returns the labels of the stages that are not."""
+    found = {label: [shared.settle(point, label, key) for point in job.points] for label, key in job.stages.items()}
+    return [label for label, whole in found.items() if not all(whole)]
+
+
+def begun(shared: Shared, job: Job, due: Sequence[str]) -> str | None:
+    """The point in whose work directory a stage of the job was interrupted, or None."""
+    return next((p for p in job.points for label in due if (shared.point(p) / f"{label}.partial").exists()), None)

@@ -1,0 +1,154 @@
+"""Runs the jobs of a sweep on this machine, several at once, with its devices divided among them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from phi_jax.errors import Preempted, UserError
+from phi_jax.parallel.supervise import die_with_parent
+from phi_jax.progress import say
+from phi_jax.sweeps.jobs import Job, begun, settle
+from phi_jax.sweeps.shared import Shared
+
+_LOOK_SECONDS = 0.2
+_LOG = "log.txt"
+
+
+@dataclasses.dataclass
+class _Running:
+    number: int
+    point: str  # in whose work directory it runs
+    place: int  # of the devices
+    child: subprocess.Popen
+    since: float
+
+
+def run(directory: Path, jobs: Sequence[Job], parallel: int) -> None:
+    """Runs what is not whole. A job that fails stops only those that need it.
+
+    Raises UserError at the end where one failed.
+    """
+    shared, cores, gpus = Shared(directory), _divided(_cores(), parallel, "cores"), _divided(_gpus(), parallel, "GPUs")
+    due = {number: settle(shared, job) for number, job in enumerate(jobs)}
+    waiting = [number for number, labels in due.items() if labels]
+    running: list[_Running] = []
+    failed: dict[int, str] = {}
+
+    def can_begin(number: int) -> str | None:
+        """The point to run a job in, or None where it has to wait."""
+        job, busy = jobs[number], {one.point for one in running}
+        needs = {*waiting, *(one.number for one in running)} & needed_by(jobs, number)
+        if needs or (job.asks_teachers and any(jobs[one.number].asks_teachers for one in running)):
+            return None
+        interrupted = begun(shared, job, due[number])
+        return next((p for p in ([interrupted] if interrupted else job.points) if p not in busy), None)
+
+    with _ended(running):
+        while waiting or running:
+            for number in list(waiting):
+                if lost := needed_by(jobs, number) & failed.keys():
+                    waiting.remove(number)
+                    failed[number] = f"needs {jobs[min(lost)].name}"
+                elif len(running) < parallel and (point := can_begin(number)):
+                    waiting.remove(number)
+                    place = min({*range(parallel)} - {one.place for one in running})
+                    say(f"{jobs[number].name}: {len(due[number])} stages, log {shared.point(point) / _LOG}")
+                    child = _start(shared.point(point), due[number], cores[place], gpus[place])
+                    running.append(_Running(number, point, place, child, time.monotonic()))
+            time.sleep(_LOOK_SECONDS)
+            for one in [one for one in running if one.child.poll() is not None]:
+                running.remove(one)
+                job, seconds = jobs[one.number], time.monotonic() - one.since
+                if one.child.returncode == 0 and not settle(shared, job):
+                    say(f"{job.name}: done in {seconds:.0f} s")
+                else:
+                    failed[one.number] = (
+                        f"exit code {one.child.returncode}; {_last_line(shared.point(one.point) / _LOG)}"
+                    )
+                    say(f"{job.name}: failed: {failed[one.number]}")
+    if failed:
+        first = next(iter(failed))
+        raise UserError(f"{len(failed)} of {len(jobs)} jobs failed; first {jobs[first].name}: {failed[first]}")
+
+
+def check_parallel(parallel: int) -> None:
+    """Raises UserError where the devices of this machine cannot be divided among so many jobs."""
+    if parallel < 1:
+        raise UserError(f"--parallel {parallel}: must be at least 1")
+    _divided(_cores(), parallel, "cores")
+    _divided(_gpus(), parallel, "GPUs")
+
+
+def needed_by(jobs: Sequence[Job], number: int) -> set[int]:
+    """The jobs that must be whole before a job: those of more points, its own among them."""
+    points = set(jobs[number].points)
+    return {other for other, job in enumerate(jobs) if points < set(job.points)}
+
+
+def _start(point: Path, labels: Sequence[str], cores: list[int], gpus: list[int]) -> subprocess.Popen:
+    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {})}
+    command = ["run", "--config", f"{point}/config.json", "--workdir", os.fspath(point), "--only", ",".join(labels)]
+
+    def begin() -> None:
+        die_with_parent()
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+    with (point / _LOG).open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "phi_jax.cli", *command],
+            stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment, preexec_fn=begin,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _ended(running: list[_Running]) -> Iterator[None]:
+    """No child outlives this process; SIGTERM ends it as Ctrl-C does, and what is made is kept."""
+
+    def stop(*_: object) -> None:
+        raise Preempted("asked to stop")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        for one in running:
+            one.child.terminate()
+        for one in running:
+            one.child.wait()
+
+
+def _divided(devices: list[int], parallel: int, what: str) -> list[list[int]]:
+    """Equal shares."""
+    if not devices:
+        return [[]] * parallel
+    if len(devices) % parallel:
+        raise UserError(f"--parallel {parallel}: {len(devices)} {what} cannot be divided so; use a divisor of that")
+    each = len(devices) // parallel
+    return [devices[place * each : (place + 1) * each] for place in range(parallel)]
+
+
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def _gpus() -> list[int]:
+    """The numbers of the GPUs that a process of this one may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [int(number) for number in named.split(",") if number.strip().isdigit()]
+    return sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return f"{log}: {next((line for line in reversed(lines) if line.strip()), 'no word')}"

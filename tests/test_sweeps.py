@@ -1,0 +1,207 @@
+"""phi-jax sweep: points, what they share, kills, and the page, on experiments below micro."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from running import ROOT, phi_jax
+
+from phi_jax.errors import UserError
+from phi_jax.sweeps import jobs, points
+from phi_jax.sweeps.points import Hyper, load
+
+CONFIGS = ROOT / "configs" / "sweeps"
+# Two models, no filter: a sweep over how one of them is finetuned has data, raw code and its training in common.
+FILE = '''"""control: how long raw code's model is finetuned."""
+
+def get_points(h):
+    return h.product(
+        h.point("", {
+            "config": "NANO:size=micro", "models.base": None, "models.finetuned": None,
+            "collect.max_files": 60, "training.steps": 8,
+            "evaluate.further_benchmarks": (), "evaluate.perturbations": (),
+        }),
+        h.zip(h.sweep("finetune.steps", (16, 24)), h.sweep("finetune.schedule_steps", (16, 24))),
+    )
+'''
+NAMES = ["steps=16,schedule_steps=16", "steps=24,schedule_steps=24"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "control.py"
+    path.write_text(FILE.replace("NANO", str(ROOT / "configs" / "nano.py")))
+    return path
+
+
+def test_points_are_products_zips_and_chains():
+    h = Hyper("nano")
+    one, two = h.sweep("a.b", (1, 2)), h.sweep("c", (0.5,))
+    assert h.product(one, two) == {"b=1,c=0.5": {"a.b": 1, "c": 0.5}, "b=2,c=0.5": {"a.b": 2, "c": 0.5}}
+    assert h.zip(one, h.sweep("d", "xy")) == {"b=1,d=x": {"a.b": 1, "d": "x"}, "b=2,d=y": {"a.b": 2, "d": "y"}}
+    assert list(h.chain(one, h.point("z", {}))) == ["b=1", "b=2", "z"]
+    assert h.product(h.point("", {"a.b": 0}), one)["b=2"] == {"a.b": 2}
+    with pytest.raises(ValueError, match="two points are called 'b=1'"):
+        h.chain(one, one)
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        h.zip(one, two)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "def get_points(h): return h.sweep('training.stepz', (1, 2))",
+            "point stepz=1: config.training.stepz: no such",
+        ),
+        ("def get_points(h): return h.sweep('trainings.steps', (1, 2))", "there is no section config.trainings"),
+        ("def get_points(h): return h.sweep('training.steps', (1, 'x'))", "point steps=x: config.training.steps='x'"),
+        ("def get_points(h): return h.point('a/b', {})", "'a/b' is no name of a point"),
+        (
+            "def get_points(h): return h.chain(h.point('a', {}), h.point('b', {}))",
+            "points a and b: the same experiment",
+        ),
+        ("x = 1", "AttributeError"),
+        ("import sys; sys.exit(3)", "SystemExit"),
+    ],
+)
+def test_a_wrong_sweep_is_one_line_and_leaves_nothing(tmp_path, text, told):
+    (tmp_path / "nano.py").write_text((ROOT / "configs" / "nano.py").read_text())
+    (tmp_path / "phi_1.py").write_text((ROOT / "configs" / "phi_1.py").read_text())
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "wrong.py").write_text(text)
+    file = str(tmp_path / "sweeps" / "wrong.py")
+    with pytest.raises(UserError) as error:
+        jobs.jobs_of(load(["--config", file], "micro"), tmp_path / "S")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "S").exists()
+
+
+@pytest.mark.parametrize("scale", points.SCALES)
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.py")))
+def test_every_named_sweep_resolves_at_every_scale(tmp_path, name, scale):
+    sweep = load(["--config", str(CONFIGS / f"{name}.py")], scale)
+    found = jobs.jobs_of(sweep, tmp_path)
+    assert {point for job in found for point in job.points} == set(sweep.points)
+    # What a stage is made of is in its own job, or in one of more points.
+    made = {(point, label): job for job in found for label in job.stages for point in job.points}
+    for point, config in sweep.points.items():
+        for stage in jobs.stages(config):
+            for label in stage.inputs.values():
+                assert set(made[point, label].points) >= set(made[point, stage.label].points)
+    crossed = load(["--config", f"{CONFIGS / name}.py:seeds=2"], scale).points if name != "seeds" else {}
+    assert len(crossed) in (0, 2 * len(sweep.points))
+
+
+def stages_done(sweep_directory):
+    """Label -> how often it was made, by the logs of all points."""
+    text = "".join(log.read_text() for log in sweep_directory.glob("points/*/log.txt"))
+    return Counter(re.findall(r"^(\S+): done in", text, re.MULTILINE))
+
+
+def test_the_sweep_of_the_readme_has_nine_points(tmp_path):
+    text = re.search(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+    (tmp_path / "mine.py").write_text(text.replace("/path/to", str(ROOT)))
+    sweep = load(["--config", str(tmp_path / "mine.py")], "nano")
+    assert len(sweep.points) == 9
+    assert sweep.points["num_layers=6,learning_rate=0.009"].to_dict()["training"]["learning_rate"] == 0.009
+    assert [len(job.points) for job in jobs.jobs_of(sweep, tmp_path)] == [9] + 9 * [1]
+
+
+def identities_of(point):
+    """Label -> identity of every artifact that a point names."""
+    manifests = [json.loads(p.read_text()) for depth in ("*", "*/*") for p in point.glob(f"{depth}/manifest.json")]
+    return {f"{m['stage']}/{m['name']}": m["identity"] for m in manifests}
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
+    directory = tmp_path / "S"
+    command = ["sweep", "--config", str(file), "--workdir", str(directory), "--parallel", "2"]
+    dry = phi_jax(*command, "--dry-run")
+    assert "2 points ask for" in dry.stdout
+    assert not directory.exists()
+    killed = subprocess.Popen([sys.executable, "-m", "phi_jax.cli", *command], cwd=ROOT)
+    shared = directory / "points" / NAMES[0]
+    while not (shared / "pretrain" / "raw.partial" / "checkpoints").exists():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    refused = phi_jax(*command, check=False)
+    assert refused.returncode == 1
+    assert "another phi-jax is running there" in refused.stderr
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    # A point that fails stops only what needs it, and is named with its log.
+    in_the_way = directory / "points" / NAMES[1] / "finetune"
+    in_the_way.touch()
+    failed = phi_jax(*command, check=False)
+    assert failed.returncode == 1
+    assert f"1 of 3 jobs failed; first {NAMES[1]}: exit code 1; {in_the_way.parent / 'log.txt'}: " in failed.stderr
+    assert NAMES[0] in failed.stdout or (directory / "points" / NAMES[0] / "report").exists()
+    in_the_way.unlink()
+    done = phi_jax(*command)
+    made = stages_done(directory)
+    kept = {os.path.realpath(path) for path in directory.glob("store/*/*")}
+    assert made.total() == len(kept)  # each once, though the points ask for more
+    assert made["pretrain/raw"] == made["collect/python"] == 1
+    assert made["finetune/raw+exercises"] == made["report"] == 2
+    # A point is a work directory like any other.
+    standing = phi_jax("status", "--workdir", shared, "--verify").stdout
+    assert set(re.findall(r"^\S+\s+(\w+)", standing, re.MULTILINE)) == {"whole"}
+    one, other = (identities_of(directory / "points" / name) for name in NAMES)
+    assert {label for label in one if one[label] == other[label]} >= {"pretrain/raw", "tokenize/raw", "evaluate/raw"}
+    assert one["finetune/raw+exercises"] != other["finetune/raw+exercises"]
+    # The table, the page and report.json say the same.
+    report = json.loads((directory / "report" / "report.json").read_text())
+    assert [row["row"] for row in report["rows"]] == [f"{name} {m}" for name in NAMES for m in ("raw", "raw+exercises")]
+    page = (directory / "report" / "index.html").read_text()
+    for row in report["rows"]:
+        scores = json.loads((directory / "points" / row["points"][0] / "evaluate" / "scores.json").read_text())
+        (found,) = (
+            s for s in scores
+            if [s[name] for name in ("model", "metric", "decoding", "benchmark")]
+            == [row["model"], "pass@1", "greedy", "nano"]
+        )  # fmt: skip
+        assert row["scores"]["nano"]["values"] == [found["value"]]
+        assert row["row"] in page
+        assert row["row"] in done.stdout
+    again = phi_jax(*command)
+    assert stages_done(directory) == made
+    assert again.stdout == done.stdout
+    # What no point needs goes when it is asked for, and only that.
+    file.write_text(file.read_text().replace("(16, 24)", "(16,)"))
+    assert "removed: 0" not in phi_jax(*command, "--prune").stdout
+    assert not (directory / "points" / NAMES[1]).exists()
+    assert identities_of(directory / "points" / NAMES[0]) == one
+
+
+def test_a_point_run_by_hand_leaves_what_others_share(tmp_path, file):
+    """Another config in a point's directory takes its link away, not what the link names."""
+    from phi_jax.store import artifact
+    from phi_jax.sweeps.shared import Shared
+
+    shared = Shared(tmp_path)
+    inputs: dict = {}
+    for point in "ab":
+        shared.point(point).mkdir(parents=True)
+    draft = artifact.open_draft(shared.point("a"), "collect", "python", {"x": 1}, inputs)
+    (draft.directory / "out").write_text("text")
+    draft.add_output("out", "out")
+    key = draft.commit().key
+    assert all(shared.settle(point, "collect/python", key) for point in "ab")
+    another = artifact.open_draft(shared.point("a"), "collect", "python", {"x": 2}, inputs)
+    (another.directory / "out").write_text("other")
+    another.add_output("out", "out")
+    another.commit()
+    assert (shared.point("b") / "collect" / "python" / "out").read_text() == "text"
+    assert (shared.point("a") / "collect" / "python" / "out").read_text() == "other"
+    assert shared.settle("a", "collect/python", key)
+    assert (shared.point("a") / "collect" / "python" / "out").read_text() == "text"
+    assert len(list(tmp_path.glob("store/collect/*"))) == 2

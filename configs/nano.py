@@ -48,7 +48,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.texts.grammar.writer = "grammar"  # the built-in grammar; it holds out the problems of the benchmark "nano"
     c.texts.grammar.family_cap = 6 if micro else 120  # behaviours of one family at most
     c.texts.grammar.held_out_one_in = 10  # one behaviour in so many, of each family, is only ever tested
-    c.texts.grammar.sections_per_behaviour = 1 if micro else 2  # textbook sections written on each taught behaviour
+    c.texts.grammar.sections_per_behaviour = 1 if micro else 3  # textbook sections written on each taught behaviour
     c.texts.grammar.exercises_per_behaviour = 4 if micro else 8  # exercises written on each taught behaviour
     c.texts.grammar.sandbox = "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
     c.texts.grammar.sandbox_workers = 2  # executions at once
@@ -57,7 +57,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     # --- Filter: a rubric grades, a small budget is kept ---
     c.annotate.grader = "static"  # a rubric computed from the syntax tree (paper: GPT-4)
     c.annotate.max_files = 100 if micro else 1500  # files graded, a sample by hash
-    c.filter.embed_tokens = 256  # nano's context
+    c.filter.embed_tokens = 128  # half of nano's context: as good on files that a person graded, in half the time
     c.filter.batch_size = 4  # files embedded at once on a device: a core's caches hold them
     c.filter.trees = 50 if micro else 200  # of the random forest
     c.filter.token_budget = 200_000 if micro else 4_000_000  # tokens kept: a share like the paper's 6B of 35B
@@ -105,24 +105,24 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.evaluate_every = 8 if micro else 100  # steps between validation losses
     c.training.validation_batches = 2 if micro else 8  # global batches in one validation loss
 
-    c.finetune.steps = 16 if micro else 600  # optimizer steps
-    c.finetune.schedule_steps = 16 if micro else 600  # steps at which the linear decay reaches 0
+    c.finetune.steps = 16 if micro else 700  # optimizer steps
+    c.finetune.schedule_steps = 16 if micro else 700  # steps at which the linear decay reaches 0
     c.finetune.warmup_steps = 4 if micro else 15  # steps of linear warmup
     c.finetune.global_batch_size = 4 if micro else 8  # sequences in one step
     c.finetune.microbatches = 1  # a batch fits
     c.finetune.learning_rate = 7e-3  # as in pretraining (paper: a tenth of it)
     c.finetune.muon_learning_rate = 1.4e-2  # as in pretraining
     c.finetune.muon_weight_decay = 0.0  # as in pretraining
-    c.finetune.checkpoint_every = 8 if micro else 300  # steps between saves
-    c.finetune.keep_every = 8 if micro else 300  # saves to choose among
-    c.finetune.evaluate_every = 8 if micro else 60  # steps between validation losses; each save has one
+    c.finetune.checkpoint_every = 8 if micro else 350  # steps between saves
+    c.finetune.keep_every = 8 if micro else 350  # saves to choose among
+    c.finetune.evaluate_every = 8 if micro else 70  # steps between validation losses; each save has one
 
     c.models.base.mixture = (("filtered", 0.1), ("grammar.textbooks", 0.9))  # textbooks weigh more than in the paper's pool, for a model this small
     c.models.finetuned.mixture = (("grammar.exercises", 1.0),)  # the grammar's exercises
     c.models["raw+exercises"].mixture = (("grammar.exercises", 1.0),)  # the grammar's exercises
 
     c.select.problems = "nano"  # a fifth of what the grammar holds out, which the benchmark leaves out
-    c.select.max_new_tokens = 16 if micro else 80  # length of a completion at most
+    c.select.max_new_tokens = 16 if micro else 64  # length of a completion at most; no reference has more than 52
     c.select.slots = 8 if micro else 32  # completions that a device decodes at once
     c.select.sandbox_workers = 2  # executions at once
 
@@ -131,7 +131,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.evaluate.benchmark = "nano"  # the behaviours that the grammar holds out
     c.evaluate.further_benchmarks = ("idioms",)  # built in; the prompts of the other two do not fit the context
     c.evaluate.max_problems = 8 if micro else 200  # problems tried, the first ones
-    c.evaluate.max_new_tokens = 16 if micro else 80  # length of a completion at most
+    c.evaluate.max_new_tokens = 16 if micro else 64  # length of a completion at most
     c.evaluate.slots = 8 if micro else 32  # completions that a device is compiled to decode at once
     c.evaluate.samples_per_problem = 1 if micro else 0  # sampled completions a problem, beside the greedy one
     if micro:

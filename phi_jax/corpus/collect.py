@@ -16,7 +16,7 @@ from phi_jax.corpus.sources import FILES, RawFile, Reader, check, columns, list_
 from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, atomic_path
+from phi_jax.store.artifact import Artifact, Draft, write_lines
 from phi_jax.store.rows import escaped
 
 FILES_PER_PART = 1000
@@ -111,9 +111,7 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
 def _snapshot(rules: Config, path: epath.Path) -> list[RawFile]:
     """The files to look at, listed once: a resumed run sees what the first one saw."""
     if not path.exists():
-        with atomic_path(path) as temporary, temporary.open("w") as file:
-            for source in rules.sources:
-                file.writelines(json.dumps(raw) + "\n" for raw in list_files(source, rules.packages))
+        write_lines(path, (raw for source in rules.sources for raw in list_files(source, rules.packages)))
     entries = [RawFile(*json.loads(line)) for line in path.read_text().splitlines()]
     if rules.max_files and len(entries) > rules.max_files:
         # By content, so the sample is uniform, and the same whatever else changes on the disk.

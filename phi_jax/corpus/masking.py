@@ -7,6 +7,7 @@ number of a version that looks like an IP address goes too.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 
@@ -33,16 +34,10 @@ def masked(text: str) -> tuple[str, list[str]]:
 
     def mark(match: re.Match[str]) -> str:
         kind = "KEY" if match["value"] else match.lastgroup or ""
-        if kind == "IP_ADDRESS" and not _is_public(match[0]):
-            return match[0]
-        found.append(kind)
-        return f"{match['before'] or ''}<{kind}>"
+        with contextlib.suppress(ValueError):
+            if kind != "IP_ADDRESS" or ipaddress.ip_address(match[0]).is_global:
+                found.append(kind)
+                return f"{match['before'] or ''}<{kind}>"
+        return match[0]
 
     return _PATTERN.sub(mark, text), found
-
-
-def _is_public(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_global
-    except ValueError:
-        return False

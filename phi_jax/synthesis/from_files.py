@@ -58,8 +58,10 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
         kind: sift(draft, kind, (text for found, text in _texts(files, rules, draft.name) if found == kind), rules)
         for kind in KINDS
     }
-    about = {"license": rules.license, "teacher": rules.teacher, "terms": rules.terms}
-    declare(draft, written_by=rules.writer, files=[path for _, path, _ in files], **about, **facts)
+    declare(
+        draft, written_by=rules.writer, files=[path for _, path, _ in files],
+        license=rules.license, teacher=rules.teacher, terms=rules.terms, **facts,
+    )  # fmt: skip
 
 
 def check(config: Config, name: str) -> Iterator[str]:

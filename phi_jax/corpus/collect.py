@@ -104,7 +104,7 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
         set_aside=dict(reasons.most_common()),
         by_source=dict(by_source.most_common()),
         by_license=dict(by_license.most_common()),
-        masked=dict(masks.most_common()),
+        masked=masks,
     )
 
 
@@ -126,11 +126,11 @@ def _look_at(
     """(documents to keep, rows to set aside). seen: ids of the documents before them, to which theirs are added."""
     kept: list[documents.Row] = []
     aside: list[documents.Row] = []
-    allowed = {name.lower() for name in rules.licenses}
+    allowed, unnamed = {name.lower() for name in rules.licenses}, rules.license
     for raw in entries:
         row, reason = reader.read(raw)
         source, path = escaped(raw.source), escaped(raw.path)
-        licence = raw.license or row.get("license") or rules.license or None
+        licence = raw.license or row.get("license") or unnamed or None
         reason = reason or why_not(row["text"], path, rules)
         if not reason and allowed and not {*(licence or "").lower().split(" and ")} <= allowed:
             reason = "licence"

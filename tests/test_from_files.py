@@ -169,7 +169,8 @@ def test_any_row_goes_somewhere(tmp_path_factory, rows):
     """Each row of a file becomes one text of one kind; what cannot be one says why."""
     file = tmp_path_factory.getbasetemp() / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = list(stage._texts([file], "other"))
+    rules = config_of().texts.mine.over(stage._LATER)
+    found = list(stage._texts([("rows.jsonl", "rows.jsonl", file)], rules, "mine"))
     assert len(found) == len(rows)
     for row, (kind, text) in zip(rows, found, strict=True):
         pa.Table.from_pylist([review._tidied(kind, text)], schema=review.SCHEMA)
@@ -189,7 +190,7 @@ def test_any_row_goes_somewhere(tmp_path_factory, rows):
     ],
 )
 def test_tests_are_a_list(value, tests):
-    _, row = stage._text(Given("", {"kind": "exercises", "text": "x", "tests": value}), {})
+    _, row = stage._text(Given("", {"kind": "exercises", "text": "x", "tests": value}), {}, "")
     assert (row["code"] or (row["tests"] and json.loads(row["tests"]))) == tests
 
 

@@ -61,7 +61,7 @@ def test_all_rows_are_read_and_the_commit_is_part_of_the_decision(ran):
     workdir = ran[0]
     collected, books = manifest(workdir, "collect/python"), manifest(workdir, "synthesize/open_phi")
     source = f"hf://{CODE}@{'a' * 40}"
-    assert collected["decides"]["collect.sources"] == [f"{source}/file-*.json.gz"]
+    assert collected["decides"]["collect.sources"] == [f"{source}/file-0000000000*.json.gz"]
     assert collected["facts"]["by_source"] == {source: collected["facts"]["kept"]}
     assert {*collected["facts"]["by_license"]} == {"mit", "gpl-3.0"}
     assert collected["facts"]["files"] == 160

@@ -18,7 +18,7 @@ CODE, BOOKS, EXERCISES = (
 SECRETS = "# Ask jo.doe@mail.org, or the server at 8.8.8.8.\napi_key = '0123456789abcdef0123'\n"
 
 
-def write(root, files=160, family_cap=3):
+def write(root, files=100, family_cap=2):
     """Repository -> directory of its files."""
     repositories = {name: Path(root) / name for name in (CODE, BOOKS, EXERCISES)}
     library = sorted(Path(sysconfig.get_path("stdlib")).glob("*/*.py"))

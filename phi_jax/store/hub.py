@@ -1,8 +1,9 @@
 """Data sets on the Hugging Face Hub: hf://datasets/OWNER/NAME[@REVISION]/GLOB, as files on this machine.
 
 They are read through the Hub's client, into its own cache: HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what
-they mean elsewhere, and a download that was cut off goes on. A `*` of the glob matches `/` too. A revision may be a
-commit, a branch or a tag, whose `/` is written %2F; without one it is the newest.
+they mean elsewhere. A connection that breaks off goes on where it was; of a process that is killed, the files that were
+whole stay (client 2.4.0). A `*` of the glob matches `/` too. A revision may be a commit, a branch or a tag, whose `/`
+is written %2F; without one it is the newest.
 """
 
 from __future__ import annotations

@@ -28,13 +28,17 @@ def get_config(argument: str = "") -> ConfigDict:
     c.seed = 0  # root of every random choice: initial weights, batch order, dropout, samples
 
     c.collect = ConfigDict()
-    c.collect.sources = ("the-stack-python",)  # SET THIS: "installed", directories, .py, .parquet or .jsonl(.gz) (paper: The Stack v1.2's Python, deduplicated, and StackOverflow)
+    c.collect.sources = ("the-stack-python",)  # SET THIS: "installed", directories, .py, .parquet, .jsonl(.gz) or .json.gz, here, on s3:// or gs://, or hf://datasets/OWNER/NAME[@REVISION]/GLOB (paper: The Stack v1.2's Python, deduplicated, and StackOverflow)
     c.collect.packages = ()  # installed packages that the source "installed" takes, beside the standard library
     c.collect.max_files = 0  # files looked at; 0 = all (paper: over 35 million)
     c.collect.max_bytes = 200_000  # bytes of one file; larger ones are set aside (ours)
     c.collect.min_bytes = 64  # bytes of one file; smaller ones are set aside (ours)
     c.collect.max_mean_line = 100  # characters; a higher mean line length is called minified (ours)
     c.collect.max_line = 1000  # characters; a file with a longer line is called minified (ours)
+    c.collect.columns = ()  # what tables call ours, beside `text` or `content`: ("text=code", "license=max_stars_repo_licenses"); ours are text, path, license, language
+    c.collect.license = ""  # of files whose source names none; "" = not known
+    c.collect.licenses = ()  # licences whose files are taken, as the sources name them; () = all (paper: The Stack's, which are permissive)
+    c.collect.mask = False  # e-mail addresses, keys and IP addresses give way to <EMAIL>, <KEY> and <IP_ADDRESS> (paper: silent)
 
     c.dedup = ConfigDict()
     c.dedup.threshold = 0.8  # Jaccard similarity from which on two texts are near copies (ours; the paper's pool came deduplicated)
@@ -72,7 +76,11 @@ def get_config(argument: str = "") -> ConfigDict:
     c.texts.teacher.max_tokens = 2048  # of one reply (ours)
     c.texts.teacher.temperature = 1.0  # of the writing (ours)
     c.texts.teacher.near_copy_threshold = 0.8  # Jaccard similarity of word 5-grams from which on the shorter of two texts goes (ours)
-    c.texts.teacher.files = ()  # texts that somebody has, for writer = "files": .jsonl or .parquet, checked as a teacher's are
+    c.texts.teacher.files = ()  # texts that somebody has, for writer = "files": .parquet, .jsonl(.gz) or .json.gz, here or where c.collect.sources may lie, checked as a teacher's are
+    c.texts.teacher.columns = ()  # what these files call ours: ("text=problem+solution", "teacher=model"); ours are text, kind, language, tests, source, path, license, teacher
+    c.texts.teacher.kind = ""  # "textbooks" or "exercises", of rows that do not say; "" = such rows are set aside
+    c.texts.teacher.teacher = ""  # who wrote these files, where rows do not say; shown before a run and on the model card
+    c.texts.teacher.terms = ""  # what else the user of these files must know, in a sentence; shown likewise
     c.texts.teacher.license = "other"  # of the texts, as the documents carry it; "other" = your teacher's terms decide
     c.texts.teacher.sandbox = "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
     c.texts.teacher.sandbox_workers = 8  # executions at once

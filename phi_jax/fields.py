@@ -29,6 +29,7 @@ class Field:
     choices: tuple[str, ...] = ()
     decides: bool = True
     path: bool = False
+    neutral: Any = None  # at this value a field stays out of the key, as if it were not there: it came later
 
     def problem(self, value: Any) -> str:
         """Why the field may not hold the value; "" where it may."""
@@ -93,6 +94,7 @@ def _path(field: Field) -> Field:
 
 ANY, NAME = Field(), Field(1)
 TEXTS, NAMES = Field(kind="several texts, each in one line"), Field(1, kind="several texts, each in one line")
+LATER, LATER_TEXTS = Field(neutral=""), dataclasses.replace(TEXTS, neutral=[])
 NUMBERS = Field(kind="several whole numbers", decides=False)
 PERTURBATIONS = dataclasses.replace(TEXTS, choices=("typos", "paraphrase", "rename_function", "rename_arguments"))
 COUNT, COUNT_OR_0, SEED = _whole(1), _whole(0), _whole(0, 2**32 - 1)  # a seed is 32 bits to scikit-learn
@@ -113,6 +115,8 @@ FIELDS: Mapping[str, Field] = {
     "collect.sources": _path(NAMES), "collect.packages": TEXTS, "collect.max_files": COUNT_OR_0,
     "collect.max_bytes": COUNT, "collect.min_bytes": COUNT_OR_0,
     "collect.max_mean_line": COUNT, "collect.max_line": COUNT,
+    "collect.columns": LATER_TEXTS, "collect.license": LATER, "collect.licenses": LATER_TEXTS,
+    "collect.mask": Field(kind="True or False", neutral=False),
     "dedup.threshold": SHARE_ABOVE_0, "dedup.ngram": COUNT, "dedup.num_perm": COUNT, "dedup.bands": COUNT,
     "teachers.*.model": NAME, "teachers.*.base_url": _speed(NAME), "teachers.*.key_variable": _speed(ANY),
     "teachers.*.price_as": _speed(ANY), "teachers.*.mode": Field(choices=("live", "batch"), decides=False),
@@ -123,6 +127,8 @@ FIELDS: Mapping[str, Field] = {
     "texts.*.writer": NAME, "texts.*.seed": SEED, "texts.*.textbook_requests": COUNT_OR_0,
     "texts.*.exercise_requests": COUNT_OR_0, "texts.*.share": SHARE_ABOVE_0, "texts.*.max_tokens": COUNT,
     "texts.*.temperature": TEMPERATURE, "texts.*.near_copy_threshold": SHARE_ABOVE_0, "texts.*.files": _path(TEXTS),
+    "texts.*.columns": LATER_TEXTS, "texts.*.kind": Field(choices=("", "textbooks", "exercises"), neutral=""),
+    "texts.*.teacher": LATER, "texts.*.terms": _speed(ANY),
     "texts.*.license": ANY, "texts.*.sandbox": CONFINEMENT, "texts.*.sandbox_workers": WORKERS,
     "texts.*.family_cap": COUNT, "texts.*.held_out_one_in": _whole(2), "texts.*.sections_per_behaviour": COUNT_OR_0,
     "texts.*.exercises_per_behaviour": COUNT_OR_0,

@@ -39,8 +39,8 @@ class Stage:
 
     inputs: what the stage calls an input -> label ("stage/name") of the artifact. sections: the parts of the config it
     may read; nothing else of the config can make it stale. function: "module:function", imported when it runs, so that
-    a training run never loads the data tools. check: another, (config, name) -> None, for what can be known before the
-    first stage runs; "" = nothing.
+    a training run never loads the data tools. check: another, (config, name) -> lines or None, for what can be known
+    before the first stage runs; "" = nothing.
     """
 
     stage: str
@@ -63,7 +63,7 @@ class Stage:
         decided = {}
         for path, value in fields.leaves(self.config_of(config).to_dict()):
             field = fields.field_of(path) or fields.ANY
-            if field.decides:
+            if field.decides and value != field.neutral:
                 decided[path] = digests.of(value) if field.path else value
         return decided
 

@@ -46,12 +46,11 @@ def check_without_devices(config: Config, workdir: str, due: Sequence[Stage]) ->
     return [line for one in ON_ONE for line in one(config, workdir, due)]
 
 
-def _own(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
+def _own(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
     """The stages' own checks; one that reads the same sections for several stages is made once."""
     for stage in {(stage.check, stage.sections): stage for stage in due if stage.check}.values():
         module, _, function = stage.check.partition(":")
-        getattr(importlib.import_module(module), function)(config, stage.name)
-    return ()
+        yield from getattr(importlib.import_module(module), function)(config, stage.name) or ()
 
 
 def _lengths(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:

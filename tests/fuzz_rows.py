@@ -33,7 +33,9 @@ from phi_jax.store.rows import count_rows, read_rows
 from phi_jax.synthesis import from_files, review
 
 SECONDS = 20  # that one reader may take
-RULES = Config({"max_bytes": 10**6, "min_bytes": 0, "max_mean_line": 10**6, "max_line": 10**6})
+_NO_LIMITS = {"max_bytes": 10**6, "min_bytes": 0, "max_mean_line": 10**6, "max_line": 10**6}
+RULES = Config({**_NO_LIMITS, "license": "", "licenses": (), "mask": True})
+TEXT_RULES = Config({"columns": (), "kind": "", "license": "other", "teacher": ""})
 HUMAN_EVAL = {
     "task_id": "HumanEval/0", "prompt": 'def add(a, b):\n    """Add two numbers that are given as arguments."""\n',
     "entry_point": "add", "canonical_solution": "    return a + b\n",
@@ -206,10 +208,10 @@ def write(case: Case, directory: Path) -> Path:
 
 def as_sources(path: Path) -> Counter:
     """As `collect` reads them."""
-    if path.name.endswith((".json", ".json.gz")):
+    if path.name.endswith(".json"):
         return Counter()
     listed = list(sources.list_files(str(path)))
-    kept, aside = collect._look_at(listed, RULES, sources.Reader(), set())
+    kept, aside = collect._look_at(listed, RULES, sources.Reader({}), set())
     assert len(kept) + len(aside) == len(listed) == count_rows(path)
     pa.Table.from_pylist(kept, schema=documents.SCHEMA)
     pa.Table.from_pylist(aside, schema=collect._SET_ASIDE)
@@ -218,7 +220,7 @@ def as_sources(path: Path) -> Counter:
 
 def as_texts(path: Path) -> Counter:
     """As `synthesize` reads somebody's texts."""
-    found = list(from_files._texts([path], "other"))
+    found = list(from_files._texts([(path.name, path.name, path)], TEXT_RULES, "mine"))
     assert len(found) == count_rows(path)
     tidied = [review._tidied(kind, text) for kind, text in found]
     pa.Table.from_pylist(tidied, schema=review.SCHEMA)

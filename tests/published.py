@@ -68,26 +68,31 @@ def publish(directory, config, tensors, trained=None):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub's interface as its client asks a model's files of. A file is sent from where it is asked to
-    begin, so that a download that was cut off goes on."""
+    """As much of the Hub's interface as its client asks files of. A file is sent from where it is asked to begin, so
+    that a download that was cut off goes on."""
 
-    repositories: dict[str, Path]  # "owner/model" -> its files
+    repositories: dict[str, Path]  # "owner/model" or "datasets/owner/name" -> its files
     asked: list[str]
     revision = "a" * 40
 
     def do_GET(self):
         self.asked.append(self.path)
-        owner, name, *rest = self.path.removeprefix("/api/models").lstrip("/").partition("?")[0].split("/")
-        directory = self.repositories.get(f"{owner}/{name}")
-        files = sorted(p for p in directory.iterdir() if p.is_file()) if directory else []
-        if directory and self.path.startswith("/api/models/") and rest[:1] == ["tree"]:
-            tree = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": p.name} for p in files]
+        path = self.path.removeprefix("/api").partition("?")[0].removeprefix("/models").lstrip("/")
+        name = next((name for name in self.repositories if f"{path}/".startswith(f"{name}/")), None)
+        if name is None:
+            self.send_error(404)
+            return
+        rest, root = path[len(name) + 1 :].split("/"), self.repositories[name]
+        files = {file.relative_to(root).as_posix(): file for file in sorted(root.rglob("*")) if file.is_file()}
+        if self.path.startswith("/api/") and rest[0] == "tree":
+            tree = [{"type": "file", "path": p, "size": f.stat().st_size, "oid": p} for p, f in files.items()]
             self.answer(json.dumps(tree).encode())
-        elif directory and self.path.startswith("/api/models/"):
-            siblings = [{"rfilename": p.name} for p in files]
-            self.answer(json.dumps({"id": f"{owner}/{name}", "sha": self.revision, "siblings": siblings}).encode())
-        elif rest[:2] == ["resolve", self.revision] and directory / rest[2] in files:
-            self.send_file(directory / rest[2])
+        elif self.path.startswith("/api/"):
+            siblings = [{"rfilename": path} for path in files]
+            about = {"id": name.removeprefix("datasets/"), "sha": self.revision, "siblings": siblings}
+            self.answer(json.dumps(about).encode())
+        elif rest[:2] == ["resolve", self.revision] and "/".join(rest[2:]) in files:
+            self.send_file(files["/".join(rest[2:])])
         else:
             self.send_error(404)
 

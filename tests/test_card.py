@@ -99,6 +99,18 @@ def test_who_wrote_and_who_graded_is_told(made, tmp_path):
     assert "grades that language models gave" in card
 
 
+def test_licence_writer_and_terms_of_texts_that_came_as_files(tmp_path):
+    given = {"written_by": "files", "textbooks": {"kept": 1}, "exercises": {"kept": 2}}
+    about = {"license": "CC-BY-NC-4.0", "teacher": "gpt-x", "terms": "Not for sale."}
+    card = card_of(make(tmp_path / "known", synthesize=given | about)["pretrain/base"])
+    assert (
+        "The texts of `synthesize/teacher` came as files: licence CC-BY-NC-4.0, written by gpt-x. Not for sale." in card
+    )
+    assert "came as files; see their licences." in card
+    card = card_of(make(tmp_path / "unknown", synthesize=given)["pretrain/base"])
+    assert "came as files: who or what wrote them, and on what terms, is not known here." in card
+
+
 def test_scores_are_those_of_this_very_model(made):
     assert scores_of(made["select/base"]) == [SCORE]
     assert scores_of(made["pretrain/base"]) == []

@@ -14,10 +14,14 @@ from hypothesis import strategies as st
 from phi_jax.config import Config
 from phi_jax.corpus import collect as stage
 from phi_jax.corpus import sources
+from phi_jax.corpus.masking import masked
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
 
-RULES = {"packages": (), "max_files": 0, "max_bytes": 10_000, "min_bytes": 16, "max_mean_line": 100, "max_line": 400}
+RULES = {
+    "columns": (), "license": "", "licenses": (), "mask": False, "packages": (), "max_files": 0, "max_bytes": 10_000,
+    "min_bytes": 16, "max_mean_line": 100, "max_line": 400,
+}  # fmt: skip
 CODE = "def f(x):\n    return x + {}\n"
 
 
@@ -342,3 +346,60 @@ def test_the_hash_that_samples_is_uniform_and_differs_by_its_salt():
     drawn = sorted(documents.uniform(str(i), "salt") for i in range(2000))
     assert all(abs(value - i / 2000) < 0.05 for i, value in enumerate(drawn))
     assert documents.uniform("1", "salt") != documents.uniform("1", "other")
+
+
+# --- Licences, columns, what is personal -----------------------------------------------------------------------------
+
+
+def test_tables_that_call_their_columns_otherwise_and_licences(tmp_path):
+    """As The Stack has them: a list of licences, of which each must be allowed."""
+    licences = [["MIT"], ["MIT", "GPL-3.0"], [], None]
+    table = {"code": [CODE.format(n) for n in range(4)], "repo_path": [f"{n}.py" for n in range(4)], "of": licences}
+    pq.write_table(pa.table(table), tmp_path / "d.parquet")
+    columns = ("text=code", "path=repo_path", "license=of")
+    built = collect(tmp_path, tmp_path / "d.parquet", columns=columns, license="BSD")
+    assert [(r["path"], r["license"]) for r in rows(built)] == [
+        ("0.py", "MIT"), ("1.py", "MIT AND GPL-3.0"), ("2.py", "BSD"), ("3.py", "BSD"),
+    ]  # fmt: skip
+    few = collect(tmp_path, tmp_path / "d.parquet", columns=columns, licenses=("mit",), name="few")
+    assert ([r["path"] for r in rows(few)], few.facts["set_aside"]) == (["0.py"], {"licence": 3})
+    with pytest.raises(UserError, match=r"config\.collect\.columns: 'txt=code'; write NAME=COLUMN"):
+        collect(tmp_path, tmp_path / "d.parquet", columns=("txt=code",), name="typo")
+
+
+def test_what_is_personal_or_secret_is_masked_and_counted_after_a_kill_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "FILES_PER_PART", 1)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text(f"# By Jo <jo@mail.org>, me@here.de\n{CODE.format(1)}")
+    (tmp_path / "src" / "b.py").write_text(f"HOST = '8.8.8.8'\nTOKEN = 'abcdef0123456789'\n{CODE.format(2)}")
+    (tmp_path / "src" / "c.py").write_text(f"# By Jo <mary@mail.org>, you@here.de\n{CODE.format(1)}")
+    whole = collect(tmp_path, tmp_path / "src", mask=True)
+    assert [r["text"].partition("def")[0] for r in rows(whole)] == [
+        "# By Jo <<EMAIL>>, <EMAIL>\n", "HOST = '<IP_ADDRESS>'\nTOKEN = '<KEY>'\n",
+    ]  # fmt: skip
+    assert whole.facts["masked"] == {"EMAIL": 2, "IP_ADDRESS": 1, "KEY": 1}
+    assert aside(whole) == {"c.py": "identical text"}
+    original = stage._look_at
+    monkeypatch.setattr(stage, "_look_at", lambda one, *more: original(one, *more) if one[0].path < "b" else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        collect(tmp_path, tmp_path / "src", mask=True, name="killed")
+    monkeypatch.setattr(stage, "_look_at", original)
+    assert collect(tmp_path, tmp_path / "src", mask=True, name="killed").facts["masked"] == whole.facts["masked"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("y = x@self.weight; z = a@b.T; w = q@k.mT", ""),
+        ("@app.route('/x')", ""),
+        ("mail('me@example.com')", ""),
+        ("x = '127.0.0.1', '10.0.0.1', '1.2.3.4.5', a[1:2:3]", ""),
+        ("password = 'correct horse battery'; token = 'your_token_goes_here'", ""),
+        ("'2001:4860:4860::8888'", "'<IP_ADDRESS>'"),
+        ('x = "ghp_' + "a1" * 18 + '"', 'x = "<KEY>"'),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "<KEY>"),
+        ('{"secret_key": "f9bf78b9a18ce6d46a0cd2b0"}', '{"secret_key": "<KEY>"}'),
+    ],
+)
+def test_what_is_masked_and_what_only_looks_like_it(text, expected):
+    assert masked(text)[0] == (expected or text)

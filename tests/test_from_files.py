@@ -1,5 +1,6 @@
 """Stage `synthesize` with somebody's texts: any file's rows go somewhere, and the same checks decide."""
 
+import gzip
 import json
 import os
 
@@ -168,7 +169,8 @@ def test_any_row_goes_somewhere(tmp_path_factory, rows):
     """Each row of a file becomes one text of one kind; what cannot be one says why."""
     file = tmp_path_factory.getbasetemp() / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = list(stage._texts([file], "other"))
+    rules = config_of().texts.mine.over(stage._LATER)
+    found = list(stage._texts([("rows.jsonl", "rows.jsonl", file)], rules, "mine"))
     assert len(found) == len(rows)
     for row, (kind, text) in zip(rows, found, strict=True):
         pa.Table.from_pylist([review._tidied(kind, text)], schema=review.SCHEMA)
@@ -188,5 +190,36 @@ def test_any_row_goes_somewhere(tmp_path_factory, rows):
     ],
 )
 def test_tests_are_a_list(value, tests):
-    _, row = stage._text(Given("", {"kind": "exercises", "text": "x", "tests": value}), {})
+    _, row = stage._text(Given("", {"kind": "exercises", "text": "x", "tests": value}), {}, "")
     assert (row["code"] or (row["tests"] and json.loads(row["tests"]))) == tests
+
+
+def test_columns_of_other_names_become_texts_of_the_entrys_kind(tmp_path):
+    """As jinaai/code_exercises and open-phi/programming_books_llama have them."""
+    problem, closing, solution = RISING.rpartition('"""')
+    pairs = [{"problem": problem + closing, "solution": solution}, {"problem": problem + closing, "solution": None}]
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
+    pq.write_table(pa.Table.from_pylist([{"markdown": SECTION, "model": "gpt-3.5"}]), tmp_path / "books.parquet")
+    (tmp_path / "more.json.gz").write_bytes(gzip.compress(json.dumps({"markdown": SECTION + "More.\n"}).encode()))
+
+    def mapped(name, files, **fields):
+        rules = {
+            **config_of(*map(str, files)).to_dict()["texts"]["mine"],
+            "teacher": "somebody",
+            "terms": "None.",
+            **fields,
+        }
+        draft = open_draft(tmp_path / name)
+        stage.synthesize(Config({"texts": {"mine": rules}}), {}, draft)
+        return draft.commit()
+
+    built = mapped("a", [tmp_path / "pairs.parquet"], columns=("text=problem+solution",), kind="exercises")
+    (row,) = rows_of(built, "exercises")
+    assert (row["text"], row["teacher"], row["license"]) == (RISING, "somebody", "CC-BY-4.0")
+    assert built.facts["exercises"]["reasons"] == {"no_text": 1}
+    assert (built.facts["license"], built.facts["teacher"], built.facts["terms"]) == ("CC-BY-4.0", "somebody", "None.")
+    files = [tmp_path / "books.parquet", tmp_path / "more.json.gz"]
+    built = mapped("b", files, columns=("text=markdown", "teacher=model"), kind="textbooks", near_copy_threshold=1.0)
+    assert {row["teacher"] for row in rows_of(built, "textbooks")} == {"gpt-3.5", "somebody"}
+    with pytest.raises(UserError, match=r"config\.texts\.mine\.columns: 'texts=markdown'; write NAME=COLUMN or"):
+        mapped("c", files, columns=("texts=markdown",))

@@ -11,10 +11,12 @@ import pyarrow as pa
 from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.corpus.sources import FILES, RawFile, Reader, list_files
+from phi_jax.corpus.masking import masked
+from phi_jax.corpus.sources import FILES, RawFile, Reader, check, columns, list_files
 from phi_jax.errors import UserError
+from phi_jax.progress import say
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, atomic_path
+from phi_jax.store.artifact import Artifact, Draft, write_lines
 from phi_jax.store.rows import escaped
 
 FILES_PER_PART = 1000
@@ -35,6 +37,8 @@ _GENERATED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _GENERATED_LINES = 10
+# Where config.collect.mask is on; the kind of each place that was masked.
+_MASKED = documents.SCHEMA.append(pa.field("masked", pa.list_(pa.string())))
 
 
 def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -43,10 +47,12 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
     Raises UserError where no document is left.
     """
     rules = config.collect
+    for line in check(config, draft.name):
+        say(line)
     snapshot = _snapshot(rules, draft.directory / _SNAPSHOT)
     kept, aside = draft.directory / "documents", draft.directory / "set_aside"
     kept.mkdir(exist_ok=True)
-    reader = Reader()
+    reader, schema = Reader(columns(rules)), _MASKED if rules.mask else documents.SCHEMA
     seen: set[str] = set()  # ids
     by_source: Counter[str] = Counter()
     by_license: Counter[str] = Counter()
@@ -70,7 +76,7 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
         note_before(index)
         start = index * FILES_PER_PART
         chosen, others = _look_at(snapshot[start : start + FILES_PER_PART], rules, reader, seen)
-        documents.write_part(kept, index, chosen)
+        documents.write_part(kept, index, chosen, schema)
         note(index, chosen)
         return others
 
@@ -85,6 +91,8 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
             f"({', '.join(f'{n} {r}' for r, n in reasons.most_common()) or 'there are none'}); "
             f"name sources that hold Python, in files ending in {', '.join(FILES)}"
         )
+    marked = documents.read(kept, ("masked",)) if rules.mask else ()
+    masks = Counter(kind for row in marked for kind in row["masked"])
     found = documents.add_output(draft, "documents")
     documents.add_output(draft, "set_aside")
     draft.add_output("snapshot", _SNAPSHOT, kind="log", rows=len(snapshot))
@@ -96,15 +104,14 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
         set_aside=dict(reasons.most_common()),
         by_source=dict(by_source.most_common()),
         by_license=dict(by_license.most_common()),
+        masked=masks,
     )
 
 
 def _snapshot(rules: Config, path: epath.Path) -> list[RawFile]:
     """The files to look at, listed once: a resumed run sees what the first one saw."""
     if not path.exists():
-        with atomic_path(path) as temporary, temporary.open("w") as file:
-            for source in rules.sources:
-                file.writelines(json.dumps(raw) + "\n" for raw in list_files(source, rules.packages))
+        write_lines(path, (raw for source in rules.sources for raw in list_files(source, rules.packages)))
     entries = [RawFile(*json.loads(line)) for line in path.read_text().splitlines()]
     if rules.max_files and len(entries) > rules.max_files:
         # By content, so the sample is uniform, and the same whatever else changes on the disk.
@@ -119,20 +126,25 @@ def _look_at(
     """(documents to keep, rows to set aside). seen: ids of the documents before them, to which theirs are added."""
     kept: list[documents.Row] = []
     aside: list[documents.Row] = []
+    allowed, unnamed = {name.lower() for name in rules.licenses}, rules.license
     for raw in entries:
         row, reason = reader.read(raw)
         source, path = escaped(raw.source), escaped(raw.path)
+        licence = raw.license or row.get("license") or unnamed or None
         reason = reason or why_not(row["text"], path, rules)
-        identifier = "" if reason else documents.document_id(row["text"])
-        if identifier in seen:
-            reason = "identical text"
+        if not reason and allowed and not {*(licence or "").lower().split(" and ")} <= allowed:
+            reason = "licence"
+        if not reason:
+            text, found = masked(row["text"]) if rules.mask else (row["text"], [])
+            identifier = documents.document_id(text)
+            reason = "identical text" if identifier in seen else ""
         if reason:
             aside.append({"source": source, "path": path, "reason": reason})
             continue
         seen.add(identifier)
-        about = {"path": row["path"] or path, "license": raw.license or row["license"]}
+        about = {"path": row["path"] or path, "license": licence, "masked": found}
         language = (row["language"] or "python").lower()
-        kept.append({"id": identifier, "text": row["text"], "source": source, **about, "language": language})
+        kept.append({"id": identifier, "text": text, "source": source, **about, "language": language})
     return kept, aside
 
 

@@ -1,4 +1,6 @@
-"""Where raw files come from: what is installed here, directories, Python files, Parquet and JSON lines."""
+"""Where raw files come from: what is installed here, directories, Python files, Parquet and JSON lines, which lie on
+this machine, in an object store (s3://, gs://) or on the Hugging Face Hub (hf://).
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,20 @@ import os
 import platform
 import re
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import say
-from phi_jax.store import rows
-from phi_jax.store.artifact import digest_of, file_digest
+from phi_jax.store import hub, rows
+from phi_jax.store.artifact import digest_of, file_digest, is_object_store
 
 INSTALLED = "installed"
 FILES = (".py", *rows.ENDINGS)
 _FIELDS = ("path", "license", "language")  # what a row may say beside its text
+_Columns = Mapping[str, Sequence[str]]  # our name -> a table's, as rows.named_columns has it
 
 
 class RawFile(NamedTuple):
@@ -30,7 +33,7 @@ class RawFile(NamedTuple):
     source: str
     path: str  # within the source
     license: str | None
-    file: str  # where the bytes lie on this machine
+    file: str  # where the bytes lie
     row: int = -1  # of a Parquet or JSONL file; -1 = the file itself is the document
     digest: str = ""  # SHA-256 of the file, or of its digest and the row's number; "" = no regular file, or unreadable
 
@@ -39,10 +42,10 @@ def list_files(source: str, packages: Sequence[str] = ()) -> Iterator[RawFile]:
     """The raw files of one entry of config.collect.sources, in an order that does not depend on the disk.
 
     packages: distributions that "installed" stands for, beside the standard library. Raises UserError for a source
-    that does not exist or is none of what can be read, and for a damaged table.
+    that does not exist or is none of what can be read, and for a damaged table. Files of the Hub are fetched.
     """
     for raw in _installed(packages) if source == INSTALLED else _files_below(source):
-        file = Path(raw.file)
+        file = rows.located(raw.file)
         try:
             digest = file_digest(file) if file.is_file() else ""
         except OSError:
@@ -54,15 +57,29 @@ def list_files(source: str, packages: Sequence[str] = ()) -> Iterator[RawFile]:
             yield raw._replace(path=f"{raw.path}#{row}", row=row, digest=digest_of([digest, row]))
 
 
-def check(config: Config, name: str) -> None:
-    """Raises UserError for an entry of config.collect.sources that is not there, or none of what can be read."""
+def check(config: Config, name: str) -> Iterator[str]:
+    """What is to be known of entries of config.collect.sources on the Hub: commit and licence.
+
+    Raises UserError for an entry that is not there, or none of what can be read.
+    """
+    columns(config.collect)
     for source in config.collect.sources:
-        if source != INSTALLED:
+        if hub.is_hub(source):
+            yield f"collect: {hub.pin(source)}: licence {config.collect.license or 'of each file, as its row names it'}"
+        elif source != INSTALLED:
             _root(source)
 
 
-def _root(source: str) -> Path:
-    root = Path(source)
+def columns(rules: Config) -> _Columns:
+    """What config.collect.columns says. Raises UserError for what cannot be."""
+    return rows.named_columns(rules.columns, "config.collect.columns", ("text", *_FIELDS))
+
+
+def _root(source: str) -> Any:
+    root = rows.located(source)
+    if is_object_store(source):
+        rows.files_below(source, FILES)  # the library that reads it is there, and what it wants
+        return root
     if not source or not os.path.exists(root):
         raise UserError(f"config.collect.sources: {source}: no such file or directory")
     if not root.is_dir() and not root.name.lower().endswith(FILES):
@@ -73,10 +90,14 @@ def _root(source: str) -> Path:
 
 
 def _files_below(source: str) -> Iterator[RawFile]:
+    if hub.is_hub(source):
+        for pinned, path, file in hub.fetch(source, FILES):
+            yield RawFile(pinned, path, None, str(file))
+        return
     root = _root(source)
+    top = root if root.is_dir() else root.parent
     for file in rows.files_below(root, FILES):
-        path = file.relative_to(root if root.is_dir() else root.parent)
-        yield RawFile(source, path.as_posix(), None, str(file))
+        yield RawFile(source, file.relative_to(top).as_posix(), None, str(file))
 
 
 def _installed(packages: Sequence[str]) -> Iterator[RawFile]:
@@ -117,7 +138,9 @@ def licence_of(distribution: importlib.metadata.Distribution) -> str | None:
 class Reader:
     """Reads raw files; rows of one table in ascending order cost one pass over it."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: _Columns) -> None:
+        """names: what tables call our columns."""
+        self._names = names
         self._rows: Iterator[rows.Given] = iter(())
         self._file, self._next = "", 0
 
@@ -127,16 +150,17 @@ class Reader:
             return {}, "not a readable file"
         if raw.row < 0:
             try:
-                data = Path(raw.file).read_bytes()
+                data = rows.located(raw.file).read_bytes()
             except OSError:
                 data = b""
             changed = hashlib.sha256(data).hexdigest() != raw.digest
             return ({}, "changed since the list was made") if changed else _normal({"text": data})
         if raw.file != self._file or raw.row < self._next:
-            self._file, self._next, self._rows = raw.file, 0, rows.read_rows(raw.file, _columns(Path(raw.file)))
+            self._file, self._next = raw.file, 0
+            self._rows = rows.read_rows(raw.file, _columns(raw.file, self._names))
         given = next(itertools.islice(self._rows, raw.row - self._next, None), None)
         self._next = raw.row + 1
-        return _normal(given.row) if given else ({}, "changed since the list was made")
+        return _normal(rows.renamed(given.row, self._names)) if given else ({}, "changed since the list was made")
 
 
 def _normal(row: rows.Row) -> tuple[rows.Row, str]:
@@ -144,19 +168,20 @@ def _normal(row: rows.Row) -> tuple[rows.Row, str]:
     if not isinstance(text, str | bytes):
         return {}, "malformed row"
     try:
-        fields = {name: rows.normal(row.get(name) or "") or None for name in _FIELDS}
+        # The Stack has a list of licences.
+        given = {n: " AND ".join(map(str, v)) if isinstance(v := row.get(n), list) else v for n in _FIELDS}
+        fields = {name: rows.normal(value or "") or None for name, value in given.items()}
         return {**fields, "text": rows.normal(text)}, ""
     except ValueError as error:
         return {}, str(error)
 
 
-def _columns(file: Path) -> Sequence[str]:
+def _columns(file: str, names: _Columns) -> Sequence[str]:
     """The columns of a Parquet file that are read. Raises UserError where none holds a text."""
     if not rows.is_parquet(file):
         return ()
+    wanted = ("text", "content", *names.get("text", ()))
     with rows.opened_parquet(file) as table:
-        names = table.schema_arrow.names
-    texts = [name for name in ("text", "content") if name in names][:1]
-    if not texts:
-        raise UserError(f"{file}: has neither a column `text` nor `content`")
-    return (*texts, *_FIELDS)
+        if not {*wanted} & {*table.schema_arrow.names}:
+            raise UserError(f"{file}: has neither a column `text` nor `content`; config.collect.columns may name one")
+    return (*wanted, *_FIELDS, *itertools.chain.from_iterable(names.values()))

@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from phi_jax.store import hub
 from phi_jax.store.artifact import MANIFEST, digest_of, file_digest, is_object_store, write_json
 
-_CACHE = ".digests.json"
+DIGESTS = ".digests.json"
 
 
 class PathDigests:
@@ -21,18 +22,28 @@ class PathDigests:
 
     def __init__(self, workdir: os.PathLike | str | None) -> None:
         """workdir: where the digests are remembered; None or an object store = nowhere."""
-        self._file = None if workdir is None or is_object_store(workdir) else Path(workdir) / _CACHE
-        self._known: dict[str, list[Any]] = {}
+        self._file = None if workdir is None or is_object_store(workdir) else Path(workdir) / DIGESTS
+        self._known: dict[str, Any] = {}
         if self._file is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._known = json.loads(self._file.read_text())
         self._changed = False
 
     def of(self, value: Any) -> Any:
-        """The value of a path field with the digest in the place of each path that exists; other texts stay."""
+        """The value of a path field with the digest in the place of each path that exists, and the commit in the place
+        of a revision of the Hub: that which the work directory saw first. Other texts stay.
+
+        Raises UserError as hub.pin.
+        """
         if isinstance(value, list | tuple):
             return [self.of(one) for one in value]
-        if not isinstance(value, str) or not value or is_object_store(value):
+        if not isinstance(value, str) or not value:
+            return value
+        if hub.is_hub(value):
+            self._known[value] = hub.pin(value, self._known.get(value, ""))
+            self._changed = True
+            return self._known[value]
+        if is_object_store(value):
             return value
         return {"sha256": self._digest(Path(value))} if os.path.exists(value) else value
 

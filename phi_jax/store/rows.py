@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 Row = dict[str, Any]
-ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")  # of files of rows that are looked for in a directory
+# Of files of rows that are looked for in a directory.
+ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz")
 # What reading a damaged file raises: bogus lengths and bytes, gzip's own errors, and what pyarrow's inherit from.
 DAMAGED = (
     OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError, RecursionError,
@@ -43,22 +44,38 @@ class Given(NamedTuple):
     line: bytes = b""  # of JSON lines
 
 
+def located(path: epath.PathLike) -> Any:
+    """The path in an object store, or on this machine, where epath takes a pipe for a file."""
+    return epath.Path(path) if is_object_store(path) else Path(path)
+
+
+@contextlib.contextmanager
+def _reading(path: epath.PathLike) -> Iterator[None]:
+    """Raises UserError for what a damaged file raises inside, and for whatever the library of an object store does,
+    which says so where it is not installed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not (isinstance(error, DAMAGED) or is_object_store(path)):
+            raise
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); mend that, or get a good copy") from None
+
+
 @contextlib.contextmanager
 def opened(path: epath.PathLike) -> Iterator[IO[bytes]]:
     """A file to be read, unpacked where its name ends in .gz or .zst.
 
-    Raises UserError for what is no regular file, such as a pipe, which might never end, and for what turns out to be
-    damaged in the block.
+    Raises UserError for what is no regular file, such as a pipe, which might never end, and for what turns out to
+    be damaged in the block.
     """
-    path = epath.Path(path)
-    try:
-        if not (path if is_object_store(path) else Path(path)).is_file():  # epath takes a pipe for a file
+    place = located(path)
+    with _reading(path):
+        if not place.is_file():
             raise UserError(f"{path}: no such file, or no regular one; name a file that can be read")
-        with path.open("rb") as file:
-            unpack: Any = {".gz": gzip.open, ".zst": _unpack_zstd}.get(path.suffix.lower())
+        with place.open("rb") as file:
+            unpack: Any = {".gz": gzip.open, ".zst": _unpack_zstd}.get(place.suffix.lower())
             yield io.BufferedReader(unpack(file)) if unpack else file
-    except DAMAGED as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error)}); get a good copy") from None
 
 
 def _unpack_zstd(file: IO[bytes]) -> Any:
@@ -70,11 +87,34 @@ def _unpack_zstd(file: IO[bytes]) -> Any:
 def files_below(root: epath.PathLike, endings: Sequence[str]) -> list[epath.Path]:
     """`root`, or what a directory holds that has one of the endings, but for directories; sorted.
 
-    At any depth; of an object store, which asks for every depth again, at the first.
+    At any depth; of an object store, which asks for every depth again, at the first. Raises UserError as `opened`.
     """
-    top: Any = epath.Path(root) if is_object_store(root) else Path(root)
-    found = [top] if not top.is_dir() else top.iterdir() if is_object_store(root) else top.rglob("*")
-    return sorted(file for file in found if file.name.lower().endswith(tuple(endings)) and not file.is_dir())
+    top = located(root)
+    with _reading(root):
+        found = [top] if not top.is_dir() else top.iterdir() if is_object_store(root) else top.rglob("*")
+        return sorted(file for file in found if file.name.lower().endswith(tuple(endings)) and not file.is_dir())
+
+
+def named_columns(mapping: Sequence[str], field: str, ours: Sequence[str]) -> dict[str, list[str]]:
+    """Our name of a column -> its names in a file, of ("text=problem+solution", "teacher=model").
+
+    Raises UserError naming `field` for what is none of `ours`, or names nothing.
+    """
+    for one in mapping:
+        if not re.fullmatch(rf"({'|'.join(ours)})=[^+]+(\+[^+]+)*", one):
+            raise UserError(f"{field}: {one!r}; write NAME=COLUMN or NAME=COLUMN+COLUMN, with {', '.join(ours)}")
+    return {name: theirs.split("+") for name, _, theirs in (one.partition("=") for one in mapping)}
+
+
+def renamed(row: Row, columns: Mapping[str, Sequence[str]]) -> Row:
+    """The row with our names beside its own; texts of several columns below each other, None where one is no text."""
+    return row | {n: _joined([row[t] for t in theirs]) for n, theirs in columns.items() if {*theirs} <= row.keys()}
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    if len(values) == 1:
+        return values[0]
+    return "\n".join(v.strip("\n") for v in values) if all(isinstance(v, str) for v in values) else None
 
 
 def read_object(path: epath.PathLike) -> Row:
@@ -87,7 +127,7 @@ def read_object(path: epath.PathLike) -> Row:
 
 def is_parquet(path: epath.PathLike) -> bool:
     """Whether a file is to be read as Parquet."""
-    return epath.Path(path).name.lower().endswith(".parquet")
+    return str(path).lower().endswith(".parquet")
 
 
 def read_rows(path: epath.PathLike, columns: Sequence[str] = ()) -> Iterator[Given]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from phi_jax.errors import UserError
 from phi_jax.graph import stages
 from phi_jax.pipeline import keys_of
 from phi_jax.store import artifact
-from phi_jax.store.digests import PathDigests
+from phi_jax.store.digests import DIGESTS, PathDigests
 from phi_jax.sweeps.points import Sweep
 from phi_jax.sweeps.shared import Shared
 
@@ -60,6 +61,9 @@ def write_configs(directory: Path, points: Mapping[str, Config]) -> None:
         if "budget" in values and not values["budget"]["journal"]:
             values["budget"]["journal"] = os.path.abspath(directory / "teacher")
         artifact.write_json(place / "config.json", values)
+        digests = directory / DIGESTS
+        if digests.exists():  # so that all points see the Hub's data sets as the sweep first saw them
+            shutil.copy(digests, place)
 
 
 def settle(shared: Shared, job: Job) -> list[str]:

@@ -64,6 +64,7 @@ def model_card(
         history=[(a.label, _did(a), a.identity[:12]) for a in made if a.manifest["stage"] in _DID],
         licences=list(licences.items()), graded_by_syntax=sorted(graded),
         writers={facts.get("written_by", "files"): facts.get("teachers", {}) for facts in texts},
+        given=[(a.label, a.facts) for a in made if a.facts.get("license")],
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import pytest
 from running import ROOT, phi_jax
 
 from phi_jax.errors import UserError
+from phi_jax.store.digests import PathDigests
 from phi_jax.sweeps import jobs, points
 from phi_jax.sweeps.points import Hyper, load
 
@@ -78,17 +79,16 @@ def test_a_wrong_sweep_is_one_line_and_leaves_nothing(tmp_path, text, told):
     (tmp_path / "sweeps" / "wrong.py").write_text(text)
     file = str(tmp_path / "sweeps" / "wrong.py")
     with pytest.raises(UserError) as error:
-        jobs.jobs_of(load(["--config", file], "micro"), tmp_path / "S")
+        jobs.jobs_of(load(["--config", file], "micro"), PathDigests(None))
     assert told in str(error.value)
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "S").exists()
 
 
 @pytest.mark.parametrize("scale", points.SCALES)
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.py")))
 def test_every_named_sweep_resolves_at_every_scale(tmp_path, name, scale):
     sweep = load(["--config", str(CONFIGS / f"{name}.py")], scale)
-    found = jobs.jobs_of(sweep, tmp_path)
+    found = jobs.jobs_of(sweep, PathDigests(None))
     assert {point for job in found for point in job.points} == set(sweep.points)
     # What a stage is made of is in its own job, or in one of more points.
     made = {(point, label): job for job in found for label in job.stages for point in job.points}
@@ -112,7 +112,7 @@ def test_the_sweep_of_the_readme_has_nine_points(tmp_path):
     sweep = load(["--config", str(tmp_path / "mine.py")], "nano")
     assert len(sweep.points) == 9
     assert sweep.points["num_layers=6,learning_rate=0.009"].to_dict()["training"]["learning_rate"] == 0.009
-    assert [len(job.points) for job in jobs.jobs_of(sweep, tmp_path)] == [9] + 9 * [1]
+    assert [len(job.points) for job in jobs.jobs_of(sweep, PathDigests(None))] == [9] + 9 * [1]
 
 
 def identities_of(point):

@@ -34,16 +34,15 @@ class Job:
         return self.points[0] if len(self.points) == 1 else f"shared by {len(self.points)}: {', '.join(self.points)}"
 
 
-def jobs_of(sweep: Sweep, directory: Path) -> list[Job]:
+def jobs_of(sweep: Sweep, digests: PathDigests) -> list[Job]:
     """The jobs of a sweep, each after those it needs. Raises UserError for two points that are one experiment."""
-    digests, owners, asking = PathDigests(directory), dict[tuple[str, str], list[str]](), set[str]()
+    owners, asking = dict[tuple[str, str], list[str]](), set[str]()
     for point, config in sweep.points.items():
         for label, key in keys_of(config, digests).items():
             owners.setdefault((label, key), []).append(point)
         asking |= {stage.label for stage in stages(config) if stage.asks_teachers()}
     if same := next((points for (label, _), points in owners.items() if label == "report" and len(points) > 1), None):
         raise UserError(f"points {' and '.join(same)}: the same experiment; change what differs, or leave one out")
-    digests.save()
     grouped: dict[tuple[str, ...], dict[str, str]] = {}
     for (label, key), points in owners.items():
         grouped.setdefault(tuple(points), {})[label] = key

@@ -30,10 +30,11 @@ def run(sweep: Sweep, workdir: str, parallel: int) -> list[str]:
 
     Raises UserError for a point that the checks before a first stage refuse, and after the last job where one failed.
     """
-    directory = Path(workdir)
-    todo = _checked(sweep, workdir, parallel)
+    directory, digests = Path(workdir), PathDigests(workdir)
+    todo = _checked(sweep, workdir, digests, parallel)
     directory.mkdir(parents=True, exist_ok=True)
     with artifact.locked(directory):
+        digests.save()
         jobs.write_configs(directory, sweep.points)
         try:
             local.run(directory, todo, parallel)
@@ -44,7 +45,7 @@ def run(sweep: Sweep, workdir: str, parallel: int) -> list[str]:
 
 def dry_run(sweep: Sweep, workdir: str, parallel: int) -> list[str]:
     """The points, the jobs that they share, and what is whole already. Changes nothing."""
-    todo, shared = _checked(sweep, workdir, parallel), Shared(Path(workdir))
+    todo, shared = _checked(sweep, workdir, PathDigests(workdir), parallel), Shared(Path(workdir))
     asked = sum(len(stages(config)) for config in sweep.points.values())
     lines = [f"{sweep.title}", *(f"point {name}: {sweep.overrides[name]}" for name in sweep.points)]
     distinct, whole = 0, 0
@@ -77,15 +78,15 @@ def prune(sweep: Sweep, workdir: str, _: int) -> list[str]:
     ]
 
 
-def _checked(sweep: Sweep, workdir: str, parallel: int) -> list[jobs.Job]:
+def _checked(sweep: Sweep, workdir: str, digests: PathDigests, parallel: int) -> list[jobs.Job]:
     """The jobs, after the checks of every point that need no device. Changes nothing."""
     require_local(workdir)
     local.check_parallel(parallel)
     shared = Shared(Path(workdir))
-    todo = jobs.jobs_of(sweep, Path(workdir))
+    todo = jobs.jobs_of(sweep, digests)
     whole = {key for job in todo for label, key in job.stages.items() if Artifact.read(shared.kept(label, key))}
     for name, config in sweep.points.items():
-        keys = keys_of(config, PathDigests(workdir))
+        keys = keys_of(config, digests)
         due = [stage for stage in stages(config) if keys[stage.label] not in whole]
         with _named(name):
             preflight.check_without_devices(config, os.fspath(shared.point(name)), due)

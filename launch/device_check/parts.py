@@ -66,7 +66,7 @@ def attention(figures: Figures, tiny: bool) -> None:
     @functools.partial(jax.jit, static_argnums=0)
     def run(kernel: Any, segments: Any, *inputs: Any) -> Any:
         heads, pull = jax.vjp(lambda *qkv: kernel(*qkv, segments), *inputs[:3])
-        return heads, pull(inputs[3])
+        return {"heads": heads, "d_qkv": pull(inputs[3])}
 
     fused = sharded_attention(shape, tokens.sharding.mesh) or xla
     for name, segments in (("whole", None), ("documents", segments_of(tokens[:, :-1], END))):

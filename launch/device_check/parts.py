@@ -42,8 +42,8 @@ EXACT: Figures = {"attention": "xla", "compute_dtype": "float32"}  # with produc
 # a dozen roundings add like noise, to 2^-9, and the bound is four times that (splash and xla on a CPU, 2048 positions:
 # 2^-8.6). A kernel with a wrong mask, scale or order is off by 2^-2 and more; one blind to documents by 2^-0.4.
 ATTENTION = 2**-7
-# Two blocks round on: gradients on a CPU, 128 positions, are off by 2^-7 to 2^-5.2, and by 2^-3.8 to 2^-0.1 with a
-# kernel that is blind to documents; the loss by 2^-13.8 and 2^-9.3.
+# Two blocks round on: `xla` on a CPU is off by 2^-8.7 to 2^-5.6 in the gradients at phi-1's width and 2048 positions,
+# and by 2^-17.7 in the loss; blind to documents, at TINY's, by 2^-3.6 and more in all but the head's bias, and by 2^-8.8.
 GRADIENT, LOSS = 2**-4, 2**-10
 LOGIT = 2**-12  # float32; of a token chosen at random, about 1
 

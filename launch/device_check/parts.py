@@ -43,7 +43,7 @@ EXACT: Figures = {"attention": "xla", "compute_dtype": "float32"}  # with produc
 # 2^-8.6). A kernel with a wrong mask, scale or order is off by 2^-2 and more; one blind to documents by 2^-0.4.
 ATTENTION = 2**-7
 # Two blocks round on: `xla` on a CPU is off by 2^-8.7 to 2^-5.6 in the gradients at phi-1's width and 2048 positions,
-# and by 2^-17.7 in the loss; blind to documents, at TINY's, by 2^-3.6 and more in all but the head's bias, and by 2^-8.8.
+# and by 2^-17.7 in the loss. Blind to documents, at TINY's, by 2^-3.6 and more (not the head's bias), and by 2^-8.8.
 GRADIENT, LOSS = 2**-4, 2**-10
 LOGIT = 2**-12  # float32; of a token chosen at random, about 1
 

@@ -19,13 +19,13 @@ NEEDED = ("jax", "jaxlib", "flax", "optax", "absl-py", "numpy")
 
 
 class Check:
-    """One `launch/device_check/run`. Its parts' command lines hold `scratch`, their temporary directory."""
+    """One `launch/device_check/run --tiny`. Its parts' command lines hold `scratch`, their temporary directory."""
 
     def __init__(self, scratch, *arguments, env=None, out="out.json"):
         self.out, self.scratch = scratch / out, scratch / "tmp"
         self.scratch.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "PYTHON": sys.executable, "TMPDIR": str(self.scratch), **(env or {})}
-        command = [FOLDER / "run", "--out", self.out, "--shapes", "tiny", *arguments]
+        command = [FOLDER / "run", "--out", self.out, "--tiny", *arguments]
         self.process = subprocess.Popen(
             list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -42,7 +42,7 @@ class Check:
     def end(self):
         """(exit code, parts) of a check that runs to its end."""
         self.until("(?!)")
-        return self.process.wait(), json.loads(self.out.read_text()).get("parts")
+        return self.process.wait(), json.loads(self.out.read_text()).get("tiny")
 
     def children(self):
         """Processes of its parts."""
@@ -52,7 +52,7 @@ class Check:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if len(words) > 1 and words[1].endswith(b"parts.py") and str(self.scratch).encode() in b" ".join(words):
+            if b"check:run" in words and str(self.scratch).encode() in b" ".join(words):
                 found.append(int(entry.name))
         return found
 

@@ -10,9 +10,9 @@ Of each model on the Hub (HF_ENDPOINT is respected):
     export        `phi-jax export` of the import in the published dtype, compared with what was published: every tensor
                   bit for bit, and the files of config and tokenizer, of which the differences are named
     transformers  the published directory in transformers, float32, on HumanEval's prompts: how many completions are the
-                  same, and the first token that is not; left out where torch or transformers is not installed
+                  same, and the first character that is not; left out where torch or transformers is not installed
 
-OUT/published_check.json and a table on the screen are written after each part. Killed and started again it goes on;
+OUT/published_check.json and a line on the screen are written after each part. Killed and started again it goes on;
 what is done is not done again. A part that fails is one line, and the next model is tried. Exit code 1 where a part
 failed, a tensor differs, or a score is outside the 95 % interval of the published one.
 """
@@ -23,6 +23,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import sys
 import time
 import urllib.request
@@ -31,14 +32,13 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax import cli  # noqa: F401  (it switches off the libraries' telemetry)
-from phi_jax.errors import UserError
+from phi_jax.errors import UserError, one_line
 from phi_jax.evaluation.commands import evaluate_model
-from phi_jax.evaluation.execution import PROMPT_FORMS
 from phi_jax.evaluation.intervals import wilson_interval
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.sandbox import Program, Sandbox
 from phi_jax.store.artifact import Artifact, atomic_path, differences, file_digest, locked, write_atomic, write_json
-from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.export import export_checkpoint
 from phi_jax.weights.huggingface import TOKENIZER_FILES
 from phi_jax.weights.importing import import_directory
@@ -67,7 +67,7 @@ CONFIGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 PICKLE = "pytorch_model.bin"
 NAMED = 20  # differences of one file that are named
 
-Result = dict[str, Any]  # JSON; "says" goes into the table, "error" or "wrong" makes the exit code 1
+Result = dict[str, Any]  # JSON; "says" goes onto the screen, "error" or "wrong" makes the exit code 1
 
 
 @dataclasses.dataclass
@@ -80,37 +80,36 @@ class Check:
     found: dict[str, Result]
 
     def path(self, part: str) -> Path:
-        return Path(self.options.out) / self.name.replace("/", "--") / part
+        return self.options.out / self.name.replace("/", "--") / part
 
     def run(self, save: Callable[[], None]) -> None:
         """Runs what is not done; a part that failed is tried again."""
         for part, do in PARTS.items():
             if "error" in self.found.get(part, {"error": ""}):
-                print(f"{self.name}: {part}", flush=True)
+                print(f"{self.name}: {part}", file=sys.stderr, flush=True)
                 start = time.monotonic()
                 try:
                     result = do(self)
                 except Exception as error:  # of whichever library: the other models are not to suffer for it
-                    said = " ".join((str(error) if isinstance(error, UserError) else repr(error)).split())
-                    result = {"says": "FAILED", "error": said}
-                    print(f"{self.name}: {part}: error: {said}", file=sys.stderr, flush=True)
+                    said = one_line(error) if isinstance(error, UserError) else repr(error)
+                    result = {"says": f"error: {said}", "error": said}
                 self.found[part] = {**result, "seconds": round(time.monotonic() - start, 1)}
                 save()
+                print(f"{self.name}: {part}: {result['says']}", file=sys.stderr, flush=True)
                 if "error" in result and part in NEEDED:
                     return
 
     def evaluate(self, part: str, benchmark: str, model: str, **backend: Any) -> Result:
         """The greedy score; `phi-jax evaluate` goes on where it was killed."""
-        options, directory = self.options, self.path(part)
-        if (directory / "scores.json").exists():
-            scores = json.loads((directory / "scores.json").read_text())
+        options, done = self.options, self.path(part) / "scores.json"
+        if done.exists():
+            (score, *_) = json.loads(done.read_text())
         else:
-            scores = evaluate_model(
-                str(self.path(model)), benchmark, str(directory),
-                problems_file=str(self.problems[benchmark]), sandbox=options.sandbox, prompt_form=options.prompt_form,
-                max_new_tokens=options.max_new_tokens, samples_per_problem=0, **backend,
+            (score, *_) = evaluate_model(
+                str(self.path(model)), benchmark, str(done.parent), problems_file=str(self.problems[benchmark]),
+                sandbox=options.sandbox, max_new_tokens=options.max_new_tokens, samples_per_problem=0, **backend,
             )  # fmt: skip
-        return {"says": f"{100 * scores[0]['value']:.1f}", **scores[0]}
+        return {"says": f"{100 * score['value']:.1f}", **score}
 
 
 def fetch(check: Check) -> Result:
@@ -140,7 +139,7 @@ def _unpickle(directory: Path) -> None:
 
 def lint_it(check: Check) -> Result:
     directory = check.path("published")
-    if json.loads((directory / "config.json").read_text())["model_type"] != "phi":
+    if read_json(directory / "config.json")["model_type"] != "phi":
         return {"says": "no rules"}
     found = [str(finding) for finding in lint(directory)]
     if found and found[0].startswith("error"):
@@ -160,12 +159,11 @@ def score_it(benchmark: str, check: Check) -> Result:
     if percent is None:
         return found
     low, high = wilson_interval(percent / 100, found["problems"])
-    says = f"{found['says']} ({percent} [{100 * low:.1f}, {100 * high:.1f}]"
-    found |= {"published": percent / 100, "published_low": low, "published_high": high}
-    if check.options.limit:
-        return {**found, "says": f"{says}, {found['problems']} problems: no verdict)"}
     verdict = "inside" if low <= found["value"] <= high else "outside"
-    return {**found, "says": f"{says}: {verdict})", "verdict": verdict, "wrong": verdict == "outside"}
+    if check.options.limit:
+        verdict = f"{found['problems']} problems, no verdict"
+    says = f"{found['says']} ({percent} [{100 * low:.1f}, {100 * high:.1f}]: {verdict})"
+    return {**found, "says": says, "published": percent / 100, "verdict": verdict, "wrong": verdict == "outside"}
 
 
 def export_it(check: Check) -> Result:
@@ -177,8 +175,8 @@ def export_it(check: Check) -> Result:
         )  # fmt: skip
     theirs, ours = open_tensors(published), open_tensors(exported)
     differing = [name for name in ours if name not in theirs or _bits(theirs[name].read()) != _bits(ours[name].read())]
-    files = {name: said for name in CONFIGS if (said := _compared(published / name, exported / name))}
-    equal = sum(said == ["same bytes"] for said in files.values())
+    files = {name: _compared(published / name, exported / name) for name in CONFIGS if (published / name).exists()}
+    equal = list(files.values()).count(["same bytes"])
     return {
         "says": f"{len(ours) - len(differing)}/{len(ours)} tensors, {equal}/{len(files)} files",
         "differing": differing,
@@ -193,15 +191,13 @@ def _bits(tensor: Any) -> tuple[Any, ...]:
 
 
 def _compared(theirs: Path, ours: Path) -> list[str]:
-    """How a published file and ours differ; [] where there is none."""
-    if not theirs.exists() or not ours.exists():
-        return [f"{place} only" for place, path in (("published", theirs), ("ours", ours)) if path.exists()]
+    """How our file differs from a published one."""
+    if not ours.exists():
+        return ["published only"]
     if theirs.read_bytes() == ours.read_bytes():
         return ["same bytes"]
-    if theirs.suffix != ".json":
-        return ["other bytes"]
-    found = differences(json.loads(theirs.read_text()), json.loads(ours.read_text()))
-    return [f"other bytes, {len(found)} fields differ", *found[:NAMED]]
+    fields = differences(read_json(theirs), read_json(ours)) if theirs.suffix == ".json" else []
+    return ["other bytes", *fields[:NAMED]]
 
 
 def ask_transformers(check: Check) -> Result:
@@ -216,20 +212,18 @@ def ask_transformers(check: Check) -> Result:
     )  # fmt: skip
     texts = [(check.path(part) / "completions.jsonl").read_text() for part in ("humaneval", "transformers")]
     pairs = [(json.loads(a), json.loads(b)) for a, b in zip(*map(str.splitlines, texts), strict=True)]
-    tokenizer = Tokenizer.load(check.path("published"))
-    parted = {a["task_id"]: place for a, b in pairs if (place := _parted(a, b, tokenizer)) is not None}
+    parted = {a["task_id"]: place for a, b in pairs if (place := _parted(a, b)) is not None}
     says = f"{len(pairs) - len(parted)}/{len(pairs)} the same, {found['says']}"
-    return {**found, "says": says, "first_token_that_differs": parted}
+    return {**found, "says": says, "first_character_that_differs": parted}
 
 
-def _parted(one: Result, other: Result, tokenizer: Tokenizer) -> int | None:
-    """The token at which two completions part; None if nowhere, as far as the one that met its stop first goes."""
+def _parted(one: Result, other: Result) -> int | None:
+    """The character at which two completions part; None if nowhere, as far as the one that met its stop first goes."""
     shorter, longer = sorted((one, other), key=lambda row: len(row["raw"]))
     text = shorter["raw"].rstrip("\ufffd")  # half a character, cut by the stop
-    shared = next((i for i, (a, b) in enumerate(zip(text, longer["raw"], strict=False)) if a != b), len(text))
-    if shared == len(text) and (shorter["stop_reason"] == "stop" or shorter["raw"] == longer["raw"]):
-        return None
-    return len(tokenizer.encode(text[:shared]))
+    shared = len(os.path.commonprefix([text, longer["raw"]]))  # noqa: RUF071 (of characters, as it does)
+    ended = shorter["stop_reason"] == "stop" or shorter["raw"] == longer["raw"]
+    return None if ended and shared == len(text) else shared
 
 
 PARTS: dict[str, Callable[[Check], Result]] = {
@@ -259,59 +253,47 @@ def problem_file(benchmark: str, given: str | None, out: Path) -> tuple[Path, st
     return path, digest
 
 
-def table(models: dict[str, dict[str, Result]]) -> str:
-    rows = [["", *PARTS]]
-    rows += [[name, *(found.get(part, {}).get("says", "-") for part in PARTS)] for name, found in models.items()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def run(options: argparse.Namespace, out: Path) -> int:
+def run(options: argparse.Namespace) -> int:
     """Runs all that is not done yet; the exit code."""
     with Sandbox(confinement=options.sandbox) as sandbox:  # that it works is known before gigabytes are fetched
         list(sandbox.run([Program("", "", None)]))
-    asked = {name: getattr(options, name) for name in ("limit", "max_new_tokens", "prompt_form")}
+    asked = {"limit": options.limit, "max_new_tokens": options.max_new_tokens}
     problems: dict[str, Path] = {}
     for benchmark in PROBLEMS:
-        path, asked[benchmark] = problem_file(benchmark, getattr(options, benchmark), out)
+        path, asked[benchmark] = problem_file(benchmark, getattr(options, benchmark), options.out)
         if options.limit:
             rows = [json.dumps(problem.row) for problem in load_problems(benchmark, str(path))[1][: options.limit]]
-            path = out / f"{benchmark}-{options.limit}.jsonl"
+            path = options.out / f"{benchmark}-{options.limit}.jsonl"
             write_atomic(path, "\n".join(rows))
         problems[benchmark] = path
-    record = out / "published_check.json"
-    state = json.loads(record.read_text()) if record.exists() else {"asked": asked, "models": {}}
+    record = options.out / "published_check.json"
+    state = read_json(record) if record.exists() else {"asked": asked, "models": {}}
     if changed := differences(state["asked"], asked):
         raise UserError(f"{record}: was asked for otherwise: {'; '.join(changed)}; name another --out")
-
-    def save() -> None:
-        write_json(record, state)
-        print(table(state["models"]), flush=True)
-
-    checks = [Check(n, options, problems, state["models"].setdefault(n, {})) for n in options.models.split(",")]
-    for check in checks:
-        check.run(save)
-    results = [check.found.get(part, {"error": ""}) for check in checks for part in PARTS]
+    results = []
+    for name in options.models.split(","):
+        found = state["models"].setdefault(name, {})
+        Check(name, options, problems, found).run(lambda: write_json(record, state))
+        results += [found.get(part, {"error": ""}) for part in PARTS]
     return int(any("error" in result or result.get("wrong") for result in results))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="where all of it goes: 26 GB for the three models")
-    parser.add_argument("--models", default=",".join(PUBLISHED), metavar="A,B", help="names on the Hub (%(default)s)")
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="where all of it goes: 26 GB for the three models")
+    add("--models", default=",".join(PUBLISHED), metavar="A,B", help="names on the Hub (%(default)s)")
     for benchmark, (url, _) in PROBLEMS.items():
-        parser.add_argument(f"--{benchmark}", metavar="FILE", help=f"instead of {url}")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="the first N problems, without a verdict")
-    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="of a completion (512)")
-    parser.add_argument("--prompt-form", choices=PROMPT_FORMS, default="stripped", help="of its last newlines")
-    parser.add_argument("--slots", type=int, default=16, metavar="N", help="completions decoded at once (16)")
-    parser.add_argument("--sandbox", choices=("full", "none"), default="full", help="as in phi-jax evaluate")
+        add(f"--{benchmark}", metavar="FILE", help=f"instead of {url}")
+    add("--limit", type=int, default=0, metavar="N", help="the first N problems, without a verdict")
+    add("--max-new-tokens", type=int, default=512, metavar="N", help="of a completion (512)")
+    add("--slots", type=int, default=16, metavar="N", help="completions decoded at once (16)")
+    add("--sandbox", choices=("full", "none"), default="full", help="as in phi-jax evaluate")
     options = parser.parse_args()
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(out):
-            return run(options, out)
+        with locked(options.out):
+            return run(options)
     except UserError as error:
         print(f"published_check: error: {error}", file=sys.stderr)
         return 1

@@ -38,14 +38,13 @@ def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> No
 
 
 def case_of(config: Config) -> dict[str, Any]:
-    """{"name", "model": fields of PhiConfig, "training": of config.training}, as `measure` wants them."""
+    """{"model": fields of PhiConfig, "training": of config.training}, as `measure` wants them."""
     from phi_jax.training.rules import model_shape
 
-    model = model_shape(config)
-    return {"name": config.report.title, "model": dataclasses.asdict(model), "training": config.training.to_dict()}
+    return {"model": dataclasses.asdict(model_shape(config)), "training": config.training.to_dict()}
 
 
-def measure(name: str, model: dict[str, Any], training: dict[str, Any], steps: int) -> dict[str, Any]:
+def measure(model: dict[str, Any], training: dict[str, Any], steps: int) -> dict[str, Any]:
     """{"case": the arguments, "figures"}, measured in this process. Figures:
 
     - tokens_per_second and step_seconds, the median; step_seconds_p10, _p90: between the ends of one step and the
@@ -67,14 +66,14 @@ def measure(name: str, model: dict[str, Any], training: dict[str, Any], steps: i
     keep_freed_memory()
     if training["cpu_devices"] > 1:
         jax.config.update("jax_num_cpu_devices", training["cpu_devices"])
-    case = {"name": name, "model": model, "training": training, "steps": steps}
+    case = {"model": model, "training": training, "steps": steps}
     try:
         return {"case": case, "figures": _figures(PhiConfig(**model), Config(training), steps)}
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"bench train {name}: out of memory on the {jax.devices()[0].device_kind}; take a smaller "
+            f"bench train: out of memory on the {jax.devices()[0].device_kind}; take a smaller "
             "global_batch_size, more microbatches, or remat dots or full"
         ) from None
 

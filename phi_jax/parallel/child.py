@@ -18,13 +18,19 @@ from typing import Any
 
 
 def run_child(
-    function: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str], interpreter: str = sys.executable
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str],
+    interpreter: str = sys.executable,
+    timeout: float | None = None,
 ) -> Any:
     """What `function`, "module:name", returns for the keywords `arguments`, both as JSON has them.
 
     environment: of the child; the folder of phi_jax is added to its PYTHONPATH. interpreter: of an environment that
-    need not have phi_jax, where the module does without. Raises UserError: the one that the function raised, or the
-    last line that a child wrote which fails, aborts or is killed.
+    need not have phi_jax, where the module does without. timeout: seconds, after which the child is killed. Raises
+    UserError: the one that the function raised, the last line that a child wrote which fails, aborts or is killed, or
+    that it was stopped.
     """
     from phi_jax.errors import UserError  # here: the other end runs where phi_jax may be missing
 
@@ -32,11 +38,14 @@ def run_child(
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch, "answer")
         # -P: the modules beside this file are called as the standard library's.
-        done = subprocess.run(
-            [interpreter, "-P", __file__, function, str(answer)], input=json.dumps(arguments), text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace",
-            env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [interpreter, "-P", __file__, function, str(answer)], input=json.dumps(arguments), text=True,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, errors="replace", timeout=timeout,
+                env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{function}: stopped after {timeout:g} s") from None
         if done.returncode:
             said = done.stderr.strip().splitlines() or ["no word"]
             raise UserError(f"{function}: {said[-1].strip()} (exit code {done.returncode}; below 0: the signal)")

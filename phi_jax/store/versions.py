@@ -11,7 +11,8 @@ from pathlib import Path
 _DISTRIBUTIONS = (
     "phi-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record",
     "tensorflow-datasets", "ml-collections", "tokenizers", "tiktoken", "safetensors", "gguf", "numpy", "pyarrow",
-    "daft", "scikit-learn", "openai", "pydantic",
+    "daft", "scikit-learn", "openai", "pydantic", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13", "libtpu", "torch", "transformers",
 )  # fmt: skip
 
 

@@ -22,12 +22,12 @@ LIMIT = ("--limit", "600")  # the machine may be busy, and its compiler slow
 
 def test_a_kill_in_every_part_is_survived(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    from parts import PARTS
+    from check import PARTS
 
     chance, killed = random.Random(0), []
     while True:
         check = Check(tmp_path, *LIMIT)
-        while (begun := check.until("(.*): begins")) and begun[1] in killed:
+        while (begun := check.until("(.*): begun")) and begun[1] in killed:
             pass
         if not begun:
             break
@@ -41,36 +41,42 @@ def test_a_kill_in_every_part_is_survived(tmp_path, monkeypatch):
     RESULT.write_text((tmp_path / "out.json").read_text())
 
     figures = {name: part["figures"] for name, part in found.items()}
-    assert figures["correctness"]["kernel"] == "splash"
-    assert figures["correctness"]["interpreted"] is True
-    assert set(figures["correctness"]) >= {"attention", "step"}
-    for compiled in ("eager", "compiled"):
-        peer = figures["torch"][compiled]
-        assert peer["parameters"] == figures["step"]["parameters"]
-        assert peer["ratio"] == pytest.approx(figures["step"]["tokens_per_second"] / peer["tokens_per_second"])
+    for documents in ("whole", "documents"):
+        assert sum(name.startswith(f"xla, {documents}") for name in figures["attention"]) == 4 + 1
+    assert figures["torch_step"]["parameters"] == figures["step.phi_1.none.4"]["parameters"]
     for slots in (1, 32, 256):
-        assert figures[f"sampler.{slots}"]["slots"] == slots
-        assert figures[f"sampler.{slots}"]["share_of_bound"] > 0
-    assert figures["export"]["relative_largest"] <= figures["export"]["bound"]
+        assert figures[f"sampler_speed.{slots}"]["slots"] == slots
     assert str(tmp_path) not in json.dumps(found)
+
+
+def test_gradients_that_take_no_notice_of_documents_are_found(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import parts
+
+    exact, figures = parts.batch_loss, {}
+
+    def blind(*inputs, document_end, cut):
+        return exact(*inputs, document_end=document_end if inputs[2].compute_dtype == "float32" else None, cut=cut)
+
+    monkeypatch.setattr(parts, "batch_loss", blind)
+    parts.gradients(figures, True)
+    assert len(figures["wrong"]) > 15  # of 20 arrays; the head's bias hardly knows of documents
 
 
 def test_two_processes_check_together(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    parts = ("--parts", "correctness", "step", "--distributed", "env", *LIMIT)
+    parts = ("attention", "gradients", "step.phi_1.none.4")
     both = [
         Check(
-            tmp_path, *parts, out=f"out{n}.json",
+            tmp_path, *LIMIT, "--distributed", "env", "--parts", *parts, out=f"out{n}.json",
             env={"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(n)},
         )
         for n in range(2)
     ]  # fmt: skip
-    code, found = both[0].end()
-    assert (code, both[1].process.wait()) == (0, 0)
-    assert not both[1].out.exists()
-    for name in ("correctness", "step"):
-        assert found[name]["result"] == "done"
-        assert found[name]["device"]["processes"] == found[name]["device"]["devices"] == 2
-    assert found["step"]["figures"]["tokens_per_step"] == 2 * 8 * 128
+    for check in both:
+        code, found = check.end()
+        assert (code, list(found)) == (0, list(parts))
+        assert {part["devices"] for part in found.values()} == {"2 x cpu"}
+        assert found["step.phi_1.none.4"]["figures"]["tokens_per_step"] == 2 * 4 * 128

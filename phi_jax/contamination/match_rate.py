@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import ast
 import itertools
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,12 @@ from phi_jax.contamination.syntax import BUILTINS, AnyFunction
 _WORDS = {ast.Name: "id", ast.arg: "arg", ast.Attribute: "attr", ast.keyword: "arg", ast.Constant: "value",
           ast.ImportFrom: "module", ast.alias: "name"}  # fmt: skip
 _LEFT_OUT = ("ctx", "annotation", "returns", "decorator_list")
+# Kind of node -> its fields that are looked into, the last first.
+_FIELDS = {
+    kind: [field for field in reversed(kind._fields) if field not in _LEFT_OUT]
+    for kind in vars(ast).values()
+    if isinstance(kind, type) and issubclass(kind, ast.AST)
+}
 
 
 class Matcher:
@@ -45,31 +52,35 @@ class Matcher:
             [self._written(function) for function in functions], self._references,
             scorer=Levenshtein.normalized_similarity, score_cutoff=lowest, dtype=np.float64,
         )  # fmt: skip
-        highest = zip(rates_FxR.max(0, initial=0).tolist(), self._tasks, strict=True)
-        return {task: rate for rate, task in sorted(pair for pair in highest if pair[0] >= lowest)}
+        rates_R = rates_FxR.max(0, initial=0)
+        found = sorted((float(rates_R[n]), self._tasks[n]) for n in np.flatnonzero(rates_R >= lowest))
+        return {task: rate for rate, task in found}
 
     def _written(self, function: AnyFunction) -> str:
         # A node that is in no reference is like none of them, so all of these may share a letter.
         return "".join([self._letters.get(node, "\0") for node in _nodes(function)])
 
 
-def _nodes(function: AnyFunction) -> list[Hashable]:
-    """What counts of each node."""
-    found, bound, stack = list[tuple[type, object]](), set[object](), list[object]([function])
+def _nodes(function: AnyFunction) -> list[Any]:
+    """What counts of each node: its kind, or (kind, type of its word, word)."""
+    found, bound, stack = list[Any](), set[str](), list[Any]([function])
     while stack:
         node = stack.pop()
         kind = type(node)
-        if isinstance(node, list):
-            stack += reversed(node)
-        # Else it is no node, or a docstring.
-        elif isinstance(node, ast.AST) and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-            word = getattr(node, _WORDS.get(kind, ""), None)
-            found.append((kind, word))
-            if kind is ast.arg or (isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)):
+        if kind is list:
+            stack += node[::-1]
+            continue
+        fields = _FIELDS.get(kind)
+        if fields is None or (kind is ast.Expr and isinstance(node.value, ast.Constant)):  # no node; a docstring
+            continue
+        if kind in _WORDS:
+            word = getattr(node, _WORDS[kind])
+            if kind is ast.arg or (kind is ast.Name and not isinstance(node.ctx, ast.Load)):
                 bound.add(word)
-            stack += [getattr(node, field) for field in reversed(node._fields) if field not in _LEFT_OUT]
+            found.append((kind, type(word), word))
+        else:
+            found.append(kind)
+        stack += [getattr(node, field) for field in fields]
     builtins = BUILTINS - bound
-    return [
-        (kind, type(word), word) if word in builtins or kind not in (ast.Name, ast.arg) else kind
-        for kind, word in found
-    ]
+    names = (ast.Name, ast.arg)
+    return [n if type(n) is type or n[0] not in names or n[2] in builtins else n[0] for n in found]

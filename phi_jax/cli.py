@@ -389,6 +389,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 _STAGE_EXAMPLE, (*_STAGE, *_TEACHING)),
         Command("decontaminate", _stage, "Training texts -> the same without what the benchmark asks for.",
                 _STAGE_EXAMPLE, _STAGE),
+        Command("prune", _stage, "Exercises -> the same without what is too like config.prune.problems.",
+                _STAGE_EXAMPLE, _STAGE),
         Command("annotate", _stage, "Documents -> grades of a sample of them, by a language model or a rubric.",
                 _STAGE_EXAMPLE, (*_STAGE, *_TEACHING)),
         Command("filter", _stage, "Documents, grades and a model -> the documents that score best.",

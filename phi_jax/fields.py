@@ -133,6 +133,7 @@ FIELDS: Mapping[str, Field] = {
     "texts.*.family_cap": COUNT, "texts.*.held_out_one_in": _whole(2), "texts.*.sections_per_behaviour": COUNT_OR_0,
     "texts.*.exercises_per_behaviour": COUNT_OR_0,
     "decontaminate.problems": _path(NAME),
+    "prune.problems": _path(ANY), "prune.match_rate": SHARE, "prune.model": _path(ANY),
     "annotate.grader": NAME, "annotate.votes": COUNT, "annotate.max_tokens": COUNT, "annotate.temperature": TEMPERATURE,
     "annotate.max_file_bytes": COUNT, "annotate.max_files": _whole(4), "annotate.high_share": _number(0.01, 0.99),
     "filter.model": NAME, "filter.embed_tokens": COUNT, "filter.pooling": Field(choices=("mean", "last")),

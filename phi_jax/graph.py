@@ -118,6 +118,11 @@ class _Graph:
         self._teachers = values.get("teachers", {})
         self._found: dict[str, Stage] = {}
         self._open: list[str] = []  # labels of the stages whose inputs are being made, outermost first
+        prune = self._config.prune
+        if (prune.match_rate or prune.model) and not prune.problems:
+            raise UserError(
+                'config.prune.problems="": with no problems nothing is pruned; name some, or leave match_rate and model'
+            )
         if not self._models:
             raise UserError("config.models is empty; name at least one model to train")
         for section, names in (("texts", self._texts), ("models", self._models)):
@@ -181,6 +186,13 @@ class _Graph:
         inputs = {"documents": documents, **self._held_out("decontaminate.problems")}
         return Stage("decontaminate", name, inputs, ("decontaminate",), _DECONTAMINATE, _CHECK_PROBLEMS)
 
+    def _prune(self, name: str) -> Stage:
+        inputs = {"documents": self._need(f"decontaminate/{name}"), **self._held_out("prune.problems")}
+        sections = ("prune", "filter.embed_tokens", "filter.pooling", "filter.batch_size")
+        return Stage(
+            "prune", name, inputs, sections, "phi_jax.contamination.prune:prune", "phi_jax.contamination.prune:check"
+        )
+
     def _annotate(self, name: str) -> Stage:
         grader = self._config.annotate.grader
         asked = () if grader == STATIC else self._teaching("annotate.grader", grader)
@@ -214,7 +226,9 @@ class _Graph:
         if name == FILTERED:
             return "filter/python"
         if entry in self._texts and kind in _KINDS:
-            return f"decontaminate/{entry}"
+            # A tokenizer is learnt on all exercises: it and what is trained without them stay the same when pruned.
+            pruned = kind == "exercises" and self._config.prune.problems and field != "tokenize.learn_on"
+            return f"{'prune' if pruned else 'decontaminate'}/{entry}"
         there = [RAW, FILTERED, *(f"{entry}.{kind}" for entry in self._texts for kind in _KINDS)]
         raise UserError(f"config.{field}: no token set {name!r}; there are: {', '.join(there)}")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from phi_jax.config import Config
 from phi_jax.contamination import decontaminate as stage
 from phi_jax.contamination import syntax
-from phi_jax.contamination.held_out import LEAST_NODES, NOT_PARSED, REMOVING, WORDS, HeldOut
+from phi_jax.contamination.held_out import LEAST_NODES, NOT_PARSED, REMOVING, WORDS, HeldOut, solutions
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.store import artifact, documents
@@ -285,6 +285,13 @@ def test_problems_that_cannot_be_compared_with_are_named(tmp_path, change, messa
     rows[1].update(change)
     with pytest.raises(UserError, match=message):
         HeldOut(write_problems(tmp_path / "p.jsonl", rows))
+
+
+def test_the_function_that_the_tests_call_is_the_solution_and_not_a_helper_in_it(tmp_path):
+    code = "def far(xs):\n    def near(y):\n        return y\n    return [near(x) for x in xs]\n"
+    row = {"task_id": 11, "text": "Copy a list.", "code": code, "test_list": ["assert far([1]) == [1]"]}
+    file = write_problems(tmp_path / "mbpp.jsonl", [row])
+    assert [f.name for problem in load_problems(file)[1] for f in solutions(file, problem)] == ["far"]
 
 
 def test_the_problems_of_humaneval_are_found_in_their_own_code(shared_data):

@@ -242,6 +242,8 @@ PATHS = [
     ("training.initial_checkpoint={}", "pretrain/raw"),
     ("tokenize.tokenizer={}", "tokenize/tokenizer"),
     ("select.problems={}", "select/finetuned"),
+    ("prune.problems={}", "prune/grammar"),
+    ("prune.model={}", "prune/grammar"),
 ]
 
 
@@ -249,7 +251,7 @@ PATHS = [
 @pytest.mark.parametrize("kind", ["file", "directory", "home"])
 def test_what_a_path_holds_decides_and_not_its_name(tmp_path, monkeypatch, field, stage, kind):
     monkeypatch.setenv("HOME", str(tmp_path))
-    base = FILES if field.startswith("texts") else MICRO
+    base = FILES if field.startswith("texts") else [*MICRO, "--config.prune.problems=idioms"]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.jsonl").write_text("1")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from phi_jax.contamination import syntax
 from phi_jax.contamination.overlap import GRAM, Wording
 from phi_jax.errors import UserError
-from phi_jax.evaluation.problems import load_problems
+from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.store.markdown import fences
 from phi_jax.store.python_text import parse
 
@@ -38,22 +40,10 @@ class HeldOut:
         self._shapes: set[tuple[Any, ...]] = set()
         self._wording = Wording(problems)
         for problem in problems:
-            if problem.reference is None:
-                raise UserError(
-                    f"{file}: {problem.task_id} has no canonical_solution; without it nothing can be compared"
-                )
-            for source in (problem.prompt + problem.reference, *(problem.row.get("renderings") or ())):
-                tree = parse(source)
-                found = [] if tree is None else list(syntax.functions(tree))
-                # In the prompt helpers may stand before it; a rendering may have another name.
-                chosen = [f for f in found if f.name == problem.entry_point] or found[-1:]
-                if not chosen:
-                    raise UserError(
-                        f"{file}: {problem.task_id}: no function in its solution or a rendering; mend the line"
-                    )
-                key, nodes = syntax.fingerprint(chosen[0])
+            for function in solutions(file, problem):
+                key, nodes = syntax.fingerprint(function)
                 if nodes >= LEAST_NODES:
-                    self._shapes.add(syntax.shape(chosen[0]))
+                    self._shapes.add(syntax.shape(function))
                     self.fingerprints[key].append(problem.task_id)
         self.untold = [
             problem.task_id
@@ -83,6 +73,23 @@ class HeldOut:
         found = {SYNTAX: same_syntax, TEXT: words.said | (words.prose if prose else set()), WORDS: words.prompts}
         told = {reason: [task for task in self.tasks if task in tasks] for reason, tasks in found.items() if tasks}
         return told if tree is not None else {**told, NOT_PARSED: []}
+
+
+def solutions(file: str, problem: Problem) -> Iterator[syntax.AnyFunction]:
+    """The function that solves a problem, and its other renderings. Raises UserError naming file and problem where one
+    is missing or has no function.
+    """
+    if problem.reference is None:
+        raise UserError(f"{file}: {problem.task_id} has no canonical_solution; without it nothing can be compared")
+    for source in (problem.prompt + problem.reference, *(problem.row.get("renderings") or ())):
+        tree = parse(source)
+        found = [] if tree is None else list(syntax.functions(tree))
+        # Helpers may stand before it or in it; MBPP says its name in the tests only; a rendering may have another name.
+        names = re.findall(r"\w+", problem.entry_point or problem.tests)
+        chosen = [f for f in found if f.name in names] or found[-1:]
+        if not chosen:
+            raise UserError(f"{file}: {problem.task_id}: no function in its solution or a rendering; mend the line")
+        yield chosen[0]
 
 
 def _python_blocks(text: str) -> list[str]:

@@ -22,6 +22,7 @@ from etils import epath
 from phi_jax.config import Config
 from phi_jax.corpus.annotate import read_grades
 from phi_jax.errors import UserError
+from phi_jax.parallel.embedder import make_embedder
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, write_json
 from phi_jax.store.python_text import from_first_code
@@ -131,19 +132,10 @@ def _histogram(scores: Sequence[float]) -> list[int]:
 
 
 def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, rules: Config) -> Embed:
-    """What embeds texts by config.filter's rules: first tokens behind the comments a text opens with, at most as many
-    as the model's context holds. Compiled once, for a batch on each device of this process. Raises UserError for an
-    unknown pooling.
+    """What embeds texts by config.filter's rules, from the first code behind the comments that a text opens with; see
+    parallel/embedder.py. Raises UserError for an unknown pooling.
     """
-    import jax
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from phi_jax.model.embed import embed
-    from phi_jax.parallel import mesh as meshes
-
-    mesh = meshes.make_mesh((-1, 1, 1), jax.local_devices())
-    rows, params = meshes.batch_sharding(mesh), jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    length, size = min(rules.embed_tokens, shape.max_seq_len), rules.batch_size * mesh.size
+    embed_tokens = make_embedder(params, shape, rules)
 
     def embed_texts(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
         # A licence says the same of every file of a package: with it, 887 of nano's 3,756 files fell into one of the
@@ -157,18 +149,7 @@ def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, rules: Config) -> 
             len(before) - len(x) + len(ids)
             for before, x, ids in zip(tokenizer.encode_batch(opening), letters, encoded, strict=True)
         ]
-        padded = -(-len(texts) // size) * size
-        tokens_NxT, lengths_N = np.zeros((padded, length), np.int32), np.zeros(padded, np.int32)
-        for row, ids in enumerate(encoded):
-            lengths_N[row] = min(len(ids), length)
-            tokens_NxT[row, : lengths_N[row]] = ids[:length]
-        batches = [slice(start, start + size) for start in range(0, padded, size)]
-        # None is waited for here: on a CPU the next batch then runs beside it.
-        cut = [jax.device_put((tokens_NxT[batch], lengths_N[batch]), rows) for batch in batches]
-        pending = [embed(params, *batch, shape, rules.pooling) for batch in cut]
-        vectors_NxD = np.concatenate([np.empty((0, shape.hidden_size), np.float32), *map(np.asarray, pending)])
-        vectors_NxD[lengths_N == 0] = np.nan
-        return vectors_NxD[: len(texts)], counts
+        return embed_tokens(encoded), counts
 
     return embed_texts
 

@@ -21,6 +21,7 @@ _DID = {
     "dedup": "left {kept:,} of {documents:,} files: {exact:,} exact and {near:,} near copies went",
     "synthesize": "{textbooks[kept]:,} textbook sections and {exercises[kept]:,} exercises, written by {written_by}",
     "decontaminate": "removed the texts that hold what {problems:,} benchmark problems ask for",
+    "prune": "kept {kept:,} of {documents:,} exercises, compared with {problems:,} problems",
     "annotate": "graded {graded:,} files",
     "filter": "a classifier taught by those grades kept {kept:,} of {scored:,} files, {tokens:,} tokens",
     "tokenize": "{tokens:,} tokens, tokenizer of {vocab_size:,} entries",

@@ -322,9 +322,7 @@ _BENCHMARK = (
     ),
     _option("--problems", metavar="FILE", help="problems in the format of human-eval, MBPP or EvalPlus"),
     _option("--workers", type=int, default=2, help="executions at once (default 2)"),
-    _option(
-        "--sandbox", choices=("full", "none"), default="full", help="none: unconfined, where the kernel offers nothing"
-    ),
+    _option("--sandbox", choices=("full", "none"), default="full", help="none: code runs unconfined"),
 )
 # Fields of evaluation.completion.Plan and options of a backend, which say what is done where one is not given.
 _PLAN = (

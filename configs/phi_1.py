@@ -4,17 +4,27 @@ Expected: the paper trained phi-1-base in under 4 days on 8 A100s, 770 GPU-hours
 pass@1 29 % (base) and 50.6 % (finetuned). Nobody has run this config yet: `phi-jax plan` says what it takes.
 
 `phi_1.py` keeps the paper's attention dropout with the kernel `xla`; `phi_1.py:attention=cudnn` (GPU) and
-`phi_1.py:attention=splash` (TPU) are faster, and have no attention dropout. `phi_1.py:optimizer=muon` trains with Muon
-instead of the paper's AdamW. "Ours" marks where the paper is silent.
+`phi_1.py:attention=splash` (TPU) are faster, and have no attention dropout. `phi_1.py:hardware=8xa100` takes cudnn,
+recomputes nothing, and takes the most rows that fit there, as compiled (tests/acceptance/plan_gpu.json).
+`phi_1.py:optimizer=muon` trains with Muon instead of the paper's AdamW. "Ours" marks where the paper is silent.
 """
 
 from ml_collections import ConfigDict
 
-CHOICES = {"attention": ("xla", "cudnn", "splash"), "optimizer": ("adamw", "muon")}  # the first is the default
+# Devices (A100s of 80 GB) -> sequences that all of them compute at once, with attention cudnn and remat none.
+HARDWARE = {"8xa100": 64, "8xh100": 64, "8xh200": 128, "1xh100": 4}
+CHOICES = {  # the first is the default
+    "attention": ("xla", "cudnn", "splash"),
+    "optimizer": ("adamw", "muon"),
+    "hardware": ("any", *HARDWARE),
+}
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """argument: "attention=cudnn", "optimizer=muon", or both with a comma between; see CHOICES."""
+def get_config(argument: str = "", settings: dict[str, int] = HARDWARE) -> ConfigDict:
+    """argument: "hardware=8xa100", "optimizer=muon" or the like, or several with commas between; see CHOICES.
+
+    settings: for each hardware, as in HARDWARE, those of another model.
+    """
     chosen = {name: values[0] for name, values in CHOICES.items()}
     for part in filter(None, argument.split(",")):
         name, _, value = part.partition("=")
@@ -22,7 +32,11 @@ def get_config(argument: str = "") -> ConfigDict:
             known = (f"{name}={value}" for name, values in CHOICES.items() for value in values)
             raise ValueError(f"phi_1.py:{argument}: {part} is unknown; use {', '.join(known)}")
         chosen[name] = value
-    kernel = chosen["attention"]
+    rows, kernel, remat = 32, chosen["attention"], "full"
+    if chosen["hardware"] in settings:
+        rows, kernel, remat = settings[chosen["hardware"]], "cudnn", "none"
+    if kernel != chosen["attention"] and "attention=" in argument:
+        raise ValueError(f"phi_1.py:{argument}: hardware={chosen['hardware']} takes attention={kernel}; name one of both")
 
     c = ConfigDict()
     c.seed = 0  # root of every random choice: initial weights, batch order, dropout, samples
@@ -133,14 +147,14 @@ def get_config(argument: str = "") -> ConfigDict:
     c.model.residual_dropout = 0.1  # probability (paper, section 2.3)
     c.model.compute_dtype = "bfloat16"  # dtype of activations (paper: fp16, which needs loss scaling; bfloat16 has float32's range and doesn't)
     c.model.scan_unroll = 1  # blocks in one turn of the loop over them
-    c.model.remat = "full"  # activations recomputed in the backward pass: none, dots or full (ours)
+    c.model.remat = remat  # activations recomputed in the backward pass: none, dots or full (ours)
 
     c.training = ConfigDict()
     c.training.steps = 24_000  # optimizer steps (paper, section 2.3: the checkpoint of 24,000 is phi-1-base)
     c.training.schedule_steps = 36_000  # steps at which the linear decay reaches 0 (paper, section 2.3)
     c.training.warmup_steps = 750  # steps of linear warmup (paper, section 2.3)
     c.training.global_batch_size = 1024  # sequences in one step over all devices (paper, section 2.3)
-    c.training.microbatches = 32  # equal parts that a step's batch is cut into: 4 sequences a GPU on the paper's 8 (ours)
+    c.training.microbatches = 1024 // rows  # equal parts that a step's batch is cut into: 4 sequences a GPU on the paper's 8, or as in HARDWARE (ours)
     c.training.optimizer = chosen["optimizer"]  # adamw (paper, section 2.3); or muon on the kernels of the blocks and adamw on the rest
     c.training.learning_rate = 1e-3  # peak (paper, section 2.3)
     c.training.weight_decay = 0.1  # AdamW, decoupled (paper, section 2.3)
@@ -170,7 +184,7 @@ def get_config(argument: str = "") -> ConfigDict:
     c.finetune.schedule_steps = 6000  # steps at which the linear decay reaches 0 (paper: silent)
     c.finetune.warmup_steps = 50  # steps of linear warmup (paper, section 2.3)
     c.finetune.global_batch_size = 256  # sequences in one step (paper, section 2.3)
-    c.finetune.microbatches = 8  # as many sequences a device as in pretraining (ours)
+    c.finetune.microbatches = 256 // rows  # as many sequences a device as in pretraining (ours)
     c.finetune.learning_rate = 1e-4  # peak (paper, section 2.3)
     c.finetune.weight_decay = 0.01  # AdamW, decoupled (paper, section 2.3)
     c.finetune.muon_learning_rate = 1e-4  # Muon, peak (ours: as AdamW's)

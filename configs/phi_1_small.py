@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+HARDWARE = {"8xa100": 128, "8xh100": 128, "8xh200": 256, "1xh100": 16}  # as phi_1.py's
+
 
 def get_config(argument: str = "") -> ConfigDict:
     """argument: as phi_1.py's."""
@@ -13,7 +15,7 @@ def get_config(argument: str = "") -> ConfigDict:
     phi_1 = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(phi_1)
 
-    c = phi_1.get_config(argument)
+    c = phi_1.get_config(argument, HARDWARE)
     c.model.num_layers = 20  # blocks (paper, section 2.3)
     c.model.hidden_size = 1024  # width D (paper, section 2.3)
     c.model.intermediate_size = 4096  # MLP width F (paper, section 2.3)

@@ -1,6 +1,7 @@
 """Does a step fit in a device's memory, and if not, in how many microbatches would it?
 
-For TPUs the real train step is compiled ahead of time, for devices that need not be here; for GPUs memory is estimated.
+The real train step is compiled ahead of time, for devices that need not be here; for GPUs only where jax's CUDA plugin
+is, else memory is estimated.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import batch_sharding, batch_ways, make_mesh
+from phi_jax.planning.bound import step_bound
+from phi_jax.planning.compiled import Program, attention_kernels, exchanges
 from phi_jax.planning.hardware import Hardware, parse_hardware, topology_devices
 from phi_jax.planning.memory import estimate_memory, rows_per_device
-from phi_jax.planning.plan import Duration, Fit, Plan
+from phi_jax.planning.plan import PAPER_DROPOUT, Duration, Fit, Plan
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.rules import check_batch, model_shape, rules_of
 from phi_jax.training.step import abstract_state, make_train_step
@@ -29,33 +32,39 @@ from phi_jax.training.step import abstract_state, make_train_step
 _COULD_FIT = 1.25
 
 
-def make_plan(config: dict[str, Any], hardware: str, mfu: float) -> dict[str, Any]:
-    """A Plan as JSON has it; runs in a process of its own.
+def make_plan(config: dict[str, Any], hardware: str, mfu: float, compiles: bool) -> dict[str, Any]:
+    """A Plan as JSON has it; runs in a process of its own. compiles: whether the compiler for the hardware is here.
 
     Raises UserError where the mesh, the batch and the model do not divide each other.
     """
     chosen, found = Config(config), parse_hardware(hardware)
-    if found.is_tpu:
+    if compiles:
         devices = topology_devices(found)
+        _pretend_cudnn()
     else:  # pretended ones: only their number matters, to lay the arrays out on them
         jax.config.update("jax_num_cpu_devices", found.devices)
         devices = jax.devices()
     shape, durations = model_shape(chosen), []
     flops = training_flops_per_token(shape)
-    sections = {"training": chosen.training}  # of rules; "training" first, the others laid over it
-    for name in chosen.models.to_dict():
-        rules = sections[getattr(chosen.models, name).rules] = rules_of(chosen, name)
+    used = {name: getattr(chosen.models, name).rules for name in chosen.models.to_dict()}
+    # Sections of rules; "training" first, the others laid over it.
+    sections = {"training": chosen.training} | {rules: rules_of(chosen, name) for name, rules in used.items()}
+    fits = {name: _fit_of(name, rules, shape, found, devices) for name, rules in sections.items()}
+    for name, section in used.items():
+        rules, fit = sections[section], fits[section].fitting or fits[section]
         tokens = rules.steps * rules.global_batch_size * shape.max_seq_len
         seconds = tokens * flops / (found.devices * found.chip.peak_flops * mfu)
-        durations.append(Duration(name, rules.steps, tokens, seconds / 3600))
+        each = (seconds, *(rules.steps * bound.seconds for bound in (fit.bound, fit.dropout_bound)))
+        durations.append(Duration(name, rules.steps, tokens, *(value / 3600 for value in each)))
     plan = Plan(
         hardware=found,
         mfu=mfu,
         durations=durations,
-        sections=[_fit_of(name, rules, shape, found, devices) for name, rules in sections.items()],
+        sections=list(fits.values()),
         parameters=num_params(shape),
         model=f"attention {shape.attention}, {shape.compute_dtype}, remat {shape.remat}",
         flops_per_token=flops,
+        compiles=compiles,
     )
     return dataclasses.asdict(plan)
 
@@ -78,29 +87,44 @@ def _fit_of(name: str, rules: Config, shape: PhiConfig, hardware: Hardware, devi
 
 
 def _tried(name: str, rules: Config, shape: PhiConfig, hardware: Hardware, mesh: Mesh) -> Fit:
-    parts, limit = estimate_memory(shape, rules, mesh), hardware.usable_bytes
-    needed, seconds = sum(parts.values()), None
-    fits = needed <= limit
-    if hardware.is_tpu and needed <= _COULD_FIT * limit:
-        begin = time.monotonic()
-        memory = compile_step(shape, rules, mesh)
-        seconds, fits = round(time.monotonic() - begin, 1), memory is not None
-        needed = needed if memory is None else memory.peak_memory_in_bytes
+    parts, limit, program = estimate_memory(shape, rules, mesh), hardware.usable_bytes, None
+    with_dropout = dataclasses.replace(shape, attention="xla", attention_dropout=PAPER_DROPOUT, remat="full")
+    needed = sum(parts.values())
+    if mesh.devices.flat[0].platform != "cpu" and needed <= _COULD_FIT * limit:
+        program = _compiled(shape, rules, mesh)
+        needed = max(program.memory.values(), default=needed)
     return Fit(
         rules=name,
-        fits=fits,
+        fits=needed <= limit and (program is None or bool(program.memory)),
         needed_bytes=needed,
         limit_bytes=limit,
         mesh=dict(mesh.shape),
         microbatches=rules.microbatches,
         rows=rows_per_device(rules, mesh),
         parts=parts,
-        seconds=seconds,
+        program=program,
+        bound=step_bound(shape, rules, mesh, hardware),
+        dropout_bound=step_bound(with_dropout, rules, mesh, hardware),
     )
 
 
-def compile_step(shape: PhiConfig, rules: Config, mesh: Mesh) -> Any:
-    """XLA's memory analysis of a step on one device, or None where it fits in no way; allocates nothing there.
+def _compiled(shape: PhiConfig, rules: Config, mesh: Mesh) -> Program:
+    begin, on_gpu, memory, text = time.monotonic(), mesh.devices.flat[0].platform == "gpu", {}, ""
+    # Who multiplies matrices on a GPU is chosen there, by trials that need it: the step is compiled with either.
+    for who in ("Triton", "cuBLAS") if on_gpu else ("XLA",):
+        options = {"xla_gpu_enable_triton_gemm": who == "Triton"} if on_gpu else None
+        step = compile_step(shape, rules, mesh, options)
+        if step is not None:
+            used, text = step.memory_analysis(), step.as_text()
+            # A GPU's compiler leaves temporaries out of its peak; what is donated is argument and output at once.
+            whole = used.argument_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
+            memory[who] = whole + used.temp_size_in_bytes if on_gpu else used.peak_memory_in_bytes
+    exchanged = exchanges(text, mesh.size) if on_gpu else {}
+    return Program(round(time.monotonic() - begin, 1), memory, exchanged, attention_kernels(text))
+
+
+def compile_step(shape: PhiConfig, rules: Config, mesh: Mesh, options: dict[str, Any] | None = None) -> Any:
+    """A step, compiled with these compiler options, or None where it fits in no way; allocates nothing there.
 
     Raises UserError as make_train_step does.
     """
@@ -112,8 +136,15 @@ def compile_step(shape: PhiConfig, rules: Config, mesh: Mesh) -> Any:
         (rules.global_batch_size, shape.max_seq_len + 1), jnp.int32, sharding=batch_sharding(mesh)
     )
     try:
-        return step.lower(state, tokens_BxT1).compile().memory_analysis()
+        return step.lower(state, tokens_BxT1).compile(options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             return None
         raise
+
+
+def _pretend_cudnn() -> None:
+    """Tracing asks for cuDNN's version, and there is none here. This process does nothing but compile."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    fused_attention_stablehlo.check_cudnn_version = lambda: 91_000

@@ -1,8 +1,14 @@
-"""The devices that a plan is for, none of which need be here: TPU topologies and numbers of GPUs."""
+"""The devices that a plan is for, none of which need be here: TPU topologies and numbers of GPUs; published peaks.
+
+Peaks of memory and links, from the makers' documents: NVIDIA's datasheets of the GPU (memory; NVLink, else PCIe), of
+DGX A100, DGX H100, DGX H200 and DGX B200 (network); Google Cloud's TPU pages (HBM, inter-chip interconnect, data center
+network). A link's figure is one direction: half of what a datasheet calls total or bidirectional.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import re
 from typing import Any
@@ -21,7 +27,62 @@ LIBTPU_ENVIRONMENT = {
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+HOST = 8  # GPUs of a host, where a plan is for more
 GPU_SHARE = 0.9  # of a GPU's memory that XLA is given: XLA_PYTHON_CLIENT_MEM_FRACTION (its own default is 0.75)
+# GB/s of a device's memory, of its links in one direction, and of its share of the network between hosts or slices; 0:
+# nothing is published.
+_SPEEDS = """
+v4         1200 300 0
+v5e         819 200 3.125
+v5p        2765 600 6.25
+v6e        1638 400 0
+tpu7x      3690 300 0
+A100-40GB  1555 300 25
+A100-80GB  2039 300 25
+H100       3350 450 50
+H100-PCIe  2000 300 0
+H100-NVL   3900 300 0
+H200       4800 450 50
+H200-NVL   4800 450 0
+B200       8000 900 50
+L4          300  32 0
+L40S        864  32 0
+"""
+# A GPU as XLA describes it, a GpuTargetConfigProto with no field that jax 0.10 does not know; the cores of one GPU for
+# each compute capability: A100, L40S, H100, B200. Numbers: CUDA programming guide, "Compute capabilities"; NVIDIA's
+# architecture papers; XLA's own descriptions (target_config/specs).
+_TARGET = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  %s memory_bandwidth: %d device_memory_size: %d
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "%s"
+"""
+_AMPERE = """
+  cuda_compute_capability { major: 8 minor: 0 } core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41
+  threads_per_core_limit: 2048 l2_cache_size: 41943040
+  shared_memory_per_core: 167936 shared_memory_per_block_optin: 166912
+"""
+_ADA = """
+  cuda_compute_capability { major: 8 minor: 9 } core_count: 142 fpus_per_core: 128 clock_rate_ghz: 2.52
+  threads_per_core_limit: 1536 l2_cache_size: 100663296
+  shared_memory_per_core: 102400 shared_memory_per_block_optin: 101376
+"""
+_HOPPER = """
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 threads_per_core_limit: 2048 l2_cache_size: 52428800
+  shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+"""
+_BLACKWELL = """
+  cuda_compute_capability { major: 10 feature_extension: ACCELERATED_FEATURES }
+  core_count: 148 fpus_per_core: 128 clock_rate_ghz: 1.965 threads_per_core_limit: 2048 l2_cache_size: 132644864
+  shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+"""
+_FAMILIES = {"A": _AMPERE, "L": _ADA, "H": _HOPPER, "B": _BLACKWELL}  # by the first letter of the chip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +108,21 @@ class Hardware:
         """What a step may take of a device's memory."""
         return self.chip.memory_bytes if self.is_tpu else int(GPU_SHARE * self.chip.memory_bytes)
 
+    @property
+    def speeds(self) -> dict[str, float]:
+        """Published peaks of a device: FLOP/s, and bytes/s of its memory, its links, its network beyond them.
+
+        The network counts as fast as the links where nothing is published: a bound stays one.
+        """
+        rows = (line.split() for line in _SPEEDS.splitlines())
+        memory, link, network = next(map(float, row[1:]) for row in rows if row[:1] == [self.chip.name])
+        speeds = {"memory": memory, "links": link, "network": network or link}
+        return {"FLOPs": self.chip.peak_flops} | {name: speed * 1e9 for name, speed in speeds.items()}
+
+    def place_of(self, device: Any) -> int:
+        """The host or, of TPUs, the slice that holds a device: what its links do not reach beyond."""
+        return getattr(device, "slice_index", 0) or 0 if self.is_tpu else device.id // HOST
+
 
 def parse_hardware(text: str) -> Hardware:
     """What `parse_topology` or `parse_devices` takes."""
@@ -69,33 +145,49 @@ def parse_topology(text: str) -> Hardware:
 
 
 def parse_devices(text: str) -> Hardware:
-    """A number of GPUs: "8xH100". Raises UserError for what is none."""
+    """A number of GPUs: "8xH100"; "16xH100" are two hosts of eight. Raises UserError for what is none."""
     found = re.fullmatch(r"([1-9]\d*)x(.+)", text)
     chip = chip_named(found[2]) if found else None
     if not found or chip not in _GPUS:
         names = ", ".join(chip.name for chip in _GPUS)
         raise UserError(f"--devices {text}: must be NxGPU, e.g. 8xH100; GPUs: {names}")
-    return Hardware(text, chip, int(found[1]))
+    count = int(found[1])
+    if count > HOST and count % HOST:
+        raise UserError(f"--devices {text}: more than {HOST} GPUs must be hosts of {HOST}, e.g. 16xH100")
+    return Hardware(text, chip, count)
+
+
+def compiler_is_here(hardware: Hardware) -> bool:
+    """Whether libtpu or, for GPUs, jax's CUDA plugin is installed, which needs no GPU and no library of NVIDIA's."""
+    names = ["libtpu"] if hardware.is_tpu else ["jax_cuda13_plugin", "jax_cuda12_plugin"]
+    return any(importlib.util.find_spec(name) for name in names)
 
 
 def topology_devices(hardware: Hardware) -> list[Any]:
-    """The jax devices of a TPU topology, to compile for. libtpu must be there, in LIBTPU_ENVIRONMENT.
+    """The jax devices of TPUs or GPUs that need not be here, to compile for; libtpu must be in LIBTPU_ENVIRONMENT.
 
-    Raises UserError where libtpu knows no such topology.
+    Raises UserError where the compiler knows no such topology, or does not go with this jax.
     """
-    import jax
     from jax.experimental import topologies
 
-    options: dict[str, Any] = {}
-    if hardware.count > 1:
-        options["num_slices"] = hardware.count
-    if math.prod(hardware.shape) == 1:  # a host of four chips otherwise
+    chip, count = hardware.chip, hardware.count
+    options: dict[str, Any] = {"platform": "tpu", "topology_name": f"{chip.name}:{'x'.join(map(str, hardware.shape))}"}
+    if not hardware.is_tpu:
+        target = _TARGET % (
+            _FAMILIES[chip.name[0]], hardware.speeds["memory"], chip.memory_bytes, chip.device_kinds[0]
+        )  # fmt: skip
+        hosts = -(-count // HOST)
+        options = {"platform": "cuda", "target_config": target, "topology": f"1x{hosts}x{count // hosts}"}
+    elif count > 1:
+        options["num_slices"] = count
+    if math.prod(hardware.shape) == 1 and hardware.is_tpu:  # a host of four chips otherwise
         options["chips_per_host_bounds"] = (1, 1, 1)
-    if hardware.chip.name == "v4":
+    if chip.name == "v4":
         options["chip_config_name"] = "megacore"  # both cores of a chip are one device, as on the real one
-    name = f"{hardware.chip.name}:{'x'.join(map(str, hardware.shape))}"
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
-    except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"--topology {hardware.text}: {' '.join(str(error).split())}; choose another shape") from None
-    return list(devices)
+        return list(topologies.get_topology_desc(**options).devices)
+    except RuntimeError as error:
+        raise UserError(
+            f"{hardware.text}: the compiler says: {' '.join(str(error).split())}; choose another shape, or install the "
+            "compilers of this jax: pip install 'phi-jax[plan]'"
+        ) from None

@@ -51,9 +51,11 @@ def estimate_memory(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> dict[str
     )
     tokens, heads = rows * shape.max_seq_len, local.num_heads * local.head_dim
     # A block's backward pass holds at once: the MLP's hidden values, queries, keys, values and six arrays of the width
-    # D, with their gradients; with the `xla` kernel the float32 attention weights and their gradient.
+    # D, with their gradients; with the `xla` kernel the float32 attention weights, their logits, a gradient and, where
+    # there is dropout, what it leaves of them.
     block = tokens * each * (2 * local.intermediate_size + 6 * heads + 6 * shape.hidden_size)
-    block += 2 * 4 * tokens * local.num_heads * shape.max_seq_len if shape.attention == "xla" else 0
+    arrays = 3 + (shape.attention_dropout > 0)
+    block += 4 * arrays * tokens * local.num_heads * shape.max_seq_len if shape.attention == "xla" else 0
     logits = 2 * 4 * rows * min(rules.loss_chunk, shape.max_seq_len) * shape.vocab_size // tensor  # and their gradient
     # Weights that fsdp cuts are made whole where they are used: two blocks (one is fetched ahead), then the head; in
     # the compute dtype, with a float32 gradient before it is scattered again.

@@ -77,4 +77,4 @@ def test_the_command_plans_a_tiny_model_for_a_tpu():
     done = phi_jax(
         "plan", *MICRO, "--config.tokenize.seq_len=128", "--topology", "v5e:2x2", "--config.model.attention=splash"
     )
-    assert re.search(r"as compiled in \d+ s: fits", done.stdout)
+    assert re.search(r"as compiled in \d+ s \(XLA .*\): fits", done.stdout)

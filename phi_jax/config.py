@@ -122,7 +122,7 @@ def load(config_arguments: Sequence[str]) -> Config:
         if file.endswith(".json"):
             del argv[1]
             saved = ConfigDict(json.loads(Path(file).read_text()))
-            config_flags.DEFINE_config_dict("config", saved, flag_values=values)
+            config_flags.DEFINE_config_dict("config", saved, flag_values=values, sys_argv=argv)
         else:
             config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
         values(argv)

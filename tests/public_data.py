@@ -35,7 +35,8 @@ def write(root, files=100, family_cap=2):
     books = [
         {
             "topic": k.behaviour.slug, "outline": ["1. Lists"], "concepts": [], "queries": [], "context": [],
-            "markdown": f"# Lists\n\nA book.\n\n```python\n{textbook_section(k, n).code}```\n",
+            "markdown": "# Lists\n\nA book.\n"
+            + "".join(f"\n```python\n{textbook_section(k, n + section).code}```\n" for section in range(2)),
             "model": ("gpt-3.5-turbo", None)[n % 2],
         }
         for n, k in enumerate(known)

@@ -1,4 +1,7 @@
-"""seeds: one experiment again with other seeds. Any sweep can be crossed with seeds: FILE.py:seeds=3."""
+"""seeds: one experiment again with other seeds.
+
+Any sweep can be crossed with seeds: FILE.py:seeds=3.
+"""
 
 
 def get_points(h):

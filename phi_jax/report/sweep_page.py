@@ -37,7 +37,7 @@ def gather(title: str, points: Mapping[str, Point], seed: str, paper: Mapping[st
     rows: dict[tuple[str, str], Row] = {}
     for name, point in points.items():
         mark = f"{seed}={point.overrides[seed]}" if seed in point.overrides else ""
-        experiment = ",".join(part for part in name.split(",") if part != mark) or title
+        experiment = ",".join(part for part in name.split(",") if part != mark)
         found = evaluation.gather(point.evaluated)
         for model, scores in found["chosen"].items():
             row = rows.setdefault((experiment, model), {"points": [], "losses": [], "found": []})
@@ -49,7 +49,7 @@ def gather(title: str, points: Mapping[str, Point], seed: str, paper: Mapping[st
     for row in rows.values():
         # One model in each experiment: the experiment alone tells the rows apart, and the paper's.
         names = (row["experiment"], row["model"])
-        row["row"] = " ".join(names) if len(models) > 1 else names[0]
+        row["row"] = " ".join(filter(None, names)) if len(models) > 1 else names[0]
         row["seeds"] = len(row["points"])
         losses = [loss for loss in row.pop("losses") if loss is not None]
         row["validation_loss"] = round(statistics.fmean(losses), 4) if losses else None

@@ -119,7 +119,7 @@ def load(config_arguments: Sequence[str], scale: str) -> Sweep:
         except UserError as error:
             raise UserError(f"point {name}: {error}") from None
     says, numbers = getattr(module, "PAPER", ("", {}))
-    title = (module.__doc__ or Path(path).stem).strip().splitlines()[0]
+    title = (module.__doc__ or Path(path).stem).strip().splitlines()[0].rstrip(".")
     return Sweep(Path(path).stem, title, points, overrides, dict(numbers), says)
 
 

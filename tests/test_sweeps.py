@@ -14,7 +14,7 @@ from running import ROOT, phi_jax
 
 from phi_jax.errors import UserError
 from phi_jax.store.digests import PathDigests
-from phi_jax.sweeps import jobs, points
+from phi_jax.sweeps import jobs, local, points
 from phi_jax.sweeps.points import Hyper, load
 
 CONFIGS = ROOT / "configs" / "sweeps"
@@ -113,6 +113,21 @@ def test_the_sweep_of_the_readme_has_nine_points(tmp_path):
     assert len(sweep.points) == 9
     assert sweep.points["num_layers=6,learning_rate=0.009"].to_dict()["training"]["learning_rate"] == 0.009
     assert [len(job.points) for job in jobs.jobs_of(sweep, PathDigests(None))] == [9] + 9 * [1]
+
+
+@pytest.mark.parametrize(
+    ("named", "parallel", "shares"),
+    [("0,1,2,3", 2, [["0", "1"], ["2", "3"]]), ("GPU-ab,GPU-cd", 2, [["GPU-ab"], ["GPU-cd"]]), ("", 2, [[], []])],
+)
+def test_gpus_are_divided_by_number_and_by_name(monkeypatch, named, parallel, shares):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert local._divided(local._gpus(), parallel, "GPUs") == shares
+
+
+def test_gpus_that_cannot_be_divided_are_one_line(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    with pytest.raises(UserError, match="--parallel 2: 3 GPUs cannot be divided so"):
+        local._divided(local._gpus(), 2, "GPUs")
 
 
 def identities_of(point):

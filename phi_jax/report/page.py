@@ -121,19 +121,16 @@ def page(data: Mapping[str, Any], seconds: Mapping[str, float], versions: Mappin
     """The whole page as HTML, with nothing to fetch. The same arguments give the same bytes."""
     found = data["evaluation"]
     main = {model: scores[found["main"]] for model, scores in found["chosen"].items()}
-    return (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            data,
-            main=main,
-            told_apart=evaluation.told_apart(found),
-            significant=evaluation.SIGNIFICANT,
-            bars=charts.bars(main, data["figure_2_1"]),
-            curves={a["label"]: charts.lines(a["losses"], "loss (nats)") for a in data["trained"].values()},
-            seconds=seconds,
-            versions=versions,
-        )
+    template = environment().get_template("page.html.j2")
+    return template.render(
+        data,
+        main=main,
+        told_apart=evaluation.told_apart(found),
+        significant=evaluation.SIGNIFICANT,
+        bars=charts.bars(main, data["figure_2_1"]),
+        curves={a["label"]: charts.lines(a["losses"], "loss (nats)") for a in data["trained"].values()},
+        seconds=seconds,
+        versions=versions,
     )
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from phi_jax.errors import Preempted, UserError
 from phi_jax.parallel.supervise import die_with_parent
@@ -18,6 +19,7 @@ from phi_jax.progress import say
 from phi_jax.sweeps.jobs import Job, begun, settle
 from phi_jax.sweeps.shared import Shared
 
+T = TypeVar("T")
 _LOOK_SECONDS = 0.2
 _LOG = "log.txt"
 
@@ -93,8 +95,8 @@ def needed_by(jobs: Sequence[Job], number: int) -> set[int]:
     return {other for other, job in enumerate(jobs) if points < set(job.points)}
 
 
-def _start(point: Path, labels: Sequence[str], cores: list[int], gpus: list[int]) -> subprocess.Popen:
-    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {})}
+def _start(point: Path, labels: Sequence[str], cores: list[int], gpus: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})}
     command = ["run", "--config", f"{point}/config.json", "--workdir", os.fspath(point), "--only", ",".join(labels)]
 
     def begin() -> None:
@@ -127,7 +129,7 @@ def _ended(running: list[_Running]) -> Iterator[None]:
             one.child.wait()
 
 
-def _divided(devices: list[int], parallel: int, what: str) -> list[list[int]]:
+def _divided(devices: list[T], parallel: int, what: str) -> list[list[T]]:
     """Equal shares."""
     if not devices:
         return [[]] * parallel
@@ -141,12 +143,13 @@ def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def _gpus() -> list[int]:
-    """The numbers of the GPUs that a process of this one may use."""
+def _gpus() -> list[str]:
+    """The GPUs that a process of this one may use, as CUDA_VISIBLE_DEVICES calls them: by number or by name."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [int(number) for number in named.split(",") if number.strip().isdigit()]
-    return sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
+        return [name for name in named.split(",") if name]
+    # CUDA counts from 0 those that are here, whatever their files are called.
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
 
 def _last_line(log: Path) -> str:

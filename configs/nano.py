@@ -50,7 +50,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.texts.grammar.family_cap = 6 if micro else 120  # behaviours of one family at most
     c.texts.grammar.held_out_one_in = 10  # one behaviour in so many, of each family, is only ever tested
     c.texts.grammar.sections_per_behaviour = 1 if micro else 3  # textbook sections written on each taught behaviour
-    c.texts.grammar.exercises_per_behaviour = 4 if micro else 8  # exercises written on each taught behaviour
+    c.texts.grammar.exercises_per_behaviour = 4 if micro else 11  # exercises written on each taught behaviour
     c.texts.grammar.sandbox = "full"  # confinement of the texts when they are run: full (Landlock, seccomp, limits) or none
     c.texts.grammar.sandbox_workers = 2  # executions at once
     c.decontaminate.problems = "nano"  # no training text may hold what the grammar holds out
@@ -58,7 +58,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     # --- Filter: a rubric grades, a small budget is kept ---
     c.annotate.grader = "static"  # a rubric computed from the syntax tree (paper: GPT-4)
     c.annotate.max_files = 100 if micro else 1500  # files graded, a sample by hash
-    c.filter.embed_tokens = 128  # half of nano's context, in two thirds of the time; worse on files that a person graded (notebook)
+    c.filter.embed_tokens = 256  # nano's context
     c.filter.batch_size = 4  # files embedded at once on a device: a core's caches hold them
     c.filter.trees = 50 if micro else 200  # of the random forest
     c.filter.token_budget = 200_000 if micro else 4_000_000  # tokens kept: a share like the paper's 6B of 35B
@@ -74,9 +74,9 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
 
     # --- Model: phi-1's block at a laptop's size, without what slows a CPU ---
     c.model.num_layers = 2 if micro else 4  # blocks
-    c.model.hidden_size = 32 if micro else 128  # width D
-    c.model.intermediate_size = 128 if micro else 512  # MLP width F = 4 D, as in the paper
-    c.model.num_heads = 2 if micro else 4  # attention heads
+    c.model.hidden_size = 32 if micro else 96  # width D; of 128 is slower and, in as few steps, no better (tests/benchmarks/NOTES.md)
+    c.model.intermediate_size = 128 if micro else 384  # MLP width F = 4 D, as in the paper
+    c.model.num_heads = 2 if micro else 3  # attention heads
     c.model.head_dim = 16 if micro else 32  # width of a head
     c.model.rotary_dim = 8 if micro else 16  # dims of a head that rotate: half of them, as in the paper
     c.model.attention_dropout = 0.0  # at one pass over the data dropout only slows nano down (paper: 0.1)
@@ -86,8 +86,8 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.model.remat = "none"  # memory is not short
 
     # --- Training: one pass, small batches, a higher rate ---
-    c.training.steps = 24 if micro else 500  # optimizer steps
-    c.training.schedule_steps = 24 if micro else 500  # the decay ends with the run (paper: 24,000 of 36,000)
+    c.training.steps = 24 if micro else 700  # optimizer steps
+    c.training.schedule_steps = 24 if micro else 700  # the decay ends with the run (paper: 24,000 of 36,000)
     c.training.warmup_steps = 4 if micro else 20  # steps of linear warmup
     c.training.global_batch_size = 4 if micro else 8  # sequences in one step over all devices
     c.training.microbatches = 1  # a batch fits
@@ -101,22 +101,22 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.cpu_devices = 2  # one for each core
     c.training.skip_spike = 20.0  # small batches are noisier
     c.training.max_skipped = 5  # a short run has no time for more
-    c.training.checkpoint_every = 8 if micro else 250  # steps between saves
+    c.training.checkpoint_every = 8 if micro else 350  # steps between saves
     c.training.keep_every = 0  # the last saves are enough to choose among
     c.training.evaluate_every = 8 if micro else 100  # steps between validation losses
     c.training.validation_batches = 2 if micro else 8  # global batches in one validation loss
 
-    c.finetune.steps = 16 if micro else 700  # optimizer steps
-    c.finetune.schedule_steps = 16 if micro else 700  # steps at which the linear decay reaches 0
+    c.finetune.steps = 16 if micro else 1000  # optimizer steps
+    c.finetune.schedule_steps = 16 if micro else 1000  # steps at which the linear decay reaches 0
     c.finetune.warmup_steps = 4 if micro else 15  # steps of linear warmup
     c.finetune.global_batch_size = 4 if micro else 8  # sequences in one step
     c.finetune.microbatches = 1  # a batch fits
     c.finetune.learning_rate = 7e-3  # as in pretraining (paper: a tenth of it)
     c.finetune.muon_learning_rate = 1.4e-2  # as in pretraining
     c.finetune.muon_weight_decay = 0.0  # as in pretraining
-    c.finetune.checkpoint_every = 8 if micro else 350  # steps between saves
-    c.finetune.keep_every = 8 if micro else 350  # saves to choose among
-    c.finetune.evaluate_every = 8 if micro else 70  # steps between validation losses; each save has one
+    c.finetune.checkpoint_every = 8 if micro else 500  # steps between saves
+    c.finetune.keep_every = 8 if micro else 500  # saves to choose among
+    c.finetune.evaluate_every = 8 if micro else 125  # steps between validation losses; each save has one
 
     c.models.base.mixture = (("filtered", 0.1), ("grammar.textbooks", 0.9))  # textbooks weigh more than in the paper's pool, for a model this small
     c.models.finetuned.mixture = (("grammar.exercises", 1.0),)  # the grammar's exercises

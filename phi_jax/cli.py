@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 for _name in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_name, "1")
 
-_OVERVIEW = """\
-an open, end-to-end reimplementation of phi-1 ("Textbooks Are All You Need") in JAX
-"""
+_OVERVIEW = 'an open, end-to-end reimplementation of phi-1 ("Textbooks Are All You Need") in JAX\n'
 _EPILOG = """\
 example:
   phi-jax run --config configs/nano.py --workdir runs/nano --config.training.learning_rate=1e-3
@@ -67,9 +65,8 @@ def _fail(message: str) -> NoReturn:
 def _disk_is_full(error: BaseException | None) -> bool:
     """Libraries wrap ENOSPC in exceptions of their own, so the text is looked at too."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -116,7 +113,8 @@ def _sweep(options: Options, config_arguments: list[str]) -> None:
 
     chosen = sweep.load(config_arguments, options.scale)
     do = sweep.prune if options.prune else sweep.dry_run if options.dry_run else sweep.run
-    print("\n".join(do(chosen, options.workdir, options.parallel)))
+    for line in do(chosen, options.workdir, options.parallel, options.devices):
+        print(line)
 
 
 def _stage(options: Options, config_arguments: list[str]) -> None:
@@ -125,9 +123,7 @@ def _stage(options: Options, config_arguments: list[str]) -> None:
 
     keep_freed_memory()
     if not options.workdir:
-        raise UserError(
-            f"{options.command} as a stage needs --workdir W (and --config C); see --help for the tool form"
-        )
+        raise UserError(f"{options.command} as a stage needs --workdir W and --config C; see --help for the tool form")
     chosen = config.load(config_arguments)
     stages = graph.select(chosen, options.command, options.name)
     given = vars(options)
@@ -247,12 +243,14 @@ def _print_scores(scores: list[dict[str, Any]]) -> None:
 
 
 def _plan(options: Options, config_arguments: list[str]) -> None:
-    from phi_jax import config
-    from phi_jax.planning import plan
+    from phi_jax import config, graph
+    from phi_jax.planning import hardware, pipeline_plan, plan
 
-    planned = plan.plan(
-        config.load(config_arguments), topology=options.topology, devices=options.devices, mfu=options.mfu
-    )
+    chosen, devices = config.load(config_arguments), hardware.parse_hardware(options.devices)
+    if options.pipeline:
+        stages = pipeline_plan.make_plans(chosen, graph.stages(chosen), options.workdir)
+        return print("\n".join(pipeline_plan.lines(stages, devices, options.mfu)))
+    planned = plan.plan(chosen, devices, options.mfu)
     print("\n".join(plan.lines(planned)))
     if not planned.fits:
         sys.exit(1)
@@ -304,15 +302,16 @@ _ONLY = _option("--only", metavar="S/N,...", help="these stages alone: dedup/pyt
 _STAGE = (_CONFIG, _WORKDIR, _NAME)
 _EITHER = (_CONFIG, _option("--workdir", metavar="W", help="stage form: where its artifacts lie"), _NAME)
 _REFRESH = _option("--refresh", action="store_true", help="look at the sources again")
-_DISTRIBUTED = _option(
-    "--distributed", choices=("env", "slurm", "tpu"), help="one process of several: how they find each other"
-)
+_DISTRIBUTED = _option("--distributed", choices=("env", "slurm", "tpu"), help="how several processes find each other")
 _TEACHING = (
     _option("--pilot", type=int, metavar="N", help="make N requests and say what all of them would cost and yield"),
     _option("--retry-poisoned", action="store_true", help="ask again what was given up"),
     _option("--cancel-batches", action="store_true", help="cancel what the Batch API works on, and stop"),
 )
 _MODEL_HELP = "Hugging Face directory, or artifact of a training or a selection"
+_DEVICES = _option(
+    "--devices", "--topology", default="8xA100-80GB", metavar="D", help="8xH100, v5e:4x4; 8xH100@2.5: dollars"
+)
 _BENCHMARK = (
     _option(
         "--benchmark",
@@ -374,7 +373,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     _option("--workdir", metavar="S", required=True, help="where its points and artifacts lie"),
                     _option("--scale", choices=("micro", "nano", "paper"), default="nano", help="of each point (nano)"),
                     _option("--parallel", type=int, default=1, metavar="N", help="jobs at once (1)"),
-                    _DRY_RUN, _option("--prune", action="store_true", help="remove what no point needs, and stop"),
+                    _DRY_RUN, _DEVICES,
+                    _option("--prune", action="store_true", help="remove what no point needs, and stop"),
                 )),
         Command("status", _status, "Says what is whole, stale (and why), interrupted or missing.",
                 "--workdir runs/nano", (_CONFIG, _WORKDIR, _option("--verify", action="store_true",
@@ -428,10 +428,10 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 )),
         Command("plan", _plan, "Says whether a run fits and how long it takes, on devices that need not be here.",
                 "--config configs/phi_1.py:attention=splash --topology v5e:4x4", (
-                    _CONFIG,
-                    _option("--topology", metavar="KIND:AxB", help="TPU slices: v5e:4x4, v5p:2x2x4; two: 2xv5e:4x4"),
-                    _option("--devices", metavar="NxGPU", help="GPUs: 8xH100"),
+                    _CONFIG, _DEVICES,
                     _option("--mfu", type=float, default=0.4, metavar="SHARE", help="assumed, of the peak (0.4)"),
+                    _option("--pipeline", action="store_true", help="all stages: tokens, dollars, hours and disk"),
+                    _option("--workdir", default="", metavar="W", help="whose pilot --pipeline counts by"),
                 )),
         Command("bench", _bench, "Measures the speed of the training step or of the sampler.",
                 "train --shape tiny --steps 5", ()),

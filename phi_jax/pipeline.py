@@ -280,9 +280,10 @@ def saved_config(workdir: epath.PathLike) -> Config:
 def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) -> list[str]:
     """Makes, pays and checks the first requests of a stage that asks teachers; says what all of them will be like.
 
-    Their replies stay in the journal; nothing else is written. Raises UserError for a stage that asks nobody.
+    Their replies stay in the journal, and beside it what share of them passed; nothing else is written. Raises
+    UserError for a stage that asks nobody.
     """
-    from phi_jax.teacher.pilot import lines
+    from phi_jax.teacher.pilot import lines, share_file
 
     if requests < 2:
         raise UserError(f"--pilot {requests}: too few requests to tell anything; use 200")
@@ -293,6 +294,8 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
     epath.Path(workdir).mkdir(parents=True, exist_ok=True)
     with artifact.locked(workdir):
         seen = module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests)
+        journal = config.budget.journal or os.path.join(workdir, "teacher")
+        artifact.write_json(share_file(journal, stage.name), 1 - seen["rejected"].total() / len(seen["costs"]))
     return lines(stage.label, **seen)
 
 

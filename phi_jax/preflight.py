@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,8 +20,6 @@ from phi_jax.graph import DISTRIBUTED, Stage
 from phi_jax.parallel import processes
 from phi_jax.store import artifact
 
-_STATE_BYTES = 12  # of one parameter in a save: itself and two Adam moments, float32 (Muon has one)
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Axis of a model -> axis of the mesh that cuts it (parallel/mesh.py, AXIS_RULES).
 _CUT = {"hidden_size": "fsdp", "num_heads": "tensor", "intermediate_size": "tensor", "vocab_size": "tensor"}
 _LARGE = {"pretrain": "checkpoints", "finetune": "checkpoints", "export": "exports"}
@@ -100,6 +97,7 @@ def _budget(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]
     if not asked:
         return
     from phi_jax.teacher.budget import dollars
+    from phi_jax.teacher.journal import look
     from phi_jax.teacher.request import PICODOLLARS
     from phi_jax.teacher.server.answers import api_key
     from phi_jax.teacher.teachers import known
@@ -111,44 +109,29 @@ def _budget(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]
         yield "budget: the teachers cost nothing"
         return
     cap = round(config.budget.max_dollars * PICODOLLARS)
-    spent, reserved, replies = _booked(Path(config.budget.journal or os.path.join(workdir, "teacher")))
+    sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
+    booked = look(
+        config.budget.journal or os.path.join(workdir, "teacher"),
+        f"SELECT {sums}, (SELECT count(*) FROM replies) FROM attempts",
+    )
+    spent, reserved, replies = booked[0] if booked else (0, 0, 0)
     if not (cap or replies):
         raise UserError(f"config.budget.max_dollars={config.budget.max_dollars:g}: no request can be paid; raise it")
     yield f"budget: {dollars(spent)} spent, {dollars(reserved)} reserved of {dollars(cap)}; {replies:,} replies there"
-
-
-def _booked(directory: Path) -> tuple[int, int, int]:
-    """(picodollars spent, reserved, replies) of a journal; zeros where there is none. Changes nothing there."""
-    from phi_jax.teacher.journal import FILE
-
-    file = directory.absolute() / FILE
-    if not file.exists():
-        return 0, 0, 0
-    # SQLite makes no files beside it; what a killed process wrote last lies in one that is there.
-    immutable = "" if file.with_name(f"{FILE}-wal").exists() else "&immutable=1"
-    try:
-        database = sqlite3.connect(f"{file.as_uri()}?mode=ro{immutable}", uri=True)
-        sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
-        (booked,) = database.execute(f"SELECT {sums}, (SELECT count(*) FROM replies) FROM attempts")
-        database.close()
-    except sqlite3.Error as error:
-        raise UserError(
-            f"{file}: {error}; put a copy of the journal in its place, or move it away, and what it paid for is paid "
-            "for again"
-        ) from None
-    return booked
 
 
 def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
     """What the stages will write that is large and known beforehand: checkpoints, exports."""
     if artifact.is_object_store(workdir):
         return
+    from phi_jax.planning.pipeline_plan import written_bytes
+
     needed = Counter[str]()
     for stage in due:
         if kind := _LARGE.get(stage.stage):
             left = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
             there = sum(file.stat().st_size for file in Path(left).rglob("*") if file.is_file())
-            needed[kind] += max(0, _bytes_of(stage, config) - there)
+            needed[kind] += max(0, written_bytes(stage, config) - there)
     free, total = shutil.disk_usage(_existing(workdir)).free, sum(needed.values())
     parts = ", ".join(f"{kind} {size / _GIB:.3g}" for kind, size in needed.items())
     if total > free:
@@ -158,17 +141,6 @@ def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
             "config.training.keep_checkpoints"
         )
     yield f"disk: {free / _GIB:.3g} GiB left, about {total / _GIB:.3g} GiB to be written ({parts or 'nothing large'})"
-
-
-def _bytes_of(stage: Stage, config: Config) -> int:
-    """What one stage writes, at most."""
-    from phi_jax.model.flops import num_params
-    from phi_jax.training.rules import kept_saves, model_shape, rules_of
-
-    parameters = num_params(model_shape(config))
-    if stage.stage == "export":
-        return parameters * _DTYPE_BYTES[config.export.dtype]
-    return parameters * _STATE_BYTES * kept_saves(rules_of(config, stage.name))
 
 
 def _existing(path: str) -> Path:

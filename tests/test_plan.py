@@ -24,7 +24,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import make_mesh
 from phi_jax.planning.compiled import attention_kernels, exchanges
-from phi_jax.planning.hardware import parse_devices, parse_topology
+from phi_jax.planning.hardware import parse_hardware
 from phi_jax.planning.memory import estimate_memory
 from phi_jax.planning.plan import lines, plan
 from phi_jax.training.rules import model_shape
@@ -53,33 +53,45 @@ def no_compiler_for_gpus(monkeypatch):
     [("v5e:4x4", 16, 1), ("2xv5e:4x4", 32, 2), ("v5p:2x2x4", 16, 1), ("tpu7x:2x2x1", 8, 1), ("v5e:1x1", 1, 1)],
 )
 def test_a_topology_has_its_devices(text, devices, slices):
-    hardware = parse_topology(text)
+    hardware = parse_hardware(text)
     assert (hardware.devices, hardware.count, hardware.is_tpu) == (devices, slices, True)
 
 
-@pytest.mark.parametrize("text", ["v5e", "v9:2x2", "v5e:0x4", "0xv5e:4x4", "H100:2x2", "", "8xH100"])
-def test_what_is_no_topology_is_one_line(text):
-    with pytest.raises(UserError, match=r"^--topology .*; .*$"):
-        parse_topology(text)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v5e",
+        "v9:2x2",
+        "v5e:0x4",
+        "0xv5e:4x4",
+        "H100:2x2",
+        "",
+        "H100",
+        "8xA100",
+        "0xH100",
+        "4xv5e",
+        "8xH100@",
+        "8xH100@-1",
+    ],
+)
+def test_what_is_no_hardware_is_one_line(text):
+    with pytest.raises(UserError, match=r"^--devices .*; there are: .*v5e.*A100-80GB.*$"):
+        parse_hardware(text)
 
 
 @given(st.text(max_size=12))
 def test_any_other_text_is_refused_in_one_line(text):
-    assume(not re.match(r"\d*x?(v|tpu)\d", text))
-    with pytest.raises(UserError, match=r"^--topology "):
-        parse_topology(text)
+    assume(not re.match(r"\d*x?(v|tpu|[ABHL])\d", text, re.IGNORECASE))
     with pytest.raises(UserError, match=r"^--devices "):
-        parse_devices(text)
+        parse_hardware(text)
 
 
 def test_gpus_are_a_number_and_a_name():
-    hardware = parse_devices("8xH100")
+    hardware = parse_hardware("8xH100")
     assert (hardware.devices, hardware.chip.name, hardware.is_tpu) == (8, "H100", False)
-    for wrong in ("H100", "8xA100", "0xH100", "4xv5e"):
-        with pytest.raises(UserError, match="A100-80GB"):
-            parse_devices(wrong)
+    assert (hardware.dollars, parse_hardware("8xH100@2.5").dollars) == (None, 2.5)
     with pytest.raises(UserError, match=r"--devices 12xH100: more than 8 GPUs must be hosts of 8"):
-        parse_devices("12xH100")
+        parse_hardware("12xH100")
 
 
 # --- Memory --------------------------------------------------------------------------------------------------
@@ -158,7 +170,7 @@ def test_the_estimate_is_within_15_percent_of_what_the_gpus_compiler_needs():
         file = f"{ROOT}/configs/{config_name}.py:{argument}".rstrip(":")
         chosen = config.load(["--config", file, *overrides])
         data, _, tensor = chosen.training.mesh
-        mesh = AbstractMesh((data, parse_devices(devices).devices // data, tensor), ("data", "fsdp", "tensor"))
+        mesh = AbstractMesh((data, parse_hardware(devices).devices // data, tensor), ("data", "fsdp", "tensor"))
         estimated = sum(estimate_memory(model_shape(chosen), chosen.training, mesh).values()) / 2**30
         wrong[name] = estimated / max(case["GiB"]["compiled"].values()) - 1
     print(wrong)
@@ -204,7 +216,7 @@ def test_what_a_program_exchanges_is_counted_as_often_as_its_loops_run():
 
 def test_the_bound_is_the_arithmetic_of_published_peaks():
     arguments = ["--config", f"{ROOT}/configs/phi_1.py:hardware=8xh100", "--config.training.microbatches=8"]
-    planned = plan(config.load(arguments), topology=None, devices="16xH100", mfu=1.0)
+    planned = plan(config.load(arguments), parse_hardware("16xH100"), mfu=1.0)
     bound = planned.sections[0].bound
     tokens, layers, width, head = 1024 * 2048 / 16, 24, 2048, 2048 * 51_200
     blocks = layers * 12 * width**2
@@ -225,7 +237,7 @@ def test_the_bound_is_the_arithmetic_of_published_peaks():
     for duration in planned.durations:  # at most as long as all pairs take at the whole peak, and shorter than with xla
         assert 0.8 * duration.hours < duration.bound_hours < duration.hours < duration.dropout_hours
     assert any("the paper's attention dropout of 0.1; cudnn and splash have none" in line for line in lines(planned))
-    again = plan(config.load([*arguments, "--config.model.remat=full"]), topology=None, devices="16xH100")
+    again = plan(config.load([*arguments, "--config.model.remat=full"]), parse_hardware("16xH100"))
     again = again.sections[0].bound
     assert again.parts["products"][0] == pytest.approx(4 / 3 * bound.parts["products"][0])
 
@@ -235,13 +247,13 @@ def test_the_bound_is_the_arithmetic_of_published_peaks():
 
 def test_microbatches_that_fit_are_named_as_they_are_typed():
     base = [*PHI_1, "--config.training.microbatches=1", "--config.finetune.microbatches=1"]
-    result = plan(config.load(base), topology=None, devices="8xL40S")
+    result = plan(config.load(base), parse_hardware("8xL40S"))
     assert not result.fits
     assert [fit.rules for fit in result.sections] == ["training", "finetune"]
     for fit in result.sections:
         assert fit.needed_bytes > fit.limit_bytes >= fit.fitting.needed_bytes
     typed = re.findall(r"fits with (\S+):", "\n".join(lines(result)))
-    again = plan(config.load([*PHI_1, *typed]), topology=None, devices="8xL40S")
+    again = plan(config.load([*PHI_1, *typed]), parse_hardware("8xL40S"))
     assert again.fits
     assert [fit.needed_bytes for fit in again.sections] == [fit.fitting.needed_bytes for fit in result.sections]
 
@@ -250,13 +262,13 @@ def test_what_no_microbatches_can_save_is_said():
     batches = ("global_batch_size=4", "microbatches=1")
     few = [f"--config.{rules}.{size}" for rules in ("training", "finetune") for size in batches]
     large = ["--config.model.hidden_size=16384", "--config.model.num_heads=256"]
-    result = plan(config.load([*PHI_1, *large, *few]), topology=None, devices="1xL4")
+    result = plan(config.load([*PHI_1, *large, *few]), parse_hardware("1xL4"))
     assert [fit.fitting for fit in result.sections] == [None, None]
     assert any("larger devices" in line for line in lines(result))
 
 
 def test_an_estimate_is_called_one_and_time_is_the_arithmetic():
-    result = plan(config.load(PHI_1), topology=None, devices="8xA100-80GB", mfu=0.5)
+    result = plan(config.load(PHI_1), parse_hardware("8xA100-80GB"), mfu=0.5)
     text = lines(result)
     assert any("analytic estimate: jax's CUDA plugin" in line for line in text)
     assert not any("compiled" in line for line in text)
@@ -270,24 +282,21 @@ def test_an_estimate_is_called_one_and_time_is_the_arithmetic():
 @pytest.mark.parametrize(
     ("overrides", "hardware", "message"),
     [
-        ([], {"topology": None, "devices": None}, "either --topology"),
-        ([], {"topology": "v5e:4x4", "devices": "8xH100"}, "either --topology"),
-        ([], {"topology": None, "devices": "3xH100"}, "training: .*global_batch_size=1024 cannot be cut"),
-        (["--config.training.mesh=(3,-1,1)"], {"topology": None, "devices": "8xH100"}, r"config.training.mesh=\(3, -1"),
-        (["--config.training.mesh=(1,1,8)", "--config.model.num_heads=12"],
-         {"topology": None, "devices": "8xH100"}, "does not divide the model"),
+        ([], "3xH100", "config.training: global_batch_size=1024 cannot be cut"),
+        (["--config.training.mesh=(3,-1,1)"], "8xH100", r"config.training.mesh=\(3, -1"),
+        (["--config.training.mesh=(1,1,8)", "--config.model.num_heads=12"], "8xH100", "does not divide the model"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_planned_is_one_line(overrides, hardware, message):
     with pytest.raises(UserError, match=message) as caught:
-        plan(config.load([*PHI_1, *overrides]), **hardware)
+        plan(config.load([*PHI_1, *overrides]), parse_hardware(hardware))
     assert "\n" not in str(caught.value)
 
 
 def test_without_libtpu_the_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'phi-jax\[plan\]'"):
-        plan(config.load(PHI_1), topology="v5e:4x4", devices=None)
+        plan(config.load(PHI_1), parse_hardware("v5e:4x4"))
 
 
 # --- The paper's configs -------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def step_bound(shape: PhiConfig, rules: Config, mesh: Mesh, hardware: Hardware) 
         # The devices of a host share out what the host must get.
         needs["exchanges"]["network"] += arrays[name] * (places - 1) / size
     least = {
-        name: max((amount / hardware.speeds[resource], resource) for resource, amount in part.items())
+        name: max((amount / hardware.published[resource], resource) for resource, amount in part.items())
         for name, part in needs.items()
     }
     return Bound(least, round(needs["exchanges"]["links"]))

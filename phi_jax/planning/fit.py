@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from phi_jax.config import Config
-from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel.mesh import batch_sharding, batch_ways, make_mesh
@@ -53,7 +52,7 @@ def make_plan(config: dict[str, Any], hardware: str, mfu: float, compiles: bool)
     for name, section in used.items():
         rules, fit = sections[section], fits[section].fitting or fits[section]
         tokens = rules.steps * rules.global_batch_size * shape.max_seq_len
-        seconds = tokens * flops / (found.devices * found.chip.peak_flops * mfu)
+        seconds = tokens * flops / (found.devices * found.flops(mfu))
         each = (seconds, *(rules.steps * bound.seconds for bound in (fit.bound, fit.dropout_bound)))
         durations.append(Duration(name, rules.steps, tokens, *(value / 3600 for value in each)))
     plan = Plan(
@@ -72,10 +71,7 @@ def make_plan(config: dict[str, Any], hardware: str, mfu: float, compiles: bool)
 def _fit_of(name: str, rules: Config, shape: PhiConfig, hardware: Hardware, devices: list[Any]) -> Fit:
     """How a step under a section of rules fits; where it does not, also with the fewest microbatches that fit."""
     mesh = make_mesh(rules.mesh, devices)
-    try:
-        check_batch(rules, batch_ways(mesh))
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+    check_batch(rules, batch_ways(mesh), f"config.{name}")
     found = _tried(name, rules, shape, hardware, mesh)
     most = rules.global_batch_size // batch_ways(mesh)  # with one sequence a device in each
     for count in () if found.fits else range(rules.microbatches + 1, most + 1):

@@ -3,6 +3,10 @@
 Peaks of memory and links, from the makers' documents: NVIDIA's datasheets of the GPU (memory; NVLink, else PCIe), of
 DGX A100, DGX H100, DGX H200 and DGX B200 (network); Google Cloud's TPU pages (HBM, inter-chip interconnect, data center
 network). A link's figure is one direction: half of what a datasheet calls total or bidirectional.
+
+Dollars of a device-hour: of GPUs Modal's list price, as techbytes.app ("Serverless GPU Pricing Matrix") read it on
+2026-05-07; of TPUs Google Cloud's list price in its cheapest US regions, as two public repositories quoted it in 2025.
+None was read on the seller's own page: compare them with it before you rent.
 """
 
 from __future__ import annotations
@@ -17,7 +21,6 @@ from phi_jax.errors import UserError
 from phi_jax.parallel.chips import CHIPS, Chip, chip_named
 
 _TPUS = [chip for chip in CHIPS if chip.device_kinds[0].startswith("TPU")]
-_GPUS = [chip for chip in CHIPS if chip not in _TPUS]
 # libtpu asks the cloud and the chips of its machine unless it is told that there is nothing to ask.
 LIBTPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -29,24 +32,24 @@ LIBTPU_ENVIRONMENT = {
 }
 HOST = 8  # GPUs of a host, where a plan is for more
 GPU_SHARE = 0.9  # of a GPU's memory that XLA is given: XLA_PYTHON_CLIENT_MEM_FRACTION (its own default is 0.75)
-# GB/s of a device's memory, of its links in one direction, and of its share of the network between hosts or slices; 0:
-# nothing is published.
-_SPEEDS = """
-v4         1200 300 0
-v5e         819 200 3.125
-v5p        2765 600 6.25
-v6e        1638 400 0
-tpu7x      3690 300 0
-A100-40GB  1555 300 25
-A100-80GB  2039 300 25
-H100       3350 450 50
-H100-PCIe  2000 300 0
-H100-NVL   3900 300 0
-H200       4800 450 50
-H200-NVL   4800 450 0
-B200       8000 900 50
-L4          300  32 0
-L40S        864  32 0
+# GB/s of a device's memory, of its links in one direction, and of its share of the network between hosts or slices;
+# dollars of a device-hour on demand; 0: nothing is published, or we know none.
+_PUBLISHED = """
+v4         1200 300 0     0
+v5e         819 200 3.125 1.2
+v5p        2765 600 6.25  4.2
+v6e        1638 400 0     0
+tpu7x      3690 300 0     0
+A100-40GB  1555 300 25    0
+A100-80GB  2039 300 25    2.5
+H100       3350 450 50    3.95
+H100-PCIe  2000 300 0     0
+H100-NVL   3900 300 0     0
+H200       4800 450 50    0
+H200-NVL   4800 450 0     0
+B200       8000 900 50    0
+L4          300  32 0     0.8
+L40S        864  32 0     1.95
 """
 # A GPU as XLA describes it, a GpuTargetConfigProto with no field that jax 0.10 does not know; the cores of one GPU for
 # each compute capability: A100, L40S, H100, B200. Numbers: CUDA programming guide, "Compute capabilities"; NVIDIA's
@@ -93,6 +96,7 @@ class Hardware:
     chip: Chip
     count: int  # of slices or GPUs
     shape: tuple[int, ...] = ()  # chips of a TPU slice along each dimension; () = GPUs
+    dollars: float | None = None  # of a device-hour; None: as published
 
     @property
     def is_tpu(self) -> bool:
@@ -109,15 +113,22 @@ class Hardware:
         return self.chip.memory_bytes if self.is_tpu else int(GPU_SHARE * self.chip.memory_bytes)
 
     @property
-    def speeds(self) -> dict[str, float]:
-        """Published peaks of a device: FLOP/s, and bytes/s of its memory, its links, its network beyond them.
+    def published(self) -> dict[str, float]:
+        """Peaks of a device: FLOP/s, and bytes/s of its memory, its links, its network beyond them; dollars of an hour.
 
         The network counts as fast as the links where nothing is published: a bound stays one.
         """
-        rows = (line.split() for line in _SPEEDS.splitlines())
-        memory, link, network = next(map(float, row[1:]) for row in rows if row[:1] == [self.chip.name])
+        rows = (line.split() for line in _PUBLISHED.splitlines())
+        memory, link, network, dollars = next(map(float, row[1:]) for row in rows if row[:1] == [self.chip.name])
         speeds = {"memory": memory, "links": link, "network": network or link}
-        return {"FLOPs": self.chip.peak_flops} | {name: speed * 1e9 for name, speed in speeds.items()}
+        peaks = {"FLOPs": self.chip.peak_flops} | {name: speed * 1e9 for name, speed in speeds.items()}
+        return peaks | {"dollars": dollars}
+
+    def flops(self, mfu: float) -> float:
+        """FLOP/s of a device at this share of its peak. Raises UserError for what is no share."""
+        if not 0 < mfu <= 1:
+            raise UserError(f"--mfu {mfu}: must be above 0 and at most 1")
+        return self.chip.peak_flops * mfu
 
     def place_of(self, device: Any) -> int:
         """The host or, of TPUs, the slice that holds a device: what its links do not reach beyond."""
@@ -125,36 +136,22 @@ class Hardware:
 
 
 def parse_hardware(text: str) -> Hardware:
-    """What `parse_topology` or `parse_devices` takes."""
-    return parse_topology(text) if ":" in text else parse_devices(text)
+    """A number of GPUs: "8xH100"; "16xH100" are two hosts of eight. Or TPU slices: "v5e:4x4", or two of them that the
+    data center's network joins: "2xv5e:4x4". "8xH100@2.5": at so many dollars a device-hour.
 
-
-def parse_topology(text: str) -> Hardware:
-    """TPU slices: "v5e:4x4", or two of them that the data center's network joins: "2xv5e:4x4".
-
-    Raises UserError for what is none. A shape that no data center has is refused only where libtpu refuses it.
+    Raises UserError for what is neither. A shape that no data center has is refused only where libtpu refuses it.
     """
-    found = re.fullmatch(r"(?:([1-9]\d*)x)?(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
+    found = re.fullmatch(r"(?:([1-9]\d*)x)?([\w-]+?)(?::([1-9]\d*(?:x[1-9]\d*)*))?(?:@(\d+(?:\.\d+)?))?", text)
     chip = chip_named(found[2]) if found else None
-    if not found or chip not in _TPUS:
+    if not found or chip is None or (chip in _TPUS) != bool(found[3]) or not (found[1] or found[3]):
         raise UserError(
-            f"--topology {text}: must be KIND:AxB or NxKIND:AxB (N slices), e.g. v5e:4x4, v5p:2x2x4 or 2xv5e:4x4; "
-            f"kinds: {', '.join(chip.name for chip in _TPUS)}"
+            f"--devices {text}: must be NxGPU, e.g. 8xH100, or TPU slices, KIND:AxB or NxKIND:AxB (N slices), e.g. "
+            f"v5e:4x4, v5p:2x2x4 or 2xv5e:4x4; there are: {', '.join(one.name for one in CHIPS)}"
         )
-    return Hardware(text, chip, int(found[1] or 1), tuple(map(int, found[3].split("x"))))
-
-
-def parse_devices(text: str) -> Hardware:
-    """A number of GPUs: "8xH100"; "16xH100" are two hosts of eight. Raises UserError for what is none."""
-    found = re.fullmatch(r"([1-9]\d*)x(.+)", text)
-    chip = chip_named(found[2]) if found else None
-    if not found or chip not in _GPUS:
-        names = ", ".join(chip.name for chip in _GPUS)
-        raise UserError(f"--devices {text}: must be NxGPU, e.g. 8xH100; GPUs: {names}")
-    count = int(found[1])
-    if count > HOST and count % HOST:
+    count, sides = int(found[1] or 1), tuple(map(int, found[3].split("x"))) if found[3] else ()
+    if not sides and count > HOST and count % HOST:
         raise UserError(f"--devices {text}: more than {HOST} GPUs must be hosts of {HOST}, e.g. 16xH100")
-    return Hardware(text, chip, count)
+    return Hardware(text, chip, count, sides, float(found[4]) if found[4] else None)
 
 
 def compiler_is_here(hardware: Hardware) -> bool:
@@ -174,7 +171,7 @@ def topology_devices(hardware: Hardware) -> list[Any]:
     options: dict[str, Any] = {"platform": "tpu", "topology_name": f"{chip.name}:{'x'.join(map(str, hardware.shape))}"}
     if not hardware.is_tpu:
         target = _TARGET % (
-            _FAMILIES[chip.name[0]], hardware.speeds["memory"], chip.memory_bytes, chip.device_kinds[0]
+            _FAMILIES[chip.name[0]], hardware.published["memory"], chip.memory_bytes, chip.device_kinds[0]
         )  # fmt: skip
         hosts = -(-count // HOST)
         options = {"platform": "cuda", "target_config": target, "topology": f"1x{hosts}x{count // hosts}"}

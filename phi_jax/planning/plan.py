@@ -15,8 +15,6 @@ from phi_jax.planning.hardware import (
     LIBTPU_ENVIRONMENT,
     Hardware,
     compiler_is_here,
-    parse_devices,
-    parse_topology,
 )
 
 ASSUMED_MFU = 0.4
@@ -76,25 +74,20 @@ class Plan:
         return all(fit.fits for fit in self.sections)
 
 
-def plan(config: Config, *, topology: str | None, devices: str | None, mfu: float = ASSUMED_MFU) -> Plan:
-    """Plans a run on TPU slices (`topology`, e.g. "v5e:4x4") or on GPUs (`devices`, e.g. "8xH100"): one of the two.
+def plan(config: Config, hardware: Hardware, mfu: float = ASSUMED_MFU) -> Plan:
+    """Plans a run on these devices.
 
     Reads config.model, tokenize, models and the sections of rules that the models name. For TPUs the real step is
     compiled by libtpu, for GPUs by jax's CUDA plugin, on a machine that has none; without the plugin memory is an
     analytic estimate. Works in a child process:
     libtpu's environment does not leak, a compiler that crashes is one line, and no accelerator of this machine is
-    taken. Raises UserError for unknown hardware, a config that it cannot run, or libtpu that is not installed.
+    taken. Raises UserError for a config that the hardware cannot run, or libtpu that is not installed.
     """
     import pydantic
 
-    if (topology is None) == (devices is None):
-        raise UserError("plan needs the devices: either --topology, e.g. v5e:4x4, or --devices, e.g. 8xH100")
-    hardware = parse_topology(topology) if topology is not None else parse_devices(str(devices))
-    if not 0 < mfu <= 1:
-        raise UserError(f"--mfu {mfu}: must be above 0 and at most 1")
     compiles = compiler_is_here(hardware)
     if hardware.is_tpu and not compiles:
-        raise UserError("--topology needs libtpu, the TPUs' compiler; install it: pip install 'phi-jax[plan]'")
+        raise UserError("--devices of TPUs needs libtpu, the TPUs' compiler; install it: pip install 'phi-jax[plan]'")
     # A compilation that comes from a cache says nothing of seconds, and may say nothing of memory.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment |= {"JAX_PLATFORMS": "cpu", **(LIBTPU_ENVIRONMENT if hardware.is_tpu else {})}
@@ -119,10 +112,11 @@ def lines(plan: Plan) -> list[str]:
     for fit in plan.sections:
         out.append(f"{fit.rules}: {_memory(fit)}")
         if not (fit.program and fit.fits):
-            out.append(f"  {_parts(fit)}")
+            out.append(f"  {', '.join(f'{name} {_gib(size)}' for name, size in fit.parts.items())}")
         if fit.fitting is not None:
-            setting = f"--config.{fit.rules}.microbatches={fit.fitting.microbatches}"
-            out.append(f"  fits with {setting}: {_memory(fit.fitting)}")
+            out.append(
+                f"  fits with --config.{fit.rules}.microbatches={fit.fitting.microbatches}: {_memory(fit.fitting)}"
+            )
         elif not fit.fits:
             out.append("  no number of microbatches fits: take more remat, another mesh, or more or larger devices")
         out += _about(fit.fitting or fit)
@@ -132,9 +126,10 @@ def lines(plan: Plan) -> list[str]:
         f"{'model':{width}} {'steps':>9} {'tokens':>9} {'hours':>9} {'device-hours':>12} {'bound':>9} {'xla':>9}"
     )
     for d in plan.durations:
-        tokens = f"{d.tokens / 1e9:,.2f}B"
-        row = f"{d.model:{width}} {d.steps:9,} {tokens:>9} {d.hours:9,.1f} {d.hours * devices:12,.0f}"
-        out.append(f"{row} {d.bound_hours:9,.1f} {d.dropout_hours:9,.1f}")
+        out.append(
+            f"{d.model:{width}} {d.steps:9,} {d.tokens / 1e9:8,.2f}B {d.hours:9,.1f} {d.hours * devices:12,.0f} "
+            f"{d.bound_hours:9,.1f} {d.dropout_hours:9,.1f}"
+        )
     return [
         *out,
         f"hours: at an assumed {plan.mfu:.0%} (--mfu) of {chip.peak_flops / 1e12:,.0f} bfloat16 TFLOP/s a device "
@@ -146,16 +141,17 @@ def lines(plan: Plan) -> list[str]:
 
 
 def _memory(fit: Fit) -> str:
-    rows = f"{fit.rows} sequence{'s' if fit.rows > 1 else ''} a device in each of {fit.microbatches} microbatches"
-    mesh = ", ".join(f"{axis} {size}" for axis, size in fit.mesh.items())
     how, verdict = "analytic estimate", "fits" if fit.fits else "DOES NOT FIT"
     if program := fit.compiled:
         each = ", ".join(f"{who} {_gib(size)}" for who, size in program.memory.items())
         how = f"as compiled in {program.seconds:.0f} s ({each})"
     elif fit.program:
         verdict = "the compiler says it DOES NOT FIT"
-    needed = f"{_gib(fit.needed_bytes)} of {_gib(fit.limit_bytes)}"
-    return f"{rows} (mesh {mesh}) need {needed} at the peak of a step, {how}: {verdict}"
+    return (
+        f"{fit.rows} sequence{'s' if fit.rows > 1 else ''} a device in each of {fit.microbatches} microbatches (mesh "
+        f"{', '.join(f'{axis} {size}' for axis, size in fit.mesh.items())}) need {_gib(fit.needed_bytes)} of "
+        f"{_gib(fit.limit_bytes)} at the peak of a step, {how}: {verdict}"
+    )
 
 
 def _about(fit: Fit) -> list[str]:
@@ -165,17 +161,12 @@ def _about(fit: Fit) -> list[str]:
     program = fit.compiled
     if program is None:
         return [bound]
-    least = f"{_gib(fit.bound.exchanged_bytes)} by arithmetic at least"
-    each = [f"{times:,} {kind} {_gib(size)}" for kind, (times, size) in program.exchanges.items()]
+    each = "".join(f"{times:,} {kind} {_gib(size)}, " for kind, (times, size) in program.exchanges.items())
     return [
         f"  attention became {', '.join(program.kernels) or 'products and softmax, no fused kernel'}",
-        f"  a device receives in a step: {', '.join([*each, least])}",
+        f"  a device receives in a step: {each}{_gib(fit.bound.exchanged_bytes)} by arithmetic at least",
         bound,
     ]
-
-
-def _parts(fit: Fit) -> str:
-    return ", ".join(f"{name} {_gib(size)}" for name, size in fit.parts.items())
 
 
 def _gib(size: int) -> str:

@@ -12,6 +12,9 @@ from phi_jax import preflight
 from phi_jax.errors import UserError
 from phi_jax.graph import DISTRIBUTED, models_of, stages
 from phi_jax.pipeline import evaluated, keys_of
+from phi_jax.planning.hardware import parse_hardware
+from phi_jax.planning.pipeline_plan import StagePlan, lines, make_plans
+from phi_jax.planning.plan import ASSUMED_MFU
 from phi_jax.progress import say
 from phi_jax.report import sweep_page
 from phi_jax.store import artifact
@@ -25,7 +28,7 @@ __all__ = ["dry_run", "load", "prune", "run"]
 _GIB = 2**30
 
 
-def run(sweep: Sweep, workdir: str, parallel: int) -> list[str]:
+def run(sweep: Sweep, workdir: str, parallel: int, _: str) -> list[str]:
     """Runs what is not whole; returns the table for a terminal. A second run in the same directory is refused.
 
     Raises UserError for a point that the checks before a first stage refuse, and after the last job where one failed.
@@ -43,25 +46,31 @@ def run(sweep: Sweep, workdir: str, parallel: int) -> list[str]:
     return [*table, f"report: {directory / 'report' / 'index.html'}"]
 
 
-def dry_run(sweep: Sweep, workdir: str, parallel: int) -> list[str]:
-    """The points, the jobs that they share, and what is whole already. Changes nothing."""
-    todo, shared = _checked(sweep, workdir, PathDigests(workdir), parallel), Shared(Path(workdir))
-    asked = sum(len(stages(config)) for config in sweep.points.values())
-    lines = [f"{sweep.title}", *(f"point {name}: {sweep.overrides[name]}" for name in sweep.points)]
-    distinct, whole = 0, 0
+def dry_run(sweep: Sweep, workdir: str, parallel: int, devices: str) -> Iterator[str]:
+    """The points, the jobs that they share, what is whole already, and what the rest will take on these devices; what
+    points share counts once. Changes nothing.
+
+    Raises UserError at once for what are no devices, and at the end as `run` does before its first job.
+    """
+    hardware, shared, todo = parse_hardware(devices), Shared(Path(workdir)), jobs.jobs_of(sweep, PathDigests(workdir))
+    plans = {name: make_plans(config, stages(config), workdir) for name, config in sweep.points.items()}
+    yield from [sweep.title, *(f"point {name}: {sweep.overrides[name]}" for name in sweep.points)]
+    whole, due = 0, dict[str, StagePlan]()
     for job in todo:
         there = [label for label, key in job.stages.items() if Artifact.read(shared.kept(label, key))]
-        distinct, whole = distinct + len(job.stages), whole + len(there)
-        lines.append(f"job {job.name}: {len(job.stages)} stages, {len(there)} whole: {', '.join(job.stages)}")
-    trainings = [label for job in todo for label in job.stages if label.partition("/")[0] in DISTRIBUTED]
-    return [
-        *lines,
-        f"dry run: {len(sweep.points)} points ask for {asked} stages, {distinct} of them different, {len(trainings)} "
-        f"trainings; {whole} are whole, {distinct - whole} would run; nothing was",
-    ]
+        whole += len(there)
+        due |= {f"{label}/{job.name}": plans[job.points[0]][label] for label in job.stages if label not in there}
+        yield f"job {job.name}: {len(job.stages)} stages, {len(there)} whole: {', '.join(job.stages)}"
+    yield from lines(due, hardware, ASSUMED_MFU)[-3:]
+    yield (
+        f"dry run: {len(sweep.points)} points ask for {sum(map(len, plans.values()))} stages, {whole + len(due)} of "
+        f"them different, {sum(label.startswith(DISTRIBUTED) for label in due)} trainings to run; {whole} are whole, "
+        f"{len(due)} would run; nothing was"
+    )
+    _checked(sweep, workdir, PathDigests(workdir), parallel)
 
 
-def prune(sweep: Sweep, workdir: str, _: int) -> list[str]:
+def prune(sweep: Sweep, workdir: str, *_: object) -> list[str]:
     """Removes the artifacts that no point of the sweep needs, and the points that it no longer has; says which."""
     directory = Path(workdir)
     if not directory.is_dir():

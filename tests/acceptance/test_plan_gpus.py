@@ -15,14 +15,14 @@ import pytest
 from running import ROOT
 
 from phi_jax import config
-from phi_jax.planning.hardware import compiler_is_here, parse_devices
+from phi_jax.planning.hardware import compiler_is_here, parse_hardware
 from phi_jax.planning.plan import lines, plan
 
 pytestmark = [
     pytest.mark.acceptance,
     pytest.mark.timeout(5400),
     pytest.mark.skipif(
-        not compiler_is_here(parse_devices("1xH100")), reason="needs jax's CUDA plugin: pip install -e '.[plan]'"
+        not compiler_is_here(parse_hardware("1xH100")), reason="needs jax's CUDA plugin: pip install -e '.[plan]'"
     ),
 ]
 
@@ -55,7 +55,7 @@ def planned(name, argument, devices, overrides):
     values = config.load(["--config", f"{ROOT}/configs/{name}.py:{argument}".rstrip(":"), *overrides]).to_dict()
     for model in values["models"].values():  # finetuning differs in the number of its microbatches alone
         model["rules"] = "training"
-    result = plan(config.Config(values), topology=None, devices=devices)
+    result = plan(config.Config(values), parse_hardware(devices))
     print("\n".join(lines(result)))
     for fit in filter(None, (result.sections[0], result.sections[0].fitting)):
         if fit.compiled:

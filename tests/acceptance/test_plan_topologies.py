@@ -17,6 +17,7 @@ import pytest
 from running import MICRO, ROOT, phi_jax
 
 from phi_jax import config
+from phi_jax.planning.hardware import parse_hardware
 from phi_jax.planning.plan import lines, plan
 
 pytestmark = [
@@ -53,7 +54,7 @@ def record(name, overrides, result):
 @pytest.mark.parametrize("name", FITTING)
 def test_phi_1_fits(name):
     topology, overrides, gibibytes = FITTING[name]
-    result = plan(config.load([*PHI_1, *overrides]), topology=topology, devices=None)
+    result = plan(config.load([*PHI_1, *overrides]), parse_hardware(topology))
     record(name, overrides, result)
     assert result.fits
     for fit in result.sections:
@@ -64,7 +65,7 @@ def test_phi_1_fits(name):
 
 def test_phi_1_in_one_batch_does_not_fit_and_what_does_is_named():
     overrides = ["--config.training.microbatches=1", "--config.finetune.microbatches=1", "--config.model.remat=none"]
-    result = plan(config.load([*PHI_1, *overrides]), topology="v5e:4x4", devices=None)
+    result = plan(config.load([*PHI_1, *overrides]), parse_hardware("v5e:4x4"))
     record("does not fit", overrides, result)
     training = result.sections[0]
     assert not training.fits

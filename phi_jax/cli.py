@@ -111,9 +111,10 @@ def _run(options: Options, config_arguments: list[str]) -> None:
 def _sweep(options: Options, config_arguments: list[str]) -> None:
     from phi_jax.sweeps import sweep
 
-    chosen = sweep.load(config_arguments, options.scale)
+    if options.compare:
+        return print("\n".join(sweep.compare(options.workdir, options.compare)))
     do = sweep.prune if options.prune else sweep.dry_run if options.dry_run else sweep.run
-    for line in do(chosen, options.workdir, options.parallel, options.devices):
+    for line in do(sweep.load(config_arguments, options.scale), options.workdir, options.parallel, options.devices):
         print(line)
 
 
@@ -370,8 +371,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("sweep", _sweep, "Runs every point of a sweep file; what points have in common is made once.",
                 "--config configs/sweeps/seeds.py --workdir sweeps/seeds --scale micro", (
                     _option("--config", metavar="FILE.py[:seeds=N]", help="--config.a.b=V sets a field of all"),
-                    _option("--workdir", metavar="S", required=True, help="where its points and artifacts lie"),
+                    _option("--workdir", metavar="S", required=True, help="its place; S/also/* enter Table 1"),
                     _option("--scale", choices=("micro", "nano", "paper"), default="nano", help="of each point (nano)"),
+                    _option("--compare", nargs=2, metavar="POINT", help="what differs between two; needs no --config"),
                     _option("--parallel", type=int, default=1, metavar="N", help="jobs at once (1)"),
                     _DRY_RUN, _DEVICES,
                     _option("--prune", action="store_true", help="remove what no point needs, and stop"),

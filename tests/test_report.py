@@ -13,7 +13,7 @@ from phi_jax.config import Config
 from phi_jax.evaluation.comparison import holm, mcnemar
 from phi_jax.report import charts, evaluation
 from phi_jax.report.page import gather, page, percent, probability, report, signed
-from phi_jax.report.paper import FIGURE_2_1
+from phi_jax.report.tables import PAPER
 from phi_jax.store.artifact import Artifact, open_draft
 
 CONFIG = Config({"report": {"title": "A title", "samples": 6, "files_to_grade": 5}})
@@ -105,17 +105,19 @@ def test_the_terminal_gets_one_small_table(full):
     ]
 
 
-def test_the_papers_bars_stand_beside_the_models_that_it_knows():
-    scores = {model: {"value": solved["nano"] / 8, "low": 0.1, "high": 0.9} for model, solved in SOLVED.items()}
-    svg = charts.bars({**scores, "another": scores["raw"]}, FIGURE_2_1)
-    for model in (*SOLVED, "another"):
+def test_the_papers_bars_stand_beside_the_models_that_it_knows(full):
+    svg = re.search(r"<svg .*?</svg>", full[1], re.DOTALL)[0]
+    for model in SOLVED:
         assert f">{model}</text>" in svg
-    for group, values in FIGURE_2_1["groups"].items():
+    for group, values in PAPER["figure_2_1"]["groups"].items():
         assert svg.count(f"   {group}</text>") == len(values) == 3
-        for value, uncertain in values.values():
-            assert f">{value}{' *' if uncertain else ''}   {group}</text>" in svg
+        for value in values.values():
+            assert f">{value}   {group}</text>" in svg
     assert ">37.5</text>" in svg
-    assert svg.count("var(--accent)") == 5
+    assert svg.count("var(--accent)") == 4
+    assert svg.count("stroke-dasharray: 3") == sum(
+        "*" in value for values in PAPER["figure_2_1"]["groups"].values() for value in values.values()
+    )
 
 
 def test_who_wrote_what_a_model_learned_from_is_said(full, tmp_path):

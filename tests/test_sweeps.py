@@ -175,7 +175,8 @@ def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
     assert one["finetune/raw+exercises"] != other["finetune/raw+exercises"]
     # The table, the page and report.json say the same.
     report = json.loads((directory / "report" / "report.json").read_text())
-    assert [row["row"] for row in report["rows"]] == [f"{name} {m}" for name in NAMES for m in ("raw", "raw+exercises")]
+    # The first row of raw stands for both points.
+    assert [row["row"] for row in report["rows"]] == [f"{NAMES[0]} raw", *(f"{name} raw+exercises" for name in NAMES)]
     page = (directory / "report" / "index.html").read_text()
     for row in report["rows"]:
         scores = json.loads((directory / "points" / row["points"][0] / "evaluate" / "scores.json").read_text())
@@ -187,6 +188,16 @@ def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
         assert row["scores"]["nano"]["values"] == [found["value"]]
         assert row["row"] in page
         assert row["row"] in done.stdout
+    seconds = [json.loads(p.read_text())["seconds"] for p in directory.glob("store/*/*/manifest.json")]
+    assert sum(report["spent"].values()) == pytest.approx(sum(seconds), abs=0.1)
+    compared = phi_jax("sweep", "--workdir", directory, "--compare", *NAMES)
+    assert "finetune.steps 16 -> 24\n" in compared.stdout
+    two = json.loads((directory / "report" / "..".join(NAMES) / "report.json").read_text())
+    assert list(two["losses"]) == ["finetune/raw+exercises"]
+    assert [test["group"] for test in two["tests"]] == ["nano, raw+exercises"]
+    wrong = phi_jax("sweep", "--workdir", directory, "--compare", NAMES[0], "steps=17", check=False)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
+    assert f"{directory / 'points' / 'steps=17'}: no run there" in wrong.stderr
     again = phi_jax(*command)
     assert stages_done(directory) == made
     assert again.stdout == done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,49 +26,39 @@ _STYLE: dict[str, Any] = {
     "axes.labelcolor": _MUTED, "axes.titlecolor": _MUTED, "axes.titlesize": 9, "axes.titlelocation": "left",
     "xtick.color": _MUTED, "ytick.color": _MUTED, "grid.color": _RULE, "axes.grid": True, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "ytick.major.size": 0,
-    "legend.frameon": False,
+    "legend.frameon": False, "text.parse_math": False,
 }  # fmt: skip
 
 
-def bars(scores: Mapping[str, Mapping[str, Any]], paper: Mapping[str, Any]) -> str:
-    """Our models' scores ({"value", "low", "high"}, shares) with intervals; beside them the paper's bars.
+def bars(rows: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]], ours: str, theirs: str) -> str:
+    """Our scores with intervals, and beside them the paper's where it has any.
 
-    paper: as paper.FIGURE_2_1; a model that it does not know has no bar there.
+    rows: (name, score, the paper's), the first on top. A score is {"value", "low", "high"} in shares, with "values"
+    where there are several, a dot each; {} under a name makes it a heading. Each of the paper's begins with a number in
+    %; where it holds a "*" nobody has verified it, and its bar is dashed. ours, theirs: titles.
     """
+    most = max(len(texts) for *_, texts in rows)
 
     def draw(figure: Figure) -> None:
-        ours, theirs = figure.subplots(1, 2, sharey=True)
-        ours.set_title("this run: pass@1 (%), 95 % interval")
-        theirs.set_title(f"the paper: {paper['benchmark']} pass@1 (%)   * uncertain")
-        for place, score in enumerate(scores.values()):
-            _bar(ours, place, score)
-        for number, (name, group) in enumerate(paper["groups"].items()):
-            for place, model in enumerate(scores):
-                if model in group:
-                    value, uncertain = group[model]
-                    middle = place + 0.26 * (number - 1)
-                    theirs.barh(middle, value, 0.2, color="none", edgecolor=_MUTED, linestyle=(0, (3, 2)))
-                    theirs.text(value + 2, middle, f"{value}{' *' * uncertain}   {name}", va="center", fontsize=8)
-        for axes in (ours, theirs):
-            _percent(axes, list(scores))
+        panels = figure.subplots(1, 1 + bool(most), sharey=True, squeeze=False)[0]
+        for axes, title in zip(panels, (ours, theirs), strict=False):
+            axes.set(title=title, xlim=(0, 112), xticks=range(0, 101, 25))
+            axes.grid(axis="y", visible=False)
+        panels[0].set_ylim(len(rows) - 0.45, -0.55)
+        labels = panels[0].set_yticks(range(len(rows)), [name for name, *_ in rows], color=_INK)
+        for place, (label, (_, score, texts)) in enumerate(zip(labels, rows, strict=True)):
+            if score:
+                _bar(panels[0], place, score)
+            else:
+                label.label1.set_fontweight("bold")
+            for number, text in enumerate(texts):
+                value, middle = float(text.split()[0]), place + 0.26 * (number - (len(texts) - 1) / 2)
+                line = (0, (3, 2)) if "*" in text else "-"
+                panels[1].barh(middle, value, 0.6 / (most + 0.5), color="none", edgecolor=_MUTED, linestyle=line)
+                panels[1].text(value + 2, middle, text, va="center", fontsize=8)
 
-    return _svg(draw, (9.4, 0.9 + 0.62 * len(scores)), "pass@1 in percent, this run and the paper")
-
-
-def seeds(scores: Mapping[str, Mapping[str, Any]], title: str) -> str:
-    """A bar for each mean ({"value", "low", "high"}, shares), its interval, and a dot for each of its "values"."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.set_title(title)
-        for place, score in enumerate(scores.values()):
-            _bar(axes, place, score)
-            if len(score["values"]) > 1:
-                dots = [100 * value for value in score["values"]]
-                axes.plot(dots, [place] * len(dots), "o", color=_SECOND, markersize=3.5)
-        _percent(axes, list(scores))
-
-    return _svg(draw, (7.2, 0.9 + 0.42 * len(scores)), title)
+    size = 9.4 if most else 7.2, 0.9 + (0.3 + 0.11 * most) * len(rows)
+    return _svg(draw, size, "pass@1 in percent, ours and the paper's")
 
 
 def _bar(axes: Axes, place: int, score: Mapping[str, Any]) -> None:
@@ -75,28 +66,23 @@ def _bar(axes: Axes, place: int, score: Mapping[str, Any]) -> None:
     axes.barh(place, value, 0.5, color=_ACCENT)
     axes.plot([low, high], [place, place], color=_INK, linewidth=1.2, marker="|", markersize=6)
     axes.text(max(value, high) + 2, place, f"{value:.1f}", va="center")
-
-
-def _percent(axes: Axes, names: Sequence[str]) -> None:
-    """From 0 to 100 %, a name for each bar, the first on top."""
-    axes.set_xlim(0, 112)
-    axes.set_xticks(range(0, 101, 25))
-    axes.grid(axis="y", visible=False)
-    axes.set_yticks(range(len(names)), names, color=_INK)
-    axes.set_ylim(len(names) - 0.45, -0.55)
+    if len(seeds := score.get("values", ())) > 1:
+        axes.plot([100 * seed for seed in seeds], [place] * len(seeds), "o", color=_SECOND, markersize=3.5)
 
 
 def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str) -> str:
-    """Named series of (step, value), of which one may be empty; of few points each gets a dot."""
+    """At most four named series of (step, value), of which some may be empty; of few points each gets a dot."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for (name, points), color in zip(series.items(), (_ACCENT, _SECOND), strict=False):
+        styles = itertools.product(("-", "--"), (_ACCENT, _SECOND))
+        for (name, points), (line, color) in zip(series.items(), styles, strict=False):
             if points:
-                dot = "o" if len(points) <= 40 else ""
-                axes.plot(*zip(*points, strict=True), color=color, label=name, linewidth=1.6, marker=dot, markersize=3)
-        axes.set_xlabel("step")
-        axes.set_ylabel(y_label)
+                dot, width = ("o", 1.6) if len(points) <= 40 else ("", 0.8)
+                axes.plot(
+                    *zip(*points, strict=True), line, color=color, label=name, linewidth=width, marker=dot, markersize=3
+                )
+        axes.set(xlabel="step", ylabel=y_label)
         axes.legend()
 
     return _svg(draw, (4.6, 2.4), f"{y_label} by step")

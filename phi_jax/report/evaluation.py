@@ -16,6 +16,7 @@ from phi_jax.evaluation.comparison import Verdicts, holm, paired
 from phi_jax.evaluation.evaluate import GREEDY, combined_scores
 from phi_jax.evaluation.execution import forms_of, verdicts_of
 from phi_jax.evaluation.judge import METRIC, judge_table
+from phi_jax.report import tables
 from phi_jax.store.artifact import Artifact
 
 Row = dict[str, Any]
@@ -26,30 +27,35 @@ def gather(evaluated: Sequence[Artifact]) -> dict[str, Any]:
     """What report.json says of the evaluations. evaluated: one artifact a model, at least one, of one config.
 
     -> "main" (the benchmark), "form" (of prompts: the first that the config asks for, of which all tables are),
-    "scores" (the entries of scores.json), "chosen" (model -> benchmark -> its greedy pass@1), "judged" (rows of
-    judge_table), "too_long" (model -> benchmark/form -> prompts that do not fit the context), and rows of
-    comparison.paired: "models" and "robustness".
+    "scores" (the entries of scores.json), "chosen" (model -> benchmark -> its greedy pass@1), "graded" (the same of the
+    judge), "judged" (rows of judge_table), "too_long" (model -> benchmark/form -> prompts that do not fit the context),
+    and rows of comparison.paired: "models" and "robustness".
     """
-    form = forms_of(Config(evaluated[0].manifest["config"]).evaluate.prompt_form)[0]
+    form = _form(evaluated[0])
     scores = combined_scores(evaluated)
-    chosen: dict[str, dict[str, Row]] = {}
+    chosen: dict[str, dict[str, dict[str, Row]]] = {"pass@1": {}, METRIC: {}}
     for score in scores:
-        if (score["metric"], score["decoding"], score["prompt_form"]) == ("pass@1", GREEDY, form):
-            chosen.setdefault(score["model"], {})[score["benchmark"]] = score
+        if score["metric"] in chosen and (score["decoding"], score["prompt_form"]) == (GREEDY, form):
+            chosen[score["metric"]].setdefault(score["model"], {})[score["benchmark"]] = score
     return {
         "main": evaluated[0].facts["benchmark"],
         "form": form,
         "scores": [score for score in scores if score["metric"] != METRIC],
-        "chosen": chosen,
+        "chosen": chosen["pass@1"],
+        "graded": chosen[METRIC],
         "judged": judge_table(scores),
         "too_long": {a.manifest["name"]: a.facts["prompts_too_long"] for a in evaluated},
-        "models": of_models(_verdicts(evaluated, form)),
+        "models": of_models(verdicts(evaluated)),
         "robustness": of_perturbations(evaluated),
     }
 
 
-def _verdicts(evaluated: Iterable[Artifact], form: str) -> dict[str, dict[str, Verdicts]]:
-    """benchmark -> model -> greedy verdicts, the main benchmark first."""
+def _form(of: Artifact) -> str:
+    return forms_of(Config(of.manifest["config"]).evaluate.prompt_form)[0]
+
+
+def verdicts(evaluated: Sequence[Artifact]) -> dict[str, dict[str, Verdicts]]:
+    """benchmark -> model -> greedy verdicts in the form that `gather` says, the main benchmark first."""
     found: dict[str, dict[str, Verdicts]] = {}
     for artifact in evaluated:
         # A further benchmark is a directory with completions, and nothing else that the stage leaves is.
@@ -57,19 +63,20 @@ def _verdicts(evaluated: Iterable[Artifact], form: str) -> dict[str, dict[str, V
         for file in (artifact.path("completions.jsonl"), *further):
             benchmark = file.parent.name if file in further else artifact.facts["benchmark"]
             records = [json.loads(line) for line in file.read_text().splitlines()]
-            found.setdefault(benchmark, {})[artifact.manifest["name"]] = verdicts_of(records, GREEDY, form)
+            found.setdefault(benchmark, {})[artifact.manifest["name"]] = verdicts_of(records, GREEDY, _form(artifact))
     return found
 
 
 def of_models(verdicts: Mapping[str, Mapping[str, Verdicts]]) -> list[Row]:
-    """Every two models on every benchmark. verdicts: benchmark -> model -> verdicts.
+    """Every two models on the problems of every benchmark that both tried. verdicts: benchmark -> model -> verdicts.
 
     -> rows of comparison.paired with "group" (the benchmark), the names "one" and "other", and "p_page".
     """
     return _corrected(
-        {"group": benchmark, "one": one, "other": other, **paired(first, second)}
+        {"group": benchmark, "one": one, "other": other, **paired({t: first[t] for t in first if t in second}, second)}
         for benchmark, by_model in verdicts.items()
         for (one, first), (other, second) in itertools.combinations(by_model.items(), 2)
+        if not first.keys().isdisjoint(second)
     )
 
 
@@ -99,13 +106,11 @@ def told_apart(found: Mapping[str, Any]) -> list[str]:
 
 def table(found: Mapping[str, Any]) -> list[str]:
     """The lines for a terminal: models by benchmarks, and what cannot be told apart. found: as `gather` has it."""
-    rows = [["", *(f"{name} ({s['problems']} problems)" for name, s in next(iter(found["chosen"].values())).items())]]
-    for model, scores in found["chosen"].items():
-        cells = (f"{100 * s['value']:5.1f} % [{100 * s['low']:4.1f}, {100 * s['high']:5.1f}]" for s in scores.values())
-        rows.append([model, *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("   ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return [f"pass@1, greedy, prompts {found['form']}, 95 % intervals", *lines, *told_apart(found)]
+    rows: list[list[Any]] = [
+        ["", *(f"{name} ({s['problems']} problems)" for name, s in next(iter(found["chosen"].values())).items())]
+    ]
+    rows += [[model, *scores.values()] for model, scores in found["chosen"].items()]
+    return [f"pass@1, greedy, prompts {found['form']}, 95 % intervals", *tables.lines(rows), *told_apart(found)]
 
 
 def _corrected(rows: Iterable[Row]) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from phi_jax.config import Config
 from phi_jax.evaluation.evaluate import GREEDY, benchmarks
 from phi_jax.report import charts, evaluation
-from phi_jax.report.paper import FIGURE_2_1
+from phi_jax.report.tables import PAPER
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, write_atomic, write_json
 from phi_jax.store.python_text import from_first_code
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import jinja2
 
 _READING_CHARACTERS = 1500
-_TRAININGS = ("pretrain", "finetune")
+TRAININGS = ("pretrain", "finetune")
 
 
 def report(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -30,7 +30,7 @@ def report(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
     data = gather(config, inputs)
     write_json(draft.directory / "report.json", data)
     seconds = {label: a.manifest["seconds"] for label, a in inputs.items()}
-    versions = next(a for a in inputs.values() if a.manifest["stage"] in _TRAININGS).manifest["versions"]
+    versions = next(a for a in inputs.values() if a.manifest["stage"] in TRAININGS).manifest["versions"]
     write_atomic(draft.directory / "index.html", page(data, seconds, versions))
     draft.add_output("report", "report.json")
     draft.add_output("page", "index.html", kind="log")
@@ -41,13 +41,13 @@ def report(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
 
 def gather(config: Config, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """All that the page shows but times: facts of the stages, losses, scores, completions, files, configs."""
-    evaluated = _of_stage(inputs, "evaluate")
-    filters = _of_stage(inputs, "filter")
+    evaluated = of_stage(inputs, "evaluate")
+    filters = of_stage(inputs, "filter")
     return {
         "title": config.report.title,
-        "trained": {a.manifest["name"]: _trained(a, inputs) for a in _of_stage(inputs, *_TRAININGS)},
+        "trained": {a.manifest["name"]: _trained(a, inputs) for a in of_stage(inputs, *TRAININGS)},
         "evaluation": evaluation.gather(evaluated),
-        "figure_2_1": FIGURE_2_1,
+        "figure_2_1": PAPER["figure_2_1"],
         "samples": _samples(evaluated, inputs, config.report.samples),
         "files": json.loads(filters[0].path("examples").read_text()) if filters else {},
         "reading": _reading(inputs["decontaminate/raw"], filters[0], config.report.files_to_grade) if filters else [],
@@ -57,7 +57,8 @@ def gather(config: Config, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     }
 
 
-def _of_stage(inputs: Mapping[str, Artifact], *stages: str) -> list[Artifact]:
+def of_stage(inputs: Mapping[str, Artifact], *stages: str) -> list[Artifact]:
+    """The artifacts of some stages. inputs: label -> artifact."""
     return [a for a in inputs.values() if a.manifest["stage"] in stages]
 
 
@@ -65,7 +66,6 @@ def _trained(trained: Artifact, inputs: Mapping[str, Artifact]) -> dict[str, Any
     """What a model learned from, as its config says, who wrote that, and its losses by step."""
     name = trained.manifest["name"]
     rules = trained.manifest["config"]["models"][name]
-    metrics = [json.loads(line) for line in trained.path("metrics").read_text().splitlines()]
     return {
         "label": trained.label,
         "start": rules["start"],
@@ -73,10 +73,16 @@ def _trained(trained: Artifact, inputs: Mapping[str, Artifact]) -> dict[str, Any
             {"set": chosen, "share": share, "written_by": inputs[f"tokenize/{chosen}"].facts["written_by"]}
             for chosen, share in rules["mixture"]
         ],
-        "losses": {
-            kind: [[m["step"], m[field]] for m in metrics if m.get(field) is not None]
-            for kind, field in (("training", "loss"), ("validation", "validation_loss"))
-        },
+        "losses": losses(trained),
+    }
+
+
+def losses(trained: Artifact) -> dict[str, list[list[float]]]:
+    """ "training" and "validation": [step, loss] of each step that has one; nats."""
+    metrics = [json.loads(line) for line in trained.path("metrics").read_text().splitlines()]
+    return {
+        kind: [[m["step"], m[field]] for m in metrics if m.get(field) is not None]
+        for kind, field in (("training", "loss"), ("validation", "validation_loss"))
     }
 
 
@@ -127,21 +133,20 @@ def page(data: Mapping[str, Any], seconds: Mapping[str, float], versions: Mappin
         main=main,
         told_apart=evaluation.told_apart(found),
         significant=evaluation.SIGNIFICANT,
-        bars=charts.bars(main, data["figure_2_1"]),
-        curves={a["label"]: charts.lines(a["losses"], "loss (nats)") for a in data["trained"].values()},
         seconds=seconds,
         versions=versions,
     )
 
 
 def environment() -> jinja2.Environment:
-    """Of this folder's templates, with the filters below."""
+    """Of this folder's templates, with the filters below and the charts."""
     import jinja2
 
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("phi_jax.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    made.globals |= {"bars": charts.bars, "lines": charts.lines}
     made.filters |= {"number": number, "percent": percent, "signed": signed, "probability": probability}
     return made
 

@@ -1,112 +1,131 @@
-"""The page of a sweep: the models of every point in one table, over seeds if there are several, beside the paper's."""
+"""The page of a sweep: the models of every point, over seeds if there are several, and the paper's; two compared."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phi_jax.report import charts, evaluation
-from phi_jax.report.page import environment
-from phi_jax.store.artifact import Artifact, write_atomic, write_json
+from phi_jax.evaluation.comparison import Verdicts
+from phi_jax.report import evaluation
+from phi_jax.report.page import TRAININGS, environment, losses, of_stage, percent, probability, signed
+from phi_jax.report.table_3 import Made, experiment, table_3
+from phi_jax.report.tables import PAPER, lines, over_seeds
+from phi_jax.store.artifact import differences, write_atomic, write_json
 
 Row = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """What came out of a point. overrides: dotted path -> value. trained: model -> its training."""
-
-    overrides: Mapping[str, Any]
-    trained: Mapping[str, Artifact]
-    evaluated: Sequence[Artifact]
-
-
-def gather(title: str, points: Mapping[str, Point], seed: str, paper: Mapping[str, Any]) -> dict[str, Any]:
+def gather(
+    title: str, points: Mapping[str, Made], seed: str, paper: Mapping[str, Any], also: Mapping[str, list[Row]]
+) -> dict[str, Any]:
     """All that the page shows. seed: the field whose values are repetitions of one experiment.
 
-    paper: {"says": what its numbers are, "rows": row -> number}. -> "rows": a row for each model of each experiment,
-    with "row" (its name), "experiment", "model", "seeds", "tokens", "validation_loss" (mean, nats), and "scores":
-    benchmark -> {"values" (of each seed), "value" (their mean), "low", "high", "interval"}. The 95 % interval is
-    Student's over seeds where there are three or more; their range where there are two; else Wilson's over problems.
+    paper: {"says": what its numbers are, "rows": row -> number}. also: name -> scores.json of another evaluation, for
+    Table 1. -> "rows": a row for each model of each experiment (the first that has it), with "row" (its name),
+    "experiment", "model", "points" (one a seed), "parameters", "tokens" (of its last training), "validation_loss"
+    (mean, nats), "scores": benchmark -> as over_seeds has it, "graded": the same by a judge, "paper" (its number, or
+    ""). "table_3": its rows. "spent": stage -> seconds, what points share once.
     """
-    rows: dict[tuple[str, str], Row] = {}
-    for name, point in points.items():
-        mark = f"{seed}={point.overrides[seed]}" if seed in point.overrides else ""
-        experiment = ",".join(part for part in name.split(",") if part != mark)
-        found = evaluation.gather(point.evaluated)
-        for model, scores in found["chosen"].items():
-            row = rows.setdefault((experiment, model), {"points": [], "losses": [], "found": []})
-            row |= {"experiment": experiment, "model": model, "tokens": point.trained[model].facts["tokens"]}
-            row["points"].append(name)
-            row["losses"].append(_last_loss(point.trained[model]))
-            row["found"].append(scores)
-    models = {model for _, model in rows}
-    for row in rows.values():
-        # One model in each experiment: the experiment alone tells the rows apart, and the paper's.
-        names = (row["experiment"], row["model"])
-        row["row"] = " ".join(filter(None, names)) if len(models) > 1 else names[0]
-        row["seeds"] = len(row["points"])
-        losses = [loss for loss in row.pop("losses") if loss is not None]
-        row["validation_loss"] = round(statistics.fmean(losses), 4) if losses else None
-        scores = row.pop("found")
-        row["scores"] = {benchmark: _over_seeds([s[benchmark] for s in scores]) for benchmark in scores[0]}
-        row["paper"] = paper["rows"].get(row["row"], paper["rows"].get(row["model"]))
-    return {"title": title, "rows": list(rows.values()), "paper": paper["says"], "points": list(points)}
-
-
-def _last_loss(training: Artifact) -> float | None:
-    metrics = map(json.loads, training.path("metrics").read_text().splitlines())
-    losses = [m["validation_loss"] for m in metrics if m.get("validation_loss") is not None]
-    return losses[-1] if losses else None
-
-
-def _over_seeds(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    values = [score["value"] for score in scores]
-    mean = statistics.fmean(values)
-    low, high, interval = min(values), max(values), "range of two seeds"
-    if len(values) == 1:
-        low, high, interval = scores[0]["low"], scores[0]["high"], "Wilson, over problems"
-    elif len(values) > 2:
-        from scipy import stats
-
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-        low, high, interval = max(0.0, mean - half), min(1.0, mean + half), "Student's t, over seeds"
-    return {"values": values, "value": mean, "low": low, "high": high, "interval": interval}
+    first: dict[str, str] = {}
+    seeds: dict[tuple[str, str], list[Any]] = {}
+    for name, made in points.items():
+        own, found = experiment(name, seed), evaluation.gather(of_stage(made, "evaluate"))
+        for training in of_stage(made, *TRAININGS):
+            model = training.manifest["name"]
+            if first.setdefault(made[f"evaluate/{model}"].key, own) == own:
+                scores = found["chosen"][model], found["graded"].get(model, {})
+                seeds.setdefault((own, model), []).append((name, training, *scores))
+    rows = []
+    for (own, model), each in seeds.items():
+        names, trainings, chosen, graded = zip(*each, strict=True)
+        row = " ".join(filter(None, (own, model))) if len({model for _, model in seeds}) > 1 else own
+        known = [loss for training in trainings for _, loss in losses(training)["validation"][-1:]]
+        rows.append(
+            {
+                "row": row,
+                "experiment": own,
+                "model": model,
+                "points": names,
+                "parameters": trainings[0].facts["parameters"],
+                "tokens": trainings[0].facts["tokens"],
+                "validation_loss": round(statistics.fmean(known), 4) if known else None,
+                "scores": over_seeds(chosen),
+                "graded": over_seeds(graded),
+                "paper": str(paper["rows"].get(row, paper["rows"].get(model, ""))),
+            }
+        )
+    spent = Counter[str]()
+    for once in {(a.label, a.key): a for made in points.values() for a in made.values()}.values():
+        spent[once.manifest["stage"]] += once.manifest["seconds"]
+    return {
+        "title": title,
+        "rows": rows,
+        "paper": paper["says"],
+        "points": list(points),
+        "papers": PAPER,
+        "also": also,
+        "table_3": table_3(points, seed),
+        "spent": {stage: round(seconds, 3) for stage, seconds in spent.items()},
+    }
 
 
 def table(data: Mapping[str, Any]) -> list[str]:
     """The lines for a terminal. data: as `gather` has it."""
-    benchmarks = list(data["rows"][0]["scores"])
-    paper = [f"paper: {data['paper']}"] if data["paper"] else []
-    cells = [["", "seeds", "validation loss", *benchmarks, *paper]]
+    benchmarks = [*data["rows"][0]["scores"]]
+    rows = [["", "seeds", "validation loss", *benchmarks, data["paper"]]]
     for row in data["rows"]:
-        loss = "" if row["validation_loss"] is None else f"{row['validation_loss']:.3f}"
-        shown = [
-            f"{100 * s['value']:5.1f} % [{100 * s['low']:4.1f}, {100 * s['high']:5.1f}]" for s in row["scores"].values()
-        ]
-        theirs = ["" if row["paper"] is None else str(row["paper"])] if paper else []
-        cells.append([row["row"], str(row["seeds"]), loss, *shown, *theirs])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    kinds = {score["interval"] for row in data["rows"] for score in row["scores"].values()}
-    return [
-        f"{data['title']}: greedy pass@1, 95 % intervals ({'; '.join(sorted(kinds))})",
-        *("   ".join(map(str.ljust, row, widths)).rstrip() for row in cells),
-    ]
+        scores = map(row["scores"].get, benchmarks)
+        rows.append([row["row"], len(row["points"]), row["validation_loss"], *scores, row["paper"]])
+    told = "95 % intervals, Student's over three seeds or more, the range of two that differ, else over problems"
+    return [f"{data['title']}: greedy pass@1, {told}", *lines(rows)]
 
 
-def write(directory: Path, data: Mapping[str, Any]) -> None:
-    """report.json, and index.html with nothing to fetch. The same data give the same bytes."""
-    directory.mkdir(exist_ok=True)
+def write(directory: Path, template: str, data: Mapping[str, Any]) -> str:
+    """report.json, and index.html with nothing to fetch, whose path is returned. The same data give the same bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "report.json", data)
-    benchmark = next(iter(data["rows"][0]["scores"]))
-    bars = charts.seeds(
-        {row["row"]: row["scores"][benchmark] for row in data["rows"]},
-        f"{benchmark}: pass@1 (%), mean and 95 % interval",
+    write_atomic(directory / "index.html", environment().get_template(template).render(data))
+    return f"report: {directory / 'index.html'}"
+
+
+# --- Two of them ------------------------------------------------------------------------------------------------------
+
+
+def compare(names: Sequence[str], configs: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> dict[str, Any]:
+    """All that the page shows of two, A and B. made: of each, label -> artifact.
+
+    -> "names", "differences" (lines, of the configs), "same" (how many artifacts are the same in both: nothing else is
+    said of them), "losses": training -> "training A" and so on -> as page.losses has them, "tests": rows of
+    evaluation.of_models, a group for each benchmark and model.
+    """
+    same = set.intersection(*({a.identity for a in found.values()} for found in made))
+    curves: dict[str, dict[str, Any]] = {}
+    tried: dict[str, dict[str, Verdicts]] = {}
+    for side, found in zip("AB", made, strict=True):
+        own = {label: a for label, a in found.items() if a.identity not in same}
+        for training in of_stage(own, *TRAININGS):
+            for kind, steps in losses(training).items():
+                curves.setdefault(training.label, {})[f"{kind} {side}"] = steps
+        for benchmark, models in evaluation.verdicts(of_stage(own, "evaluate")).items():
+            for model, verdicts in models.items():
+                tried.setdefault(f"{benchmark}, {model}", {})[side] = verdicts
+    return {
+        "names": [*names],
+        "differences": differences(configs[0], configs[1]),
+        "same": len(same),
+        "losses": curves,
+        "tests": evaluation.of_models(tried),
+    }
+
+
+def compared(data: Mapping[str, Any]) -> list[str]:
+    """For a terminal. data: as `compare` has it."""
+    tests = (
+        f"{t['group']}: {percent(t['first'])} and {percent(t['second'])} of {t['problems']} problems, A - B = "
+        f"{signed(t['difference'])} [{signed(t['low'])}, {signed(t['high'])}], p {probability(t['p_page'])}"
+        for t in data["tests"]
     )
-    page = environment().get_template("sweep.html.j2").render(data, bars=bars)
-    write_atomic(directory / "index.html", page)
+    return [*data["differences"], "greedy pass@1, 95 % intervals, p by McNemar's test and Holm's correction", *tests]

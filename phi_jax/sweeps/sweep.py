@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from phi_jax import preflight
+from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.graph import DISTRIBUTED, models_of, stages
-from phi_jax.pipeline import evaluated, keys_of
+from phi_jax.pipeline import keys_of, saved_config
 from phi_jax.planning.hardware import parse_hardware
 from phi_jax.planning.pipeline_plan import StagePlan, lines, make_plans
 from phi_jax.planning.plan import ASSUMED_MFU
@@ -24,7 +26,7 @@ from phi_jax.sweeps import jobs, local
 from phi_jax.sweeps.points import SEED, Sweep, load
 from phi_jax.sweeps.shared import Shared, require_local
 
-__all__ = ["dry_run", "load", "prune", "run"]
+__all__ = ["compare", "dry_run", "load", "prune", "run"]
 _GIB = 2**30
 
 
@@ -43,7 +45,7 @@ def run(sweep: Sweep, workdir: str, parallel: int, _: str) -> list[str]:
             local.run(directory, todo, parallel)
         finally:
             table = _report(sweep, directory)
-    return [*table, f"report: {directory / 'report' / 'index.html'}"]
+    return table
 
 
 def dry_run(sweep: Sweep, workdir: str, parallel: int, devices: str) -> Iterator[str]:
@@ -87,6 +89,19 @@ def prune(sweep: Sweep, workdir: str, *_: object) -> list[str]:
     ]
 
 
+def compare(workdir: str, names: Sequence[str]) -> list[str]:
+    """Writes a page on what differs between two points; returns it for a terminal. names: or other work directories.
+
+    Raises UserError for a directory in which nothing was run.
+    """
+    points = Path(workdir) / "points"
+    configs = [saved_config(points / name) for name in names]
+    made = [_made(config, points / name) for config, name in zip(configs, names, strict=True)]
+    data = sweep_page.compare(names, [config.to_dict() for config in configs], made)
+    place = Path(workdir) / "report" / "..".join(Path(name).name for name in names)
+    return [*sweep_page.compared(data), sweep_page.write(place, "compare.html.j2", data)]
+
+
 def _checked(sweep: Sweep, workdir: str, digests: PathDigests, parallel: int) -> list[jobs.Job]:
     """The jobs, after the checks of every point that need no device. Changes nothing."""
     require_local(workdir)
@@ -111,16 +126,21 @@ def _named(point: str) -> Iterator[None]:
 
 
 def _report(sweep: Sweep, directory: Path) -> list[str]:
-    """Writes the page on the points that are whole; returns the table for a terminal."""
-    found = {}
+    """Writes the page on the points that are whole; returns the tables for a terminal."""
+    whole = {}
     for name, config in sweep.points.items():
-        place, there = Shared(directory).point(name), evaluated(config, Shared(directory).point(name))
-        if len(there) == len(models_of(config)):
-            trained = {s.name: artifact.find(place, s.stage, s.name) for s in stages(config) if s.stage in DISTRIBUTED}
-            found[name] = sweep_page.Point(sweep.overrides[name], {n: a for n, a in trained.items() if a}, there)
-    if not found:
+        made = _made(config, Shared(directory).point(name))
+        if all(f"evaluate/{model}" in made for model in models_of(config)):
+            whole[name] = made
+    if not whole:
         say("no point is whole: there is nothing to compare yet")
         return []
-    data = sweep_page.gather(sweep.title, found, SEED, {"says": sweep.paper_says, "rows": sweep.paper})
-    sweep_page.write(directory / "report", data)
-    return sweep_page.table(data)
+    also = {path.parent.name: json.loads(path.read_text()) for path in sorted(directory.glob("also/*/scores.json"))}
+    data = sweep_page.gather(sweep.title, whole, SEED, {"says": sweep.paper_says, "rows": sweep.paper}, also)
+    return [*sweep_page.table(data), sweep_page.write(directory / "report", "sweep.html.j2", data)]
+
+
+def _made(config: Config, place: Path) -> dict[str, Artifact]:
+    """Label -> artifact of what is whole in a work directory."""
+    found = ((s.label, artifact.find(place, s.stage, s.name, settle=False)) for s in stages(config))
+    return {label: a for label, a in found if a}

@@ -113,8 +113,14 @@ def _sweep(options: Options, config_arguments: list[str]) -> None:
 
     if options.compare:
         return print("\n".join(sweep.compare(options.workdir, options.compare)))
-    do = sweep.prune if options.prune else sweep.dry_run if options.dry_run else sweep.run
-    for line in do(sweep.load(config_arguments, options.scale), options.workdir, options.parallel, options.devices):
+    chosen = sweep.load(config_arguments, options.scale)
+    if options.dry_run:
+        lines = sweep.dry_run(chosen, options.workdir, options.parallel, options.devices)
+    elif options.prune:
+        lines = iter(sweep.prune(chosen, options.workdir))
+    else:
+        lines = iter(sweep.run(chosen, options.workdir, options.parallel, options.launcher))
+    for line in lines:
         print(line)
 
 
@@ -374,7 +380,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     _option("--workdir", metavar="S", required=True, help="its place; S/also/* enter Table 1"),
                     _option("--scale", choices=("micro", "nano", "paper"), default="nano", help="of each point (nano)"),
                     _option("--compare", nargs=2, metavar="POINT", help="what differs between two; needs no --config"),
-                    _option("--parallel", type=int, default=1, metavar="N", help="jobs at once (1)"),
+                    _option("--launcher", choices=("local", "slurm"), default="local",
+                            help="slurm: sbatch takes its options from SBATCH_PARTITION, SBATCH_GPUS_PER_NODE, ..."),
+                    _option("--parallel", type=int, default=1, metavar="N", help="local: jobs at once (1)"),
                     _DRY_RUN, _DEVICES,
                     _option("--prune", action="store_true", help="remove what no point needs, and stop"),
                 )),

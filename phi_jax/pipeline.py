@@ -175,7 +175,7 @@ def _commit(draft: artifact.Draft) -> None:
 
 def evaluated(config: Config, workdir: epath.PathLike) -> list[Artifact]:
     """The evaluation of every model that has one."""
-    found = (artifact.find(workdir, "evaluate", name) for name in models_of(config))
+    found = (artifact.find(workdir, "evaluate", name, settle=False) for name in models_of(config))
     return [a for a in found if a is not None]
 
 

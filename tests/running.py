@@ -27,3 +27,11 @@ def identities(workdir):
     """Label -> identity of every artifact in a work directory."""
     manifests = [json.loads(p.read_text()) for p in sorted(Path(workdir).glob("**/manifest.json"))]
     return {f"{m['stage']}/{m['name']}": m["identity"] for m in manifests}
+
+
+def named_identities(point):
+    """Label -> identity of every artifact that a sweep's point names by a link."""
+    manifests = [
+        json.loads(p.read_text()) for depth in ("*", "*/*") for p in Path(point).glob(f"{depth}/manifest.json")
+    ]
+    return {f"{m['stage']}/{m['name']}": m["identity"] for m in manifests}

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 
 import pytest
-from running import ROOT, phi_jax
+from running import ROOT, named_identities, phi_jax
 
 from phi_jax.errors import UserError
 from phi_jax.store.digests import PathDigests
@@ -130,12 +130,6 @@ def test_gpus_that_cannot_be_divided_are_one_line(monkeypatch):
         local._divided(local._gpus(), 2, "GPUs")
 
 
-def identities_of(point):
-    """Label -> identity of every artifact that a point names."""
-    manifests = [json.loads(p.read_text()) for depth in ("*", "*/*") for p in point.glob(f"{depth}/manifest.json")]
-    return {f"{m['stage']}/{m['name']}": m["identity"] for m in manifests}
-
-
 @pytest.mark.timeout(600)
 def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
     directory = tmp_path / "S"
@@ -170,7 +164,7 @@ def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
     # A point is a work directory like any other.
     standing = phi_jax("status", "--workdir", shared, "--verify").stdout
     assert set(re.findall(r"^\S+\s+(\w+)", standing, re.MULTILINE)) == {"whole"}
-    one, other = (identities_of(directory / "points" / name) for name in NAMES)
+    one, other = (named_identities(directory / "points" / name) for name in NAMES)
     assert {label for label in one if one[label] == other[label]} >= {"pretrain/raw", "tokenize/raw", "evaluate/raw"}
     assert one["finetune/raw+exercises"] != other["finetune/raw+exercises"]
     # The table, the page and report.json say the same.
@@ -205,7 +199,7 @@ def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
     file.write_text(file.read_text().replace("(16, 24)", "(16,)"))
     assert "removed: 0" not in phi_jax(*command, "--prune").stdout
     assert not (directory / "points" / NAMES[1]).exists()
-    assert identities_of(directory / "points" / NAMES[0]) == one
+    assert named_identities(directory / "points" / NAMES[0]) == one
 
 
 def test_a_point_run_by_hand_leaves_what_others_share(tmp_path, file):

@@ -6,8 +6,9 @@ A point needs all that the stages it has in common with others are made of, so a
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from phi_jax.store import artifact
 from phi_jax.store.digests import DIGESTS, PathDigests
 from phi_jax.sweeps.points import Sweep
 from phi_jax.sweeps.shared import Shared
+
+LOG = "log.txt"  # of a point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +65,7 @@ def write_configs(directory: Path, points: Mapping[str, Config]) -> None:
         artifact.write_json(place / "config.json", values)
         digests = directory / DIGESTS
         if digests.exists():  # so that all points see the Hub's data sets as the sweep first saw them
-            shutil.copy(digests, place)
+            artifact.write_atomic(place / DIGESTS, digests.read_bytes())  # a job may be reading it
 
 
 def settle(shared: Shared, job: Job) -> list[str]:
@@ -71,6 +74,38 @@ def settle(shared: Shared, job: Job) -> list[str]:
     return [label for label, whole in found.items() if not all(whole)]
 
 
+def commands(shared: Shared, job: Job, point: str, due: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What makes stages of a job in a point, and what then has all its points name them: `settle`, below."""
+    place = os.fspath(shared.point(point))
+    run = ["phi_jax.cli", "run", "--config", f"{place}/config.json", "--workdir", place, "--only", ",".join(due)]
+    name = ["phi_jax.sweeps.jobs", os.fspath(shared.directory), json.dumps(dataclasses.asdict(job))]
+    return [sys.executable, "-m", *run], [sys.executable, "-m", *name]
+
+
 def begun(shared: Shared, job: Job, due: Sequence[str]) -> str | None:
     """The point in whose work directory a stage of the job was interrupted, or None."""
     return next((p for p in job.points for label in due if (shared.point(p) / f"{label}.partial").exists()), None)
+
+
+def needed_by(jobs: Sequence[Job], number: int) -> set[int]:
+    """The jobs that must be whole before a job: those of more points, its own among them."""
+    points = set(jobs[number].points)
+    return {other for other, job in enumerate(jobs) if points < set(job.points)}
+
+
+def last_line(point: Path) -> str:
+    """What a point's log ends with."""
+    log = point / LOG
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return f"{log}: {next((line for line in reversed(lines) if line.strip()), 'no word')}"
+
+
+def refuse_failed(jobs: Sequence[Job], failed: Mapping[int, str]) -> None:
+    """Raises UserError that names the first job that failed, where one did. failed: number -> why."""
+    if failed:
+        first = next(iter(failed))
+        raise UserError(f"{len(failed)} of {len(jobs)} jobs failed; first {jobs[first].name}: {failed[first]}")
+
+
+if __name__ == "__main__":
+    sys.exit(bool(settle(Shared(Path(sys.argv[1])), Job(**json.loads(sys.argv[2])))))

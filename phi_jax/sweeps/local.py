@@ -7,7 +7,6 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import TypeVar
 from phi_jax.errors import Preempted, UserError
 from phi_jax.parallel.supervise import die_with_parent
 from phi_jax.progress import say
-from phi_jax.sweeps.jobs import Job, begun, settle
+from phi_jax.sweeps.jobs import LOG, Job, begun, commands, last_line, needed_by, refuse_failed, settle
 from phi_jax.sweeps.shared import Shared
 
 T = TypeVar("T")
 _LOOK_SECONDS = 0.2
-_LOG = "log.txt"
 
 
 @dataclasses.dataclass
@@ -62,8 +60,10 @@ def run(directory: Path, jobs: Sequence[Job], parallel: int) -> None:
                 elif len(running) < parallel and (point := can_begin(number)):
                     waiting.remove(number)
                     place = min({*range(parallel)} - {one.place for one in running})
-                    say(f"{jobs[number].name}: {len(due[number])} stages, log {shared.point(point) / _LOG}")
-                    child = _start(shared.point(point), due[number], cores[place], gpus[place])
+                    log = shared.point(point) / LOG
+                    say(f"{jobs[number].name}: {len(due[number])} stages, log {log}")
+                    command, _ = commands(shared, jobs[number], point, due[number])
+                    child = _start(command, log, cores[place], gpus[place])
                     running.append(_Running(number, point, place, child, time.monotonic()))
             time.sleep(_LOOK_SECONDS)
             for one in [one for one in running if one.child.poll() is not None]:
@@ -72,13 +72,9 @@ def run(directory: Path, jobs: Sequence[Job], parallel: int) -> None:
                 if one.child.returncode == 0 and not settle(shared, job):
                     say(f"{job.name}: done in {seconds:.0f} s")
                 else:
-                    failed[one.number] = (
-                        f"exit code {one.child.returncode}; {_last_line(shared.point(one.point) / _LOG)}"
-                    )
+                    failed[one.number] = f"exit code {one.child.returncode}; {last_line(shared.point(one.point))}"
                     say(f"{job.name}: failed: {failed[one.number]}")
-    if failed:
-        first = next(iter(failed))
-        raise UserError(f"{len(failed)} of {len(jobs)} jobs failed; first {jobs[first].name}: {failed[first]}")
+    refuse_failed(jobs, failed)
 
 
 def check_parallel(parallel: int) -> None:
@@ -89,26 +85,18 @@ def check_parallel(parallel: int) -> None:
     _divided(_gpus(), parallel, "GPUs")
 
 
-def needed_by(jobs: Sequence[Job], number: int) -> set[int]:
-    """The jobs that must be whole before a job: those of more points, its own among them."""
-    points = set(jobs[number].points)
-    return {other for other, job in enumerate(jobs) if points < set(job.points)}
-
-
-def _start(point: Path, labels: Sequence[str], cores: list[int], gpus: list[str]) -> subprocess.Popen:
+def _start(command: Sequence[str], log: Path, cores: list[int], gpus: list[str]) -> subprocess.Popen:
     environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})}
-    command = ["run", "--config", f"{point}/config.json", "--workdir", os.fspath(point), "--only", ",".join(labels)]
 
     def begin() -> None:
         die_with_parent()
         if cores:
             os.sched_setaffinity(0, cores)
 
-    with (point / _LOG).open("ab") as file:
+    with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "phi_jax.cli", *command],
-            stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment, preexec_fn=begin,
-        )  # fmt: skip
+            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment, preexec_fn=begin
+        )
 
 
 @contextlib.contextmanager
@@ -150,8 +138,3 @@ def _gpus() -> list[str]:
         return [name for name in named.split(",") if name]
     # CUDA counts from 0 those that are here, whatever their files are called.
     return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n")
-    return f"{log}: {next((line for line in reversed(lines) if line.strip()), 'no word')}"

@@ -22,7 +22,7 @@ from phi_jax.report import sweep_page
 from phi_jax.store import artifact
 from phi_jax.store.artifact import Artifact
 from phi_jax.store.digests import PathDigests
-from phi_jax.sweeps import jobs, local
+from phi_jax.sweeps import jobs, local, slurm
 from phi_jax.sweeps.points import SEED, Sweep, load
 from phi_jax.sweeps.shared import Shared, require_local
 
@@ -30,8 +30,10 @@ __all__ = ["compare", "dry_run", "load", "prune", "run"]
 _GIB = 2**30
 
 
-def run(sweep: Sweep, workdir: str, parallel: int, _: str) -> list[str]:
+def run(sweep: Sweep, workdir: str, parallel: int, launcher: str) -> list[str]:
     """Runs what is not whole; returns the table for a terminal. A second run in the same directory is refused.
+
+    launcher: "local", `parallel` jobs at once on this machine, or "slurm".
 
     Raises UserError for a point that the checks before a first stage refuse, and after the last job where one failed.
     """
@@ -42,7 +44,10 @@ def run(sweep: Sweep, workdir: str, parallel: int, _: str) -> list[str]:
         digests.save()
         jobs.write_configs(directory, sweep.points)
         try:
-            local.run(directory, todo, parallel)
+            if launcher == "slurm":
+                slurm.run(directory, todo)
+            else:
+                local.run(directory, todo, parallel)
         finally:
             table = _report(sweep, directory)
     return table
@@ -72,7 +77,7 @@ def dry_run(sweep: Sweep, workdir: str, parallel: int, devices: str) -> Iterator
     _checked(sweep, workdir, PathDigests(workdir), parallel)
 
 
-def prune(sweep: Sweep, workdir: str, *_: object) -> list[str]:
+def prune(sweep: Sweep, workdir: str) -> list[str]:
     """Removes the artifacts that no point of the sweep needs, and the points that it no longer has; says which."""
     directory = Path(workdir)
     if not directory.is_dir():

@@ -1,17 +1,21 @@
-"""launch/slurm on a real SLURM of two nodes: stopped, preempted, requeued each time, and finished."""
+"""A real SLURM of two nodes: launch/slurm stopped, preempted, requeued each time, and finished; and a sweep's jobs."""
 
+import dataclasses
 import json
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from running import MICRO, ROOT
+from running import MICRO, ROOT, named_identities
 from slurm_cluster import SlurmCluster
 
-from phi_jax.errors import EXIT_PREEMPTED
+from phi_jax.errors import EXIT_PREEMPTED, UserError
+from phi_jax.store.digests import PathDigests
+from phi_jax.sweeps import jobs, local, points, slurm
 
 STEPS = 200
 
@@ -93,3 +97,62 @@ def test_a_job_is_stopped_and_preempted_and_finishes_by_itself(micro_run, tmp_pa
     assert [int(s) for s in re.findall(r"resumed from the checkpoint of step (\d+)", text)] == [first[0], second[0]]
     assert (artifact / "manifest.json").exists()
     assert steps_in(artifact / "metrics.jsonl") == list(range(STEPS))
+
+
+SWEEP = f'''
+def get_points(h):
+    return h.product(
+        h.point("", {{"config": "{ROOT}/configs/nano.py:size=micro", "models.base": None, "models.finetuned": None,
+                     "models.raw+exercises": None, "collect.max_files": 60}}),
+        h.sweep("tokenize.vocab_size", (300, 320)),
+    )
+'''
+DATA = ("synthesize", "collect", "dedup", "decontaminate", "tokenize")
+
+
+@pytest.mark.system
+def test_the_jobs_of_a_sweep_come_to_what_local_comes_to(tmp_path, monkeypatch):
+    """The stages before training; tests/acceptance/test_slurm_sweep.py has all of them, and kills."""
+    (tmp_path / "sizes.py").write_text(SWEEP)
+    sweep = points.load(["--config", str(tmp_path / "sizes.py")], "micro")
+    one, other = sweep.points
+    plain, directory = tmp_path / "local", tmp_path / "slurm"
+    todo = [
+        dataclasses.replace(job, stages={k: v for k, v in job.stages.items() if k.partition("/")[0] in DATA})
+        for job in jobs.jobs_of(sweep, PathDigests(None))
+    ]
+    assert [job.points for job in todo] == [(one, other), (one,), (other,)]
+    for place in (plain, directory):
+        jobs.write_configs(place, sweep.points)
+    local.run(plain, todo, 1)
+    monkeypatch.setattr(slurm, "_LOOK_SECONDS", 0.5)
+    in_the_way = directory / "points" / other / "tokenize"
+    in_the_way.touch()
+
+    with SlurmCluster() as cluster:
+        for name in ("PATH", "SLURM_CONF"):
+            monkeypatch.setenv(name, cluster.env[name])
+        with monkeypatch.context() as refused:
+            refused.setenv("SBATCH_PARTITION", "nowhere")
+            with pytest.raises(UserError, match=r"^sbatch: .*invalid partition"):
+                slurm.run(directory, todo)
+        # Killed once all is submitted, and started again: it waits for the same.
+        with monkeypatch.context() as dying:
+            dying.setattr(slurm.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                slurm.run(directory, todo)
+        submitted = slurm._queued()
+        assert len(submitted) == 3
+        with pytest.raises(UserError) as failed:
+            slurm.run(directory, todo)
+        assert f"1 of 3 jobs failed; first {other}: {in_the_way.parent}/log.txt: phi-jax: error: " in str(failed.value)
+        in_the_way.unlink()
+        slurm.run(directory, todo)
+        assert not slurm._queued()
+        numbers = cluster.run("squeue", "-h", "--states=all", "-o", "%i").split()
+        assert len(numbers) == 4  # of the three only the one that failed was submitted again
+    made = re.findall(r"^(\S+): done in", "".join(p.read_text() for p in directory.glob("points/*/log.txt")), re.M)
+    assert len(made) == len(list(directory.glob("store/*/*")))
+    for name in (one, other):
+        assert named_identities(directory / "points" / name) == named_identities(plain / "points" / name)
+    assert {label for job in todo for label in job.stages} == {*named_identities(directory / "points" / one)}

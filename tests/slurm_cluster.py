@@ -1,7 +1,9 @@
 """A SLURM cluster of two nodes on this machine: its daemons, with ports and a folder of their own."""
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -76,6 +78,25 @@ class SlurmCluster:
         """Of a job, and why it is in it: e.g. "PENDING BeginTime"."""
         return self.run("squeue", "-h", "--states=all", f"--job={job}", "-o", "%T %r")
 
+    def lose_power(self, node):
+        """Ends a node's daemon and all that runs on it, which cannot say so, and starts the daemon after a while."""
+        place = next(i for i, daemon in enumerate(self._daemons) if daemon.args[-2:] == ("-N", node))
+        self._daemons[place].kill()
+        self._daemons[place].wait()
+        tasks = [pid for pid in _processes() if self._runs_on(pid, node)]
+        parents = {int(_read(pid, "stat").rpartition(b")")[2].split()[1]) for pid in tasks} - {*tasks}
+        for pid in [*parents, *tasks]:  # first slurmstepd, which would report how its task ended
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(25)  # slurmctld asks a node for a job only 20 s after that began
+        self._start("slurmd", "-D", "-N", node)
+        self._daemons[place] = self._daemons.pop()
+        return len(tasks)
+
+    def _runs_on(self, pid, node):
+        set_to = _read(pid, "environ").split(b"\0")
+        return {f"SLURM_CONF={self.env['SLURM_CONF']}".encode(), f"SLURMD_NODENAME={node}".encode()} <= {*set_to}
+
     def logs(self):
         return "\n".join(f"--- {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self._folder.glob("*.log")))
 
@@ -128,6 +149,17 @@ class SlurmCluster:
             if time.monotonic() > deadline:
                 pytest.fail(f"not within {seconds} s: {what}\n{self.logs()}")
             time.sleep(0.1)
+
+
+def _processes():
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _read(pid, name):
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:  # it has ended
+        return b"" if name != "stat" else b") X 0"
 
 
 def _path():

@@ -82,7 +82,7 @@ def get_config(argument: str = "", settings: dict[str, int] = HARDWARE) -> Confi
 
     c.texts = ConfigDict()  # who writes: an entry for each set of texts; its textbooks and exercises are the token sets "teacher.textbooks" and "teacher.exercises"
     c.texts.teacher = ConfigDict()
-    c.texts.teacher.writer = "writer"  # a section of c.teachers; several by share, "writer:0.8,ours:0.2"; "files"; or "grammar", whose fields stand in nano.py (paper: GPT-3.5)
+    c.texts.teacher.writer = "writer"  # a section of c.teachers; several by share, "writer:0.8,ours:0.2"; "models.base", an entry of c.models, which writes behind <|endoftext|>; "files"; or "grammar", whose fields stand in nano.py (paper: GPT-3.5)
     c.texts.teacher.seed = 0  # of the order of the curriculum's lessons
     c.texts.teacher.textbook_requests = 700_000  # textbook sections asked for (paper, section 2.2: under 1B tokens of them; ours: at about 1,400 each)
     c.texts.teacher.exercise_requests = 1_000_000  # exercises asked for (paper, section 2.2: 879.5K, 180M tokens)

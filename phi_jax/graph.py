@@ -153,7 +153,9 @@ class _Graph:
             return label
         if label in self._open:
             circle = " needs ".join([*self._open[self._open.index(label) :], label])
-            raise UserError(f"the experiment has a circle: {circle}; change config.models or config.filter.model")
+            raise UserError(
+                f"the experiment has a circle: {circle}; change config.models, config.texts or config.filter.model"
+            )
         self._open.append(label)
         stage, name = split_label(label)
         made: Stage = getattr(self, f"_{stage}")(name)
@@ -176,6 +178,11 @@ class _Graph:
 
     def _synthesize(self, name: str) -> Stage:
         writer = self._texts[name].writer
+        if writer.startswith("models."):  # of this experiment
+            inputs = {"model": self._model(f"texts.{name}.writer", writer.removeprefix("models."))}
+            return Stage(
+                "synthesize", name, inputs, ("seed", f"texts.{name}"), "phi_jax.synthesis.from_model:synthesize"
+            )
         asked = () if writer in (GRAMMAR, FILES) else self._teaching(f"texts.{name}.writer", writer)
         function = _WRITERS.get(writer, _WRITERS["llm"])
         check = "phi_jax.synthesis.from_files:check" if writer == FILES else ""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -37,7 +38,13 @@ SCHEMA = pa.schema(
 _TEXTS_PER_PART = 1000
 
 
-def check(kind: str, texts: Sequence[Row], label: str, rules: Config) -> list[Row]:
+def requested(rules: Config) -> dict[str, int]:
+    """Texts of each kind that are asked for. rules: the text entry's."""
+    asked = {"textbooks": rules.textbook_requests, "exercises": rules.exercise_requests}
+    return {kind: round(count * rules.share) for kind, count in asked.items()}
+
+
+def check(kind: str, texts: Iterable[Row], label: str, rules: Config) -> list[Row]:
     """The rows of the texts, tidied and run; `code` and `reason` say why one is set aside, None where it passed.
 
     rules: the text entry's, of which `sandbox` and `sandbox_workers` are read.
@@ -67,22 +74,25 @@ def _tidied(kind: str, given: Row) -> Row:
     return row | {"id": documents.document_id(row["text"]), "boilerplate": removed}
 
 
-def sift(draft: Draft, kind: str, texts: Iterable[Row], rules: Config) -> dict[str, int]:
-    """Checks the texts of a kind, leaves out copies, and writes the parts of the outputs. Returns facts.
+def sift(
+    draft: Draft, kind: str, texts: Iterable[Any], rules: Config, write: Callable[[list[Any]], Iterable[Row]] = list
+) -> dict[str, int]:
+    """Checks the texts of a kind, leaves out copies, and writes the parts of the outputs. Returns facts:
+    how many texts had boilerplate, and how many of all were different.
 
-    rules: the text entry's; `near_copy_threshold` is read, and what `check` reads. Parts that are there are not made
-    again.
+    rules: the text entry's; `near_copy_threshold` is read, and what `check` reads. write: makes texts of what stands
+    for them, just before they are checked. Parts that are there are not made again.
     """
     label = f"{draft.label} {kind}"
     checked = Sorted(draft.directory / CHECKED, kind, SCHEMA)
-    checked.write(texts, lambda chunk: check(kind, chunk, label, rules), _TEXTS_PER_PART)
+    checked.write(texts, lambda chunk: check(kind, write(chunk), label, rules), _TEXTS_PER_PART)
     gone = decide(find_pairs([checked.passed], Rules(rules.near_copy_threshold), label=f"{label}: near copies"))
     kept = _without_copies(documents.read(checked.passed, SCHEMA.names), gone)
     failed = documents.read(checked.failed, (*SCHEMA.names, "code", "reason"))
     Sorted(draft.directory, kind, SCHEMA).write(itertools.chain(kept, failed), list, _TEXTS_PER_PART)
     sides = (checked.passed, checked.failed)
-    tidied = (row["boilerplate"] for side in sides for row in documents.read(side, ("boilerplate",)))
-    return {"boilerplate_removed": sum(tidied)}
+    told = [(row["id"], row["boilerplate"]) for side in sides for row in documents.read(side, ("id", "boilerplate"))]
+    return {"boilerplate_removed": sum(removed for _, removed in told), "different": len(dict(told))}
 
 
 def _without_copies(rows: Iterable[Row], gone: Mapping[str, tuple[str, float]]) -> Iterator[Row]:

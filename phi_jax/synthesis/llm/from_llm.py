@@ -19,7 +19,7 @@ from phi_jax.synthesis.llm import curriculum, prompts
 from phi_jax.synthesis.llm.curriculum import Lesson, lessons
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.outputs import KINDS, Fault, declare, judged
-from phi_jax.synthesis.review import check, sift
+from phi_jax.synthesis.review import check, requested, sift
 from phi_jax.teacher.request import Request
 from phi_jax.teacher.teachers import Teachers, endpoint_of
 
@@ -83,7 +83,7 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     the replies in the journal. Raises as Teachers.ask, and UserError where the curriculum has fewer lessons.
     """
     rules = getattr(config.texts, draft.name)
-    counts = _counts(rules)
+    counts = requested(rules)
     with Teachers.of(config, draft.workdir) as teachers:
         asked = _Lessons(rules, counts, teachers)
         asked.ask(f"{draft.label} asking")
@@ -105,7 +105,7 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     """
     (name,) = config.texts.to_dict()
     rules = getattr(config.texts, name)
-    counts = _counts(rules)
+    counts = requested(rules)
     total = sum(counts.values())
     part = min(1.0, requests / total)
     with Teachers.of(config, workdir, live=True) as teachers:
@@ -118,9 +118,3 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
             "costs": [teachers.reply(request.key).cost for request in made],
             "rejected": Counter(row["code"] for row in rows if row["code"]),
         }
-
-
-def _counts(rules: Config) -> dict[str, int]:
-    """Lessons of each kind that are asked for."""
-    asked = {"textbooks": rules.textbook_requests, "exercises": rules.exercise_requests}
-    return {kind: round(count * rules.share) for kind, count in asked.items()}

@@ -1,1 +1,8 @@
 """phi_jax: phi-1 ("Textbooks Are All You Need", arXiv 2306.11644) end to end in JAX."""
+
+import os
+
+# No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")

@@ -15,9 +15,6 @@ from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost
 if TYPE_CHECKING:
     from phi_jax.pipeline import Standing
 
-# No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
-for _name in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY"):
-    os.environ.setdefault(_name, "1")
 
 _OVERVIEW = 'an open, end-to-end reimplementation of phi-1 ("Textbooks Are All You Need") in JAX\n'
 _EPILOG = """\

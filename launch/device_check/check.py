@@ -14,7 +14,6 @@ The parts, in order of value, and what one H200 may take for each, its start inc
     step.phi_1.none.4  60 s  phi-1's step without recomputing, 4 rows a device: time, tokens/s, MFU by both conventions,
                              memory as estimated, compiled and measured
     torch_step         90 s  the same model and rows by transformers on torch: sdpa, torch.compile
-    torch_attention    20 s  torch's sdpa on the shapes of the part attention
     sampler            40 s  greedy completions beside the whole forward pass
     save               30 s  parameters saved and read back
     step.*             60 s  each of 3: phi-1 with 8 rows; with full recomputing and 4; phi-1-small with 8
@@ -25,12 +24,9 @@ The parts, in order of value, and what one H200 may take for each, its start inc
 With 8 minutes: the first three take 2.2, 4.5 at their limits.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -41,14 +37,14 @@ from phi_jax.bench.result import surroundings
 from phi_jax.errors import UserError, one_line
 from phi_jax.parallel import processes
 from phi_jax.parallel.child import run_child
-from phi_jax.sandbox.kernel import libc
+from phi_jax.parallel.supervise import die_with_parent
 from phi_jax.store.artifact import write_json
 
 # "function.argument.argument", of parts.py.
 PARTS = (
-    "attention", "gradients", "step.phi_1.none.4", "torch_step", "torch_attention", "sampler", "save",
-    "step.phi_1.none.8", "step.phi_1.full.4", "step.phi_1_small.none.8", "ceilings", "sampler_speed.1",
-    "sampler_speed.32", "sampler_speed.256",
+    "attention", "gradients", "step.phi_1.none.4", "torch_step", "sampler", "save", "step.phi_1.none.8",
+    "step.phi_1.full.4", "step.phi_1_small.none.8", "ceilings", "sampler_speed.1", "sampler_speed.32",
+    "sampler_speed.256",
 )  # fmt: skip
 
 
@@ -73,7 +69,7 @@ def check(options: argparse.Namespace) -> int:
     out, shapes = options.out, "tiny" if options.tiny else "phi_1"
     try:
         found = json.loads(out.read_text()) if out.exists() else {shapes: {}}
-        results: dict[str, Any] = found[shapes]
+        results = found[shapes]
     except (OSError, ValueError, LookupError, TypeError):
         raise UserError(f"--out {out}: no result of a device check of these shapes; name another file") from None
     folder = out.with_suffix(".logs").resolve()
@@ -105,7 +101,7 @@ def run(name: str, tiny: bool, distributed: str | None, check: int, folder: str)
 
     folder: where the part works, and where its log goes.
     """
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)  # no part outlives the check that watches it
+    die_with_parent()  # no part outlives the check that watches it
     if os.getppid() != check:
         sys.exit()
     os.chdir(folder)

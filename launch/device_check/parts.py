@@ -3,8 +3,6 @@
 A list of what is "wrong" among the figures makes the part a failure.
 """
 
-from __future__ import annotations
-
 import functools
 import runpy
 import sys
@@ -35,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = {"num_layers": 2, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2}
 ROWS = 2  # a device
 END = 0  # the end-of-text token
-EXACT: Figures = {"attention": "xla", "compute_dtype": "float32"}  # with products at jax's highest precision
+EXACT = {"attention": "xla", "compute_dtype": "float32"}  # with products at jax's highest precision
 # Of an array's differences from the reference: their root mean square, as a share of the array's; the largest, as a
 # share of the array's largest, may be twice that. bfloat16 rounds by at most 2^-9, in the mean square by 2^-10.3. A
 # kernel rounds probabilities, their gradients and what it returns, and the gradient is built on a rounded output: half
@@ -169,40 +167,23 @@ def sampler_speed(figures: Figures, tiny: bool, slots: str) -> None:
     figures |= sample_speed.measure(model, work, int(slots))
 
 
-def torch_attention(figures: Figures, tiny: bool) -> None:
-    """Seconds of torch's sdpa, forward and backward, on arrays as those of the part `attention`."""
-    torch, model = _torch(tiny), _case(tiny)["model"]
-    from torch.utils.benchmark import Timer
-
-    size = 3, 2, model["num_heads"], model["max_seq_len"], model["head_dim"]
-    qkv = torch.randn(size, dtype=torch.bfloat16, device="cpu" if tiny else "cuda", requires_grad=True).unbind()
-    attend = torch.nn.functional.scaled_dot_product_attention
-    statement = "heads = attend(*qkv, is_causal=True); torch.autograd.grad(heads, qkv, heads)"
-    figures["seconds"] = Timer(statement, globals=locals()).timeit(20).mean
-
-
 def torch_step(figures: Figures, tiny: bool) -> None:
-    """The work of step.phi_1.none.4 on one device, compiled."""
-    _torch(tiny)
-    sys.path.append(str(ROOT / "tests/benchmarks"))
-    from train_transformers import check_same, peer
+    """The work of step.phi_1.none.4 on one device, compiled; torch may take its flash, memory-efficient or cuDNN
+    kernel, not the plain one.
 
-    chosen = {**_case(tiny), "steps": 2 if tiny else 10}
-    figures |= peer(chosen, "sdpa without mask")
-    check_same(chosen, {"peer": figures})
-
-
-def _torch(tiny: bool) -> Any:
-    """The module torch, which may take its flash, memory-efficient or cuDNN kernel, not the plain one.
-
-    Raises ModuleNotFoundError, which skips the part, where there is none, or none that sees a GPU.
+    Raises ModuleNotFoundError, which skips the part, where there is no torch, or none that sees a GPU.
     """
     import torch
 
     if not tiny and not torch.cuda.is_available():
         raise ModuleNotFoundError("torch without CUDA")
     torch.backends.cuda.enable_math_sdp(tiny)
-    return torch
+    sys.path.append(str(ROOT / "tests/benchmarks"))
+    from train_transformers import check_same, peer
+
+    chosen = {**_case(tiny), "steps": 2 if tiny else 10}
+    figures |= peer(chosen, "sdpa without mask")
+    check_same(chosen, {"peer": figures})
 
 
 def _seconds(function: Any, *arguments: Any) -> float:

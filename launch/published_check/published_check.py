@@ -17,8 +17,6 @@ what is done is not done again. A part that fails is one line, and the next mode
 failed, a tensor differs, or a score is outside the 95 % interval of the published one.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools
@@ -31,7 +29,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phi_jax import cli  # noqa: F401  (it switches off the libraries' telemetry)
 from phi_jax.errors import UserError, one_line
 from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.intervals import wilson_interval
@@ -46,7 +43,7 @@ from phi_jax.weights.lint import lint
 from phi_jax.weights.tensor_files import INDEX, WEIGHTS, open_tensors
 
 # Model on the Hub -> its published pass@1, in per cent (Gunasekar et al. 2023, table 1, which has no phi-1_5).
-PUBLISHED: dict[str, dict[str, float]] = {
+PUBLISHED = {
     "microsoft/phi-1": {"humaneval": 50.6, "mbpp": 55.5},
     "microsoft/phi-1_5": {},
     "Salesforce/codegen-350M-mono": {"humaneval": 12.8},
@@ -258,7 +255,7 @@ def run(options: argparse.Namespace) -> int:
     with Sandbox(confinement=options.sandbox) as sandbox:  # that it works is known before gigabytes are fetched
         list(sandbox.run([Program("", "", None)]))
     asked = {"limit": options.limit, "max_new_tokens": options.max_new_tokens}
-    problems: dict[str, Path] = {}
+    problems = {}
     for benchmark in PROBLEMS:
         path, asked[benchmark] = problem_file(benchmark, getattr(options, benchmark), options.out)
         if options.limit:

@@ -57,9 +57,6 @@ def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) 
     prose = not (chosen == HELD_OUT and written_by == "grammar")
     sets = [name for name in SETS if name in source.manifest["outputs"]]
     parts = [(name, *part) for name in sets for part in enumerate(documents.parts(source.path(name)))]
-    for name in sets:
-        (draft.directory / name).mkdir(exist_ok=True)
-
     check = functools.partial(_check, parts, draft.directory, held_out, prose)
     findings = draft.directory / "findings"
     apart = [path for _, _, path in parts]

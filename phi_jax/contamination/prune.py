@@ -85,7 +85,6 @@ def prune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     held_out = rules.problems == HELD_OUT
     likeness = Likeness(os.fspath(inputs["problems"].path("problems")) if held_out else rules.problems)
     parts, kept = documents.parts(given), draft.directory / "exercises"
-    kept.mkdir(exist_ok=True)
     find = functools.partial(_prune, parts, kept, likeness, rules.match_rate)
     documents.write_parts(matches, len(parts), find, MATCHES, label=draft.label, apart=parts)
 

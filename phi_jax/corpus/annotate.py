@@ -6,24 +6,22 @@ is labelled "high". config.annotate.grader says who grades: the static rubric (r
 votes (taught_grades.py).
 """
 
-from __future__ import annotations
-
 import functools
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
-from etils import epath
+from etils.epath import Path, PathLike
 
 from phi_jax.config import Config
 from phi_jax.corpus import rubric
 from phi_jax.corpus.taught_grades import TEMPLATE, ballot, graded
 from phi_jax.errors import UserError
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.artifact import Artifact, Draft, Inputs, Json
+from phi_jax.store.rows import Row
 from phi_jax.teacher.teachers import Teachers
 from phi_jax.teacher.templates import read_template
 from phi_jax.teacher.votes import vote_of
@@ -31,16 +29,16 @@ from phi_jax.teacher.votes import vote_of
 STATIC = "static"  # the grader that is computed here; any other name is a teacher's
 _GRADED = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("grade", pa.float64()),  # 0 to 1; null where no vote came
-        pa.field("reason", pa.string()),  # why the file was given 0 without being weighed, or no grade at all
-        pa.field("votes", pa.list_(pa.int64())),  # one a request, 0 to TOP; null where it is missing
-        pa.field("explanation", pa.string()),  # of the first vote that there is
+        documents.text_field("id"),
+        ("grade", pa.float64()),  # 0 to 1; null where no vote came
+        ("reason", pa.string()),  # why the file was given 0 without being weighed, or no grade at all
+        ("votes", pa.list_(pa.int64())),  # one a request, 0 to TOP; null where it is missing
+        ("explanation", pa.string()),  # of the first vote that there is
     ]
 )
 
 
-def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def annotate(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `annotate`: inputs {"documents"} -> output "grades" (id, grade from 0 to 1, reason, votes, explanation).
 
     The fact "threshold" is the grade from which a file is labelled high; files of an equal grade are high with it.
@@ -48,7 +46,7 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     """
     rules, source = config.annotate, inputs["documents"].path("documents")
     chosen = sample(source, rules.max_files)
-    facts: dict[str, Any] = {}
+    facts = {}
     if rules.grader == STATIC:
         rows = _grade(draft, source, chosen, _weighed)
     else:
@@ -60,8 +58,8 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
                 draft.label, len(chosen) * rules.votes,
             )  # fmt: skip
             # What an interrupted run has graded may rest on outcomes that have been asked for again since.
-            if tally.counts and (draft.directory / "grades").exists():
-                (draft.directory / "grades").rmtree()
+            if tally.counts:
+                (draft.directory / "grades").rmtree(missing_ok=True)
             rows = _grade(
                 draft, source, chosen, lambda row: graded(row["id"], [vote_of(teachers, vote) for vote in votes(row)])
             )
@@ -82,7 +80,7 @@ def annotate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> No
     )  # fmt: skip
 
 
-def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> dict[str, Any]:
+def pilot(config: Config, inputs: Inputs, workdir: PathLike, requests: int) -> Json:
     """Asks for the votes that stand first in a teacher's grading; writes nothing but the journal.
 
     Their files are a sample of those that `annotate` will ask about, with the same requests. Returns the arguments of
@@ -103,20 +101,20 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     }
 
 
-def read_grades(annotated: Artifact) -> list[dict[str, Any]]:
+def read_grades(annotated: Artifact) -> list[Json]:
     """{"id", "grade", "label" ("high", "low" or None where there is no grade)} of each file that was to be graded."""
     rows = documents.read(annotated.path("grades"), ("id", "grade", "reason"))
     return [{**row, "label": label_of(row, annotated.facts["threshold"])} for row in rows]
 
 
-def label_of(row: Mapping[str, Any], threshold: float) -> str | None:
+def label_of(row: Row, threshold: float) -> str | None:
     """ "high" from the threshold on, unless the file could not be weighed."""
     if row["grade"] is None:
         return None
     return "high" if row["grade"] >= threshold and row["reason"] is None else "low"
 
 
-def sample(source: epath.PathLike, limit: int) -> set[str]:
+def sample(source: PathLike, limit: int) -> set[str]:
     """Ids of the `limit` documents (0 = all) with the lowest hashes. Raises UserError where there is no document."""
     ids = (row["id"] for row in documents.read(source, ("id",)))
     chosen = set(heapq.nsmallest(limit, ids, key=lambda i: (documents.uniform(i, "annotate"), i)) if limit else ids)
@@ -125,14 +123,12 @@ def sample(source: epath.PathLike, limit: int) -> set[str]:
     return chosen
 
 
-def _rows(source: epath.Path, chosen: set[str]) -> Iterator[documents.Row]:
+def _rows(source: Path, chosen: set[str]) -> Iterator[Row]:
     """The chosen documents in their order."""
     return (row for row in documents.read(source) if row["id"] in chosen)
 
 
-def _grade(
-    draft: Draft, source: epath.Path, chosen: set[str], grade: Callable[[documents.Row], documents.Row]
-) -> Sequence[documents.Row]:
+def _grade(draft: Draft, source: Path, chosen: set[str], grade: Callable[[Row], Row]) -> Sequence[Row]:
     """Writes the parts of the output "grades" that are missing, and reads {"id", "grade", "reason"} of them all."""
     grades, parts = draft.directory / "grades", documents.parts(source)
     make = functools.partial(_grades, parts, chosen, grade)
@@ -142,12 +138,10 @@ def _grade(
     return list(documents.read(grades, ("id", "grade", "reason")))
 
 
-def _grades(
-    parts: Sequence[epath.Path], chosen: set[str], grade: Callable[[documents.Row], documents.Row], index: int
-) -> Iterator[documents.Row]:
+def _grades(parts: Sequence[Path], chosen: set[str], grade: Callable[[Row], Row], index: int) -> Iterator[Row]:
     return (grade(row) for row in documents.read_part(parts[index], ("id", "text")) if row["id"] in chosen)
 
 
-def _weighed(row: documents.Row) -> documents.Row:
+def _weighed(row: Row) -> Row:
     grade = rubric.grade(row["text"])
     return {"id": row["id"], "grade": grade.value, "reason": grade.reason}

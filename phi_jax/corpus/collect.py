@@ -1,11 +1,9 @@
 """Stage `collect`: raw files -> documents; what is left out is counted and set aside with the reason."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import pyarrow as pa
 from etils import epath
@@ -16,8 +14,8 @@ from phi_jax.corpus.sources import FILES, RawFile, Reader, check, columns, list_
 from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, write_lines
-from phi_jax.store.rows import escaped
+from phi_jax.store.artifact import Draft, Inputs, write_lines
+from phi_jax.store.rows import Row, escaped
 
 FILES_PER_PART = 1000
 _SNAPSHOT = "snapshot.jsonl"
@@ -41,7 +39,7 @@ _GENERATED_LINES = 10
 _MASKED = documents.SCHEMA.append(pa.field("masked", pa.list_(pa.string())))
 
 
-def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def collect(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `collect`. Outputs: "documents", "set_aside" (source, path, reason), "snapshot" (the files looked at).
 
     Raises UserError where no document is left.
@@ -51,48 +49,37 @@ def collect(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> Non
         say(line)
     snapshot = _snapshot(rules, draft.directory / _SNAPSHOT)
     kept, aside = draft.directory / "documents", draft.directory / "set_aside"
-    kept.mkdir(exist_ok=True)
     reader, schema = Reader(columns(rules)), _MASKED if rules.mask else documents.SCHEMA
     seen: set[str] = set()  # ids
-    by_source: Counter[str] = Counter()
-    by_license: Counter[str] = Counter()
-    noted = 0  # parts whose documents are in these
-
-    def note(part: int, rows: Iterable[documents.Row]) -> None:
-        nonlocal noted
-        for row in rows:
-            seen.add(row["id"])
-            by_source[row["source"]] += 1
-            by_license[row["license"] or "not named"] += 1
-        noted = part + 1
-
-    def note_before(end: int) -> None:
-        for part in range(noted, end):  # that an earlier run wrote
-            note(part, documents.read_part(documents.part_path(kept, part), ("id", "source", "license")))
+    noted = 0  # parts whose ids are in it
 
     # Each part is a function of the snapshot's slice and of the ids seen before it. The part of what is set aside is
     # written last, so where it is both are.
-    def set_aside(index: int) -> Iterable[documents.Row]:
-        note_before(index)
+    def set_aside(index: int) -> Iterable[Row]:
+        nonlocal noted
+        for part in range(noted, index):  # that an earlier run wrote
+            seen.update(row["id"] for row in documents.read_part(documents.part_path(kept, part), ("id",)))
+        noted = index + 1
         start = index * FILES_PER_PART
         chosen, others = _look_at(snapshot[start : start + FILES_PER_PART], rules, reader, seen)
         documents.write_part(kept, index, chosen, schema)
-        note(index, chosen)
         return others
 
     count = max(1, -(-len(snapshot) // FILES_PER_PART))
     documents.write_parts(aside, count, set_aside, _SET_ASIDE, label=draft.label)
-    note_before(count)
 
     reasons = Counter(row["reason"] for row in documents.read(aside, ("reason",)))
-    if not seen:
+    by_source, by_license, masks = Counter[str](), Counter[str](), Counter[str]()
+    for row in documents.read(kept, ("source", "license", *(["masked"] if rules.mask else []))):
+        by_source[row["source"]] += 1
+        by_license[row["license"] or "not named"] += 1
+        masks.update(row.get("masked", ()))
+    if not by_source:
         raise UserError(
             f"config.collect.sources={tuple(rules.sources)}: no document is left of {len(snapshot)} files "
             f"({', '.join(f'{n} {r}' for r, n in reasons.most_common()) or 'there are none'}); "
             f"name sources that hold Python, in files ending in {', '.join(FILES)}"
         )
-    marked = documents.read(kept, ("masked",)) if rules.mask else ()
-    masks = Counter(kind for row in marked for kind in row["masked"])
     found = documents.add_output(draft, "documents")
     documents.add_output(draft, "set_aside")
     draft.add_output("snapshot", _SNAPSHOT, kind="log", rows=len(snapshot))
@@ -120,17 +107,15 @@ def _snapshot(rules: Config, path: epath.Path) -> list[RawFile]:
     return entries
 
 
-def _look_at(
-    entries: Iterable[RawFile], rules: Config, reader: Reader, seen: set[str]
-) -> tuple[list[documents.Row], list[documents.Row]]:
+def _look_at(entries: Iterable[RawFile], rules: Config, reader: Reader, seen: set[str]) -> tuple[list[Row], list[Row]]:
     """(documents to keep, rows to set aside). seen: ids of the documents before them, to which theirs are added."""
-    kept: list[documents.Row] = []
-    aside: list[documents.Row] = []
-    allowed, unnamed = {name.lower() for name in rules.licenses}, rules.license
+    kept = []
+    aside = []
+    allowed = {name.lower() for name in rules.licenses}
     for raw in entries:
         row, reason = reader.read(raw)
         source, path = escaped(raw.source), escaped(raw.path)
-        licence = raw.license or row.get("license") or unnamed or None
+        licence = raw.license or row.get("license") or rules.license or None
         reason = reason or why_not(row["text"], path, rules)
         if not reason and allowed and not {*(licence or "").lower().split(" and ")} <= allowed:
             reason = "licence"
@@ -142,9 +127,12 @@ def _look_at(
             aside.append({"source": source, "path": path, "reason": reason})
             continue
         seen.add(identifier)
-        about = {"path": row["path"] or path, "license": licence, "masked": found}
-        language = (row["language"] or "python").lower()
-        kept.append({"id": identifier, "text": text, "source": source, **about, "language": language})
+        kept.append(
+            {
+                "id": identifier, "text": text, "source": source, "path": row["path"] or path, "license": licence,
+                "language": (row["language"] or "python").lower(), "masked": found,
+            }
+        )  # fmt: skip
     return kept, aside
 
 

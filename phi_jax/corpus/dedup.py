@@ -3,27 +3,24 @@
 What a copy is and which one stays: phi_jax/store/near_copies.py.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Mapping
 
 import pyarrow as pa
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.artifact import Draft, Inputs
 from phi_jax.store.near_copies import Rules, decide, find_pairs
 
 _DUPLICATES = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("kept", pa.string(), nullable=False),  # id of the document kept in its place
-        pa.field("kind", pa.string(), nullable=False),  # exact: the same words as the kept one; near
+        documents.text_field("id"),
+        documents.text_field("kept"),  # id of the document kept in its place
+        documents.text_field("kind"),  # exact: the same words as the kept one; near
         pa.field("similarity", pa.float64(), nullable=False),  # Jaccard with the kept one
-        pa.field("source", pa.string()),
-        pa.field("path", pa.string()),
+        ("source", pa.string()),
+        ("path", pa.string()),
     ]
 )
 
@@ -38,7 +35,7 @@ def check(config: Config, name: str) -> None:
         )
 
 
-def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def dedup(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `dedup`. Outputs: "documents" (the rows kept) and "duplicates" (the rows dropped: id, kept, kind,
     similarity, source, path).
 
@@ -53,7 +50,6 @@ def dedup(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     if found.rows > len(found.ids) + len(found.copies):
         raise UserError(f"{source}: several rows have the same id; name the set in config.collect.sources instead")
     gone = decide(found)
-    (draft.directory / "documents").mkdir(exist_ok=True)
 
     # A part of the table is written behind its documents, so where it is both are.
     def split(index: int) -> list[documents.Row]:

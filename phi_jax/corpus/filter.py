@@ -5,18 +5,14 @@ gives neither the pooling, nor the forest's size, nor the threshold, only how mu
 the files of the highest scores are kept until a budget of tokens is spent.
 """
 
-from __future__ import annotations
-
 import itertools
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from etils import epath
 
 from phi_jax.config import Config
@@ -24,22 +20,21 @@ from phi_jax.corpus.annotate import read_grades
 from phi_jax.errors import UserError
 from phi_jax.parallel.embedder import make_embedder
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, write_json
+from phi_jax.store.artifact import Draft, Inputs, write_json
 from phi_jax.store.python_text import from_first_code
-
-if TYPE_CHECKING:
-    from phi_jax.tokens.tokenizer import Tokenizer
+from phi_jax.store.rows import Row
+from phi_jax.tokens.tokenizer import Tokenizer
 
 BINS = 20
 EXAMPLES = 3  # files shown of the kept ones, and as many of the dropped ones
 EXAMPLE_LINES = 30
-_ID = pa.field("id", pa.string(), nullable=False)
+_ID = documents.text_field("id")
 _SCORE = pa.field("score", pa.float64())  # the forest's probability of "high"; null where there is no embedding
 _TOKENS = pa.field("tokens", pa.int64())  # of the whole text, by the model's tokenizer
-_VECTOR = pa.field("vector", pa.list_(pa.float32()))  # null where there is no token
+_VECTOR = ("vector", pa.list_(pa.float32()))  # null where there is no token
 _SHOWN = ("path", pa.string()), ("source", pa.string()), ("lines", pa.list_(pa.string()))  # of an example
 _EMBEDDED = pa.schema([_ID, _TOKENS, _VECTOR, *_SHOWN])
-_GRADE = pa.field("grade", pa.float64())  # null where the file was not graded
+_GRADE = ("grade", pa.float64())  # null where the file was not graded
 _FLAGS = [pa.field(name, pa.bool_(), nullable=False) for name in ("kept", "held_out")]  # held out: unseen by the forest
 _SCORED = pa.schema([_ID, _SCORE, _TOKENS, _GRADE, *_FLAGS])
 
@@ -48,7 +43,7 @@ Embed = Callable[[Sequence[str]], tuple[np.ndarray, list[int]]]
 Score = Callable[[np.ndarray], np.ndarray]  # vectors [N, D] -> probability of "high" [N] float64
 
 
-def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def filter_documents(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `filter`: inputs {"documents", "grades" (of `annotate`), "model" (a training or select artifact)}.
 
     Outputs: "documents" (the kept rows with the columns `score` and `tokens`), "scores" (id, score, tokens, kept,
@@ -60,9 +55,9 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     rules, source = config.filter, inputs["documents"].path("documents")
     params, shape, tokenizer = load_model(inputs["model"].directory)
     embed = make_embed(params, shape, tokenizer, rules)
-    embeddings = draft.directory / "embedded"
-    documents.map_parts(
-        source, embeddings, lambda rows: _embedded(list(rows), embed), ("id", "text", "path", "source"), _EMBEDDED,
+    parts, embeddings = documents.parts(source), draft.directory / "embedded"
+    documents.write_parts(
+        embeddings, len(parts), lambda index: _embedded(parts[index], embed), _EMBEDDED,
         label=f"{draft.label} embeddings",
     )  # fmt: skip
 
@@ -93,9 +88,14 @@ def filter_documents(config: Config, inputs: Mapping[str, Artifact], draft: Draf
     for row in scored:
         row["kept"] = row["id"] in kept
     schema = documents.schema_of(source)
-    documents.map_parts(
-        source, draft.directory / "documents", lambda rows: (r | kept[r["id"]] for r in rows if r["id"] in kept),
-        schema.names, schema.append(_SCORE).append(_TOKENS), label=f"{draft.label} writing",
+
+    def written_rows(index: int) -> Iterator[Row]:
+        rows = documents.read_part(parts[index], schema.names)
+        return (row | kept[row["id"]] for row in rows if row["id"] in kept)
+
+    documents.write_parts(
+        draft.directory / "documents", len(parts), written_rows, schema.append(_SCORE).append(_TOKENS),
+        label=f"{draft.label} writing",
     )  # fmt: skip
     documents.write_parts(draft.directory / "scores", 1, lambda _: scored, _SCORED, label=f"{draft.label} scores")
     write_json(draft.directory / "examples.json", _examples(embeddings, scored))
@@ -154,13 +154,14 @@ def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, rules: Config) -> 
     return embed_texts
 
 
-def _embedded(rows: Sequence[documents.Row], embed: Embed) -> Iterator[documents.Row]:
+def _embedded(part: epath.Path, embed: Embed) -> Iterator[Row]:
+    rows = list(documents.read_part(part, ("id", "text", "path", "source")))
     for row, vector, tokens in zip(rows, *embed([row["text"] for row in rows]), strict=True):
         lines = from_first_code(row["text"]).split("\n")[:EXAMPLE_LINES]
         yield row | {"tokens": tokens, "vector": vector.tolist() if np.isfinite(vector).all() else None, "lines": lines}
 
 
-def _scores(embeddings: epath.Path, score: Score) -> Iterator[documents.Row]:
+def _scores(embeddings: epath.Path, score: Score) -> Iterator[Row]:
     """{"id", "tokens", "score"} of each document; the score is None where there is no embedding."""
     for path in documents.parts(embeddings):
         rows = list(documents.read_part(path, ("id", "tokens", "vector")))
@@ -203,7 +204,7 @@ def split_held_out(labels: Mapping[str, str], share: float) -> set[str]:
 
     Raises UserError where a label has fewer than two files.
     """
-    held_out: set[str] = set()
+    held_out = set()
     for label in ("high", "low"):
         ids = sorted((i for i in labels if labels[i] == label), key=lambda i: (documents.uniform(i, "held out"), i))
         if len(ids) < 2:
@@ -232,20 +233,14 @@ def quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # --- What is kept --------------------------------------------------------------------------------------------------
 
 
-def within_budget(scored: Iterable[documents.Row], budget: int) -> dict[str, documents.Row]:
-    """id -> {"score", "tokens"} of the best files, best first (ties by id), up to the first that would exceed the
-    budget of tokens.
-    """
+def within_budget(scored: Iterable[Row], budget: int) -> dict[str, Row]:
+    """id -> row of the best files, best first (ties by id), up to the first that would exceed the budget of tokens."""
     ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (-row["score"], row["id"]))
     spent = itertools.accumulate(row["tokens"] for row in ranked)
-    return {
-        row["id"]: {"score": row["score"], "tokens": row["tokens"]}
-        for row, tokens in zip(ranked, spent, strict=True)
-        if tokens <= budget
-    }
+    return {row["id"]: row for row, tokens in zip(ranked, spent, strict=True) if tokens <= budget}
 
 
-def _examples(embeddings: epath.Path, scored: Iterable[documents.Row]) -> dict[str, list[documents.Row]]:
+def _examples(embeddings: epath.Path, scored: Iterable[Row]) -> dict[str, list[Row]]:
     """Files in the middle of the kept ones by score, and of the dropped ones: typical, not extreme."""
     ranked = sorted((row for row in scored if row["score"] is not None), key=lambda row: (row["score"], row["id"]))
     shown = {}
@@ -254,7 +249,6 @@ def _examples(embeddings: epath.Path, scored: Iterable[documents.Row]) -> dict[s
         middle = max(0, (len(on_side) - EXAMPLES) // 2)
         shown[side] = {row["id"]: row["score"] for row in on_side[middle : middle + EXAMPLES]}
     wanted = [*shown["kept"], *shown["dropped"]]
-    columns = ["id", "path", "source", "lines"]
-    found = pq.read_table(os.fspath(embeddings), columns=columns, filters=[("id", "in", wanted)]).to_pylist()
-    files = {row["id"]: row for row in found}
+    rows = documents.read(embeddings, ("id", "path", "source", "lines"))
+    files = {row["id"]: row for row in rows if row["id"] in wanted}
     return {side: [{**files[i], "score": score} for i, score in chosen.items()] for side, chosen in shown.items()}

@@ -5,8 +5,6 @@ Kept are addresses of example.com and the like, and IP addresses that mean nothi
 number of a version that looks like an IP address goes too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import re
@@ -30,7 +28,7 @@ _PATTERN = re.compile(
 
 def masked(text: str) -> tuple[str, list[str]]:
     """(the text, what was masked in it: "EMAIL", "KEY" or "IP_ADDRESS", in order)."""
-    found: list[str] = []
+    found = []
 
     def mark(match: re.Match[str]) -> str:
         kind = "KEY" if match["value"] else match.lastgroup or ""

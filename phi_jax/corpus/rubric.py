@@ -11,8 +11,6 @@ grade of 1 and up, 0.89 for 2 (12 files). The parts and their weights were chose
 well it fits them; on other files it will do worse.
 """
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections import Counter, deque
@@ -23,13 +21,12 @@ from phi_jax.store.python_text import parse
 
 # The one place of the weights, which are ours and sum to 1. Comments that are not docstrings count nowhere, since a
 # grader that likes them teaches a filter to look for them alone (Stack-Edu's classifier did).
-WEIGHTS: Mapping[str, float] = {
+WEIGHTS = {
     "docstrings": 0.3,  # functions and classes that say what they do
     "self_contained": 0.2,  # share of what is imported that is of the standard library
     "computation": 0.4,  # loops, branches, arithmetic, against declarations, tables, calls and assertions
     "size": 0.1,  # lines of code in the range of a lesson
 }
-PARTS = tuple(WEIGHTS)
 
 _DOCSTRING_WORDS = 8  # words from which a docstring counts in full; more earn nothing
 _MODULE_SHARE = 0.15  # of the part `docstrings` that the module's own docstring makes
@@ -60,11 +57,11 @@ def grade(text: str) -> Grade:
     """The `static` grade of a Python file: the sum of WEIGHTS times the parts. Never raises for what a text holds."""
     tree = parse(text)
     if tree is None:
-        return Grade(0.0, dict.fromkeys(PARTS, 0.0), "does not parse")
+        return Grade(0.0, dict.fromkeys(WEIGHTS, 0.0), "does not parse")
     credits = []  # of the docstrings, the module's own first; they count nowhere else
     nodes: Counter[type] = Counter()
-    lines: set[int] = set()  # that code begins on
-    imported: list[str] = []  # modules; "" = of the file's own package
+    lines = set()  # that code begins on
+    imported = []  # modules; "" = of the file's own package
     waiting: deque[ast.AST] = deque([tree])
     while waiting:
         node = waiting.popleft()
@@ -85,7 +82,7 @@ def grade(text: str) -> Grade:
             case ast.Return(value) if not isinstance(value, _NOTHING_WORKED_OUT):
                 nodes[ast.BinOp] += 1
     if not lines:
-        return Grade(0.0, dict.fromkeys(PARTS, 0.0), "no code")
+        return Grade(0.0, dict.fromkeys(WEIGHTS, 0.0), "no code")
     computing = sum(nodes[kind] for kind in _COMPUTING)
     boilerplate = sum(weight * nodes[kind] for kind, weight in _BOILERPLATE.items())
     nothing, enough, plenty, too_much = _LINES

@@ -2,8 +2,6 @@
 this machine, in an object store (s3://, gs://) or on the Hugging Face Hub (hf://).
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import itertools

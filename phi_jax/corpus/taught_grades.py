@@ -5,8 +5,6 @@ concepts", and gives no more of the prompt. The rest of prompts/grade.v1.md, the
 grade and the votes are ours.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path

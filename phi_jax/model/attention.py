@@ -4,18 +4,17 @@
 `segments` keeps each position within its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from phi_jax.errors import UserError
 
 # (q [B, T, H, K], k and v likewise, segments int32 [B, T] or None) -> heads [B, T, H, K]. Causal, without dropout.
-Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+Attend = Callable[[Array, Array, Array, Array | None], Array]
 
 # Platforms as jax.Device.platform names them.
 _PLATFORMS = {"cudnn": ("gpu", "cuda"), "splash": ("tpu",)}
@@ -27,21 +26,20 @@ def _refuse(name: str, problem: str, remedy: str) -> NoReturn:
     raise UserError(f"config.model.attention={name!r}: {problem}; {remedy}, or set config.model.attention=xla")
 
 
-def check_kernel(name: str, *, dropout_rate: float, compute_dtype: str, head_dim: int, max_seq_len: int) -> None:
-    """Raises UserError for a kernel that there is not, or that cannot compute such a model on any device."""
-    if name not in KERNELS:
-        raise UserError(f"config.model.attention={name!r}: no such kernel here; there are: {', '.join(KERNELS)}")
-    if name in FUSED and dropout_rate > 0:
+def check_kernel(model: Any) -> None:
+    """Raises UserError for a kernel that cannot compute such a model, a phi.PhiConfig, on any device."""
+    name = model.attention
+    if name in FUSED and model.attention_dropout > 0:
         _refuse(
-            name, f"this kernel has no dropout (config.model.attention_dropout={dropout_rate})",
+            name, f"this kernel has no dropout (config.model.attention_dropout={model.attention_dropout})",
             "set config.model.attention_dropout=0",
         )  # fmt: skip
-    if name == "cudnn" and compute_dtype != "bfloat16":
-        _refuse(name, f"this kernel has no {compute_dtype}", "set config.model.compute_dtype=bfloat16")
-    if name == "cudnn" and head_dim % 8:
-        _refuse(name, f"this kernel cannot do config.model.head_dim={head_dim}", "make it a multiple of 8")
+    if name == "cudnn" and model.compute_dtype != "bfloat16":
+        _refuse(name, f"this kernel has no {model.compute_dtype}", "set config.model.compute_dtype=bfloat16")
+    if name == "cudnn" and model.head_dim % 8:
+        _refuse(name, f"this kernel cannot do config.model.head_dim={model.head_dim}", "make it a multiple of 8")
     if name == "splash":
-        _check_splash_length(max_seq_len)
+        _check_splash_length(model.max_seq_len)
 
 
 def _check_splash_length(length: int) -> None:
@@ -65,16 +63,16 @@ def check_kernel_on(name: str, platform: str) -> None:
         )
 
 
-def segments_of(tokens_BxT: jax.Array, end_of_text_id: int) -> jax.Array:
+def segments_of(tokens_BxT: Array, end_of_text_id: int) -> Array:
     """The number of the document that each position belongs to, int32 [B, T], from 0 in each row.
 
     The end-of-text token belongs to the document that it ends.
     """
     ends_BxT = (tokens_BxT == end_of_text_id).astype(jnp.int32)
-    return jnp.cumsum(ends_BxT, axis=1, dtype=jnp.int32) - ends_BxT
+    return jnp.cumsum(ends_BxT, axis=1) - ends_BxT
 
 
-def causal_mask(length: int, segments_BxT: jax.Array | None) -> jax.Array:
+def causal_mask(length: int, segments_BxT: Array | None) -> Array:
     """True where a position [.., T, ..] may see another [.., .., T], bool [B or 1, T, T]."""
     mask_1xTxT = jnp.tril(jnp.ones((length, length), bool))[None]
     if segments_BxT is None:
@@ -82,7 +80,7 @@ def causal_mask(length: int, segments_BxT: jax.Array | None) -> jax.Array:
     return mask_1xTxT & (segments_BxT[:, :, None] == segments_BxT[:, None, :])
 
 
-def dropout(x_BxX: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
+def dropout(x_BxX: Array, rate: float, keys_B: Array | None) -> Array:
     """x [B, ...] with values zeroed with probability `rate` and the others scaled by 1 / (1 - rate), in x's dtype.
 
     keys_B: a key for each row; None: x itself.
@@ -94,14 +92,14 @@ def dropout(x_BxX: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Arra
 
 
 def attend(
-    q_BxTxHxK: jax.Array,
-    k_BxSxHxK: jax.Array,
-    v_BxSxHxK: jax.Array,
-    mask_BxTxS: jax.Array,
+    q_BxTxHxK: Array,
+    k_BxSxHxK: Array,
+    v_BxSxHxK: Array,
+    mask_BxTxS: Array,
     *,
     dropout_rate: float = 0.0,
-    dropout_keys_B: jax.Array | None = None,
-) -> jax.Array:
+    dropout_keys_B: Array | None = None,
+) -> Array:
     """The `xla` kernel: softmax(q k / sqrt(K)) v where the mask is true; logits and softmax in float32.
 
     The mask may have a batch axis of 1. Dropout, with a key for each row, falls on the probabilities (paper, section
@@ -117,17 +115,12 @@ def attend(
     sums_BxTxHx1 = weights_BxHxTxS.sum(-1).transpose(0, 2, 1)[..., None]
     weights_BxHxTxS = dropout(weights_BxHxTxS, dropout_rate, dropout_keys_B)
     heads_BxTxHxK = jnp.einsum(
-        "bhts,bshk->bthk",
-        weights_BxHxTxS.astype(v_BxSxHxK.dtype),
-        v_BxSxHxK,
-        preferred_element_type=jnp.float32,
+        "bhts,bshk->bthk", weights_BxHxTxS.astype(v_BxSxHxK.dtype), v_BxSxHxK, preferred_element_type=jnp.float32
     )
     return (heads_BxTxHxK / sums_BxTxHx1).astype(v_BxSxHxK.dtype)
 
 
-def attend_cudnn(
-    q_BxTxHxK: jax.Array, k_BxTxHxK: jax.Array, v_BxTxHxK: jax.Array, segments_BxT: jax.Array | None
-) -> jax.Array:
+def attend_cudnn(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, segments_BxT: Array | None) -> Array:
     """Causal attention of bfloat16 arrays [B, T, H, K], in that dtype.
 
     cuDNN has no segment numbers that jax's public function could hand on. With segments, the mask of documents goes in
@@ -135,9 +128,8 @@ def attend_cudnn(
     gradient, which nobody reads, in the backward pass. T must then be even.
     Raises UserError for what this GPU's cuDNN cannot do: a head dim above 128 (above 256 from Hopper on), or no cuDNN.
     """
-    if segments_BxT is None:
-        mask_Bx1xTxT = None
-    else:
+    mask_Bx1xTxT = None
+    if segments_BxT is not None:
         if q_BxTxHxK.shape[1] % 2:
             _refuse(
                 "cudnn", f"with document masks this kernel cannot do {q_BxTxHxK.shape[1]} positions",
@@ -154,13 +146,8 @@ def attend_cudnn(
 
 
 def attend_splash(
-    q_BxTxHxK: jax.Array,
-    k_BxTxHxK: jax.Array,
-    v_BxTxHxK: jax.Array,
-    segments_BxT: jax.Array | None,
-    *,
-    interpret: bool = False,
-) -> jax.Array:
+    q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, segments_BxT: Array | None, *, interpret: bool = False
+) -> Array:
     """Causal attention of arrays [B, T, H, K] of one float dtype, in that dtype; products add up in float32.
 
     interpret: run the kernel in Pallas' interpreter, slowly, on devices that are no TPUs; for tests.
@@ -184,5 +171,5 @@ def attend_splash(
     return jax.vmap(kernel)(q_BxHxTxK, k_BxHxTxK, v_BxHxTxK, segment_ids).swapaxes(1, 2)
 
 
-FUSED: dict[str, Attend] = {"cudnn": attend_cudnn, "splash": attend_splash}
+FUSED = {"cudnn": attend_cudnn, "splash": attend_splash}
 KERNELS = ("xla", *FUSED)

@@ -4,40 +4,39 @@ A slot completes one prompt at a time, whose keys and values it holds in front o
 in phi.py, and: R slots of a device, P positions of a prompt's bucket, C positions of a slot's cache.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from phi_jax.model import phi
-from phi_jax.model.sampling import Array, Draws, choose
+from phi_jax.model.sampling import AnyArray, Draws, choose
 
 SEGMENT = 16  # tokens decoded between two looks at the stop strings
 
 Weights = dict[str, Any]
 # Keys [R, H, K, C] and values [R, H, C, K] of a layer. The axis that a product keeps is last: up to five times as fast
 # on a CPU as the other order.
-Cache = dict[str, jax.Array]
+Cache = dict[str, Array]
 Caches = list[Cache]
-Carry = tuple[jax.Array, jax.Array, Caches]
+Carry = tuple[Array, Array, Caches]
 
 
 class Slots(NamedTuple):
     """Where the slots of a device stand, all [R]."""
 
-    tokens: Array  # int32; the last token of the prompt, or the one that was decoded last
-    positions: Array  # int32; its place
+    tokens: AnyArray  # int32; the last token of the prompt, or the one that was decoded last
+    positions: AnyArray  # int32; its place
     draws: Draws  # of what comes behind it
 
 
 class Prompt(NamedTuple):
     """A prompt for slots of a device."""
 
-    tokens_1xP: Array  # int32; what stands behind the prompt is padding, which no token of the prompt sees
-    is_for_R: Array  # bool; which slots are to complete it
+    tokens_1xP: AnyArray  # int32; what stands behind the prompt is padding, which no token of the prompt sees
+    is_for_R: AnyArray  # bool; which slots are to complete it
 
 
 def weights_of(params: phi.Params, config: phi.PhiConfig) -> Weights:
@@ -86,11 +85,11 @@ def admit(weights: Weights, caches: Caches, prompt: Prompt, config: phi.PhiConfi
     positions_P = jnp.arange(len(tokens_P))
     read: Caches = []
 
-    def attend(layer: int, q_PxHxK: jax.Array, k_PxHxK: jax.Array, v_PxHxK: jax.Array) -> jax.Array:
+    def attend(layer: int, q_PxHxK: Array, k_PxHxK: Array, v_PxHxK: Array) -> Array:
         read.append({"k": k_PxHxK.transpose(1, 2, 0), "v": v_PxHxK.swapaxes(0, 1)})
         return _attend("hkc,hck", q_PxHxK, read[layer], positions_P)
 
-    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+    def put(old: Array, new: Array) -> Array:
         padding = [(0, wide - narrow) for wide, narrow in zip(old.shape[1:], new.shape, strict=True)]
         return jnp.where(prompt.is_for_R[:, None, None, None], jnp.pad(new, padding), old)
 
@@ -98,14 +97,14 @@ def admit(weights: Weights, caches: Caches, prompt: Prompt, config: phi.PhiConfi
     return jax.tree.map(put, caches, read)
 
 
-def decode_segment(weights: Weights, caches: Caches, slots: Slots, config: phi.PhiConfig) -> tuple[jax.Array, Caches]:
+def decode_segment(weights: Weights, caches: Caches, slots: Slots, config: phi.PhiConfig) -> tuple[Array, Caches]:
     """(the next SEGMENT tokens of each slot, int32 [R, SEGMENT]; the caches after them)."""
 
-    def decode(carry: Carry, _: None) -> tuple[Carry, jax.Array]:
+    def decode(carry: Carry, _: None) -> tuple[Carry, Array]:
         tokens_R, positions_R, caches = carry
         written: Caches = []
 
-        def attend(layer: int, q_RxHxK: jax.Array, k_RxHxK: jax.Array, v_RxHxK: jax.Array) -> jax.Array:
+        def attend(layer: int, q_RxHxK: Array, k_RxHxK: Array, v_RxHxK: Array) -> Array:
             written.append(_appended(caches[layer], k_RxHxK, v_RxHxK, positions_R))
             return _attend("rhkc,rhck", q_RxHxK, written[layer], positions_R)
 
@@ -124,11 +123,11 @@ def decode_segment(weights: Weights, caches: Caches, slots: Slots, config: phi.P
 
 def _hidden(
     weights: Weights,
-    tokens_R: jax.Array,
-    positions_R: jax.Array,
-    attend: Callable[[int, jax.Array, jax.Array, jax.Array], jax.Array],
+    tokens_R: Array,
+    positions_R: Array,
+    attend: Callable[[int, Array, Array, Array], Array],
     config: phi.PhiConfig,
-) -> jax.Array:
+) -> Array:
     """Output of the final LayerNorm, [R, D], of rows that only `attend`(layer, q, k, v) lets see each other."""
     x_RxD = weights["embed"][tokens_R]
     cos_sin = phi.rotary(positions_R, config)
@@ -143,7 +142,7 @@ def _hidden(
     return phi.layer_norm(weights["final_norm"], x_RxD, config)
 
 
-def _product(spec: str, kernel: jax.Array, x: jax.Array, **options: Any) -> jax.Array:
+def _product(spec: str, kernel: Array, x: Array, **options: Any) -> Array:
     """einsum(spec, kernel, x), whose rows come last, with its rows first.
 
     The kernel is the left factor: on a CPU few rows take up to half of the time that they take as left factor (notes).
@@ -152,27 +151,24 @@ def _product(spec: str, kernel: jax.Array, x: jax.Array, **options: Any) -> jax.
     return jnp.moveaxis(jax.lax.optimization_barrier(jnp.einsum(spec, kernel, x, **options)), -1, 0)
 
 
-def _dense(weights: Weights, x_RxI: jax.Array) -> jax.Array:
+def _dense(weights: Weights, x_RxI: Array) -> Array:
     return _product("oi,ri->or", weights["kernel"], x_RxI) + weights["bias"]
 
 
-def _logits(weights: Weights, hidden_RxD: jax.Array) -> jax.Array:
+def _logits(weights: Weights, hidden_RxD: Array) -> Array:
     """[R, V] float32."""
     head = weights["head"]
     return _product("vd,rd->vr", head["kernel"], hidden_RxD, preferred_element_type=jnp.float32) + head["bias"]
 
 
-def _appended(cache: Cache, k_RxHxK: jax.Array, v_RxHxK: jax.Array, positions_R: jax.Array) -> Cache:
+def _appended(cache: Cache, k_RxHxK: Array, v_RxHxK: Array, positions_R: Array) -> Cache:
     """A layer's cache with new keys and values at each slot's place."""
     slots = jnp.arange(len(k_RxHxK))
     k, v = cache["k"].at[slots, :, :, positions_R], cache["v"].at[slots, :, positions_R]
-    return {
-        "k": k.set(k_RxHxK, mode="drop", unique_indices=True),
-        "v": v.set(v_RxHxK, mode="drop", unique_indices=True),
-    }
+    return {"k": k.set(k_RxHxK, unique_indices=True), "v": v.set(v_RxHxK, unique_indices=True)}
 
 
-def _attend(axes: str, q_RxHxK: jax.Array, cache: Cache, positions_R: jax.Array) -> jax.Array:
+def _attend(axes: str, q_RxHxK: Array, cache: Cache, positions_R: Array) -> Array:
     """Heads [R, H, K] of queries that see what the cache holds up to their positions.
 
     axes: of the cache's keys and values, "hkc,hck", with an "r" before each where every row has a cache of its own.

@@ -1,7 +1,5 @@
 """Parameters and floating-point operations of a phi model, counted from its shape."""
 
-from __future__ import annotations
-
 import math
 
 import jax

@@ -5,8 +5,6 @@ logical axis names. Letters in names: B batch, T positions, S cached positions, 
 K head dim, F MLP width, V vocabulary. Reference: transformers' PhiForCausalLM.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from phi_jax.errors import UserError
 from phi_jax.model import attention
@@ -21,7 +20,7 @@ from phi_jax.model.attention import Attend, dropout
 
 Params = dict[str, Any]
 # (q, k, v, dropout keys [B] or None) -> heads; each [B, T, H, K].
-BlockAttention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+BlockAttention = Callable[[Array, Array, Array, Array | None], Array]
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _REMAT_POLICIES = {
@@ -67,17 +66,12 @@ class PhiConfig:
             require(0 < getattr(self, field) < float("inf"), field, "must be a finite number above 0")
         for field in ("attention_dropout", "residual_dropout"):
             require(0 <= getattr(self, field) < 1, field, "must be from 0 up to, not including, 1")
-        for field, allowed in (("compute_dtype", _DTYPES), ("remat", _REMAT_POLICIES)):
+        choices = {"compute_dtype": _DTYPES, "remat": _REMAT_POLICIES, "attention": attention.KERNELS}
+        for field, allowed in choices.items():
             require(getattr(self, field) in allowed, field, f"unknown; use one of {', '.join(allowed)}")
         rotates = self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.head_dim
         require(rotates, "rotary_dim", f"must be even and at most head_dim={self.head_dim}")
-        attention.check_kernel(
-            self.attention,
-            dropout_rate=self.attention_dropout,
-            compute_dtype=self.compute_dtype,
-            head_dim=self.head_dim,
-            max_seq_len=self.max_seq_len,
-        )
+        attention.check_kernel(self)
 
     @property
     def dtype(self) -> Any:
@@ -88,9 +82,10 @@ class Phi(nnx.Module):
     """The parameters with their logical axis names. `forward` does the computing."""
 
     def __init__(self, config: PhiConfig, *, rngs: nnx.Rngs) -> None:
-        c = self.config = config
-        sizes = {"layers": c.num_layers, "embed": c.hidden_size, "heads": c.num_heads, "head_dim": c.head_dim,
-                 "mlp": c.intermediate_size, "vocab": c.vocab_size}  # fmt: skip
+        sizes = {
+            "layers": config.num_layers, "embed": config.hidden_size, "heads": config.num_heads,
+            "head_dim": config.head_dim, "mlp": config.intermediate_size, "vocab": config.vocab_size,
+        }  # fmt: skip
 
         def constant(value: float, *axes: str) -> nnx.Param:
             # The names are logical: which mesh axis each one is cut along is not the model's business.
@@ -99,7 +94,7 @@ class Phi(nnx.Module):
 
         def normal(*axes: str) -> nnx.Param:
             array = jax.random.normal(rngs.params(), [sizes[axis] for axis in axes], jnp.float32)
-            return nnx.Param(c.initializer_range * array, out_sharding=axes, eager_sharding=False)
+            return nnx.Param(config.initializer_range * array, out_sharding=axes, eager_sharding=False)
 
         def norm(*axes: str) -> nnx.Dict:
             return nnx.Dict(scale=constant(1.0, *axes), bias=constant(0.0, *axes))
@@ -111,12 +106,7 @@ class Phi(nnx.Module):
         self.embed = nnx.Dict(tokens=normal("vocab", "embed"))
         self.layers = nnx.Dict(
             norm=norm("layers", "embed"),
-            attention=nnx.Dict(
-                q=linear(layers, d, heads),
-                k=linear(layers, d, heads),
-                v=linear(layers, d, heads),
-                out=linear(layers, heads, d),
-            ),
+            attention=nnx.Dict(**{name: linear(layers, d, heads) for name in "qkv"}, out=linear(layers, heads, d)),
             mlp=nnx.Dict(fc1=linear(layers, d, f), fc2=linear(layers, f, d)),
         )
         self.final_norm = norm("embed")
@@ -130,11 +120,11 @@ class Layout:
     rows to every device on the embedding's way back.
     """
 
-    def looked_up(self, x_BxTxD: jax.Array) -> jax.Array:
+    def looked_up(self, x_BxTxD: Array) -> Array:
         """Fresh from the embedding, whose rows are cut along D."""
         return x_BxTxD
 
-    def rows(self, x_BxTxD: jax.Array) -> jax.Array:
+    def rows(self, x_BxTxD: Array) -> Array:
         """Before, between and after the blocks."""
         return x_BxTxD
 
@@ -142,7 +132,7 @@ class Layout:
 NOWHERE_CUT = Layout()
 
 
-def init_params(config: PhiConfig, key: jax.Array) -> Params:
+def init_params(config: PhiConfig, key: Array) -> Params:
     """Fresh float32 parameters, a function of the key alone."""
     return nnx.to_pure_dict(nnx.state(Phi(config, rngs=nnx.Rngs(params=key)), nnx.Param))
 
@@ -152,43 +142,32 @@ def abstract_params(config: PhiConfig) -> Params:
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
-def logical_axes(config: PhiConfig) -> dict[str, Any]:
+def logical_axes(config: PhiConfig) -> Params:
     """The same tree of tuples of logical axis names, e.g. ("layers", "embed", "mlp")."""
     model = nnx.eval_shape(lambda: Phi(config, rngs=nnx.Rngs(0)))
-    state = nnx.state(model, nnx.Param)
-    return nnx.to_pure_dict(jax.tree.map(lambda p: p.replace(p.get_metadata("out_sharding")), state, is_leaf=_is_param))
-
-
-def _is_param(leaf: Any) -> bool:
-    return isinstance(leaf, nnx.Variable)
-
-
-def forward(
-    params: Params,
-    tokens_BxT: jax.Array,
-    config: PhiConfig,
-    *,
-    segments_BxT: jax.Array | None = None,
-    attend: Attend | None = None,
-    dropout_keys_B: jax.Array | None = None,
-) -> jax.Array:
-    """Next-token logits [B, T, V] float32 of int32 tokens [B, T]. The rest as in `hidden_states`."""
-    hidden_BxTxD = hidden_states(
-        params, tokens_BxT, config, segments_BxT=segments_BxT, attend=attend, dropout_keys_B=dropout_keys_B
+    named = jax.tree.map(
+        lambda parameter: parameter.replace(parameter.get_metadata("out_sharding")),
+        nnx.state(model, nnx.Param),
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
     )
-    return logits(params, hidden_BxTxD, config)
+    return nnx.to_pure_dict(named)
+
+
+def forward(params: Params, tokens_BxT: Array, config: PhiConfig, **options: Any) -> Array:
+    """Next-token logits [B, T, V] float32 of int32 tokens [B, T]. options: as in `hidden_states`."""
+    return logits(params, hidden_states(params, tokens_BxT, config, **options), config)
 
 
 def hidden_states(
     params: Params,
-    tokens_BxT: jax.Array,
+    tokens_BxT: Array,
     config: PhiConfig,
     *,
-    segments_BxT: jax.Array | None = None,
+    segments_BxT: Array | None = None,
     attend: Attend | None = None,
-    dropout_keys_B: jax.Array | None = None,
+    dropout_keys_B: Array | None = None,
     layout: Layout = NOWHERE_CUT,
-) -> jax.Array:
+) -> Array:
     """Output of the final LayerNorm, [B, T, D] in the compute dtype.
 
     segments_BxT: int32 number of the document that each position belongs to (attention.segments_of); a position then
@@ -204,7 +183,7 @@ def hidden_states(
     cos_sin = rotary(jnp.arange(length)[None], config)
     x_BxTxD = layout.rows(layout.looked_up(params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]))
 
-    def step(x_BxTxD: jax.Array, layer: tuple[Params, jax.Array | None]) -> tuple[jax.Array, None]:
+    def step(x_BxTxD: Array, layer: tuple[Params, Array | None]) -> tuple[Array, None]:
         weights, keys_B = layer
         keys_3xB = (None, None, None) if keys_B is None else _split(keys_B, 3)
         seen = block(weights, x_BxTxD, cos_sin, attend_block, config, keys_3xB)
@@ -219,12 +198,12 @@ def hidden_states(
 
 def block(
     weights: Params,
-    x_BxTxD: jax.Array,
-    cos_sin: tuple[jax.Array, jax.Array],
+    x_BxTxD: Array,
+    cos_sin: tuple[Array, Array],
     attend: BlockAttention,
     config: PhiConfig,
-    keys_3xB: Sequence[jax.Array | None] | jax.Array = (None, None, None),
-) -> dict[str, jax.Array]:
+    keys_3xB: Sequence[Array | None] | Array = (None, None, None),
+) -> dict[str, Array]:
     """What a block computes, by name: "residual", [B, T, D], is its output, and the others are on the way there.
 
     weights: of this block alone. keys_3xB: of dropout in attention, behind it, and behind the MLP.
@@ -242,7 +221,7 @@ def block(
     return {**seen, "residual": x_BxTxD}
 
 
-def logits(params: Params, hidden: jax.Array, config: PhiConfig) -> jax.Array:
+def logits(params: Params, hidden: Array, config: PhiConfig) -> Array:
     """Logits [..., V] float32 of hidden states [..., D]."""
     kernel_DxV = params["head"]["kernel"].astype(config.dtype)
     return jnp.dot(hidden, kernel_DxV, preferred_element_type=jnp.float32) + params["head"]["bias"]
@@ -251,7 +230,7 @@ def logits(params: Params, hidden: jax.Array, config: PhiConfig) -> jax.Array:
 # --- The parts of a block ------------------------------------------------------------------------------------
 
 
-def layer_norm(weights: Params, x: jax.Array, config: PhiConfig) -> jax.Array:
+def layer_norm(weights: Params, x: Array, config: PhiConfig) -> Array:
     """LayerNorm over the last axis; statistics in float32."""
     x32 = x.astype(jnp.float32)
     mean = x32.mean(-1, keepdims=True)
@@ -260,7 +239,7 @@ def layer_norm(weights: Params, x: jax.Array, config: PhiConfig) -> jax.Array:
     return (normed * weights["scale"] + weights["bias"]).astype(config.dtype)
 
 
-def rotary(positions_BxT: jax.Array, config: PhiConfig) -> tuple[jax.Array, jax.Array]:
+def rotary(positions_BxT: Array, config: PhiConfig) -> tuple[Array, Array]:
     """cos and sin [B, T, 1, rotary_dim / 2], float32."""
     half = config.rotary_dim // 2
     inverse_frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -268,7 +247,7 @@ def rotary(positions_BxT: jax.Array, config: PhiConfig) -> tuple[jax.Array, jax.
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x_BxTxHxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array], config: PhiConfig) -> jax.Array:
+def rotate(x_BxTxHxK: Array, cos_sin: tuple[Array, Array], config: PhiConfig) -> Array:
     """Rotates the first rotary_dim dims, split in halves (GPT-NeoX layout); the rest passes."""
     cos, sin = cos_sin
     half = config.rotary_dim // 2
@@ -278,17 +257,13 @@ def rotate(x_BxTxHxK: jax.Array, cos_sin: tuple[jax.Array, jax.Array], config: P
     return jnp.concatenate([*rotated, rest], axis=-1)
 
 
-def _dense(spec: str, weights: Params, x: jax.Array, config: PhiConfig) -> jax.Array:
+def _dense(spec: str, weights: Params, x: Array, config: PhiConfig) -> Array:
     """einsum(spec, x, kernel) + bias, in the compute dtype."""
     return jnp.einsum(spec, x, weights["kernel"].astype(config.dtype)) + weights["bias"].astype(config.dtype)
 
 
 def block_attention(
-    config: PhiConfig,
-    length: int,
-    segments_BxT: jax.Array | None,
-    attend: Attend | None,
-    dropout_keys_B: jax.Array | None,
+    config: PhiConfig, length: int, segments_BxT: Array | None, attend: Attend | None, dropout_keys_B: Array | None
 ) -> BlockAttention:
     """Attention of a block: (q, k, v, dropout keys [B] or None) -> heads, each [B, T, H, K]."""
     if attend is not None and config.attention_dropout > 0 and dropout_keys_B is not None:
@@ -302,6 +277,6 @@ def block_attention(
     return lambda q, k, v, keys_B: kernel(q, k, v, segments_BxT)
 
 
-def _split(keys_B: jax.Array, count: int) -> jax.Array:
+def _split(keys_B: Array, count: int) -> Array:
     """Keys [count, B], new ones of each row."""
     return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(keys_B)

@@ -4,8 +4,6 @@ crashes.
 A program that calls `run_child` and this file's own main are the two ends.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Accelerators by the name that jax gives them: peak and memory, from their makers' datasheets only."""
 
-from __future__ import annotations
-
 import dataclasses
 
 
@@ -16,31 +14,26 @@ class Chip:
     source: str
 
 
-def _chip(name: str, device_kinds: tuple[str, ...], teraflops: float, gibibytes: int, source: str) -> Chip:
-    return Chip(name, device_kinds, teraflops * 1e12, gibibytes * 2**30, source)
-
-
-_GOOGLE = "Google Cloud TPU documentation, "
-_NVIDIA = "NVIDIA datasheet, "
+_GIB = 2**30
 _A100_40 = ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB", "A100-SXM4-40GB", "A100-PCIE-40GB")
 _A100_80 = ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe", "A100-SXM4-80GB")
 CHIPS = (
-    _chip("v4", ("TPU v4",), 275, 32, _GOOGLE + "v4"),
-    _chip("v5e", ("TPU v5 lite", "TPU v5e"), 197, 16, _GOOGLE + "v5e"),
-    _chip("v5p", ("TPU v5", "TPU v5p"), 459, 95, _GOOGLE + "v5p"),
-    _chip("v6e", ("TPU v6 lite", "TPU v6e"), 918, 32, _GOOGLE + "v6e"),
+    Chip("v4", ("TPU v4",), 275e12, 32 * _GIB, "Google Cloud TPU documentation, v4"),
+    Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * _GIB, "Google Cloud TPU documentation, v5e"),
+    Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, 95 * _GIB, "Google Cloud TPU documentation, v5p"),
+    Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * _GIB, "Google Cloud TPU documentation, v6e"),
     # jax shows the two chiplets of a chip (2,307 TFLOP/s, 192 GiB) as two devices.
-    _chip("tpu7x", ("TPU7x",), 2307 / 2, 192 // 2, _GOOGLE + "TPU7x, half a chip"),
-    _chip("A100-40GB", _A100_40, 312, 40, _NVIDIA + "A100"),
-    _chip("A100-80GB", _A100_80, 312, 80, _NVIDIA + "A100"),
-    _chip("H100", ("NVIDIA H100 80GB HBM3",), 1979 / 2, 80, _NVIDIA + "H100 SXM"),
-    _chip("H100-PCIe", ("NVIDIA H100 PCIe",), 1513 / 2, 80, _NVIDIA + "H100 PCIe"),
-    _chip("H100-NVL", ("NVIDIA H100 NVL",), 1671 / 2, 94, _NVIDIA + "H100 NVL"),
-    _chip("H200", ("NVIDIA H200",), 1979 / 2, 141, _NVIDIA + "H200 SXM"),
-    _chip("H200-NVL", ("NVIDIA H200 NVL",), 1671 / 2, 141, _NVIDIA + "H200 NVL"),
-    _chip("B200", ("NVIDIA B200",), 4500 / 2, 180, _NVIDIA + "HGX B200, an eighth of it"),
-    _chip("L4", ("NVIDIA L4",), 242 / 2, 24, _NVIDIA + "L4"),
-    _chip("L40S", ("NVIDIA L40S",), 733 / 2, 48, _NVIDIA + "L40S"),
+    Chip("tpu7x", ("TPU7x",), 2307e12 / 2, 96 * _GIB, "Google Cloud TPU documentation, TPU7x, half a chip"),
+    Chip("A100-40GB", _A100_40, 312e12, 40 * _GIB, "NVIDIA datasheet, A100"),
+    Chip("A100-80GB", _A100_80, 312e12, 80 * _GIB, "NVIDIA datasheet, A100"),
+    Chip("H100", ("NVIDIA H100 80GB HBM3",), 1979e12 / 2, 80 * _GIB, "NVIDIA datasheet, H100 SXM"),
+    Chip("H100-PCIe", ("NVIDIA H100 PCIe",), 1513e12 / 2, 80 * _GIB, "NVIDIA datasheet, H100 PCIe"),
+    Chip("H100-NVL", ("NVIDIA H100 NVL",), 1671e12 / 2, 94 * _GIB, "NVIDIA datasheet, H100 NVL"),
+    Chip("H200", ("NVIDIA H200",), 1979e12 / 2, 141 * _GIB, "NVIDIA datasheet, H200 SXM"),
+    Chip("H200-NVL", ("NVIDIA H200 NVL",), 1671e12 / 2, 141 * _GIB, "NVIDIA datasheet, H200 NVL"),
+    Chip("B200", ("NVIDIA B200",), 4500e12 / 2, 180 * _GIB, "NVIDIA datasheet, HGX B200, an eighth of it"),
+    Chip("L4", ("NVIDIA L4",), 242e12 / 2, 24 * _GIB, "NVIDIA datasheet, L4"),
+    Chip("L40S", ("NVIDIA L40S",), 733e12 / 2, 48 * _GIB, "NVIDIA datasheet, L40S"),
 )
 
 

@@ -1,7 +1,5 @@
 """What jax has compiled, kept in the work directory: models of one shape, and runs that go on, compile once."""
 
-from __future__ import annotations
-
 import os
 import platform
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The device mesh, the one table from a model's logical axis names to mesh axes, and where a batch's rows lie."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -17,7 +15,7 @@ MESH_AXES = ("data", "fsdp", "tensor")
 
 # Logical axis name of a parameter -> mesh axis it is cut along; None = whole on every device.
 # fsdp cuts the width D of every matrix, tensor cuts what Megatron cuts: heads, MLP columns, vocabulary.
-AXIS_RULES: dict[str, str | None] = {
+AXIS_RULES = {
     "layers": None,
     "embed": "fsdp",
     "heads": "tensor",
@@ -50,9 +48,9 @@ def make_mesh(shape: Sequence[int], devices: Sequence[Any] | None = None) -> Mes
         )
     from jax.experimental import mesh_utils
 
-    across = (slices, 1, 1)
-    inside = tuple(size // count for size, count in zip(sizes, across, strict=True))
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), MESH_AXES, axis_types=axis_types)
+    inside = (sizes[0] // slices, *sizes[1:])
+    across = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    return Mesh(across, MESH_AXES, axis_types=axis_types)
 
 
 def _sizes(shape: tuple[int, ...], devices: Sequence[Any]) -> tuple[int, ...]:

@@ -3,8 +3,6 @@
 Nothing here imports jax before it is needed: with one process, none of it is.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import itertools

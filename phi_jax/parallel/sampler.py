@@ -8,8 +8,6 @@ So there is one compilation a bucket, and a completion is the same, bit for bit,
 slot of whichever device it is decoded, and whenever. A draw is keyed by (seed, prompt, sample, position).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -34,6 +32,7 @@ _ROW = np.dtype([
     ("temperature", np.float32), ("top_p", np.float32), ("top_k", np.int32),
 ])  # fmt: skip
 
+Waiting = dict[tuple[int, ...], deque[int]]  # prompt -> indices of its requests
 # Asked between segments with a request's index and the tokens decoded for it so far: whether it may end here.
 Stopped = Callable[[int, list[int]], bool]
 
@@ -55,10 +54,12 @@ class Completion(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """What runs on the devices, compiled when it first meets a shape. Each donates the caches."""
+    """decode.admit and decode.decode_segment of a model on the devices, compiled when they first meet a shape. Each
+    donates the caches.
+    """
 
-    admit: Callable[[decode.Weights, decode.Caches, decode.Prompt], decode.Caches]
-    decode_segment: Callable[[decode.Weights, decode.Caches, decode.Slots], tuple[jax.Array, decode.Caches]]
+    admit: Callable[..., decode.Caches]
+    decode_segment: Callable[..., tuple[jax.Array, decode.Caches]]
 
 
 @functools.lru_cache(maxsize=16)
@@ -74,6 +75,14 @@ def programs(config: phi.PhiConfig, mesh: Mesh) -> Programs:
         return jax.jit(apart, donate_argnums=1, out_shardings=meshes.batch_sharding(mesh))
 
     return Programs(program(decode.admit), program(decode.decode_segment))
+
+
+@dataclasses.dataclass
+class _Slot:
+    device: int
+    prompt: tuple[int, ...] = ()  # which its cache holds
+    index: int = _IDLE  # of the request that it completes
+    decoded: list[int] = dataclasses.field(default_factory=list)
 
 
 class Sampler:
@@ -123,10 +132,11 @@ class Sampler:
         anything is computed, for a prompt that is empty, that is too long for the model's context together with
         max_new_tokens, or that holds an id outside the vocabulary; UserError for logits that are not finite.
         """
-        by_bucket: dict[int, dict[tuple[int, ...], deque[int]]] = {}
+        by_bucket: dict[int, Waiting] = {}
         for i, request in enumerate(requests):
             self._check(i, request.tokens)
-            prompts = by_bucket.setdefault(_bucket(len(request.tokens)), {})
+            bucket = max(SMALLEST_BUCKET, 1 << (len(request.tokens) - 1).bit_length())  # a power of two that holds it
+            prompts = by_bucket.setdefault(bucket, {})
             prompts.setdefault(tuple(request.tokens), deque()).append(i)
         for bucket, prompts in by_bucket.items():
             yield from self._complete_bucket(bucket, requests, prompts, stopped)
@@ -145,9 +155,9 @@ class Sampler:
             )
 
     def _complete_bucket(
-        self, bucket: int, requests: Sequence[Request], waiting: dict[tuple[int, ...], deque[int]], stopped: Stopped
+        self, bucket: int, requests: Sequence[Request], waiting: Waiting, stopped: Stopped
     ) -> Iterator[tuple[int, Completion]]:
-        """waiting: prompt -> indices of its requests; is emptied."""
+        """waiting: is emptied."""
         # Each device's first slot, then each one's second, ...
         slots = {d * self._slots + n: _Slot(d) for n in range(self._live) for d in range(self._devices)}
         length = bucket + -(-self._max_new_tokens // SEGMENT) * SEGMENT
@@ -166,9 +176,7 @@ class Sampler:
                     yield slot.index, Completion(slot.decoded, reason)
                     slot.index = _IDLE
 
-    def _prompts(
-        self, slots: dict[int, _Slot], waiting: dict[tuple[int, ...], deque[int]], bucket: int
-    ) -> Iterator[decode.Prompt]:
+    def _prompts(self, slots: dict[int, _Slot], waiting: Waiting, bucket: int) -> Iterator[decode.Prompt]:
         """Gives free slots a request, and yields the prompts that they are to read for it, one a device at a time.
 
         A slot goes on with the prompt that it holds; else it takes the one of which most requests wait.
@@ -213,16 +221,3 @@ class Sampler:
             if len(slot.decoded) == self._max_new_tokens:
                 return "stop" if stopped(slot.index, slot.decoded) else "length"
         return "stop" if stopped(slot.index, slot.decoded) else ""
-
-
-@dataclasses.dataclass
-class _Slot:
-    device: int
-    prompt: tuple[int, ...] = ()  # which its cache holds
-    index: int = _IDLE  # of the request that it completes
-    decoded: list[int] = dataclasses.field(default_factory=list)
-
-
-def _bucket(length: int) -> int:
-    """The smallest power of two, from SMALLEST_BUCKET on, that holds `length` tokens."""
-    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())

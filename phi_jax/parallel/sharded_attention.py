@@ -1,7 +1,5 @@
 """The attention kernel over a mesh: each device attends for its own rows and heads, and nothing is exchanged."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -3,14 +3,11 @@
 When process 0 dies, jax aborts the others from C++ at once, and the out-of-memory killer leaves no word either.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from phi_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED
 from phi_jax.progress import say
@@ -48,9 +45,7 @@ def supervise(arguments: Sequence[str]) -> int:
 
 def die_with_parent() -> None:
     """The child must not outlive a parent that was killed: it would hold the devices."""
-    import ctypes
+    from phi_jax.sandbox.kernel import libc
 
-    libc: Any = ctypes.CDLL(None, use_errno=True)
-    pr_set_pdeathsig = 1
-    if sys.platform == "linux":
-        libc.prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if libc.LINUX:
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)

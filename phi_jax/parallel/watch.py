@@ -3,8 +3,6 @@
 A compile takes minutes and a collective with a dead peer may never return; Python's signal handlers wait for both.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -12,8 +10,7 @@ import signal
 import socket
 import threading
 import time
-from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, Preempted, UserError
 from phi_jax.parallel import processes
@@ -38,14 +35,10 @@ class Watch:
         self.asked_to_stop = False
         self.can_save = False  # the loop's to set: from its first step on, until everything is saved
         self._label, self._timeout = label, peer_timeout
-        self._phase = "setting up"
+        self.phase = "setting up"  # the loop's to set: what it does now, for the line that names a process that hangs
         self._ended = threading.Event()
         self._peers = [number for number in range(processes.count()) if number != processes.index()]
         self._store_silence = 0.0  # seconds since the store last answered
-
-    def phase(self, name: str) -> None:
-        """Says what the main thread does now, for the line that names a process that hangs."""
-        self._phase = name
 
     def should_stop(self, step: int) -> bool:
         """True at the step at which all processes are to save and stop, since one of them got SIGTERM.
@@ -60,7 +53,7 @@ class Watch:
 
     # --- Life ------------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         tasks = [self._beat, self._check_store]  # SIGTERM is then noted by jax itself, in C++
         if not processes.is_connected():
             tasks = [self._wait_for_signal]
@@ -73,12 +66,10 @@ class Watch:
             threading.Thread(target=task, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, (UserError, Preempted)) and self._peers:
             # A collective fails at once when a peer dies, before its silence is long enough to be sure. If a peer is
-            # lost, `_check_peers` ends this process with a line that names it.
+            # lost, `_beat` ends this process with a line that names it.
             say(f"{self._label}: process {processes.index()}: {' '.join(str(error).split())[:160]}; asking the others")
             time.sleep(self._timeout + 5 * _BEAT_SECONDS)
         self._ended.set()
@@ -119,7 +110,7 @@ class Watch:
         while not self._ended.wait(_BEAT_SECONDS):
             with contextlib.suppress(Exception):  # `_check_store` sees that no answer came
                 beats += 1
-                about = f"on {socket.gethostname()}, last seen {self._phase}"
+                about = f"on {socket.gethostname()}, last seen {self.phase}"
                 store.key_value_set(f"{_ALIVE}/{processes.index()}", json.dumps([beats, about]), allow_overwrite=True)
                 found = {int(k.rpartition("/")[2]): json.loads(v) for k, v in store.key_value_dir_get(_ALIVE)}
                 self._store_silence = 0.0

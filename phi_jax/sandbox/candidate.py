@@ -6,9 +6,7 @@ it can gain is to answer a call with another value, and values are what the test
 
 import builtins
 import contextlib
-import importlib
 import operator
-import os
 import sys
 import types
 from collections.abc import Callable, ItemsView, KeysView
@@ -74,7 +72,7 @@ def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
         name, arguments = body
         return operations[name](*arguments)
 
-    operations: dict[str, Callable[..., Any]] = {
+    operations = {
         **vars(operator),
         **vars(builtins),
         "next": _next,
@@ -99,24 +97,3 @@ def run(fd: int, source: str, setup: str, output_bytes: int) -> None:
     channel.send_answer(None)
     with contextlib.suppress(ChannelClosed):
         channel.await_answer()  # none comes: it serves until the tester has ended
-
-
-_PRELOADED = (
-    "bisect", "collections", "copy", "datetime", "functools", "heapq", "itertools", "math",
-    "operator", "random", "re", "string", "typing",
-)  # fmt: skip
-
-
-def preload() -> None:
-    """Imports, once in the fork server, what completions import most: a forked child then has it for free.
-
-    Every candidate starts from the same state of `random`, so that a score does not depend on luck: random's own
-    hook, which would give each forked child another, is not registered.
-    """
-    register, os.register_at_fork = os.register_at_fork, lambda **_: None
-    try:
-        for name in _PRELOADED:
-            importlib.import_module(name)
-    finally:
-        os.register_at_fork = register
-    sys.modules["random"].seed(0)

@@ -52,7 +52,7 @@ def write_frame(fd: int, data: bytes) -> None:
     try:
         while view:
             view = view[os.write(fd, view) :]
-    except (BrokenPipeError, ConnectionResetError):
+    except ConnectionError:
         raise ChannelClosed from None
 
 

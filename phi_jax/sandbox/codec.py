@@ -23,7 +23,7 @@ _DOUBLE = struct.Struct(">d")
 # Builtin classes go by name, so that `int` passed to a candidate is its `int`, and `type(x) == int` works.
 _CLASSES = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
 
-_CONSTANTS: dict[Any, bytes] = {None: b"N", True: b"T", False: b"F"}
+_CONSTANTS = {None: b"N", True: b"T", False: b"F"}
 _FROM_CONSTANTS = {tag: value for value, tag in _CONSTANTS.items()}
 
 # {type: (tag, to bytes, from bytes)}
@@ -89,7 +89,7 @@ def encode(value: object, limit: int, refer: Callable[[object], tuple[bytes, int
 
     refer: (b"C" or b"G", number) for what is not plain data; raises CodecError for what may not be sent.
     """
-    parts: list[bytes] = []
+    parts = []
 
     def put(value: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -173,11 +173,11 @@ def decode(data: bytes, resolve: Callable[[bytes, int], object] = _nothing) -> A
     return value
 
 
-def is_plain(value: object) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether `value`, as `decode` gives it, is None, bool, int, float, str, or a list, tuple or dict of these: of
     exactly these types, so that nothing of it can run."""
-    if type(value) in (list, tuple):
-        return all(map(is_plain, value))  # type: ignore[call-overload]
     if type(value) is dict:
-        return all(is_plain(key) and is_plain(item) for key, item in value.items())
-    return value is None or type(value) in (bool, int, float, str)
+        value = [*value.items()]
+    if type(value) in (list, tuple):
+        return all(map(is_plain, value))
+    return type(value) in (NoneType, bool, int, float, str)

@@ -113,7 +113,7 @@ def _binary(name: str, *, reflected: bool) -> Callable[[Handle, Any], Any]:
     return operation
 
 
-_ASKED: dict[type, str] = {
+_ASKED = {
     object: "getattr setattr getitem setitem delitem reversed neg abs round",
     int: "len int index",
     bool: "bool",

@@ -47,7 +47,9 @@ _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR")
 
 _HANG_SECONDS = 60.0  # without an answer that is due, on a loaded machine, before a server counts as hung
 _ATTEMPTS = 2  # servers lost on one program before that is an error
-_AHEAD = 64  # programs taken per worker beyond the first one without a verdict
+
+# Passes over the end of a server: it is noticed where its answer is missing.
+_noticed_later = contextlib.suppress(ChannelClosed, ConnectionError)
 
 _KNOWN = Program(
     "import json\ndef f(x): return json.loads(json.dumps([x])) + [len(bytearray(1 << 20))]",
@@ -97,7 +99,7 @@ class Sandbox:
         ends what runs.
         """
         jobs = (_Job(index, program) for index, program in enumerate(programs))
-        taken = given = 0
+        given = 0
         due: deque[_Job] = deque()
         alone: deque[_Job] = deque()  # to be repeated with nothing beside them
         verdicts: dict[int, Verdict] = {}
@@ -108,10 +110,7 @@ class Sandbox:
                     yield verdicts.pop(given - 1)
                 idle = [worker for worker in self._workers if worker.job is None]
                 if not alone:
-                    room = min(len(idle) - len(due), given + _AHEAD * len(self._workers) - taken)
-                    new = list(itertools.islice(jobs, max(room, 0)))
-                    taken += len(new)
-                    due.extend(new)
+                    due.extend(itertools.islice(jobs, max(len(idle) - len(due), 0)))
                     for worker in idle[: len(due)]:
                         worker.start(due)
                 elif len(idle) == len(self._workers):
@@ -202,12 +201,12 @@ class _Worker:
                 cwd="/",
                 start_new_session=True,  # Ctrl-C is for us; we then end the servers
             )
-        with _noticed_later():
+        with _noticed_later:
             send(self.link.fileno(), self._settings)
 
     def _send(self, program: Program) -> None:
         # The tests go in an unnamed file, past the server, which forks the candidates.
-        with tempfile.TemporaryFile(buffering=0) as file, _noticed_later():
+        with tempfile.TemporaryFile(buffering=0) as file, _noticed_later:
             send(file.fileno(), (program.tests, program.trusted, program.entry_point, program.report))
             file.seek(0)
             socket.send_fds(self.link, [b"F"], [file.fileno()])
@@ -219,7 +218,7 @@ class _Worker:
         job, self.job = self.job, None
         assert job is not None
         answer: Answer | None = None
-        with _noticed_later():
+        with _noticed_later:
             answer = None if hangs else receive(self.link.fileno())
         result = answer[0] if answer else f"{sys.executable} ended at once, or did not answer"
         if answer is None:
@@ -243,15 +242,10 @@ class _Worker:
             self._process = None
 
 
-def _noticed_later() -> contextlib.AbstractContextManager[None]:
-    """Passes over the end of a server: it is noticed where its answer is missing."""
-    return contextlib.suppress(ChannelClosed, BrokenPipeError, ConnectionResetError)
-
-
 def import_paths() -> list[str]:
     """Where a candidate may import from, and all that it may read besides system libraries: the standard
     library and the installed packages. Not the current directory, not PYTHONPATH, not an editable install."""
     paths = sysconfig.get_paths()
     built = [path for path in sys.path if path.endswith("lib-dynload")]  # of the standard library, compiled
     names = [paths["stdlib"], *built, paths["purelib"], paths["platlib"]]
-    return list(dict.fromkeys(os.path.realpath(name) for name in names))
+    return [os.path.realpath(name) for name in names]

@@ -122,7 +122,7 @@ def run_tests(
     """Returns if the tests came to their end; raises what stopped them. await_candidate: returns when the candidate's
     source has run; raises what it raised."""
     await_candidate()
-    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": _Builtins(ask, tests)}
+    namespace = {"__name__": "tests", "__builtins__": _Builtins(ask, tests)}
     imports = ast.Module([n for n in ast.parse(setup).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
     exec(compile(imports, "<setup>", "exec"), namespace)
     exec(compile(trusted, "<trusted>", "exec", dont_inherit=True), namespace)

@@ -9,8 +9,6 @@ the keys of the inputs. It is known before anything runs. The *identity* says wh
 fields, the identities of the inputs, and the logical content. Time, host, path and git revision stay out of both.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -19,10 +17,10 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path as LocalPath
+from typing import Any, Self
 
-from etils import epath
+from etils.epath import Path, PathLike
 
 from phi_jax.errors import UserError
 from phi_jax.progress import say
@@ -32,6 +30,8 @@ from phi_jax.store.versions import git_revision, versions
 MANIFEST = "manifest.json"
 FORMAT = 2
 _DRAFT = "draft.json"
+Json = dict[str, Any]  # an object of JSON
+Fields = Mapping[str, Any]  # of a config, a draft or a manifest
 _TEMPORARY = ".tmp-"
 _ESCAPED = "backslashreplace"  # what UTF-8 cannot hold, as of a name that is not UTF-8, becomes \udcXX, as in JSON
 
@@ -46,27 +46,24 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def file_digest(path: epath.PathLike) -> str:
+def file_digest(path: PathLike) -> str:
     """SHA-256 (hex) of a file's bytes."""
-    with epath.Path(path).open("rb") as file:
-        hasher = hashlib.sha256()
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_object_store(path: epath.PathLike) -> bool:
+def is_object_store(path: PathLike) -> bool:
     """True for gs://, s3:// and the like, where an object appears whole but no directory can be renamed."""
     return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
-def atomic_path(final: epath.PathLike) -> Iterator[epath.Path]:
+def atomic_path(final: PathLike) -> Iterator[Path]:
     """Yields the path to write; the file or directory appears at `final` whole, on leaving the block, or not at all.
 
     Where a file is at `final`, it is replaced. An object store takes files only.
     """
-    final = epath.Path(final)
+    final = Path(final)
     if is_object_store(final):
         yield final
         return
@@ -74,7 +71,7 @@ def atomic_path(final: epath.PathLike) -> Iterator[epath.Path]:
     remove(temporary)
     try:
         yield temporary
-        for path in (*Path(temporary).rglob("*"), temporary):
+        for path in (*LocalPath(temporary).rglob("*"), temporary):
             _onto_disk(path)
         os.replace(temporary, final)
     except BaseException:
@@ -84,7 +81,7 @@ def atomic_path(final: epath.PathLike) -> Iterator[epath.Path]:
 
 
 @contextlib.contextmanager
-def new_directory(final: epath.PathLike) -> Iterator[Path]:
+def new_directory(final: PathLike) -> Iterator[LocalPath]:
     """Yields a directory to fill; it appears at `final` as `atomic_path` says. Local disks only.
 
     Raises UserError as `require_new`.
@@ -92,18 +89,18 @@ def new_directory(final: epath.PathLike) -> Iterator[Path]:
     require_new(final)
     with atomic_path(final) as temporary:
         temporary.mkdir(parents=True)
-        yield Path(temporary)
+        yield LocalPath(temporary)
 
 
-def require_new(final: epath.PathLike) -> None:
+def require_new(final: PathLike) -> None:
     """Raises UserError where `final` exists, or cannot, since a file stands where a directory above it would."""
-    if Path(final).exists():
+    if LocalPath(final).exists():
         raise UserError(f"{final}: exists; name a new directory, or remove that one first")
-    if (above := next(path for path in Path(final).absolute().parents if path.exists())).is_file():
+    if (above := next(path for path in LocalPath(final).absolute().parents if path.exists())).is_file():
         raise UserError(f"{above}: a file, in which {final} cannot lie; name another directory")
 
 
-def remove(path: epath.Path) -> None:
+def remove(path: Path) -> None:
     """Removes a file or a directory; the manifest first, so that what is left of an artifact is not taken for whole."""
     if path.is_dir():
         (path / MANIFEST).unlink(missing_ok=True)
@@ -112,7 +109,7 @@ def remove(path: epath.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _onto_disk(path: epath.PathLike) -> None:
+def _onto_disk(path: PathLike) -> None:
     """Waits until a file or a directory's entries are on a local disk, where a loss of power leaves them."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -121,18 +118,18 @@ def _onto_disk(path: epath.PathLike) -> None:
         os.close(descriptor)
 
 
-def write_atomic(final: epath.PathLike, data: bytes | str) -> None:
+def write_atomic(final: PathLike, data: bytes | str) -> None:
     """Writes a whole file at once; see `atomic_path`."""
     with atomic_path(final) as path:
-        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        path.write_bytes(data.encode(errors=_ESCAPED) if isinstance(data, str) else data)
 
 
-def write_json(final: epath.PathLike, value: Any) -> None:
+def write_json(final: PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically; see `json_text`."""
-    write_atomic(final, (json_text(value, indent=2, ensure_ascii=False) + "\n").encode(errors=_ESCAPED))
+    write_atomic(final, json_text(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_lines(final: epath.PathLike, rows: Iterable[Any]) -> None:
+def write_lines(final: PathLike, rows: Iterable[Any]) -> None:
     """Writes a line of JSON for each row, atomically; see `json_text`."""
     write_atomic(final, "".join(json_text(row) + "\n" for row in rows))
 
@@ -141,16 +138,16 @@ def write_lines(final: epath.PathLike, rows: Iterable[Any]) -> None:
 class Artifact:
     """A whole artifact, read back from its manifest."""
 
-    directory: epath.Path
-    manifest: dict[str, Any]
+    directory: Path
+    manifest: Json
 
     @classmethod
-    def read(cls, directory: epath.PathLike) -> Artifact | None:
+    def read(cls, directory: PathLike) -> Self | None:
         """The artifact at `directory`, or None where there is no manifest.
 
         Raises UserError for a manifest that cannot be read.
         """
-        directory = epath.Path(directory)
+        directory = Path(directory)
         path = directory / MANIFEST
         if not path.exists():
             return None
@@ -169,7 +166,7 @@ class Artifact:
     @property
     def label(self) -> str:
         """`stage/name`, as the pipeline calls it."""
-        return "/".join(filter(None, (self.manifest["stage"], self.manifest["name"])))
+        return f"{self.manifest['stage']}/{self.manifest['name']}".rstrip("/")
 
     @property
     def key(self) -> str:
@@ -185,11 +182,11 @@ class Artifact:
         return {"artifact": self.label, "identity": self.identity}
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Json:
         """What the stage wants a reader to know: rows kept, rows set aside with the reason, and so on."""
         return self.manifest["facts"]
 
-    def path(self, output: str) -> epath.Path:
+    def path(self, output: str) -> Path:
         """Where the named output lies."""
         return self.directory / self.manifest["outputs"][output]["path"]
 
@@ -214,6 +211,9 @@ class Artifact:
         self.check(always_hash=True)
 
 
+Inputs = Mapping[str, Artifact]  # of a stage, by the names that it has for them
+
+
 @dataclasses.dataclass
 class Draft:
     """An artifact in the making. The stage writes under `directory` and declares its outputs.
@@ -222,25 +222,25 @@ class Draft:
     go on from it. config: what the stage may read; decides: the fields of it that decide the result.
     """
 
-    final: epath.Path
-    directory: epath.Path
+    final: Path
+    directory: Path
     stage: str
     name: str
-    config: dict[str, Any]
+    config: Json
     inputs: dict[str, dict[str, str]]
     key: str
     resumed: bool
-    decides: dict[str, Any] = dataclasses.field(default_factory=dict)
-    _outputs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    _facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    decides: Json = dataclasses.field(default_factory=dict)
+    _outputs: dict[str, Json] = dataclasses.field(default_factory=dict)
+    _facts: Json = dataclasses.field(default_factory=dict)
     _started: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
     def label(self) -> str:
-        return "/".join(filter(None, (self.stage, self.name)))
+        return f"{self.stage}/{self.name}".rstrip("/")
 
     @property
-    def workdir(self) -> epath.Path:
+    def workdir(self) -> Path:
         """Where the artifacts of the run lie."""
         return self.final.parent.parent if self.name else self.final.parent
 
@@ -265,10 +265,10 @@ class Draft:
         for path in sorted(_files_below(self.directory)):
             relative = os.fspath(path.relative_to(self.directory))
             if relative not in (_DRAFT, MANIFEST):
-                about = {"bytes": path.stat().length, "changed_at": _changed_at(path)}
-                files[relative] = {**about, "sha256": file_digest(path)}
+                size, changed_at = path.stat().length, _changed_at(path)
+                files[relative] = {"bytes": size, "changed_at": changed_at, "sha256": file_digest(path)}
         for output in self._outputs.values():
-            inside = {k: v for k, v in files.items() if PurePath(k).is_relative_to(output["path"])}
+            inside = {k: v for k, v in files.items() if LocalPath(k).is_relative_to(output["path"])}
             if not inside:
                 raise ValueError(f"{self.label}: output {output['path']} was declared but not written")
             output["bytes"] = sum(v["bytes"] for v in inside.values())
@@ -297,19 +297,19 @@ class Draft:
         return Artifact(self.final, manifest)
 
 
-def artifact_key(stage: str, decides: Mapping[str, Any], input_keys: Mapping[str, str]) -> str:
+def artifact_key(stage: str, decides: Fields, input_keys: Mapping[str, str]) -> str:
     """What decides whether a stage has to run: hash(stage, deciding fields of its config, keys of its inputs)."""
     return digest_of([stage, dict(decides), dict(input_keys)])
 
 
 def open_draft(
-    workdir: epath.PathLike,
+    workdir: PathLike,
     stage: str,
     name: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, Artifact],
+    config: Fields,
+    inputs: Inputs,
     *,
-    decides: Mapping[str, Any] | None = None,
+    decides: Fields | None = None,
     again: bool = False,
 ) -> Draft:
     """Opens the working directory of a stage, keeping what an interrupted run with the same key and inputs left.
@@ -336,13 +336,7 @@ def open_draft(
 
 
 def join_draft(
-    workdir: epath.PathLike,
-    stage: str,
-    name: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, Artifact],
-    *,
-    decides: Mapping[str, Any] | None = None,
+    workdir: PathLike, stage: str, name: str, config: Fields, inputs: Inputs, *, decides: Fields | None = None
 ) -> Draft:
     """The draft that another process of this run has opened; touches no file."""
     final = locate(workdir, stage, name)
@@ -360,7 +354,7 @@ def join_draft(
     )
 
 
-def read_draft(directory: epath.Path) -> dict[str, Any]:
+def read_draft(directory: Path) -> Json:
     """What the run that works in `directory`, or was interrupted there, makes; {} where that cannot be read."""
     try:
         found = json.loads((directory / _DRAFT).read_text())
@@ -370,18 +364,17 @@ def read_draft(directory: epath.Path) -> dict[str, Any]:
         return {}
 
 
-def last_checkpoint(directory: epath.Path) -> int | None:
+def last_checkpoint(directory: Path) -> int | None:
     """The last step that a training has saved below `directory`, or None."""
-    saves = directory / "checkpoints"
-    steps = [int(path.name) for path in saves.iterdir() if path.name.isdigit()] if saves.exists() else []
-    return max(steps, default=None)
+    names = (path.name for path in (directory / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """`field old -> new` for each field that differs between two nested configs."""
     if isinstance(old, dict) and isinstance(new, dict):
-        paths = [(k, f"{path}.{k}".lstrip(".")) for k in sorted(old.keys() | new.keys())]
-        return [line for k, p in paths for line in differences(old.get(k), new.get(k), p)]
+        names = sorted(old.keys() | new.keys())
+        return [line for n in names for line in differences(old.get(n), new.get(n), f"{path}.{n}".lstrip("."))]
     return [] if old == new else [f"{path} {_shown(old)} -> {_shown(new)}"]
 
 
@@ -391,7 +384,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def drift(before: Mapping[str, Any], decides: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> list[str]:
+def drift(before: Fields, decides: Fields, inputs: Mapping[str, Mapping[str, str]]) -> list[str]:
     """What differs from what a manifest or a draft says it was made of: `field old -> new`, `input label old -> new`.
 
     decides: as JSON has it. inputs: name -> {"artifact", "identity"}, or another word for an identity not known yet.
@@ -407,7 +400,7 @@ def drift(before: Mapping[str, Any], decides: Mapping[str, Any], inputs: Mapping
     return changed
 
 
-def refuse_to_lose(label: str, directory: epath.Path, changed: Sequence[str]) -> None:
+def refuse_to_lose(label: str, directory: Path, changed: Sequence[str]) -> None:
     """Raises UserError where a run with another key left checkpoints in `directory`: they cost training steps."""
     step = last_checkpoint(directory)
     if step is not None:
@@ -417,17 +410,17 @@ def refuse_to_lose(label: str, directory: epath.Path, changed: Sequence[str]) ->
         )
 
 
-def locate(workdir: epath.PathLike, stage: str, name: str) -> epath.Path:
+def locate(workdir: PathLike, stage: str, name: str) -> Path:
     """`W/<stage>/<name>`, or `W/<stage>` for a stage that has one instance without a name."""
-    return epath.Path(workdir) / stage / name if name else epath.Path(workdir) / stage
+    return Path(workdir) / stage / name
 
 
-def partial_of(final: epath.Path) -> epath.Path:
+def partial_of(final: Path) -> Path:
     """Where a stage works until its artifact is whole; local disks only."""
     return final.parent / f"{final.name}.partial"
 
 
-def find(workdir: epath.PathLike, stage: str, name: str, *, settle: bool = True) -> Artifact | None:
+def find(workdir: PathLike, stage: str, name: str, *, settle: bool = True) -> Artifact | None:
     """The whole artifact of a stage instance, or None.
 
     settle: one that a kill kept from its place is put there; else it is read where it lies.
@@ -442,14 +435,14 @@ def find(workdir: epath.PathLike, stage: str, name: str, *, settle: bool = True)
 
 
 @contextlib.contextmanager
-def locked(workdir: epath.PathLike) -> Iterator[None]:
+def locked(workdir: PathLike) -> Iterator[None]:
     """Holds the work directory against a second run (local disks); the kernel frees it when this process dies."""
     if is_object_store(workdir):
         yield
         return
     import fcntl
 
-    with open(Path(workdir) / ".lock", "w") as file:
+    with open(LocalPath(workdir) / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -459,16 +452,16 @@ def locked(workdir: epath.PathLike) -> Iterator[None]:
         yield
 
 
-def _put_into_place(partial: epath.Path, final: epath.Path) -> None:
+def _put_into_place(partial: Path, final: Path) -> None:
     """Puts a draft that is whole in its place, and the artifact that stood there out of it.
 
     That one is removed; a training, which cost its steps, is kept under another name. May be called again after a kill
     at any line.
     """
-    if partial != final and os.path.islink(final):
-        os.unlink(final)  # of a sweep's point; what it names is others' too
-    elif partial != final and final.exists():
-        if last_checkpoint(final) is None:
+    if partial != final:
+        if os.path.islink(final):
+            os.unlink(final)  # of a sweep's point; what it names is others' too
+        elif last_checkpoint(final) is None:
             remove(final)
         else:
             old = Artifact.read(final)
@@ -476,15 +469,14 @@ def _put_into_place(partial: epath.Path, final: epath.Path) -> None:
             remove(aside)  # the same artifact
             os.rename(final, aside)
             say(f"{final.parent.name}/{final.name}: the training that stood there is kept in {aside}")
-    if partial != final:
         os.rename(partial, final)
     (final / _DRAFT).unlink(missing_ok=True)
 
 
-def _changed_at(path: epath.Path) -> int:
+def _changed_at(path: Path) -> int:
     """Nanoseconds since 1970, as the disk says; 0 on an object store, whose objects are replaced whole."""
     return 0 if is_object_store(path) else os.stat(path).st_mtime_ns
 
 
-def _files_below(directory: epath.Path) -> list[epath.Path]:
+def _files_below(directory: Path) -> list[Path]:
     return [place / name for place, _, names in directory.walk() for name in names]

@@ -1,7 +1,5 @@
 """The cores that this process may use, and work that is spread over them, in processes of its own."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

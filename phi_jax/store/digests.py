@@ -1,7 +1,5 @@
 """Digests of what paths hold: a path in a config stands for its content, not for its name."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -37,14 +35,12 @@ class PathDigests:
         """
         if isinstance(value, list | tuple):
             return [self.of(one) for one in value]
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str):
             return value
         if hub.is_hub(value):
             self._known[value] = hub.pin(value, self._known.get(value, ""))
             self._changed = True
             return self._known[value]
-        if is_object_store(value):
-            return value
         return {"sha256": self._digest(Path(value))} if os.path.exists(value) else value
 
     def save(self) -> None:

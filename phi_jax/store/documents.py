@@ -3,17 +3,15 @@
 The id is the hash of the text. A part is written whole or not at all, so a stage resumes at the first missing one.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from etils import epath
+from etils.epath import Path, PathLike
 
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
@@ -21,14 +19,20 @@ from phi_jax.store.artifact import Draft, atomic_path
 from phi_jax.store.cores import cores, spread
 from phi_jax.store.rows import Row, opened_parquet
 
+
+def text_field(name: str) -> pa.Field:
+    """A column of texts, of which none is null."""
+    return pa.field(name, pa.string(), nullable=False)
+
+
 SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("text", pa.large_string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),  # e.g. "stdlib 3.11.7", "numpy 2.4.6", a directory
-        pa.field("path", pa.string(), nullable=False),  # within the source
-        pa.field("license", pa.string()),  # as the source's metadata names it; null where it names none
-        pa.field("language", pa.string(), nullable=False),
+        text_field("id"),
+        text_field("text").with_type(pa.large_string()),
+        text_field("source"),  # e.g. "stdlib 3.11.7", "numpy 2.4.6", a directory
+        text_field("path"),  # within the source
+        ("license", pa.string()),  # as the source's metadata names it; null where it names none
+        text_field("language"),
     ]
 )
 
@@ -42,9 +46,9 @@ def document_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def part_path(directory: epath.PathLike, index: int) -> epath.Path:
+def part_path(directory: PathLike, index: int) -> Path:
     """Where part `index` lies."""
-    return epath.Path(directory) / f"part-{index:05d}.parquet"
+    return Path(directory) / f"part-{index:05d}.parquet"
 
 
 def uniform(identifier: str, salt: str) -> float:
@@ -55,8 +59,7 @@ def uniform(identifier: str, salt: str) -> float:
     return int(hashlib.sha256(f"{salt} {identifier}".encode()).hexdigest()[:8], 16) / 2**32
 
 
-@dataclasses.dataclass(frozen=True)
-class Totals:
+class Totals(NamedTuple):
     """What a document set holds: rows, UTF-8 bytes of text, and the digest of its rows in any order and any cut."""
 
     rows: int
@@ -64,8 +67,10 @@ class Totals:
     digest: str  # SHA-256, hex
 
 
-def write_part(directory: epath.PathLike, index: int, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
-    """Writes one part atomically. Its counts and the sum of its rows' hashes go into its footer; see `totals`."""
+def write_part(directory: PathLike, index: int, rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> None:
+    """Writes one part atomically; makes the directory where it is missing. The part's counts and the sum of its rows'
+    hashes go into its footer; see `totals`.
+    """
     total = 0
     for row in rows:
         line = json.dumps({n: row.get(n) for n in schema.names}, sort_keys=True, ensure_ascii=False, default=str)
@@ -73,25 +78,25 @@ def write_part(directory: epath.PathLike, index: int, rows: Sequence[Row], schem
     size = sum(len(row["text"].encode()) for row in rows) if "text" in schema.names else 0
     footer = json.dumps({"rows": len(rows), "bytes": size, "hashes": f"{total % 2**256:064x}"})
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_FOOTER: footer}))
+    Path(directory).mkdir(parents=True, exist_ok=True)
     with atomic_path(part_path(directory, index)) as path, path.open("wb") as file:
         pq.write_table(table, file, compression="zstd")
 
 
 def write_parts(
-    directory: epath.PathLike,
+    directory: PathLike,
     count: int,
     make: Callable[[int], Iterable[Row]],
     schema: pa.Schema = SCHEMA,
     *,
     label: str,
-    apart: Sequence[epath.Path] = (),
+    apart: Sequence[Path] = (),
 ) -> None:
     """Writes the parts 0 to count - 1 that are not there yet; a killed stage goes on at the first missing one.
 
     make: the rows of a part, which must be a function of its index alone. label: what the progress is called. apart:
     the files that `make` reads, where it may be pickled: if they are worth it, it runs on all cores; see `spread`.
     """
-    epath.Path(directory).mkdir(parents=True, exist_ok=True)
     missing = [index for index in range(count) if not part_path(directory, index).exists()]
     processes = cores() if sum(path.stat().length for path in apart) > _WORTH_PROCESSES else 1
     with Progress(label, count, "parts") as bar:
@@ -100,25 +105,11 @@ def write_parts(
             bar.advance(1)
 
 
-def _make_part(directory: epath.PathLike, make: Callable[[int], Iterable[Row]], schema: pa.Schema, index: int) -> None:
+def _make_part(directory: PathLike, make: Callable[[int], Iterable[Row]], schema: pa.Schema, index: int) -> None:
     write_part(directory, index, list(make(index)), schema)
 
 
-def map_parts(
-    source: epath.PathLike,
-    target: epath.PathLike,
-    function: Callable[[Iterator[Row]], Iterable[Row]],
-    columns: Sequence[str] = ("id", "text"),
-    schema: pa.Schema = SCHEMA,
-    *,
-    label: str,
-) -> None:
-    """Writes one part of `target` for each part of `source`: what `function` makes of its rows. See `write_parts`."""
-    found = parts(source)
-    write_parts(target, len(found), lambda index: function(read_part(found[index], columns)), schema, label=label)
-
-
-def totals(directory: epath.PathLike) -> Totals:
+def totals(directory: PathLike) -> Totals:
     """Counts and digest of a document set, from the parts' footers: no row is read.
 
     The digest is over the sum of the rows' hashes modulo 2**256, so it depends neither on the order of the rows nor on
@@ -134,33 +125,33 @@ def totals(directory: epath.PathLike) -> Totals:
     return Totals(rows, size, hashlib.sha256(f"{rows} {total % 2**256:064x}".encode()).hexdigest())
 
 
-def schema_of(directory: epath.PathLike) -> pa.Schema:
+def schema_of(directory: PathLike) -> pa.Schema:
     """The columns of a document set, those of its first part. Raises UserError where that is damaged."""
     return schema_of_part(parts(directory)[0]).remove_metadata()
 
 
-def schema_of_part(path: epath.PathLike) -> pa.Schema:
+def schema_of_part(path: PathLike) -> pa.Schema:
     """The columns of one Parquet file, with what its footer says. Raises UserError for a damaged one."""
     with opened_parquet(path) as file:
         return file.schema_arrow
 
 
-def add_output(draft: Draft, name: str, path: str | None = None) -> Totals:
-    """Declares the document set at `path` (default: `name`) as an output of the stage."""
-    found = totals(draft.directory / (path or name))
-    draft.add_output(name, path or name, kind="documents", digest=found.digest, rows=found.rows, text_bytes=found.bytes)
+def add_output(draft: Draft, name: str) -> Totals:
+    """Declares the document set `name` as an output of the stage."""
+    found = totals(draft.directory / name)
+    draft.add_output(name, name, kind="documents", digest=found.digest, rows=found.rows, text_bytes=found.bytes)
     return found
 
 
-def parts(directory: epath.PathLike) -> list[epath.Path]:
+def parts(directory: PathLike) -> list[Path]:
     """The parts of a document set, in order. Raises UserError where there is none."""
-    found = sorted(epath.Path(directory).glob("part-*.parquet"))
+    found = sorted(Path(directory).glob("part-*.parquet"))
     if not found:
         raise UserError(f"{directory}: holds no part-*.parquet; name the directory of a document set")
     return found
 
 
-def read(directory: epath.PathLike, columns: Sequence[str] = ("id", "text")) -> Iterator[Row]:
+def read(directory: PathLike, columns: Sequence[str] = ("id", "text")) -> Iterator[Row]:
     """Rows in part order, a batch in memory at a time.
 
     Raises UserError naming the file for a part that is damaged or lacks a column.
@@ -169,7 +160,7 @@ def read(directory: epath.PathLike, columns: Sequence[str] = ("id", "text")) -> 
         yield from read_part(path, columns)
 
 
-def read_part(path: epath.PathLike, columns: Sequence[str]) -> Iterator[Row]:
+def read_part(path: PathLike, columns: Sequence[str]) -> Iterator[Row]:
     """Rows of one Parquet file; errors as in `read`."""
     with opened_parquet(path) as file:
         if missing := [name for name in columns if name not in file.schema_arrow.names]:

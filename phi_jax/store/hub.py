@@ -6,11 +6,8 @@ whole stay (client 2.4.0). A `*` of the glob matches `/` too. A revision may be 
 is written %2F; without one it is the newest.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fnmatch
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +15,6 @@ from urllib.parse import unquote
 
 from phi_jax.errors import UserError, one_line
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the Hub's client is imported
 _FORM = re.compile(r"(hf://datasets/([\w.-]+/[\w.-]+))(?:@([^/]+))?/(.+)")
 _pins: dict[str, str] = {}  # source -> the same at its commit, for which a process asks once
 

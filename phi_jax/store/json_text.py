@@ -1,7 +1,5 @@
 """One form of JSON for everything that others read."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

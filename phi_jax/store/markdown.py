@@ -1,16 +1,13 @@
 """The fenced blocks of a Markdown text: where they are, in which language, and what is in them."""
 
-from __future__ import annotations
-
-import dataclasses
 import re
+from typing import NamedTuple
 
 # Any indentation: in a list item a fence is as deep as the item's text.
 _OPENING = re.compile(r"^([ \t]*)(`{3,}(?=[^`]*$)|~{3,})[ \t]*\{?\.?([\w+#-]*)")
 
 
-@dataclasses.dataclass(frozen=True)
-class Fence:
+class Fence(NamedTuple):
     """One fenced block. Lines are counted from 0; `first` is the opening fence's, `last` the closing one's."""
 
     first: int
@@ -23,7 +20,7 @@ class Fence:
 def fences(text: str) -> list[Fence]:
     """The fenced blocks of the text, in order."""
     lines = text.split("\n")
-    found: list[Fence] = []
+    found = []
     number = 0
     while number < len(lines):
         opening = _OPENING.match(lines[number])

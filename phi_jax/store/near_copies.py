@@ -11,12 +11,9 @@ threshold of the one kept in its place, also along a chain a ~ b ~ c whose ends 
 set of texts alone: not on their order, nor on how they are cut into parts, nor on threads.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import itertools
-import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +25,10 @@ from phi_jax.store.ngrams import Hashes, gram_hashes, jaccard
 
 _SEED = 1  # of the MinHash permutations: part of what "the same result on every run" means
 _BATCH = 512  # texts signed at a time
+Members = npt.NDArray[np.int64]  # numbers of texts, ascending
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """What a near copy is, and how the pairs to be compared are found."""
 
     threshold: float = 0.8  # Jaccard similarity of the sets of n-grams, in (0, 1]
@@ -40,14 +37,13 @@ class Rules:
     bands: int = 21  # that these are cut into
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """Which of D texts are to be compared. The texts are numbered in the order in which they are visited."""
 
     ids: list[str]  # [D] no two of them exact copies
     copies: dict[str, str]  # id of an exact copy -> id of the text of the D that has the same words
     rows: int  # of the input; more than ids and copies where an id occurs twice
-    buckets: list[npt.NDArray[np.int64]]  # texts with one band of MinHash in common: ascending, two or more
+    buckets: list[Members]  # texts with one band of MinHash in common: ascending, two or more
     grams: dict[int, Hashes]  # set of n-grams of each text that is in a bucket
     rules: Rules
     label: str
@@ -58,7 +54,7 @@ def find_pairs(directories: Sequence[epath.PathLike], rules: Rules, *, label: st
 
     label: what the progress is called. Raises UserError for parts that cannot be read.
     """
-    signed: list[tuple[int, str, str]] = []  # (- bytes, id, digest of the words) of each row
+    signed = []  # (- bytes, id, digest of the words) of each row
     bands = [np.empty((0, rules.bands), dtype=np.uint64)]
     rows = (row for directory in directories for row in documents.read(directory))
     with Progress(label, sum(documents.totals(d).rows for d in directories), "documents signed") as bar:
@@ -70,7 +66,7 @@ def find_pairs(directories: Sequence[epath.PathLike], rules: Rules, *, label: st
             bar.advance(len(batch))
     places: dict[str, int] = {}  # id -> its row, in the order of visits
     first: dict[str, str] = {}
-    copies: dict[str, str] = {}
+    copies = {}
     for place in sorted(range(len(signed)), key=signed.__getitem__):
         _, identifier, digest = signed[place]
         if (text := first.setdefault(digest, identifier)) == identifier:
@@ -80,7 +76,7 @@ def find_pairs(directories: Sequence[epath.PathLike], rules: Rules, *, label: st
     ids = list(places)
     buckets = _buckets(np.concatenate(bands)[list(places.values())])
     compared = {ids[member]: member for members in buckets for member in members.tolist()}
-    grams: dict[int, Hashes] = {}
+    grams = {}
     for directory in directories if compared else ():
         for row in documents.read(directory):
             if (member := compared.pop(row["id"], None)) is not None:
@@ -99,7 +95,7 @@ def decide(found: Found) -> dict[str, tuple[str, float]]:
         for member in members.tolist():
             buckets.setdefault(member, []).append(bucket)
     kept_in: list[list[int]] = [[] for _ in found.buckets]
-    dropped: dict[str, tuple[str, float]] = {}
+    dropped = {}
     with Progress(found.label, len(buckets), "documents compared") as bar:
         for text in sorted(buckets):
             others = sorted({kept for bucket in buckets[text] for kept in kept_in[bucket]})
@@ -121,9 +117,6 @@ def _band_hashes(texts: list[str], rules: Rules) -> Hashes:
 
     Bands that differ may have one hash, which only costs a comparison.
     """
-    # Daft's own telemetry: off before it is imported.
-    for name, value in (("DO_NOT_TRACK", "1"), ("DAFT_ANALYTICS_ENABLED", "0")):
-        os.environ.setdefault(name, value)
     import daft
 
     # S-curve of 21 bands of 6 hashes, 1 - (1 - s^6)^21: 0.28 at a Jaccard similarity of 0.5, 0.63 at 0.6, 0.93 at
@@ -136,9 +129,9 @@ def _band_hashes(texts: list[str], rules: Rules) -> Hashes:
     return values.reshape(len(texts), rules.bands, width).astype(np.uint64) @ factors
 
 
-def _buckets(hashes: Hashes) -> list[npt.NDArray[np.int64]]:
+def _buckets(hashes: Hashes) -> list[Members]:
     """The sets of two or more texts that have a band in common, each once. hashes: [D, bands]."""
-    found: dict[bytes, npt.NDArray[np.int64]] = {}
+    found = {}
     for band in hashes.T:
         order = np.argsort(band, kind="stable")  # so that the members of a bucket ascend
         ends = np.append(np.flatnonzero(np.diff(band[order])) + 1, len(order))

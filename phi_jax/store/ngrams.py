@@ -5,8 +5,6 @@ are. Its *n-grams* are its runs of n successive words; a text of fewer than n wo
 empty text: the empty one).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

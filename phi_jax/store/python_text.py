@@ -1,13 +1,11 @@
 """Python source as text: its syntax tree, where its code begins."""
 
-from __future__ import annotations
-
 import ast
 import gc
 import re
 import warnings
 
-_LEADING_COMMENTS = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)+")
+_LEADING_COMMENTS = re.compile(r"\A(?:[ \t\f]*(?:#[^\n]*)?\n)+")
 
 
 def parse(text: str) -> ast.Module | None:
@@ -28,5 +26,4 @@ def parse(text: str) -> ast.Module | None:
 
 def from_first_code(text: str) -> str:
     """The text behind the comments and blank lines it opens with, most often a licence."""
-    match = _LEADING_COMMENTS.match(text)
-    return text[match.end() :] if match else text
+    return _LEADING_COMMENTS.sub("", text)

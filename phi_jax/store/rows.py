@@ -3,8 +3,6 @@
 A file of rows is JSON lines, a JSON list of objects (but in a .jsonl), or Parquet; .gz and .zst are unpacked.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import io
@@ -14,15 +12,13 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from etils import epath
+from etils.epath import PathLike
 
 from phi_jax.errors import UserError, one_line
 from phi_jax.store.artifact import is_object_store
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
 
 Row = dict[str, Any]
 # Of files of rows that are looked for in a directory.
@@ -44,13 +40,13 @@ class Given(NamedTuple):
     line: bytes = b""  # of JSON lines
 
 
-def located(path: epath.PathLike) -> Any:
+def located(path: PathLike) -> Any:
     """The path in an object store, or on this machine, where epath takes a pipe for a file."""
     return epath.Path(path) if is_object_store(path) else Path(path)
 
 
 @contextlib.contextmanager
-def _reading(path: epath.PathLike) -> Iterator[None]:
+def _reading(path: PathLike) -> Iterator[None]:
     """Raises UserError for what a damaged file raises inside, and for whatever the library of an object store does,
     which says so where it is not installed.
     """
@@ -63,7 +59,7 @@ def _reading(path: epath.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(path: epath.PathLike) -> Iterator[IO[bytes]]:
+def opened(path: PathLike) -> Iterator[IO[bytes]]:
     """A file to be read, unpacked where its name ends in .gz or .zst.
 
     Raises UserError for what is no regular file, such as a pipe, which might never end, and for what turns out to
@@ -84,7 +80,7 @@ def _unpack_zstd(file: IO[bytes]) -> Any:
     return pa.CompressedInputStream(file, "zstd")
 
 
-def files_below(root: epath.PathLike, endings: Sequence[str]) -> list[epath.Path]:
+def files_below(root: PathLike, endings: Sequence[str]) -> list[epath.Path]:
     """`root`, or what a directory holds that has one of the endings, but for directories; sorted.
 
     At any depth; of an object store, which asks for every depth again, at the first. Raises UserError as `opened`.
@@ -117,7 +113,7 @@ def _joined(values: Sequence[Any]) -> Any:
     return "\n".join(v.strip("\n") for v in values) if all(isinstance(v, str) for v in values) else None
 
 
-def read_object(path: epath.PathLike) -> Row:
+def read_object(path: PathLike) -> Row:
     """The JSON object that a file is. Raises UserError where it is none."""
     with opened(path) as file:
         if not isinstance(content := _parsed(file.read()), dict):
@@ -125,12 +121,12 @@ def read_object(path: epath.PathLike) -> Row:
         return content
 
 
-def is_parquet(path: epath.PathLike) -> bool:
+def is_parquet(path: PathLike) -> bool:
     """Whether a file is to be read as Parquet."""
     return str(path).lower().endswith(".parquet")
 
 
-def read_rows(path: epath.PathLike, columns: Sequence[str] = ()) -> Iterator[Given]:
+def read_rows(path: PathLike, columns: Sequence[str] = ()) -> Iterator[Given]:
     """The rows of a file, or why one is none; blank lines are no rows. columns: of Parquet, () = all.
 
     Raises UserError for a file that is damaged as a whole.
@@ -152,7 +148,7 @@ def read_rows(path: epath.PathLike, columns: Sequence[str] = ()) -> Iterator[Giv
                     yield Given(place, {}, f"not JSON ({one_line(error)})", line)
 
 
-def count_rows(path: epath.PathLike) -> int:
+def count_rows(path: PathLike) -> int:
     """How many rows `read_rows` gives."""
     if is_parquet(path):
         with opened_parquet(path) as table:
@@ -162,8 +158,8 @@ def count_rows(path: epath.PathLike) -> int:
 
 
 @contextlib.contextmanager
-def opened_parquet(path: epath.PathLike) -> Iterator[pq.ParquetFile]:
-    """A Parquet file to be read; errors as in `opened`."""
+def opened_parquet(path: PathLike) -> Iterator[Any]:
+    """A pyarrow.parquet.ParquetFile to be read; errors as in `opened`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -178,7 +174,7 @@ def opened_parquet(path: epath.PathLike) -> Iterator[pq.ParquetFile]:
             raise ValueError(one_line(error)) from None
 
 
-def _rows_of_parquet(path: epath.PathLike, columns: Sequence[str]) -> Iterator[Given]:
+def _rows_of_parquet(path: PathLike, columns: Sequence[str]) -> Iterator[Given]:
     numbers = itertools.count(1)
     with opened_parquet(path) as table:
         chosen = [name for name in table.schema_arrow.names if name in columns or not columns]
@@ -202,7 +198,7 @@ def _text_of(value: Any) -> Any:
     return value
 
 
-def _is_list(path: epath.PathLike, file: IO[bytes]) -> bool:
+def _is_list(path: PathLike, file: IO[bytes]) -> bool:
     head = file.peek(4096) if isinstance(file, io.BufferedReader) else b""
     return ".jsonl" not in epath.Path(path).name and re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", head) is not None
 
@@ -219,9 +215,10 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _checked(place: str, row: Any, line: bytes = b"") -> Given:
+    fault = "" if _is_flat(row, _DEEPEST) else "nested too deeply"
     if not isinstance(row, dict):
-        return Given(place, {}, "not a JSON object", line)
-    return Given(place, row, "", line) if _is_flat(row, _DEEPEST) else Given(place, {}, "nested too deeply", line)
+        fault = "not a JSON object"
+    return Given(place, {} if fault else row, fault, line)
 
 
 def _is_flat(value: Any, left: int) -> bool:

@@ -1,7 +1,5 @@
 """What ran: versions of Python and of the packages that can change a result, and the commit of the checkout."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import platform
@@ -35,4 +33,4 @@ def git_revision() -> str | None:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    return answer.stdout.strip() or None

@@ -59,8 +59,6 @@ class Sorted:
         """Checks items, `size` at a time, and writes the rows, which have gone through `judged`. `check` is not called
         for parts that an earlier run has written.
         """
-        for directory in (self.passed, self.failed):
-            directory.mkdir(parents=True, exist_ok=True)
         left = iter(items)
         for index in itertools.count():
             chunk = list(itertools.islice(left, size))

@@ -3,8 +3,6 @@
 Several token sets can be mixed by weight.
 """
 
-from __future__ import annotations
-
 import bisect
 import itertools
 from collections.abc import Generator, Mapping, Sequence
@@ -46,15 +44,14 @@ class TokenBatches:
         import grain
 
         weights = sources if isinstance(sources, Mapping) else {sources: 1.0}
-        self._place = ", ".join(map(str, weights))
         self.seq_len, self.vocab_size, self.end_of_text_id = _common_shape([*weights])
         self._opened = [_open(directory, split, self.seq_len + 1) for directory in weights]
         self._rows = list(range(global_batch_size) if rows is None else rows)
         self._global_batch_size = global_batch_size
-        self.num_records: int = sum(map(len, self._opened))
+        self.num_records = sum(map(len, self._opened))
         if self.num_records < global_batch_size:
             raise UserError(
-                f"{self._place}: split {split} has {self.num_records} records, less than one batch of "
+                f"{', '.join(map(str, weights))}: split {split} has {self.num_records} records, less than one batch of "
                 f"{global_batch_size}; lower global_batch_size in the rules of this training, or collect more text"
             )
         # Record numbers travel with the tokens: they name the data of a bad step and prove an exact resume. Those of
@@ -64,7 +61,7 @@ class TokenBatches:
             numbers = grain.MapDataset.range(first, first + len(source)).seed(seed)
             streams.append((numbers.shuffle() if shuffle else numbers).repeat())
             first += len(source)
-        self._numbers = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights=[*weights.values()])
+        self._numbers = grain.MapDataset.mix(streams, weights=[*weights.values()])
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(tokens int32 [rows, seq_len + 1], record numbers int64 [rows]) of this process's rows at `step`.
@@ -73,10 +70,7 @@ class TokenBatches:
         """
         begin = int(step) * self._global_batch_size
         numbers = [int(self._numbers[begin + row]) for row in self._rows]
-        tokens = np.empty((len(numbers), self.seq_len + 1), np.int32)
-        for place, number in enumerate(numbers):
-            tokens[place] = self._record(number)
-        return tokens, np.asarray(numbers, np.int64)
+        return np.array([self._record(number) for number in numbers], np.int32), np.array(numbers, np.int64)
 
     def _record(self, number: int) -> np.ndarray:
         for source in self._opened:

@@ -11,19 +11,14 @@ GPT-2's expression, and merges by a list. Both give the same ids where
 3. the two regular expressions cut alike, which tests show of the pinned versions, on texts that are made to differ.
 """
 
-from __future__ import annotations
-
 import json
 import re
-from typing import TYPE_CHECKING
 
+import tiktoken
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from phi_jax.tokens.tokenizer_files import byte_alphabet, why_not_gpt2
-
-if TYPE_CHECKING:
-    import tiktoken
 
 # GPT-2's expression (its encoder.py). What needs no look-ahead stands in one group, which the engine then runs as one
 # automaton: without the group it takes twice as long.
@@ -40,12 +35,10 @@ _LONG_WHITESPACE = re.compile(r"\s{1000}")
 
 def fast_core(backend: tokenizers.Tokenizer) -> tuple[tiktoken.Encoding | None, str]:
     """(encoding, "") where tiktoken gives the ids of `backend` with special tokens as text, else (None, the reason)."""
-    import tiktoken
-
     state = json.loads(backend.to_str())
     if reason := why_not_gpt2(state):
         return None, reason
-    vocabulary: dict[str, int] = state["model"]["vocab"]
+    vocabulary = state["model"]["vocab"]
     alphabet = byte_alphabet()
     if alphabet.keys() - vocabulary:
         return None, "its vocabulary lacks some bytes"

@@ -4,8 +4,6 @@ A split is one stream of tokens, cut into records of seq_len + 1; what remains a
 and counted.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -3,12 +3,10 @@
 A split's stream is its documents in order, each followed by <|endoftext|> (paper, section 2.3).
 """
 
-from __future__ import annotations
-
 import bisect
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress, say
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.artifact import Draft, Inputs
 from phi_jax.tokens.shards import SplitWriter, write_metadata
 from phi_jax.tokens.tokenizer import Tokenizer, train
 
@@ -40,7 +38,7 @@ def _check_size(rules: Config, origin: str, tokenizer: Tokenizer) -> None:
         )
 
 
-def make_tokenizer(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def make_tokenizer(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `tokenize/tokenizer` -> output "tokenizer", a directory.
 
     It is the one that config.tokenize.tokenizer names, or learnt on the sets that config.tokenize.learn_on names, in
@@ -64,7 +62,7 @@ def make_tokenizer(config: Config, inputs: Mapping[str, Artifact], draft: Draft)
     draft.add_facts(origin=origin, entries=tokenizer.vocab_size, core=tokenizer.core)
 
 
-def tokenize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def tokenize(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `tokenize/<set>`: inputs {"documents", "tokenizer"} -> outputs "tokenizer" (a copy) and "tokens".
 
     Raises UserError for documents that do not fill one record of each split.

@@ -6,8 +6,8 @@ import functools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import tiktoken
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
@@ -15,9 +15,6 @@ from phi_jax.errors import UserError
 from phi_jax.store.cores import cores
 from phi_jax.tokens import fast_core, tokenizer_files
 from phi_jax.tokens.tokenizer_files import END_OF_TEXT, WHITESPACE_RUNS
-
-if TYPE_CHECKING:
-    import tiktoken
 
 
 class Tokenizer:

@@ -5,11 +5,8 @@ base BPE with <|endoftext|> last, then runs of 31..2 spaces, then runs of 9..2 t
 codegen1/jaxformer/hf/sample.py, include_whitespace and include_tabs).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +26,13 @@ PUBLISHED_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.j
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The characters that stand for bytes in vocabularies of this kind (GPT-2's encoder.py, bytes_to_unicode)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    """The characters that stand for bytes in vocabularies of this kind: printable ones for themselves, those from 256
+    on for the others, in their order (GPT-2's encoder.py, bytes_to_unicode).
+    """
+    characters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    printable = {character: ord(character) for character in characters if ord(character) < 256}
+    others = sorted({*range(256)} - {*printable.values()})
+    return printable | dict(zip(characters[len(printable) :], others, strict=True))
 
 
 def read(source: Path) -> tokenizers.Tokenizer:
@@ -72,7 +72,7 @@ def read(source: Path) -> tokenizers.Tokenizer:
 def _from_vocabulary(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
     backend = byte_level(models.BPE.from_file(str(vocabulary), str(merges)))
     beside = vocabulary.with_name("added_tokens.json")
-    added: dict[str, int] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    added = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     if any(backend.token_to_id(token) != number for token, number in added.items()):
         raise ValueError(f"{beside.name} has other tokens, or other ids, than CodeGen's")
     return backend
@@ -86,9 +86,6 @@ def byte_level(model: models.BPE) -> tokenizers.Tokenizer:
     backend.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
     backend.add_tokens([AddedToken(run, normalized=True) for run in WHITESPACE_RUNS])
     return backend
-
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the Hub's client is imported
 
 
 def download(name: str) -> Path:
@@ -141,7 +138,7 @@ def write(backend: tokenizers.Tokenizer, directory: Path, *, max_length: int) ->
     write_json(directory / "tokenizer.json", state)
     of_gpt2 = not why_not_gpt2(state)
     if of_gpt2:
-        vocabulary: dict[str, int] = state["model"]["vocab"]
+        vocabulary = state["model"]["vocab"]
         # As in GPT-2's own file, the end of a text belongs to the base; what slow tokenizers add comes after it.
         vocabulary.setdefault(END_OF_TEXT, backend.get_vocab()[END_OF_TEXT])
         write_json(directory / "vocab.json", dict(sorted(vocabulary.items(), key=lambda item: item[1])))

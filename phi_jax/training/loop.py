@@ -73,11 +73,11 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         )
 
         def validate(step: int, state: State) -> None:
-            watch.phase(f"in the validation at step {step}")
+            watch.phase = f"in the validation at step {step}"
             metrics.add_apart(VALIDATION_LOSS, lambda: data.validation_loss(eval_step, state["params"]))
 
         def save(step: int, state: State) -> None:
-            watch.phase(f"saving step {step}")
+            watch.phase = f"saving step {step}"
             figures = metrics.write()  # before the save: where a step is saved, its figures are written
             validated = {name: value for name, value in figures.items() if name == VALIDATION_LOSS}
             checkpoints.save(step, state, {**record, "step": step}, metrics=validated)
@@ -88,9 +88,9 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         stream = opened.enter_context(contextlib.closing(data.train.iterate(step, rules.steps)))
         stopping = False
         while step < rules.steps and not stopping:
-            watch.phase(f"waiting for the data of step {step}")
+            watch.phase = f"waiting for the data of step {step}"
             tokens_RxT1, _ = next(stream)
-            watch.phase(f"in step {step}")
+            watch.phase = f"in step {step}"
             state, figures = train_step(state, data.place(tokens_RxT1))
             metrics.note(step, figures)
             step += 1
@@ -101,7 +101,7 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
             for every, hook in hooks:
                 if step % every == 0 or step == rules.steps or (stopping and hook is save):
                     hook(step, state)
-        watch.phase("waiting for the last save")
+        watch.phase = "waiting for the last save"
         checkpoints.wait()
         watch.can_save = False
         if stopping or any(processes.gather(watch.asked_to_stop)):

@@ -7,12 +7,9 @@ import os
 import resource
 import signal
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from ..program import Limits
 from . import landlock, libc, seccomp
-
-if TYPE_CHECKING:  # dataclasses would bring inspect into the server's memory, which each fork copies
-    from ..program import Limits
 
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPSET = {"x86_64": 126, "aarch64": 91}
@@ -34,15 +31,13 @@ class Confinement:
     readable: the folders that Python imports from. rules: the descriptor of Landlock's rules, to be kept until `enter`.
     """
 
-    def __init__(self, limits: "Limits", readable: Sequence[str], *, full: bool) -> None:
+    def __init__(self, limits: Limits, readable: Sequence[str], *, full: bool) -> None:
         self.full = full
         self.rules: list[int] = []
         self._limits = _resource_limits(limits, full=full)
-        self._filter: seccomp.Filter | None = None
         if full:
-            # These are inherited. Unconfined, the server needs root's rights to clear what a program left.
+            # Inherited. Unconfined, the server needs root's rights to clear what a program left.
             _drop_capabilities()
-            libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
             self.rules = [landlock.ruleset(landlock.abi(), [*readable, *_SYSTEM_PATHS])]
             self._filter = seccomp.Filter(os.uname().machine)
 
@@ -66,13 +61,13 @@ class Confinement:
                 # macOS refuses some (RLIMIT_AS below the current size); there the wall clock bounds the program.
                 if libc.LINUX:
                     raise
-        if self._filter is not None:
+        if self.full:
             landlock.restrict(rules)
             os.close(rules)
             self._filter.install()
 
 
-def _resource_limits(limits: "Limits", *, full: bool) -> list[tuple[int, int]]:
+def _resource_limits(limits: Limits, *, full: bool) -> list[tuple[int, int]]:
     """(resource, soft and hard limit) of a child.
 
     Raises OSError where this process may not have that much: a program would fail here that passes elsewhere.
@@ -95,11 +90,8 @@ def _resource_limits(limits: "Limits", *, full: bool) -> list[tuple[int, int]]:
     return [(getattr(resource, name), value) for name, value in wanted.items()]
 
 
-class _CapHeader(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-_NOBODYS = (_CapHeader(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())
+# capset's header (version, this process) and no capability of any kind.
+_NOBODYS = ((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)())
 
 
 def _drop_capabilities() -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import struct
 from collections.abc import Iterable
 
 from .libc import syscall
@@ -16,20 +17,13 @@ _WRITE_FILE = 1 << 1
 
 # Rights by the ABI that brought them. What a ruleset handles and no rule allows is denied, so each right
 # that the kernel knows is handled: 13 at first, then REFER, TRUNCATE and IOCTL_DEV.
-_FILE_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
-_NET_RIGHTS = {4: 0b11}  # bind and connect TCP
-_SCOPES = {6: 0b11}  # abstract Unix sockets; signals
+_RIGHTS = (
+    {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15},  # on files
+    {4: 0b11},  # on the network: bind and connect TCP
+    {6: 0b11},  # scopes: abstract Unix sockets; signals
+)
 
 _O_PATH = getattr(os, "O_PATH", 0)
-
-
-class _RulesetAttr(ctypes.Structure):
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class _PathBeneath(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("allowed", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
 
 
 def abi() -> int:
@@ -40,27 +34,19 @@ def abi() -> int:
         return 0
 
 
-def _known(rights: dict[int, int], version: int) -> int:
-    known = 0
-    for since, bits in rights.items():
-        if version >= since:
-            known |= bits
-    return known
-
-
-def ruleset(version: int, readable: Iterable[str], devices: Iterable[str] = ("/dev/null",)) -> int:
-    """A descriptor of rules for `restrict`: files beneath `readable` may be read, `devices` also written.
+def ruleset(version: int, readable: Iterable[str]) -> int:
+    """A descriptor of rules for `restrict`: files beneath `readable` may be read, /dev/null also written.
 
     Paths that do not exist are left out. Rights unknown to ABI `version` are masked; seccomp denies the
     system calls behind them, so an old kernel protects the same. Raises OSError.
     """
-    attr = _RulesetAttr(_known(_FILE_RIGHTS, version), _known(_NET_RIGHTS, version), _known(_SCOPES, version))
+    handled = (sum(bits for since, bits in rights.items() if version >= since) for rights in _RIGHTS)
+    attr = (ctypes.c_uint64 * 3)(*handled)  # struct landlock_ruleset_attr
     # Kernels refuse a longer structure than they know if the rest is not zero; give each its own length.
     size = 8 if version < 4 else 16 if version < 6 else 24
     rules = syscall(_CREATE_RULESET, ctypes.addressof(attr), size, 0)
     grants = [(path, _READ_FILE | _READ_DIR) for path in readable]
-    grants += [(path, _READ_FILE | _WRITE_FILE) for path in devices]
-    for path, allowed in grants:
+    for path, allowed in [*grants, ("/dev/null", _READ_FILE | _WRITE_FILE)]:
         try:
             fd = os.open(path, _O_PATH | os.O_CLOEXEC)
         except OSError:
@@ -68,7 +54,8 @@ def ruleset(version: int, readable: Iterable[str], devices: Iterable[str] = ("/d
         try:
             if not os.path.isdir(path):
                 allowed &= ~_READ_DIR
-            rule = _PathBeneath(allowed, fd)
+            # struct landlock_path_beneath_attr, which is packed.
+            rule = ctypes.create_string_buffer(struct.pack("=Qi", allowed, fd))
             syscall(_ADD_RULE, rules, _RULE_PATH_BENEATH, ctypes.addressof(rule), 0)
         finally:
             os.close(fd)

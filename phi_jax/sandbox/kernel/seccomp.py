@@ -13,7 +13,6 @@ import ctypes
 import errno
 import os
 import struct
-from typing import NamedTuple
 
 from .libc import PR_SET_SECCOMP, prctl, syscall
 
@@ -24,11 +23,12 @@ _ALLOW = 0x7FFF0000
 _KILL_PROCESS = 0x80000000
 _ERRNO = 0x00050000
 
-# Classic BPF: load a word of seccomp_data, jump, jump if equal, jump if not below, return.
-_LOAD, _JA, _JEQ, _JGE, _RET = 0x20, 0x05, 0x15, 0x35, 0x06
+# Classic BPF: load a word of seccomp_data, jump if equal, jump if not below, return.
+_LOAD, _JEQ, _JGE, _RET = 0x20, 0x15, 0x35, 0x06
 _NR, _ARCH, _ARGS = 0, 4, 16  # offsets in struct seccomp_data (the low half of an argument comes first)
 
 _X32_BIT = 0x40000000
+_NEWER = 450  # the first call that no table here knows
 
 
 def _numbers(table: str) -> dict[str, int]:
@@ -76,35 +76,25 @@ _REFUSED = {"clone3": errno.ENOSYS, "clone": errno.EAGAIN}
 
 # Calls whose arguments decide: {call: (argument, allowed low 32 bits)}.
 # fcntl: F_SETOWN with F_SETSIG would make the kernel send any signal to any process of the same user.
-_F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
-_TCGETS, _FIONCLEX, _FIOCLEX, _FIONBIO = 0x5401, 0x5450, 0x5451, 0x5421
-_AF_UNIX = 1
 _CHECKED: dict[str, list[tuple[int, tuple[int, ...]]]] = {
-    "fcntl": [(1, (_F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC))],
-    "ioctl": [(1, (_TCGETS, _FIONCLEX, _FIOCLEX, _FIONBIO))],
-    # asyncio's loop wakes itself through a socketpair; without connect, sendto and sendmsg it reaches nobody.
-    "socketpair": [(0, (_AF_UNIX,))],
+    "fcntl": [(1, (0, 1, 2, 3, 4, 1030))],  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
+    "ioctl": [(1, (0x5401, 0x5450, 0x5451, 0x5421))],  # TCGETS, FIONCLEX, FIOCLEX, FIONBIO
+    # AF_UNIX: asyncio's loop wakes itself through a socketpair; without connect, sendto and sendmsg it reaches nobody.
+    "socketpair": [(0, (1,))],
     # Its own limits (pid 0), to read only (no new limits: both halves of the pointer are checked below).
     "prlimit64": [(0, (0,)), (2, (0,))],
 }
 
 
-class _Architecture(NamedTuple):
-    audit: int  # AUDIT_ARCH_*
-    calls: dict[str, int]
-
-
-_ARCHITECTURES = {
-    "x86_64": _Architecture(0xC000003E, _X86_64),
-    "aarch64": _Architecture(0xC00000B7, _AARCH64),
-}
+# Machine -> (AUDIT_ARCH_*, its calls).
+_ARCHITECTURES = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _AARCH64)}
 
 
 def supported() -> str | None:
     """None where filters can be used here, else what is missing."""
     machine = os.uname().machine
-    if machine not in _ARCHITECTURES or struct.calcsize("P") != 8:
-        return f"no seccomp filter is written for {machine} with {struct.calcsize('P') * 8}-bit pointers"
+    if machine not in _ARCHITECTURES:
+        return f"no seccomp filter is written for {machine} with 64-bit pointers"
     action = ctypes.c_uint32(_ERRNO)
     number = 317 if machine == "x86_64" else 277
     try:
@@ -120,54 +110,26 @@ def _instruction(code: int, value: int, true: int = 0, false: int = 0) -> bytes:
 
 def program(machine: str) -> bytes:
     """The filter for `machine` (os.uname().machine) as struct sock_filter[]. KeyError if unknown."""
-    architecture = _ARCHITECTURES[machine]
-    calls = architecture.calls | _COMMON
+    audit, calls = _ARCHITECTURES[machine]
     code = [
         _instruction(_LOAD, _ARCH),
-        _instruction(_JEQ, architecture.audit, 1, 0),
+        _instruction(_JEQ, audit, 1, 0),
         _instruction(_RET, _KILL_PROCESS),
         _instruction(_LOAD, _NR),
     ]
     if machine == "x86_64":
         code += [_instruction(_JGE, _X32_BIT, 0, 1), _instruction(_RET, _KILL_PROCESS)]
-    actions: dict[int, bytes] = {}
-    for name, number in calls.items():
-        if name in _CHECKED:
-            body = b"".join(_check(*check) for check in _CHECKED[name]) + _instruction(_RET, _ALLOW)
-        elif name in _REFUSED:
-            body = _instruction(_RET, _ERRNO | _REFUSED[name])
-        else:
-            body = _instruction(_RET, _ALLOW)
-        actions[number] = body
-    # The C library probes for newer calls and expects "no such call" from a kernel that lacks them.
-    return b"".join([*code, _search(_steps(actions, last=_NEWER))])
-
-
-_NEWER = 450
-
-
-def _steps(actions: dict[int, bytes], last: int) -> list[tuple[int, bytes]]:
-    """(first number, what is done from it on), ascending: EPERM where `actions` has none, ENOSYS from `last` on."""
-    refuse = _instruction(_RET, _ERRNO | errno.EPERM)
-    steps: list[tuple[int, bytes]] = []
-    for number in range(last):
-        body = actions.get(number, refuse)
-        if not steps or steps[-1][1] != body:
-            steps.append((number, body))
-    return [*steps, (last, _instruction(_RET, _ERRNO | errno.ENOSYS))]
-
-
-def _search(steps: list[tuple[int, bytes]]) -> bytes:
-    """Finds the step of the loaded number by halves: the kernel runs the filter for every number there is when it is
-    installed. Each step ends in a return, so the number stays loaded on the way."""
-    if len(steps) == 1:
-        return steps[0][1]
-    middle = len(steps) // 2
-    below, above = _search(steps[:middle]), _search(steps[middle:])
-    # A conditional jump reaches 255 instructions, an unconditional one any.
-    away = len(below) // 8
-    jump = _instruction(_JGE, steps[middle][0], 0, 1) + _instruction(_JA, away)
-    return (jump if away > 255 else _instruction(_JGE, steps[middle][0], away, 0)) + below + above
+    for name, number in (calls | _COMMON).items():
+        body = b"".join(_check(*check) for check in _CHECKED.get(name, []))
+        body += _instruction(_RET, _ERRNO | _REFUSED[name] if name in _REFUSED else _ALLOW)
+        code += [_instruction(_JEQ, number, 0, len(body) // 8), body]
+    code += [
+        # The C library probes for newer calls and expects "no such call" from a kernel that lacks them.
+        _instruction(_JGE, _NEWER, 0, 1),
+        _instruction(_RET, _ERRNO | errno.ENOSYS),
+        _instruction(_RET, _ERRNO | errno.EPERM),
+    ]
+    return b"".join(code)
 
 
 def _check(argument: int, allowed: tuple[int, ...]) -> bytes:
@@ -184,18 +146,15 @@ def _check(argument: int, allowed: tuple[int, ...]) -> bytes:
     return b"".join(low + high)
 
 
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+class Filter(ctypes.Structure):
+    """The filter for `machine`, built once in the fork server and installed in each child."""
 
-
-class Filter:
-    """The filter, built once in the fork server and installed in each child."""
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
     def __init__(self, machine: str) -> None:
         code = program(machine)
-        self._code = ctypes.create_string_buffer(code, len(code))
-        self._program = _Program(len(code) // 8, ctypes.addressof(self._code))
+        super().__init__(len(code) // 8, code)
 
     def install(self) -> None:
         """Puts this thread under the filter for good. Needs no_new_privs. Raises OSError."""
-        prctl(PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(self._program))
+        prctl(PR_SET_SECCOMP, _MODE_FILTER, ctypes.addressof(self))

@@ -2,15 +2,14 @@
 
 import platform
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from phi_jax.errors import UserError
 
 from . import landlock, seccomp
 
 
-@dataclass(frozen=True)
-class Support:
+class Support(NamedTuple):
     """missing: what confinement="full" lacks here, empty if nothing. description: one line for a user."""
 
     missing: tuple[str, ...]

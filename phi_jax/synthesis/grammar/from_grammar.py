@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-import pyarrow as pa
-
 from phi_jax.config import Config
 from phi_jax.store import documents
 from phi_jax.store.artifact import Artifact, Draft, write_lines
@@ -17,7 +15,7 @@ from phi_jax.synthesis.llm.run_checks import as_fault, run
 from phi_jax.synthesis.llm.sandbox_checks import Block
 from phi_jax.synthesis.outputs import Fault, Sorted, declare, judged
 
-SCHEMA = documents.SCHEMA.append(pa.field("behaviour", pa.string(), nullable=False))
+SCHEMA = documents.SCHEMA.append(documents.text_field("behaviour"))
 VALIDATION_ONE_IN = 5  # of the held-out behaviours, the last ones choose among checkpoints and are not reported on
 _TEXTS_PER_PART = 4000
 _LICENSE = "Apache-2.0"  # what the grammar writes is ours

@@ -15,7 +15,6 @@ from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost
 if TYPE_CHECKING:
     from phi_jax.pipeline import Standing
 
-
 _OVERVIEW = 'an open, end-to-end reimplementation of phi-1 ("Textbooks Are All You Need") in JAX\n'
 _EPILOG = """\
 example:
@@ -112,13 +111,12 @@ def _sweep(options: Options, config_arguments: list[str]) -> None:
         return print("\n".join(sweep.compare(options.workdir, options.compare)))
     chosen = sweep.load(config_arguments, options.scale)
     if options.dry_run:
-        lines = sweep.dry_run(chosen, options.workdir, options.parallel, options.devices)
+        for line in sweep.dry_run(chosen, options.workdir, options.parallel, options.devices):
+            print(line)
     elif options.prune:
-        lines = iter(sweep.prune(chosen, options.workdir))
+        print("\n".join(sweep.prune(chosen, options.workdir)))
     else:
-        lines = iter(sweep.run(chosen, options.workdir, options.parallel, options.launcher))
-    for line in lines:
-        print(line)
+        print("\n".join(sweep.run(chosen, options.workdir, options.parallel, options.launcher)))
 
 
 def _stage(options: Options, config_arguments: list[str]) -> None:
@@ -282,13 +280,8 @@ def _sample(options: Options, _: list[str]) -> None:
     from phi_jax.evaluation.backends.jax_sampler import complete_text
     from phi_jax.model.sampling import Decoding
 
-    print(
-        complete_text(
-            options.model, options.prompt,
-            max_new_tokens=options.max_new_tokens,
-            decoding=Decoding(options.temperature, options.top_p, options.seed, options.top_k),
-        )
-    )  # fmt: skip
+    decoding = Decoding(options.temperature, options.top_p, options.seed, options.top_k)
+    print(complete_text(options.model, options.prompt, max_new_tokens=options.max_new_tokens, decoding=decoding))
 
 
 # --- The table of commands --------------------------------------------------------------------------------------------
@@ -314,7 +307,7 @@ _TEACHING = (
 )
 _MODEL_HELP = "Hugging Face directory, or artifact of a training or a selection"
 _DEVICES = _option(
-    "--devices", "--topology", default="8xA100-80GB", metavar="D", help="8xH100, v5e:4x4; 8xH100@2.5: dollars"
+    "--devices", "--topology", default="8xA100-80GB", metavar="D", help="8xH100, v5e:4x4, 8xH100@2.5 ($)"
 )
 _BENCHMARK = (
     _option(

@@ -5,8 +5,6 @@ stale. A path stands for the digest of what it holds (store/digests.py). Meaning
 beside its value in configs/phi_1.py and configs/nano.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -4,8 +4,6 @@ config.texts says who writes, an entry for each set of texts; config.models says
 which weights and by which rules. A stage is there when something needs it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import re

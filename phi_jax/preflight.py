@@ -4,8 +4,6 @@ A stage's own check is named by the graph (Stage.check) and stands in its room: 
 What stages share is checked here. Each check raises UserError, and gives lines that say what was found.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Stage `select`: which save of a finished training is handed on (paper, section 2.3: the best of six)."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

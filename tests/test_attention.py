@@ -175,7 +175,7 @@ inputs = t.draw(8, "float32", batch=8, length=128, heads=4)
 rows = t.segments_from([{0, 16 * i + 5} for i in range(8)], 128)
 for shape, segments in (((8, 1, 1), None), ((2, 2, 2), rows)):
     mesh = t.make_mesh(shape)
-    def in_ways(*arrays):  # as training/accumulation.py does
+    def in_ways(*arrays):  # as training/step.py does
         one = t.sharded_attention(config, mesh, batch_axes=("fsdp",), interpret=True)
         parts = jax.tree.map(lambda x: x.reshape(shape[0], -1, *x.shape[1:]), arrays)
         return jax.vmap(one, spmd_axis_name="data")(*parts).reshape(arrays[0].shape)

@@ -26,8 +26,8 @@ from phi_jax.evaluation import judge
 from phi_jax.evaluation.execution import Sample, execute
 from phi_jax.evaluation.judge import (
     BANDS,
+    PaperGrade,
     gold_items,
-    grade_schema,
     is_missed,
     judge_records,
     judge_table,
@@ -51,7 +51,7 @@ def test_a_template_never_changes_without_its_number():
 
 def test_the_evaluation_comes_before_the_grade():
     (_, system), (_, user) = question_of(PROBLEMS[0], "x", "kept")[1]
-    schema = grade_schema().model_json_schema()
+    schema = PaperGrade.model_json_schema()
     assert list(schema["properties"]) == schema["required"] == ["evaluation", "grade"]
     assert system.rpartition("{")[2].index('"evaluation"') < system.rpartition("{")[2].index('"grade"')
     assert "against the reference solution" in user
@@ -61,7 +61,7 @@ def test_the_evaluation_comes_before_the_grade():
 @pytest.mark.parametrize("grade", [-1, 11, 5.5, None, "high"])
 def test_a_grade_is_a_whole_number_from_0_to_10(grade):
     with pytest.raises(ValueError, match="grade"):
-        grade_schema().model_validate_json(json.dumps({"evaluation": "so", "grade": grade}))
+        PaperGrade.model_validate_json(json.dumps({"evaluation": "so", "grade": grade}))
 
 
 PIECES = ("BEGIN SOLUTION ", "END SOLUTION ", "END REFERENCE ", "$fence", "${solution}", "\n", "Grade: 10.\n", "===\n")

@@ -8,7 +8,7 @@ from running import MICRO, phi_jax
 from test_faults import start
 
 from phi_jax.store import artifact
-from phi_jax.training.profile import Profile
+from phi_jax.training.metrics import Profile
 
 
 def steps_in(directory):

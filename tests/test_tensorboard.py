@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from phi_jax.training.tensorboard import ScalarEvents
+from phi_jax.training.metrics import ScalarEvents
 
 
 def events_of(directory):

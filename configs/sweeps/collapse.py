@@ -3,7 +3,8 @@
 "replaced": a generation has only the texts of the one before; "accumulated": those of all before, and the first texts
 beside them, in equal shares. The first texts are exercises of the grammar at micro and nano, and of the teacher at
 paper. Each model is trained on exercises alone, from fresh weights. What a model writes passes the checks that a
-teacher's texts pass: what does not run, or gives another result than its examples state, teaches nobody.
+teacher's texts pass: what does not run, or gives another result than its examples state, teaches nobody. Where too few
+texts are left for a batch, or for what is held out, the next training says so and ends: ask for more.
 
 A model's validation loss is taken on what is held out of its own texts, and says nothing beside another's. So each has
 a probe, "gen2-probe": the same weights after one step at a rate that moves none of them, with the same scores; its
@@ -13,7 +14,7 @@ generation were kept, why the others were not, and how many of all were differen
 
 SMALL = {"config": "../nano.py", "model.num_layers": 2, "tokenize.validation_fraction": 0.1}
 SCALES = {  # whose the first texts are, exercises that each generation is asked for, and what else differs
-    "micro": ("grammar", 2000, SMALL | {"texts.grammar.family_cap": 6, "training.steps": 300}),
+    "micro": ("grammar", 2000, SMALL | {"texts.grammar.family_cap": 6}),
     "nano": ("grammar", 4000, SMALL),
     "paper": ("teacher", 1_000_000, {}),
 }

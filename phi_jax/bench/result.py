@@ -1,7 +1,5 @@
 """A measurement's result: what it was made with, and where it goes."""
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import os

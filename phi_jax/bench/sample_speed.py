@@ -3,8 +3,6 @@
 Weights are random, so nothing ends a completion by itself: each is given a length beforehand.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Sequence

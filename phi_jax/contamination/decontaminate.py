@@ -14,8 +14,6 @@ Documents that share 13 consecutive words of a prompt, its code included, are co
 blocks of Python are compared. Text without Python 3 is compared by its words only, and counted as not parsed.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections import Counter

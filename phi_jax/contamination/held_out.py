@@ -1,7 +1,5 @@
 """The problems that no training text may hold, and what one text has in common with them."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -60,8 +58,9 @@ class HeldOut:
         a solution, or with `prose` 13 words of a docstring. WORDS: 13 words of a prompt, code included. NOT_PARSED.
         """
         tree = parse(text)
-        if tree is None and (blocks := _python_blocks(text)):
-            tree = parse("\n".join(blocks))
+        if tree is None:  # of a Markdown text the fenced blocks that are Python, whatever they are called
+            blocks = [f.content for f in fences(text) if f.content.strip() and parse(f.content) is not None]
+            tree = parse("\n".join(blocks)) if blocks else None
         same_syntax: set[str] = set()
         for function in syntax.functions(tree) if tree is not None else ():
             if syntax.shape(function) in self._shapes:
@@ -90,8 +89,3 @@ def solutions(file: str, problem: Problem) -> Iterator[syntax.AnyFunction]:
         if not chosen:
             raise UserError(f"{file}: {problem.task_id}: no function in its solution or a rendering; mend the line")
         yield chosen[0]
-
-
-def _python_blocks(text: str) -> list[str]:
-    """The fenced blocks of a Markdown text that are Python, whatever they are called."""
-    return [f.content for f in fences(text) if f.content.strip() and parse(f.content) is not None]

@@ -11,8 +11,6 @@ and in a function of 20 nodes one node more, less or other makes it 0.95. As in 
 keywords of calls and constants count. One algorithm written in two ways is not alike.
 """
 
-from __future__ import annotations
-
 import ast
 import itertools
 from collections.abc import Iterable

@@ -3,10 +3,7 @@
 The distance is L2 between normalised vectors, 0 to 2: sqrt(2 - 2 cos). A vector is made by config.filter's rules.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,19 +12,10 @@ from etils import epath
 from phi_jax.config import Config
 from phi_jax.parallel.embedder import make_embedder
 from phi_jax.store import documents
-from phi_jax.weights.huggingface import read_architecture
-from phi_jax.weights.models import load_model, open_training, read_artifact
+from phi_jax.weights.models import load_model
 
 NEAREST = 3  # exercises of each part that are kept for a problem
 _SCHEMA = pa.schema({"task": pa.string(), "id": pa.string(), "distance": pa.float64()})
-
-
-def check_model(directory: str) -> None:
-    """Raises UserError where the directory holds no model."""
-    if read_artifact(directory) is None:
-        read_architecture(Path(directory))
-    else:
-        open_training(directory)
 
 
 def write_nearest(

@@ -3,8 +3,6 @@
 Comment marks, Markdown's marks at the head of a line, and the escapes of string literals are looked through.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import defaultdict

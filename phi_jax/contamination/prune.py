@@ -13,8 +13,6 @@ Every exercise is compared with every problem by
 - with config.prune.model, their embeddings (nearest.py), for the page only: hosts round differently.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections import defaultdict
@@ -68,9 +66,9 @@ def check(config: Config, name: str) -> None:
     if config.prune.problems != HELD_OUT:
         Likeness(config.prune.problems)
     if config.prune.model:
-        from phi_jax.contamination.nearest import check_model
+        from phi_jax.weights.models import shape_of
 
-        check_model(config.prune.model)
+        shape_of(config.prune.model)
 
 
 def prune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:

@@ -4,8 +4,6 @@ Two functions have one fingerprint when they differ in nothing but the names of 
 docstrings, annotations, decorators and layout. Builtins, attributes, keywords of calls and constants count.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import hashlib
@@ -18,7 +16,7 @@ from typing import Any
 BUILTINS = frozenset(dir(builtins)) - {"exit", "quit", "copyright", "credits", "license", "_"}
 AnyFunction = ast.FunctionDef | ast.AsyncFunctionDef
 _BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # fields of a statement in which a `def` can stand
-_NAME_FIELDS: dict[type[ast.AST], str] = {
+_NAME_FIELDS = {
     ast.Name: "id", ast.arg: "arg", ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.ClassDef: "name",
     ast.ExceptHandler: "name", ast.MatchAs: "name", ast.MatchStar: "name", ast.MatchMapping: "rest",
     ast.alias: "asname",

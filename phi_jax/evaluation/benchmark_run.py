@@ -16,8 +16,7 @@ from phi_jax.progress import say
 
 if TYPE_CHECKING:
     from phi_jax.config import Config
-    from phi_jax.model.phi import Params, PhiConfig
-    from phi_jax.tokens.tokenizer import Tokenizer
+    from phi_jax.weights.models import Loaded
 
 WALL_SECONDS = 10.0  # of one execution
 PARTS = "parts"  # directory of completions, which a killed evaluation goes on from
@@ -62,7 +61,7 @@ class BenchmarkRun:
         return records, scored(problems, records, model=self.model, benchmark=name)
 
 
-def greedy_pass_at_1(loaded: tuple[Params, PhiConfig, Tokenizer], problems: Sequence[Problem], rules: Config) -> float:
+def greedy_pass_at_1(loaded: Loaded, problems: Sequence[Problem], rules: Config) -> float:
     """The share of the problems that a model in memory solves by its greedy completions; nothing is kept on disk.
 
     rules: config.select. Raises UserError where no prompt has room in the model's context, and where the sandbox does

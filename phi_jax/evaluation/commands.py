@@ -47,23 +47,23 @@ def evaluate_model(
     the server answers nobody.
     """
     from phi_jax.evaluation.backends import open_backend
-    from phi_jax.evaluation.backends.chat_server import Server, ServerBackend
 
     target = Path(directory)
     name, problems = load_problems(benchmark, problems_file)
     planned = {f.name: options.pop(f.name) for f in dataclasses.fields(Plan) if f.name in options}
     fields.check({"seed": planned.get("seed", 0), "evaluate": {n: v for n, v in planned.items() if n != "seed"}})
     opened: Backend
-    identity: Any
-    if isinstance(model, Server):
+    if isinstance(model, str):
+        plan = Plan(**planned)
+        opened = open_backend(backend, Path(model), plan, **options)
+        title, identity = Path(model).name, PathDigests(None).of(model)
+    else:
+        from phi_jax.evaluation.backends.chat_server import ServerBackend
+
         plan = Plan(**{"top_p": 1.0, **planned, "prompt_form": CHAT})
         opened = ServerBackend(model, plan, str(target / "teacher"))
         problems = [dataclasses.replace(problem, stop=FENCE) for problem in problems]
         title = identity = model.model
-    else:
-        plan = Plan(**planned)
-        opened = open_backend(backend, Path(model), plan, **options)
-        title, identity = Path(model).name, PathDigests(None).of(model)
     asked = {
         "model": identity,
         "benchmark": name,

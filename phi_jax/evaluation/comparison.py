@@ -3,8 +3,6 @@
 p-values come uncorrected: who shows several of them in one table corrects them with `holm`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

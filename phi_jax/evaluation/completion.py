@@ -3,13 +3,11 @@
 Whatever the model runs on (backends/), prompts, stops and the cut are these.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, shown_prompt
@@ -45,8 +43,7 @@ class Plan:
         return f"temperature {self.temperature:g}, top_p {self.top_p:g}{top_k}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One completion to make. (task_id, sample) keys its draws, so it comes out the same in any company."""
 
     task_id: str
@@ -64,8 +61,7 @@ class Request:
         return is_complete(self.shown, text, self.stop)
 
 
-@dataclasses.dataclass(frozen=True)
-class Completion:
+class Completion(NamedTuple):
     """What a backend made of a request."""
 
     text: str

@@ -1,7 +1,5 @@
 """Stage `evaluate`: one model on every benchmark of the config, under perturbed prompts, and before a judge."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from phi_jax.evaluation.comparison import robustness
 from phi_jax.evaluation.completion import GREEDY, Plan
 from phi_jax.evaluation.execution import FILES, Records, forms_of, verdicts_of
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
+from phi_jax.evaluation.scores import Scores
 from phi_jax.store.artifact import Artifact, Draft, write_json
 
 
@@ -99,9 +98,7 @@ def _perturbed(
     return [{**row, **facts[row["perturbation"]]} for row in rows]
 
 
-def _judged(
-    config: Config, draft: Draft, benchmark: str, problems: Sequence[Problem], records: Records
-) -> list[dict[str, Any]]:
+def _judged(config: Config, draft: Draft, benchmark: str, problems: Sequence[Problem], records: Records) -> Scores:
     """The entries for scores.json of the main benchmark's completions, graded by a language model."""
     from phi_jax.evaluation.judge import judge_records
     from phi_jax.teacher.teachers import Teachers
@@ -114,6 +111,6 @@ def _judged(
     return judgement.entries
 
 
-def combined_scores(evaluated: Sequence[Artifact]) -> list[dict[str, Any]]:
+def combined_scores(evaluated: Sequence[Artifact]) -> Scores:
     """The scores of several evaluations in one list, as W/evaluate/scores.json holds them."""
     return [entry for a in evaluated for entry in json.loads(a.path("scores.json").read_text())]

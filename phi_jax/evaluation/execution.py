@@ -1,7 +1,5 @@
 """From completions to verdicts: the program that a completion makes, and the files others read."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,17 +45,6 @@ def forms_of(prompt_form: str) -> tuple[str, ...]:
     return PROMPT_FORMS if prompt_form == "both" else (prompt_form,)
 
 
-def program(problem: Problem, shown: str, completion: str, *, base: bool = False) -> Program:
-    """What the sandbox runs for one completion. base: the problem's base_tests instead of all of its tests."""
-    return Program(
-        candidate=shown + completion,
-        tests=problem.base_tests if base else problem.tests,
-        entry_point=problem.entry_point,
-        trusted=problem.trusted,
-        setup=problem.setup,
-    )
-
-
 def execute(
     problems: Sequence[Problem],
     samples: Sequence[Sample],
@@ -79,16 +66,22 @@ def execute(
     records: Records = [{**vars(s), "prompt_form": form} for s in samples]
     runs = [(r, "base_") for r in records if by_id[r["task_id"]].base_tests] + [(r, "") for r in records]
     programs = (
-        program(p, shown_prompt(p.prompt, r["prompt_form"]), r["completion"], base=bool(tests))
-        for r, tests in runs
+        Program(
+            candidate=shown_prompt(p.prompt, form) + r["completion"],
+            tests=p.base_tests if base else p.tests,
+            entry_point=p.entry_point,
+            trusted=p.trusted,
+            setup=p.setup,
+        )
+        for r, base in runs
         for p in [by_id[r["task_id"]]]
     )
     with (
         Sandbox(limits=Limits(wall_seconds=wall_seconds), workers=workers, confinement=sandbox) as box,
         Progress("sandbox", len(runs), "programs") as bar,
     ):
-        for (record, tests), verdict in zip(runs, box.run(programs), strict=True):
-            record |= {f"{tests}passed": verdict.passed, f"{tests}result": verdict.result}
+        for (record, base), verdict in zip(runs, box.run(programs), strict=True):
+            record |= {f"{base}passed": verdict.passed, f"{base}result": verdict.result}
             bar.advance()
     return records
 

@@ -1,7 +1,5 @@
 """95 % intervals of a share, of a mean over problems, and of a difference of two shares on the same problems."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -6,20 +6,21 @@ same prompt, is a gold set of completions whose grade is known: a judge that mis
 publishes no score. Replies come through the teacher's journal: a second run asks nothing and writes the same.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.evaluation.execution import decodings_of, shown_prompt
+from phi_jax.evaluation.execution import Records, decodings_of, shown_prompt
 from phi_jax.evaluation.intervals import bootstrap_interval
 from phi_jax.evaluation.problems import Problem, load_problems
+from phi_jax.evaluation.scores import Scores
 from phi_jax.progress import say
 from phi_jax.teacher.request import Request, Status
 from phi_jax.teacher.teachers import Teachers
@@ -30,7 +31,7 @@ METRIC = "judge"
 TOP = 10  # of the grades; a score is their mean divided by it
 ALLOWED = 0.1  # share of the gold items that may miss their bands, and of a model's completions without any grade
 # Kind of a gold item -> (lowest, highest) mean grade, both included. Ours, set before any judge was asked.
-BANDS: Mapping[str, tuple[float, float]] = {
+BANDS = {
     "reference": (9, 10),  # the reference itself
     "rewrite": (9, 10),  # the same behaviour in other words
     "off_by_one": (2, 8),  # the right idea with a bound that is off by one
@@ -44,7 +45,7 @@ Grades = list[dict[str, Any]]  # {"mean", "grades", "outcomes", "evaluations"}: 
 class Judgement:
     """What a judge said of one model's completions of one benchmark."""
 
-    entries: list[dict[str, Any]]  # for scores.json, one for each prompt form and decoding
+    entries: Scores  # one for each prompt form and decoding
     grades: Grades  # one a record, in their order
     gold: Grades  # one an item of the gold set
 
@@ -53,7 +54,7 @@ def judge_records(
     rules: Config,
     teachers: Teachers,
     problems: Sequence[Problem],
-    records: Sequence[Mapping[str, Any]],
+    records: Records,
     *,
     model: str,
     benchmark: str,
@@ -72,7 +73,7 @@ def judge_records(
     if len(shares) > 1:
         raise UserError(f"config.judge.grader={rules.grader!r}: lists several graders; give exactly one")
     (grader,) = shares
-    one = Request("", (), rules.max_tokens, rules.temperature, schema=grade_schema(), label=METRIC)
+    one = Request("", (), rules.max_tokens, rules.temperature, schema=PaperGrade, label=METRIC)
     votes = functools.partial(vote_requests, shares=shares, asked=one, votes=rules.repeats)
     by_id = {p.task_id: p for p in problems}
     kept = ("task_id", "sample", "prompt_form", "decoding", "passed")
@@ -84,9 +85,8 @@ def judge_records(
         ({"item": f"{problem.task_id} {kind}", "kind": kind}, question_of(problem, completion, "kept"))
         for problem, kind, completion in gold_items()
     ]
-    questions = {question[0]: question for _, question in asked + asked_gold}
     # By their marks, which are hashes: the gold set's questions stand anywhere among the others.
-    distinct = [questions[mark] for mark in sorted(questions)]
+    distinct = sorted({question for _, question in asked + asked_gold})
     teachers.ask(lambda: (vote for q in distinct for vote in votes(q)), METRIC, len(distinct) * rules.repeats)
     grades, gold = (
         [{**about, **_grades([vote_of(teachers, vote) for vote in votes(q)])} for about, q in part]
@@ -125,7 +125,7 @@ def judge_records(
     return Judgement(entries, grades, gold)
 
 
-def judge_table(scores: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def judge_table(scores: Scores) -> Scores:
     """The judge's entries among `scores`, in their order, each with what "judge" holds ("judge": the grader's name).
 
     Scores are 0 to 1, None where refused.
@@ -167,17 +167,12 @@ def gold_items() -> tuple[tuple[Problem, str, str], ...]:
     )
 
 
-@functools.cache
-def grade_schema() -> Any:
-    """The reply's fields. The evaluation stands first, so that a model argues before it decides."""
-    import pydantic
+# The evaluation stands first, so that a model argues before it decides. No docstring: it would be part of what is sent.
+class PaperGrade(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
 
-    return pydantic.create_model(
-        "PaperGrade",
-        __config__=pydantic.ConfigDict(extra="forbid"),
-        evaluation=(str, ...),
-        grade=(int, pydantic.Field(ge=0, le=TOP)),
-    )
+    evaluation: str
+    grade: int = pydantic.Field(ge=0, le=TOP)
 
 
 def _template() -> Any:

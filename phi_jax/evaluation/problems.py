@@ -11,8 +11,6 @@ MBPP (Austin et al. 2021) is evaluated so:
 - It passes when all of test_list hold, with what test_setup_code or test_imports define.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import inspect
@@ -20,7 +18,7 @@ import json
 import keyword
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from phi_jax.evaluation import evalplus
 from phi_jax.evaluation.stops import STOP_STRINGS, body_indent
 from phi_jax.progress import say
 from phi_jax.store import python_text, rows
+from phi_jax.store.rows import Row
 
 # All ours. idioms: small completions in the idiom of library code. unconventional: 50 problems of several steps, unlike
 # common exercises (paper, section 4, whose own were not published). libraries: ten modules of the standard library
@@ -61,7 +60,7 @@ class Problem:
     setup: str = ""  # source that runs beside the candidate (sandbox.Program.setup)
     stop: str = "dedent"  # rule that ends a completion (stops.py)
     base_tests: str = ""  # those of the tests that have a verdict of their own (EvalPlus's base inputs)
-    row: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)  # as the file has it
+    row: Row = dataclasses.field(default_factory=dict, repr=False, compare=False)  # as the file has it
 
 
 def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, list[Problem]]:
@@ -98,7 +97,7 @@ def _read(path: Path) -> list[Problem]:
     for place, given in whole_rows(path):
         row = {k: rows.plain(v) if isinstance(v, str) else v for k, v in given.items()}
         name = "EvalPlus" if "base_input" in row else "MBPP" if "test_list" in row else "human-eval"
-        _require(row, place, "a problem", **_present(row, renderings="list of texts"))
+        _require(row, place, "a problem", ("renderings",), renderings="list of texts")
         try:
             fields = {k: rows.normal(v) if isinstance(v, str) else v for k, v in _FORMATS[name](row, place).items()}
         except (TypeError, ValueError) as error:  # Parquet has types that JSON has not
@@ -117,7 +116,7 @@ def _read(path: Path) -> list[Problem]:
     return list(problems.values())
 
 
-def whole_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def whole_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """(place, row) of a file of which every row is needed. Raises UserError naming file and place of one that is none.
 
     place: what an error about the row names.
@@ -132,9 +131,9 @@ def whole_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 # Each is (row, place) -> the fields of a Problem, and raises UserError naming place and field for what is missing.
 
 
-def _of_human_eval(row: dict[str, Any], place: str) -> dict[str, Any]:
-    optional = _present(row, canonical_solution="text")
-    _require(row, place, "human-eval", task_id="text", prompt="text", entry_point="text", test="text", **optional)
+def _of_human_eval(row: Row, place: str) -> dict[str, Any]:
+    texts = dict.fromkeys(("task_id", "prompt", "entry_point", "test", "canonical_solution"), "text")
+    _require(row, place, "human-eval", ("canonical_solution",), **texts)
     tests = python_text.parse(row["test"])
     checks = tests and [node for node in tests.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     if row["test"].strip() and not checks:  # a file that is only held out needs no tests; execution.py asks for them
@@ -155,11 +154,12 @@ def _of_human_eval(row: dict[str, Any], place: str) -> dict[str, Any]:
     }
 
 
-def _of_mbpp(row: dict[str, Any], place: str) -> dict[str, Any]:
+def _of_mbpp(row: Row, place: str) -> dict[str, Any]:
     """From a row of mbpp.jsonl or sanitized-mbpp.json."""
     text = "text" if "text" in row else "prompt"
     fields = {text: "text", "task_id": "whole number", "code": "text", "test_list": "list of texts"}
-    _require(row, place, "MBPP", **fields, **_present(row, test_setup_code="text", test_imports="list of texts"))
+    optional = {"test_setup_code": "text", "test_imports": "list of texts"}
+    _require(row, place, "MBPP", optional, **fields, **optional)
     tests = row["test_list"]
     return {
         "task_id": f"MBPP/{row['task_id']}",
@@ -172,7 +172,7 @@ def _of_mbpp(row: dict[str, Any], place: str) -> dict[str, Any]:
     }
 
 
-def _of_evalplus(row: dict[str, Any], place: str) -> dict[str, Any]:
+def _of_evalplus(row: Row, place: str) -> dict[str, Any]:
     """From a row of HumanEvalPlus.jsonl or MbppPlus.jsonl."""
     texts = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution"), "text")
     # A problem of MBPP+ that has no plus inputs has {} there.
@@ -201,12 +201,8 @@ def _of_evalplus(row: dict[str, Any], place: str) -> dict[str, Any]:
     }
 
 
-_FORMATS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
-    "human-eval": _of_human_eval,
-    "MBPP": _of_mbpp,
-    "EvalPlus": _of_evalplus,
-}
-_KINDS: dict[str, Callable[[Any], bool]] = {
+_FORMATS = {"human-eval": _of_human_eval, "MBPP": _of_mbpp, "EvalPlus": _of_evalplus}
+_KINDS = {
     "text": lambda value: isinstance(value, str),
     "list of lists": lambda value: isinstance(value, list) and all(isinstance(item, list) for item in value),
     "list of texts": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
@@ -215,13 +211,9 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _present(row: dict[str, Any], **kinds: str) -> dict[str, str]:
-    """The kinds of those fields that the row has."""
-    return {name: kind for name, kind in kinds.items() if row.get(name) is not None}
-
-
-def _require(row: dict[str, Any], place: str, format_name: str, **kinds: str) -> None:
-    """Raises UserError for the first field that is not of its kind of _KINDS."""
+def _require(row: Row, place: str, format_name: str, optional: Collection[str] = (), **kinds: str) -> None:
+    """Raises UserError for the first field that is not of its kind of _KINDS. optional: those that may be missing."""
     for name, kind in kinds.items():
-        if not _KINDS[kind](row.get(name)):
+        value = row.get(name)
+        if not (_KINDS[kind](value) or (value is None and name in optional)):
             raise UserError(f"{place}: no {kind} in field {name!r}; {format_name}'s format has it")

@@ -1,7 +1,5 @@
 """pass@k, and the entries of scores.json."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -11,6 +9,7 @@ from phi_jax.evaluation.intervals import bootstrap_interval, wilson_interval
 from phi_jax.evaluation.problems import Problem
 
 KS = (1, 10, 100)  # of pass@k, where the samples allow it (Chen et al. 2021)
+Scores = list[dict[str, Any]]  # as scores.json holds them
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
@@ -19,9 +18,6 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     samples: drawn for the problem, at least k.
     """
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
-
-
-Scores = list[dict[str, Any]]  # as scores.json holds them
 
 
 def scored(problems: Sequence[Problem], records: Records, *, model: str, benchmark: str) -> Scores:
@@ -44,7 +40,7 @@ def scored(problems: Sequence[Problem], records: Records, *, model: str, benchma
     ]  # fmt: skip
 
 
-def entries(verdicts_by_problem: Collection[Sequence[bool]], **about: Any) -> list[dict[str, Any]]:
+def entries(verdicts_by_problem: Collection[Sequence[bool]], **about: Any) -> Scores:
     """The entries of scores.json, one for each k of KS that every problem has samples for.
 
     verdicts_by_problem: those of each problem's samples, at least one. about: model, benchmark, prompt_form, ...

@@ -1,12 +1,10 @@
 """Where a completion ends. The rule's name stands beside every score."""
 
-from __future__ import annotations
-
 import re
 
 # A problem names its rule (problems.py). `dedent` is ours and has no strings; the others end a completion before the
 # first of their strings.
-STOP_STRINGS: dict[str, tuple[str, ...]] = {
+STOP_STRINGS = {
     "dedent": (),
     # Chen et al. 2021, section 2
     "human-eval": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"),

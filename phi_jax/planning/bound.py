@@ -3,8 +3,6 @@
 A bound, not a forecast. Letters as in phi_jax/model/phi.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax.numpy as jnp

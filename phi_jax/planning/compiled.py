@@ -1,7 +1,5 @@
 """What a compiled step says of itself: memory, exchanges between devices, the kernel that attention became."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

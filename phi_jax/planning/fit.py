@@ -4,8 +4,6 @@ The real train step is compiled ahead of time, for devices that need not be here
 is, else memory is estimated.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from typing import Any

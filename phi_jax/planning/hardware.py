@@ -9,8 +9,6 @@ Dollars of a device-hour: of GPUs Modal's list price, as techbytes.app ("Serverl
 None was read on the seller's own page: compare them with it before you rent.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import math

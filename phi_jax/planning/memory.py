@@ -4,8 +4,6 @@ It follows what make_train_step keeps alive, not what a compiler makes of it; te
 compiled steps. Letters as in phi_jax/model/phi.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import Counter

@@ -4,8 +4,6 @@ Figures follow from the config; where it does not decide them, from the paper, f
 from an assumption. Each stage says in words which. Nothing is compiled.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -3,8 +3,6 @@
 Each table corrects its own p-values: "p_page" is Holm's over the rows that the page shows together.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -1,7 +1,5 @@
 """The page of a sweep: the models of every point, over seeds if there are several, and the paper's; two compared."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence

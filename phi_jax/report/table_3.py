@@ -1,7 +1,5 @@
 """Table 3: what a model solves of the problems that exercises are like, and of the others, without these exercises."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

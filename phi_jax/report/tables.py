@@ -1,7 +1,5 @@
 """What the tables of a report have in common, on a page and on a terminal, and the paper's own numbers."""
 
-from __future__ import annotations
-
 import json
 import math
 import statistics

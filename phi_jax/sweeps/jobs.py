@@ -3,8 +3,6 @@
 A point needs all that the stages it has in common with others are made of, so a job waits only for jobs of more points.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Runs the jobs of a sweep on this machine, several at once, with its devices divided among them."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

@@ -1,7 +1,5 @@
 """The points of a sweep: a file's `get_points(h)` says what each experiment changes in a base config."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import itertools

@@ -4,8 +4,6 @@
 are links into the store. A stage works in its point; what it leaves there is moved into the store and linked to.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

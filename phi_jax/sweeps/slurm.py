@@ -5,8 +5,6 @@ in the queue, by their names, what an earlier one has submitted. One node a job;
 (partition, GPUs, time) sbatch itself takes from SBATCH_PARTITION, SBATCH_GPUS_PER_NODE and the like.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """`phi-jax sweep`: runs the points of a sweep in one directory, says what they would be, and compares what came out."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

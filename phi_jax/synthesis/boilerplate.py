@@ -4,8 +4,6 @@ Such sentences stand in every reply, and teach a model to write them. The rules 
 sentences at the beginning, below the title, and at the end.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re

@@ -7,8 +7,6 @@ is run, and its examples hold. Taken over where a row has them: source, path, li
 otherwise: the entry says how.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence

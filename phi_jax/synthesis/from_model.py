@@ -5,8 +5,6 @@ context; which kind it is meant to be only the checks know. A draw is keyed by (
 position).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from phi_jax.config import Config

@@ -1,7 +1,5 @@
 """What every stage of texts writes: documents of each kind, and the texts that were set aside with the reason."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable

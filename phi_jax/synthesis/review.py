@@ -5,8 +5,6 @@ Texts are checked 1,000 at a time, and what came of them is written, so that a k
 left out and the outputs written. What is written is a function of the texts: not of time, nor of where a run was cut.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -3,8 +3,6 @@
 Workers draw from one iterator an endpoint, so memory does not grow with the number of requests.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import signal

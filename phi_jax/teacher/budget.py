@@ -1,7 +1,5 @@
 """State shared by all requests of one run: the money that may be spent, the wish to stop, and what came of them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections import Counter

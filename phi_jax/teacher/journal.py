@@ -6,8 +6,6 @@ reservation. So servers never charge more than `spent` + `reserved`, whenever th
 that could bring that sum above the cap.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3
@@ -73,16 +71,18 @@ CREATE TABLE IF NOT EXISTS arrived (key TEXT PRIMARY KEY, completion TEXT NOT NU
 """
 
 
-class Journal(contextlib.AbstractContextManager):
+class Journal(contextlib.ExitStack):
     """The journal in `directory` (a local one), locked against every other process; a context manager.
 
     Each change is on disk when its method returns. spent: settled costs and lost reservations of all runs that ever
-    used this journal; reserved: reservations of the attempts that are open; both in picodollars. Live attempts that a
-    killed process left open are booked as lost. Raises UserError where another process holds the journal, and, there
-    and in every method, where the database cannot be read or written.
+    used this journal; reserved: reservations of the attempts that are open; both in picodollars. Attempts that are open
+    when it is closed stay so; the live ones are booked as lost when it is opened again, as those of a killed process
+    are. Raises UserError where another process holds the journal, and, there and in every method, where the database
+    cannot be read or written.
     """
 
     def __init__(self, directory: os.PathLike[str] | str) -> None:
+        super().__init__()
         if is_object_store(directory):
             raise UserError(
                 f"{directory}: the journal needs a local disk; set config.budget.journal to a directory on one"
@@ -101,14 +101,8 @@ class Journal(contextlib.AbstractContextManager):
         ((self.spent, self.reserved),) = self.read(f"SELECT {sums} FROM attempts")
         if type(self.spent + self.reserved) is not int:  # SQLite keeps fractions in a column of integers
             raise self._unusable(sqlite3.DatabaseError("holds sums of money that are no whole numbers"))
+        self.callback(self._database.close)
         self.end_all(LIVE, lost=True, reason="the process was killed")
-
-    def close(self) -> None:
-        """Attempts that are open stay so, as if the process were killed here."""
-        self._database.close()
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     # --- SQL -------------------------------------------------------------------------------------------------
 
@@ -164,12 +158,12 @@ class Journal(contextlib.AbstractContextManager):
         reason: why the answer is not final, or not an answer. Raises ValueError for an attempt that is not open.
         """
         with self.transaction():
-            rows = self._database.execute(
+            rows = self.write(
                 "UPDATE attempts SET cost = coalesce(?, reservation), lost = ?, prompt = ?, completion = ?, "
                 "cached = ?, reason = ?, ended = ? WHERE id = ? AND cost IS NULL "
                 "RETURNING reservation, cost",
-                (cost, cost is None, *usage, reason, time.time(), attempt),
-            ).fetchall()
+                cost, cost is None, *usage, reason, time.time(), attempt,
+            ).fetchall()  # fmt: skip
             if not rows:
                 raise ValueError(f"attempt {attempt} is not open")
             ((reservation, booked),) = rows
@@ -188,12 +182,11 @@ class Journal(contextlib.AbstractContextManager):
 
     def conclude(self, key: str, status: Status, text: str, reason: str, model: str) -> Reply:
         """Records the outcome of a request, with what all its ended attempts used and cost, and returns it."""
-        columns = ("prompt", "completion", "cached", "reasoning", "cost")
-        sums = ", ".join(f"coalesce(sum({name}), 0)" for name in columns)
         with self.transaction():
             (row,) = self.write(
-                f"INSERT OR REPLACE INTO replies SELECT ?1, ?2, ?3, ?4, ?5, {sums}, count(*), ?6 "
-                "FROM attempts WHERE key = ?1 AND cost IS NOT NULL RETURNING *",
+                "INSERT OR REPLACE INTO replies SELECT ?1, ?2, ?3, ?4, ?5, coalesce(sum(prompt), 0), "
+                "coalesce(sum(completion), 0), coalesce(sum(cached), 0), coalesce(sum(reasoning), 0), "
+                "coalesce(sum(cost), 0), count(*), ?6 FROM attempts WHERE key = ?1 AND cost IS NOT NULL RETURNING *",
                 key, status, text, reason, model, time.time(),
             ).fetchall()  # fmt: skip
         return _reply(row)

@@ -3,8 +3,6 @@
 Their replies lie in the journal, so the run that follows does not pay for them again; `plan` reads what they were like.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

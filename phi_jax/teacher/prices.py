@@ -1,7 +1,5 @@
 """What a teacher's tokens cost: a dated table in the package, which the user's own replaces name by name."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

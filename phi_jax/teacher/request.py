@@ -1,15 +1,12 @@
 """What a teacher is asked and what came of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ValidationError
 
 from phi_jax.store.artifact import digest_of
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
 
 PICODOLLARS = 10**12  # in a dollar; money is counted in whole picodollars, so that sums are exact
 
@@ -75,8 +72,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 Usage = tuple[int, int, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What came of the request with this key. For a request with a schema, `text` is JSON that the schema accepts."""
 
     key: str

@@ -51,12 +51,13 @@ def endpoint_of(shares: Shares, number: int) -> Endpoint:
     return list(shares)[min(place, len(shares) - 1)]
 
 
-class Teachers(contextlib.AbstractContextManager):
+class Teachers(contextlib.ExitStack):
     """See the module. Use as a context manager: it holds the journal against other processes."""
 
     def __init__(self, endpoints: dict[str, Endpoint], journal: Journal, cap: int) -> None:
         """cap: picodollars, on all that was ever booked in this journal."""
-        self._known, self.journal, self.cap = endpoints, journal, cap
+        super().__init__()
+        self._known, self.journal, self.cap = endpoints, self.enter_context(journal), cap
         self._chosen: dict[str, Endpoint] = {}  # by model
         self._asked: list[Requests] = []
 
@@ -72,9 +73,6 @@ class Teachers(contextlib.AbstractContextManager):
         if live:
             endpoints = {name: dataclasses.replace(endpoint, mode="live") for name, endpoint in endpoints.items()}
         return cls(endpoints, Journal(directory), round(config.budget.max_dollars * PICODOLLARS))
-
-    def __exit__(self, *error: object) -> None:
-        self.journal.close()
 
     def shares(self, spec: str) -> Shares:
         """The teachers of "writer" or "writer:0.8,ours:0.2". Raises UserError for one that config.teachers lacks."""

@@ -3,22 +3,19 @@
 And a delimiter for quoting untrusted text in a prompt.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import functools
 import hashlib
 import itertools
 import string
 from pathlib import Path
+from typing import NamedTuple
 
 from phi_jax.store.artifact import file_digest
 
 _BETWEEN = "===\n"
 
 
-@dataclasses.dataclass(frozen=True)
-class Template:
+class Template(NamedTuple):
     """A prompt template. name: the file's stem, which is the template's version; sha256: of the file, hex."""
 
     name: str

@@ -1,7 +1,5 @@
 """Votes of language models: one question asked several times, each answer an object of one schema."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run is trained on and what its validation loss is taken on, laid over its mesh."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

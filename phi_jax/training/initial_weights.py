@@ -1,8 +1,5 @@
 """The weights a run starts from: another training's, or an imported model's."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,10 +8,8 @@ import numpy as np
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import Artifact
-from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.huggingface import read_architecture
-from phi_jax.weights.models import load_model, open_training, read_artifact, verified
+from phi_jax.weights.models import load_model, open_training, read_artifact, shape_of
 
 PyTree = Any
 # Fields of PhiConfig that decide what weights compute.
@@ -47,10 +42,7 @@ def check_shape(start: str, wanted: PhiConfig, *, learnt: bool) -> None:
 
     learnt: the vocabulary of `wanted` is not known yet.
     """
-    if read_artifact(start) is None:
-        _, found = read_architecture(Path(start))
-    else:
-        found = PhiConfig(**read_json(verified(open_training(start)[0], "model")))
+    found = shape_of(start)
     for name in _SAME:
         has, asked = getattr(found, name), getattr(wanted, name)
         if has != asked and not (learnt and name == "vocab_size"):

@@ -1,11 +1,8 @@
 """The training loop: from token shards to a checkpoint, on one process or many."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import gc
-import json
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -20,13 +17,12 @@ from phi_jax.parallel.watch import Watch
 from phi_jax.store.artifact import Artifact, Draft, write_json
 from phi_jax.training.data import Data
 from phi_jax.training.initial_weights import initial_params
-from phi_jax.training.metrics import Metrics
+from phi_jax.training.metrics import Metrics, Profile
 from phi_jax.training.optimizer import make_optimizer
-from phi_jax.training.profile import Profile
 from phi_jax.training.rules import VALIDATION_LOSS, model_config, rules_of
 from phi_jax.training.step import State, abstract_state, fresh_state, make_eval_step, make_train_step
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.models import open_training
+from phi_jax.weights.models import shape_of
 
 
 def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -51,8 +47,8 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         abstract = abstract_state(shape, optimizer, data.mesh)
         banner = _banner(shape, rules, data, abstract)
         processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
-        made_of = {"key": draft.key, "config": config.to_dict(), "tokens": data.identities}
-        record = {**made_of, "model": vars(shape), "banner": banner}
+        record = {"key": draft.key, "config": config.to_dict(), "tokens": data.identities,
+                  "model": vars(shape), "banner": banner}  # fmt: skip
 
         # --- Fresh or resumed state -------------------------------------------------------------------------
         checkpoints = opened.enter_context(
@@ -128,8 +124,8 @@ def _saved(checkpoints: Checkpoints, abstract: State, draft: Draft) -> tuple[int
 def _shape_and_start(config: Config, inputs: Mapping[str, Artifact], data: Data) -> tuple[PhiConfig, str]:
     """(shape, the directory of the model whose weights come first; empty for fresh ones)."""
     if "checkpoint" in inputs:
-        training, _ = open_training(inputs["checkpoint"])
-        return PhiConfig(**json.loads(training.path("model").read_text())), str(inputs["checkpoint"].directory)
+        start = inputs["checkpoint"].directory
+        return shape_of(start), str(start)
     tokens = data.train
     shape = model_config(config.model, vocab_size=tokens.vocab_size, seq_len=tokens.seq_len)
     return shape, config.training.initial_checkpoint

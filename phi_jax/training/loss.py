@@ -1,7 +1,5 @@
 """Next-token cross-entropy of a batch, whose logits never exist all at once."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

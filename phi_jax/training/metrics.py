@@ -1,11 +1,10 @@
-"""What is measured in a training run, and where it goes: JSON lines, TensorBoard, the progress line."""
-
-from __future__ import annotations
+"""What is measured in a training run, and where it goes: JSON lines, TensorBoard, the progress line, a profile."""
 
 import contextlib
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +22,8 @@ from phi_jax.store.artifact import Draft, write_atomic
 from phi_jax.store.json_text import json_text
 from phi_jax.training.data import Data
 from phi_jax.training.optimizer import learning_rate_schedule
-from phi_jax.training.tensorboard import ScalarEvents
+
+_FLUSH_STEPS = 20  # from one flush to the next, each of which waits for the disk
 
 
 class Metrics(contextlib.ExitStack):
@@ -114,3 +114,65 @@ def _records_before(path: epath.Path, step: int) -> Iterator[str]:
         with contextlib.suppress(ValueError):  # the last line of a killed run may be cut short
             if json.loads(line)["step"] < step:
                 yield line + "\n"
+
+
+class ScalarEvents(contextlib.ExitStack):
+    """An event file in `directory`, which begins by saying that steps from `first_step` on are about to be made again.
+
+    tensorboardX's own SummaryWriter hands events to a thread: a disk that fills up ends that thread, and then the
+    training waits for it for ever. Here the caller gets the OSError.
+    """
+
+    def __init__(self, directory: epath.Path, first_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        super().__init__()
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(os.fspath(directory / "events"))
+        self.callback(self._file.close)
+        self._write(first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """One value a name, of `step`."""
+        summary = [{"tag": name, "simple_value": value} for name, value in values.items()]
+        self._write(step, summary={"value": summary})
+
+    def _write(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._file.write_event(Event(step=step, wall_time=time.time(), **what))
+        if step % _FLUSH_STEPS == 0:
+            self._file.flush()
+
+
+class Profile(contextlib.ExitStack):
+    """A jax profile of the steps from `first` to `last`, for TensorBoard or Perfetto; process 0 takes it.
+
+    Use as a context manager around all steps.
+    """
+
+    def __init__(self, directory: epath.Path, steps: Sequence[int], *, begin: int, end: int) -> None:
+        """steps: (first, last), or () for none. begin, end: this run takes the steps from begin to end - 1.
+
+        Steps that it does not take are only said to be missing: finetuning has the profile steps of pretraining.
+        """
+        super().__init__()
+        self._directory = directory
+        first, last = steps or (end, end)
+        self._begin, self._end = max(first, begin), min(last + 1, end)  # steps taken before and after the profile
+        if steps and self._begin >= self._end and not directory.exists():
+            processes.say(
+                f"no profile: config.training.profile_steps={tuple(steps)} are not among the steps {begin} to "
+                f"{end - 1} of this run"
+            )
+        self.at(begin, ())
+
+    def at(self, step: int, results: Any) -> None:
+        """Call when `step` steps are dispatched, with arrays that the last of them computes."""
+        if step == self._begin < self._end and processes.is_leader():
+            jax.profiler.start_trace(os.fspath(self._directory))
+            self.callback(jax.profiler.stop_trace)
+        elif step == self._end:
+            jax.block_until_ready(results)
+            self.close()

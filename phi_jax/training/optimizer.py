@@ -1,7 +1,5 @@
 """AdamW (paper, section 2.3), or Muon beside it, with linear warmup and linear decay."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -84,20 +82,17 @@ def _shared_out(muon: optax.GradientTransformation, mesh: Mesh) -> optax.Gradien
     return optax.GradientTransformation(muon.init, update)
 
 
+def _axes_of(path: Any, _: Any) -> MuonDimensionNumbers | None:
+    """The axes of a kernel of the blocks; None for another parameter."""
+    *_, owner, last = (key.key for key in path)
+    return _AXES.get(owner) if last == "kernel" else None  # the head's kernel has no entry
+
+
 def _block_kernels(params: Any) -> Any:
-    """For each parameter its axes, where it is a kernel of the blocks; else None."""
-
-    def axes(path: Any, _: Any) -> MuonDimensionNumbers | None:
-        *_, owner, last = (key.key for key in path)
-        return _AXES.get(owner) if last == "kernel" else None  # the head's kernel has no entry
-
-    return jax.tree_util.tree_map_with_path(axes, params)
+    """For each parameter its axes."""
+    return jax.tree_util.tree_map_with_path(_axes_of, params)
 
 
 def _whose(params: Any) -> Any:
     """For each parameter the optimizer that moves it."""
-    return jax.tree.map(
-        lambda axes: ADAMW if axes is None else MUON,
-        _block_kernels(params),
-        is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
-    )
+    return jax.tree_util.tree_map_with_path(lambda *leaf: MUON if _axes_of(*leaf) else ADAMW, params)

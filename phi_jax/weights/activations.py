@@ -4,8 +4,6 @@ transformers' eager attention multiplies queries and keys before it scales their
 in bfloat16, where phi_1 trains, may give NaN in float16.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -54,19 +52,21 @@ def activation_peaks(directory: Path) -> dict[str, float]:
 
     tokenizer = load_tokenizer(directory, config)
     rows = [ids[: config.max_seq_len][:_POSITIONS] for ids in tokenizer.encode_batch(_TEXTS)]
-    tokens_BxT = np.full((len(rows), max(map(len, rows))), tokenizer.end_of_text_id)
-    for number, ids in enumerate(rows):
-        tokens_BxT[number, : len(ids)] = ids
+    width = max(map(len, rows))
+    tokens_BxT = np.array([ids + [tokenizer.end_of_text_id] * (width - len(ids)) for ids in rows])
     x_BxTxD = read("embed")["embed"]["tokens"][tokens_BxT]
-    peaks = [{"residual": np.abs(x_BxTxD).max()}]
+    highest = {"residual": float(np.abs(x_BxTxD).max())}
+
+    def note(peaks: Mapping[str, jax.Array]) -> None:
+        for kind, peak in peaks.items():
+            highest[kind] = max(highest.get(kind, 0.0), float(np.nan_to_num(peak, nan=np.inf, posinf=np.inf)))
+
     for layer in range(config.num_layers):
         x_BxTxD, of_block = _block(read("layers", layer)["layers"], x_BxTxD, one)
-        peaks.append(of_block)
-    peaks.append(_end(read("final_norm") | read("head"), x_BxTxD, one))
+        note(of_block)
+    note(_end(read("final_norm") | read("head"), x_BxTxD, one))
     if architecture is not PHI:  # clients multiply a CodeGen's queries and keys in float32
-        peaks = [{kind: peak for kind, peak in found.items() if kind != _SCORES} for found in peaks]
-    kinds = dict.fromkeys(kind for found in peaks for kind in found)
-    highest = {kind: max(_or_infinite(found[kind]) for found in peaks if kind in found) for kind in kinds}
+        del highest[_SCORES]
     return dict(sorted(highest.items(), key=lambda item: -item[1]))
 
 
@@ -88,10 +88,6 @@ def _block(weights: phi.Params, x_BxTxD: jax.Array, config: phi.PhiConfig) -> tu
 def _end(weights: phi.Params, x_BxTxD: jax.Array, config: phi.PhiConfig) -> dict[str, jax.Array]:
     hidden_BxTxD = phi.layer_norm(weights["final_norm"], x_BxTxD, config)
     return {"norm": jnp.abs(hidden_BxTxD).max(), "logits": jnp.abs(phi.logits(weights, hidden_BxTxD, config)).max()}
-
-
-def _or_infinite(peak: jax.Array) -> float:
-    return float(np.nan_to_num(peak, nan=np.inf, posinf=np.inf))
 
 
 def float16_overflow(peaks: Mapping[str, float]) -> str:

@@ -4,8 +4,6 @@ A figure that no manifest holds is not on the card. What varies with time or hos
 has the same card.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -6,14 +6,12 @@ a line, and the save before it is taken. Saves of earlier versions (one item "st
 unverified, which a line says.
 """
 
-from __future__ import annotations
-
+import contextlib
 import functools
 import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -28,6 +26,7 @@ from phi_jax.parallel import processes
 from phi_jax.store.artifact import digest_of
 
 PyTree = Any
+State = dict[str, PyTree]  # "params" and the rest
 _LANES = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)  # first digits of pi
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}  # bytes of an element -> the integer of its bits
 _PARAMS = "['params']"  # begins the path of a parameter in a state
@@ -78,11 +77,8 @@ def _sums(leaf: jax.Array) -> tuple[jax.Array, ...]:
         lanes.append(hashed)
 
     zeros = (jnp.uint32(0),) * len(lanes)
-    return tuple(jax.lax.reduce(tuple(lanes), zeros, _add, tuple(range(leaf.ndim))))
-
-
-def _add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    return tuple(x + y for x, y in zip(a, b, strict=True))
+    axes = tuple(range(leaf.ndim))
+    return tuple(jax.lax.reduce(tuple(lanes), zeros, lambda a, b: tuple(map(jax.lax.add, a, b)), axes))
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -99,7 +95,7 @@ class _Damaged(Exception):
     """What is wrong with a save."""
 
 
-class Checkpoints:
+class Checkpoints(contextlib.ExitStack):
     """The checkpoints in one directory. Saves run in the background; leaving the context waits for them.
 
     With several processes every one of them opens the directory, which they share, and makes the same calls.
@@ -109,6 +105,7 @@ class Checkpoints:
         self, directory: epath.PathLike, *, keep: int = 1, keep_every: int = 0, read_only: bool = False
     ) -> None:
         """keep: how many of the latest steps stay. keep_every: steps that are multiples of it stay too (0: none)."""
+        super().__init__()
         _silence_what_wait_raises()
         self._directory = epath.Path(directory).resolve()
         for path in () if read_only else sorted(self._directory.glob(f"*{_CUT_OFF}*")):
@@ -118,12 +115,13 @@ class Checkpoints:
             lightweight_initialize=True,  # else one save's damaged metadata would keep all of them from being read
         )  # fmt: skip
         self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self.callback(self._manager.close)  # which waits: else the save in flight would be lost
         self._say_once = functools.cache(processes.say)
 
     def save(
         self,
         step: int,
-        state: dict[str, PyTree],
+        state: State,
         record: dict[str, Any],
         *,
         metrics: Mapping[str, float | None] | None = None,
@@ -159,9 +157,11 @@ class Checkpoints:
         Raises UserError where its record is damaged.
         """
         about = self._intact(step)
-        return digest_of([_of_params(about["leaves"]), _of_params(about["fingerprints"])])
+        parts = (about["leaves"].items(), about["fingerprints"].items())
+        # By their paths among the parameters.
+        return digest_of([{p.removeprefix(_PARAMS): x for p, x in part if p.startswith(_PARAMS)} for part in parts])
 
-    def restore_latest(self, abstract_state: dict[str, PyTree]) -> tuple[int, PyTree, dict[str, Any]] | None:
+    def restore_latest(self, abstract_state: State) -> tuple[int, PyTree, dict[str, Any]] | None:
         """(step, state, record) of the latest intact step, or None where there is no step at all.
 
         abstract_state: ShapeDtypeStructs with the shardings wanted. A damaged step is named in a line, and removed once
@@ -206,9 +206,7 @@ class Checkpoints:
                 ) from None
             yield path, found
 
-    def _read(
-        self, step: int, abstract: dict[str, PyTree], part: dict[str, PyTree] | None = None
-    ) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    def _read(self, step: int, abstract: State, part: State | None = None) -> tuple[State, dict[str, Any]]:
         """(state, or the part of it, record) of a step.
 
         Raises _Damaged, and UserError where it is intact and differs from `abstract`.
@@ -218,7 +216,8 @@ class Checkpoints:
             about = self._about(step)
             self._check_leaves(step, about["leaves"], abstract)
             state = self._restore(step, part or abstract, partial=part is not None)
-            if described(state) != described(part or abstract) or not all(map(_is_array, jax.tree.leaves(state))):
+            arrays = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(state))
+            if described(state) != described(part or abstract) or not arrays:
                 raise ValueError("numbers are missing")
             record = about["record"]
         except UserError:
@@ -235,7 +234,7 @@ class Checkpoints:
                 raise _Damaged(f"damaged ({path} is not what was saved)")
         return state, record
 
-    def _check_leaves(self, step: int, saved: dict[str, str], abstract: dict[str, PyTree]) -> None:
+    def _check_leaves(self, step: int, saved: dict[str, str], abstract: State) -> None:
         """Orbax casts in silence to what it is asked for; this refuses that."""
         asked = described(abstract)
         kept = [path for path in saved if path.startswith(_PARAMS) or abstract.keys() != {"params"}]
@@ -247,7 +246,7 @@ class Checkpoints:
                     "with, or in another work directory"
                 )
 
-    def _restore(self, step: int, abstract: dict[str, PyTree], *, partial: bool) -> dict[str, PyTree]:
+    def _restore(self, step: int, abstract: State, *, partial: bool) -> State:
         old = self._is_old(step)
         arguments = {
             name: ocp.args.PyTreeRestore(
@@ -286,34 +285,16 @@ class Checkpoints:
         """Blocks until every save that was started is on disk; raises what went wrong with it."""
         self._manager.wait_until_finished()
 
-    def __enter__(self) -> Checkpoints:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # Exiting without waiting loses the save in flight.
-        self._manager.close()
-
-
-def _is_array(leaf: object) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray)
-
 
 def _cannot_be_read(error: Exception) -> str:
     """Whatever Orbax and TensorStore raise for damaged bytes, in a line."""
     return f"cannot be read ({type(error).__name__}: {one_line(error)})"
 
 
-def _items(state: dict[str, PyTree]) -> dict[str, PyTree]:
+def _items(state: State) -> State:
     """Orbax's items of a save: parameters alone can be read without the rest."""
     rest = {name: tree for name, tree in state.items() if name != "params"}
     return {"params": state["params"], **({"rest": rest} if rest else {})}
-
-
-def _of_params(by_path: Mapping[str, str]) -> dict[str, str]:
-    """The entries of a save's parameters, by their paths among themselves."""
-    return {path.removeprefix(_PARAMS): x for path, x in by_path.items() if path.startswith(_PARAMS)}
 
 
 @functools.cache
@@ -327,7 +308,7 @@ def _silence_what_wait_raises() -> None:
     logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
     reported = sys.unraisablehook
 
-    def without_tensorstore(found: sys.UnraisableHookArgs) -> None:
+    def without_tensorstore(found: Any) -> None:
         if not any(text in str(found.exc_value) for text in ("Event loop is closed", "TensorStore")):
             reported(found)
 

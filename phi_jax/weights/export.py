@@ -1,7 +1,5 @@
 """From a training artifact to a Hugging Face directory: the stage `export`, and `phi-jax export --checkpoint`."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path

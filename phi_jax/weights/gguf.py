@@ -5,12 +5,10 @@ package `gguf`. Shapes and tokenizers that llama.cpp would compute or cut otherw
 published models have them.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import gguf
 import numpy as np
 
 from phi_jax.errors import UserError
@@ -20,9 +18,6 @@ from phi_jax.tokens.tokenizer_files import why_cut_otherwise
 from phi_jax.weights.architectures.architecture import DTYPES, read_json
 from phi_jax.weights.huggingface import read_architecture
 from phi_jax.weights.tensor_files import open_tensors
-
-if TYPE_CHECKING:
-    import gguf
 
 # dtype of an export -> what gguf calls that of its matrices, and such a file.
 _KINDS = {"float32": ("F32", "ALL_F32"), "float16": ("F16", "MOSTLY_F16"), "bfloat16": ("BF16", "MOSTLY_BF16")}
@@ -37,8 +32,6 @@ def write_gguf(directory: Path, target: Path) -> None:
     Matrices keep their dtype; vectors become float32, which llama.cpp wants them in. One tensor is in memory at a time.
     Raises UserError for a shape and a tokenizer that llama.cpp would not follow exactly.
     """
-    import gguf
-
     architecture, config = read_architecture(directory)
     if config.num_heads * config.head_dim != config.hidden_size:
         raise UserError(
@@ -75,8 +68,6 @@ def write_gguf(directory: Path, target: Path) -> None:
 
 def _add_metadata(writer: gguf.GGUFWriter, directory: Path) -> None:
     """Key group general.*, from the model card; unlike the converter, nothing is guessed from a directory's name."""
-    import gguf
-
     parameters, *of_experts = writer.get_total_parameter_count()
     head = gguf.Metadata.load_model_card(directory)
     metadata = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), head, None, None, parameters)
@@ -102,8 +93,6 @@ def _add_shape(writer: gguf.GGUFWriter, config: PhiConfig) -> None:
 
 def _add_tokenizer(writer: gguf.GGUFWriter, directory: Path, rows: int) -> None:
     """Key group tokenizer.*; `rows` is the embedding's, filled up with tokens that stand for nothing."""
-    import gguf
-
     path, kinds = directory / "tokenizer.json", gguf.TokenType
     state = read_json(path)
     added = state["added_tokens"]

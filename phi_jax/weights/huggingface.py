@@ -3,8 +3,6 @@
 Both ways go by the name map of an architecture (architectures/).
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -56,7 +54,8 @@ def export_model(
     if dtype not in DTYPES:
         raise UserError(f"export in dtype {dtype!r}: unknown; use one of {', '.join(DTYPES)}")
     directory.mkdir(exist_ok=True)
-    write_json(directory / "config.json", architecture.write_config(config, end_of_text_id, dtype))
+    about = {**architecture.write_config(config, end_of_text_id), "torch_dtype": dtype, "dtype": dtype}
+    write_json(directory / "config.json", about)
     ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
     write_json(directory / "generation_config.json", {"_from_model_config": True, **ids})
     if tokenizer_directory is not None:

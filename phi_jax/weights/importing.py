@@ -1,15 +1,12 @@
 """`phi-jax import`: a published model becomes a training artifact, which trains on, samples and is exported again."""
 
-from __future__ import annotations
-
 import dataclasses
-import shutil
 from pathlib import Path
 
 from etils import epath
 
 from phi_jax.model.flops import num_params
-from phi_jax.store.artifact import Artifact, Draft, artifact_key, require_new, write_json
+from phi_jax.store.artifact import Artifact, Draft, artifact_key, new_directory, write_json
 from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.huggingface import load_directory, load_tokenizer, read_architecture
@@ -21,15 +18,10 @@ def import_directory(source: str, target: str) -> Artifact:
     Weights are kept as float32, which holds float16 and bfloat16 exactly. Raises UserError too where the target exists
     or the tokenizer has more entries than the embedding; nothing is left half-written.
     """
-    directory, final = Path(source), Path(target)
+    directory = Path(source)
     architecture, config = read_architecture(directory)
     tokenizer = load_tokenizer(directory, config)
-    require_new(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    # Of one name, so that what a kill or a full disk leaves of it goes with the next import.
-    temporary = final.parent / f".tmp-{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with new_directory(target) as temporary:
         params, _ = load_directory(directory)
         with Checkpoints(temporary / "checkpoints") as checkpoints:
             checkpoints.save(0, {"params": params}, {"imported": directory.name})
@@ -38,10 +30,10 @@ def import_directory(source: str, target: str) -> Artifact:
         tokenizer.save(temporary / "tokenizer", max_length=config.max_seq_len)
         published = read_json(directory / "config.json")
         draft = Draft(
-            final=epath.Path(final),
+            final=epath.Path(temporary),
             directory=epath.Path(temporary),
             stage="import",
-            name=final.name,
+            name=Path(target).name,
             config={},
             inputs={},
             key=artifact_key("import", {"architecture": architecture.model_type}, {}),
@@ -56,6 +48,5 @@ def import_directory(source: str, target: str) -> Artifact:
             dtype=published.get("dtype") or published.get("torch_dtype") or "float32",
             parameters=num_params(config),
         )
-        return draft.commit()
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        made = draft.commit()
+    return Artifact(epath.Path(target), made.manifest)

@@ -7,14 +7,12 @@ these refuse, or take random numbers for it. The table has what they go wrong on
 `flash_phi_modeling.py`, vLLM `model_executor/models/phi.py`, llama.cpp `conversion/phi.py`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
+from phi_jax.store.rows import escaped
 from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.tokens.tokenizer_files import END_OF_TEXT
 from phi_jax.weights.activations import activation_peaks, float16_overflow
@@ -57,12 +55,11 @@ def lint(directory: str | Path) -> list[Finding]:
     except UserError as error:
         return [Finding("error", "load", str(error))]
     model = _Model(config, shape, generation, settings, tokenizer, dtypes, activation_peaks(directory))
-    found = [(rule, find(model), text) for rule, find, text in _RULES]
     # What a file says goes into one line that can be printed: no line ends, no lone surrogates.
-    shown = [(rule, "\\n".join(str(what).splitlines()), text) for rule, what, text in found if what]
     return [
-        Finding("warning", rule, text.format(what.encode(errors="backslashreplace").decode()))
-        for rule, what, text in shown
+        Finding("warning", rule, text.format(escaped("\\n".join(str(found).splitlines()))))
+        for rule, find, text in _RULES
+        if (found := find(model))
     ]
 
 
@@ -108,7 +105,7 @@ def _other_end(m: _Model) -> str:
 
 
 # name, what is found, line
-_RULES: tuple[tuple[str, Callable[[_Model], object], str], ...] = (
+_RULES = (
     ("dtype", _other_dtype,
      "config.json: dtype or torch_dtype is {0}: transformers 5 and vLLM cast to the former, older ones to the latter; "
      "set both to the dtype of the tensors"),

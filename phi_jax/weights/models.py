@@ -1,7 +1,5 @@
 """The one way to open a model: a Hugging Face directory, a training artifact, or a select artifact."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +12,14 @@ from phi_jax.store.artifact import MANIFEST, Artifact, file_digest
 from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.huggingface import load_directory, load_tokenizer
+from phi_jax.weights.huggingface import load_directory, load_tokenizer, read_architecture
 
+Loaded = tuple[Params, PhiConfig, Tokenizer]  # a model in memory; its parameters are float32 numpy arrays
 _OLD_FORMAT = 1  # of manifests of earlier versions, whose models are still read
 
 
-def load_model(directory: epath.PathLike, *, step: int | None = None) -> tuple[Params, PhiConfig, Tokenizer]:
-    """(parameters as float32 numpy arrays, shape, tokenizer) of a model.
+def load_model(directory: epath.PathLike, *, step: int | None = None) -> Loaded:
+    """(parameters, shape, tokenizer) of a model.
 
     directory: in Hugging Face's format, or of a training or select artifact. step: of an artifact's saves; None = the
     one it hands on. Raises UserError where there is no model, or it is damaged.
@@ -35,12 +34,23 @@ def load_model(directory: epath.PathLike, *, step: int | None = None) -> tuple[P
     return params, config, Tokenizer.load(Path(verified(training, "tokenizer")))
 
 
+def shape_of(directory: epath.PathLike) -> PhiConfig:
+    """The shape of a model, in a directory as `load_model` takes it. Raises UserError where there is no model."""
+    if read_artifact(directory) is None:
+        return read_architecture(Path(directory))[1]
+    return _shape_of(open_training(directory)[0])
+
+
+def _shape_of(training: Artifact) -> PhiConfig:
+    return PhiConfig(**read_json(verified(training, "model")))
+
+
 @contextlib.contextmanager
 def open_save(training: Artifact, step: int) -> Iterator[tuple[Checkpoints, PhiConfig]]:
     """(checkpoints, shape) of a training artifact, for reading. Raises UserError where `step` is not kept, or
     is not what the manifest says.
     """
-    config = PhiConfig(**read_json(verified(training, "model")))
+    config = _shape_of(training)
     with Checkpoints(training.path("checkpoint"), read_only=True) as checkpoints:
         if step not in checkpoints.steps():
             raise UserError(f"{training.directory}: step {step} is not kept; those are: {checkpoints.steps()}")

@@ -1,7 +1,5 @@
 """A model's tensors in safetensors files: one, or several with an index."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

@@ -3,8 +3,6 @@
 jax_sampler.py loads jax, hf_transformers.py transformers and torch, vllm_engine.py vllm, and no other module does.
 """
 
-from __future__ import annotations
-
 import abc
 import hashlib
 import importlib
@@ -26,6 +24,7 @@ _MODULES = {
     "vllm": "phi_jax.evaluation.backends.vllm_engine",
 }
 DTYPES = ("bfloat16", "float16", "float32")
+Decoded = Iterator[tuple[int, list[int]]]  # (index of a request, new tokens)
 
 
 def open_backend(name: str, model: Path, plan: Plan, **options: Any) -> Backend:
@@ -88,8 +87,8 @@ class TokenBackend(abc.ABC):
             yield fitting[k][0], Completion(text, len(kept), reason)
 
     @abc.abstractmethod
-    def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
-        """(index, new tokens) of each as it ends; the first end-of-text token among them ends them."""
+    def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Decoded:
+        """The new tokens of each as it ends; the first end-of-text token among them ends them."""
 
     def has_stopped(self, request: Request, tokens: Sequence[int]) -> bool:
         """Whether these new tokens may be the last."""

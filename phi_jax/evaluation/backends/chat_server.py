@@ -4,29 +4,26 @@ A chat model answers with code in a Markdown fence, most often the whole functio
 the reply's code goes behind the whole prompt, whose function it defines anew.
 """
 
-from __future__ import annotations
-
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import seed_of
 from phi_jax.evaluation.completion import Completion, Plan, Request
 from phi_jax.progress import say
-
-if TYPE_CHECKING:
-    from phi_jax.teacher import request as teacher
+from phi_jax.teacher import request as teacher
+from phi_jax.teacher.teachers import Teachers
+from phi_jax.teacher.templates import read_template
 
 _TEMPLATE = Path(__file__).with_name("chat.v1.md")
 _NAME = "server"  # of the one teacher
 
 
-@dataclasses.dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """A model behind a server, and what it may cost."""
 
     url: str  # e.g. "https://api.openai.com/v1"
@@ -41,8 +38,6 @@ class ServerBackend:
 
     def __init__(self, server: Server, plan: Plan, journal: str) -> None:
         """Raises UserError for a plan that the requests cannot carry, and for an address that is none."""
-        from phi_jax.teacher.templates import read_template
-
         if urlsplit(server.url).scheme not in ("http", "https") or not urlsplit(server.url).hostname:
             raise UserError(f"--server {server.url}: no address; write it as in https://api.openai.com/v1")
         if plan.top_p < 1 or plan.top_k:
@@ -53,9 +48,6 @@ class ServerBackend:
 
     def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
         """Replies that are in the journal cost nothing. A reply that is no answer is an empty completion."""
-        from phi_jax.config import Config
-        from phi_jax.teacher.teachers import Teachers
-
         server = self._server
         section = {
             "base_url": server.url, "model": server.model, "key_variable": server.key_variable,
@@ -77,9 +69,7 @@ class ServerBackend:
                 yield i, Completion(reply.text if answered else "", reply.completion, reason)
 
     def _asked(self, request: Request) -> teacher.Request:
-        from phi_jax.teacher.request import Request as Asked
-
-        return Asked(
+        return teacher.Request(
             model=self._server.model,
             messages=self._template.messages(code=request.shown),
             max_tokens=self._plan.max_new_tokens,

@@ -1,8 +1,6 @@
 """Completions by transformers on torch. Rows do not touch each other: each has its mask, positions and draws."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import torch
 import transformers
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.backends import ExportBackend, seed_of
+from phi_jax.evaluation.backends import Decoded, ExportBackend, seed_of
 from phi_jax.evaluation.completion import Plan, Request
 
 LOOK_EVERY = 16  # tokens between two looks at the stop rule: each decodes every row again
@@ -39,7 +37,7 @@ class Transformers(ExportBackend):
             do_sample=False, max_new_tokens=plan.max_new_tokens, eos_token_id=end, pad_token_id=end
         )
 
-    def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
+    def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Decoded:
         """See TokenBackend."""
         for start in range(0, len(requests), self._batch_size):
             batch = slice(start, start + self._batch_size)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from phi_jax.errors import UserError
-from phi_jax.evaluation.backends import TokenBackend
+from phi_jax.evaluation.backends import Decoded, TokenBackend
 from phi_jax.evaluation.completion import Plan, Request
-from phi_jax.model.phi import Params, PhiConfig
 from phi_jax.model.sampling import Decoding
 from phi_jax.parallel import sampler
-from phi_jax.tokens.tokenizer import Tokenizer
-from phi_jax.weights.models import load_model
+from phi_jax.weights.models import Loaded, load_model
 
 SLOTS = 32  # completions decoded at once on each device
 
@@ -26,14 +24,7 @@ def open_model(model: Path, plan: Plan, *, slots: int = SLOTS, live_slots: int |
 class JaxBackend(TokenBackend):
     """A model in memory. live_slots: how many of the slots are used, all if None; it changes no completion."""
 
-    def __init__(
-        self,
-        loaded: tuple[Params, PhiConfig, Tokenizer],
-        plan: Plan,
-        *,
-        slots: int = SLOTS,
-        live_slots: int | None = None,
-    ) -> None:
+    def __init__(self, loaded: Loaded, plan: Plan, *, slots: int = SLOTS, live_slots: int | None = None) -> None:
         params, config, tokenizer = loaded
         super().__init__(tokenizer, config.max_seq_len, plan)
         self.settings = {"backend": "jax", "slots": slots}
@@ -43,7 +34,7 @@ class JaxBackend(TokenBackend):
             slots=slots, live_slots=live_slots,
         )  # fmt: skip
 
-    def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
+    def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Decoded:
         """See TokenBackend. What keys a problem's draws is the same wherever it stands in a file."""
         plan = self.plan
         drawn = Decoding(plan.temperature, plan.top_p, plan.seed, plan.top_k)

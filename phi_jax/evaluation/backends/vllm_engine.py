@@ -3,15 +3,13 @@
 Never run: written from the signatures of vllm 0.33.0, tested with a stand-in for it.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import vllm
 
-from phi_jax.evaluation.backends import ExportBackend, seed_of
+from phi_jax.evaluation.backends import Decoded, ExportBackend, seed_of
 from phi_jax.evaluation.completion import Plan, Request
 
 AT_ONCE = 1024  # completions asked for at once: vLLM itself decides how many of them are decoded together
@@ -27,7 +25,7 @@ class Vllm(ExportBackend):
         # generation_config="vllm": none of the model's own settings, such as a penalty.
         self._llm = vllm.LLM(model=str(model), dtype=self.dtype, max_model_len=self.context, generation_config="vllm")
 
-    def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[tuple[int, list[int]]]:
+    def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Decoded:
         """See TokenBackend."""
         for start in range(0, len(requests), AT_ONCE):
             batch = slice(start, start + AT_ONCE)

@@ -6,8 +6,6 @@ task_id stays, so that runs are compared problem by problem (comparison.robustne
 the file said. Tests, reference and prompt change together, so the reference still passes.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import dataclasses
@@ -15,13 +13,13 @@ import functools
 import json
 import random
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import Problem
+from phi_jax.store.python_text import parse
 
 Site = tuple[
     int, int, list[str]
@@ -56,8 +54,7 @@ _PIECE = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Perturbed:
+class Perturbed(NamedTuple):
     """What a perturbation made of a benchmark. The three counts add up to the benchmark's problems."""
 
     rate: float
@@ -68,7 +65,7 @@ class Perturbed:
 
     def facts(self) -> dict[str, Any]:
         """Rate, seed and counts, for a table."""
-        return {**vars(self), "problems": len(self.problems)}
+        return {**self._asdict(), "problems": len(self.problems)}
 
 
 def perturb(problems: Sequence[Problem], name: str, *, rate: float, seed: int = 0) -> Perturbed:
@@ -170,7 +167,7 @@ def rename_arguments(problem: Problem, rate: float, seed: int) -> Problem | None
     An argument of one letter is neutral already and stays, and so does one with a builtin's name that stands anywhere
     else in the prompt's code. None where there is no other.
     """
-    tree = _parsed(problem.prompt)
+    tree = parse(problem.prompt)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] if tree else []
     last = max(functions, key=lambda function: function.lineno, default=None)
     arguments = [node.arg for node in ast.walk(last.args) if isinstance(node, ast.arg)] if last else []
@@ -196,7 +193,7 @@ def _renamed(
     }
     used = set(re.findall(r"\w+", "\n".join((problem.prompt, *texts.values()))))
     new = dict(zip(names, (name for name in neutral if name not in used), strict=False))
-    programs = [_parsed(source) for source in (problem.prompt + texts["reference"], problem.tests, problem.setup)]
+    programs = [parse(source) for source in (problem.prompt + texts["reference"], problem.tests, problem.setup)]
     if len(new) < len(names) or not all(_is_safe(program, new) for program in programs):
         return None
     texts = {field: _PIECE.sub(lambda piece: new.get(piece[0], piece[0]), text) for field, text in texts.items()}
@@ -239,16 +236,6 @@ def _is_safe(program: ast.Module | None, new: Mapping[str, str]) -> bool:
         if named & new.keys():
             return False
     return program is not None
-
-
-def _parsed(source: str) -> ast.Module | None:
-    """The tree of a program; None where it is none. Invalid escapes ("\\w") give no warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return ast.parse(source)
-        except (SyntaxError, ValueError):
-            return None
 
 
 PERTURBATIONS: Mapping[str, Callable[[Problem, float, int], Problem | None]] = {

@@ -1,7 +1,5 @@
 """The behaviours that the grammar writes about: told apart by running them, some of them held out."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -4,8 +4,6 @@ A family (grammar.toml) is a product of parts. Each behaviour is one small funct
 code; "$0" and "$1" stand for its parameters. Whether two are the same is found by running them (catalogue.py).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """Stage `synthesize` by the built-in teacher `grammar`: textbooks, exercises and the benchmark that is held out."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """What the grammar writes about one behaviour: an exercise, a textbook section, or a problem of the benchmark."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import random

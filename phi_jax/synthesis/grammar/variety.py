@@ -3,8 +3,6 @@
 Words and chances stand in grammar.toml, under `variety`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import random

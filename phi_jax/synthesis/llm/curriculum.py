@@ -5,8 +5,6 @@ section has a topic, an audience, a form and a setting; an exercise has a topic,
 types and one demand. The paper publishes neither its topics nor its names: these are ours.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

@@ -1,7 +1,5 @@
 """Reads code that a language model wrote, and the examples in its docstrings and sessions, as doctest reads them."""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import tokenize

@@ -6,8 +6,6 @@ of 400 exercises of the grammar it sets aside none with 20 honest tests, 7 with 
 tests 1 in 154, of MBPP's, three a problem, 28 in 964; and of 2,800 vacuous suites all. 29 exercises a CPU-second.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Sequence

@@ -2,8 +2,6 @@
 checked. See review.py for the checks, teacher/teachers.py for who is asked and what is paid.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections import Counter
@@ -35,18 +33,15 @@ class _Lessons:
     def requests(self, kind: str) -> Iterator[tuple[Lesson, Request]]:
         """The lessons of a kind, with what is asked."""
         for lesson in lessons(kind, self._counts[kind], self._rules.seed):
-            yield (
-                lesson,
-                Request(
-                    model=endpoint_of(self._shares, lesson.number).model,
-                    messages=prompts.messages(lesson),
-                    max_tokens=self._rules.max_tokens,
-                    temperature=self._rules.temperature,
-                    seed=0,
-                    schema=prompts.SCHEMAS[kind],
-                    label=f"{kind}/{lesson.number}",
-                ),
+            request = Request(
+                endpoint_of(self._shares, lesson.number).model,
+                prompts.messages(lesson),
+                max_tokens=self._rules.max_tokens,
+                temperature=self._rules.temperature,
+                schema=prompts.SCHEMAS[kind],
+                label=f"{kind}/{lesson.number}",
             )
+            yield lesson, request
 
     def ask(self, label: str) -> None:
         """Brings the replies into the journal."""

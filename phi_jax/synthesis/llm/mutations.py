@@ -7,15 +7,13 @@ Mutants: one token of the source changed, as in mutation testing (DeMillo, Lipto
 selection"). Some are equivalent to the solution, so a suite need not notice all of them.
 """
 
-from __future__ import annotations
-
 import ast
-import dataclasses
 import io
 import itertools
 import operator
 import tokenize
 from collections import Counter
+from typing import NamedTuple
 
 from phi_jax.synthesis.llm.examples import UNREADABLE, parsed
 
@@ -51,8 +49,7 @@ _OTHER = {
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-@dataclasses.dataclass(frozen=True)
-class Mutant:
+class Mutant(NamedTuple):
     """The source with one change; all other text is as it was."""
 
     kind: str  # a key of _CHANGES

@@ -4,8 +4,6 @@ The paper publishes no prompts; these are ours. A template that changes gets a n
 in the facts of what was made with it, and tests/test_prompts.py holds the digests of the numbers given so far.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Runs checks of sandbox_checks.py: one program for each text, so that none can touch another's verdict."""
 
-from __future__ import annotations
-
 import functools
 import marshal
 import re

@@ -7,8 +7,6 @@ label that parse as Python and do more than name a value. The ```output block be
 blocks are prose.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Sequence
@@ -47,10 +45,6 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
-def _is_session(code: str) -> bool:
-    return code.lstrip().startswith(">>>")
-
-
 def _python_of(fence: Fence) -> str | None:
     """The Python of a fence, of a session without what stands above its first prompt; None for prose."""
     if _PYTHON.fullmatch(fence.language) or (not fence.language and _does_something(fence.content)):
@@ -81,7 +75,7 @@ def _read(text: str) -> str | Fault:
         name = f"block {number}"
         if not code.strip():
             return Fault("wrong_form", f"{name} is empty")
-        if _is_session(code):  # it states its results itself
+        if code.lstrip().startswith(">>>"):  # a session states its results itself
             read.append((name, "", [examples_of(code, name)], None))
         else:
             read.append((name, code, docstring_examples(parsed(code, name), name), output))

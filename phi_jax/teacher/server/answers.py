@@ -203,20 +203,13 @@ def read_line(text: bytes, endpoint: Endpoint, key: str) -> tuple[str, Answer | 
     return name, read_completion(body, endpoint, key)
 
 
-def batch_id(said: Any, key: str) -> str | Failure:
-    """Of the batch that a server says it has made, whatever else it says of it."""
+def read_batch(said: Any, key: str, *, new: bool = False) -> dict[str, Any] | Failure:
+    """The batch that a server describes: it has an id and a status of WORKING or ENDED. new: whatever its status."""
     batch = _decoded(said)
-    if isinstance(batch, dict) and isinstance(batch.get("id"), str) and batch["id"]:
-        return batch["id"]
+    is_batch = isinstance(batch, dict) and isinstance(batch.get("id"), str) and batch["id"]
+    if is_batch and (new or batch.get("status") in (*WORKING, *ENDED)):
+        return batch
     return Failure("void", one_line(f"the reply is no batch: {json.dumps(batch)}", key))
-
-
-def read_batch(said: Any, key: str) -> dict[str, Any] | Failure:
-    """The batch that a server describes: it has an id, and its status is one of WORKING or ENDED."""
-    said = _decoded(said)
-    if isinstance(batch_id(said, key), str) and said.get("status") in (*WORKING, *ENDED):
-        return said
-    return Failure("failed", one_line(f"the reply is no batch: {json.dumps(said)}", key))
 
 
 # --- The client --------------------------------------------------------------------------------------------------

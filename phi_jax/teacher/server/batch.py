@@ -12,8 +12,6 @@ So a plan that a kill left behind is found again, on the server too, and never m
 as many as may be open at once, then all are awaited.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import itertools
@@ -26,18 +24,7 @@ from phi_jax.errors import UserError
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Reply, Request, Status
-from phi_jax.teacher.server.answers import (
-    ENDED,
-    Failure,
-    T,
-    batch_id,
-    call,
-    clean,
-    one_line,
-    pause,
-    read_batch,
-    read_line,
-)  # fmt: skip
+from phi_jax.teacher.server.answers import ENDED, Failure, T, call, clean, one_line, pause, read_batch, read_line
 from phi_jax.teacher.server.live import Asker
 
 _OPEN = 8  # batches at once: their requests are held in memory
@@ -177,9 +164,9 @@ class Batches(Asker):
             wanted = {"completion_window": "24h", "endpoint": "/v1/chat/completions", "input_file_id": file}
             sent = self._sdk.post("/batches", cast_to=object, body={**wanted, "metadata": {_PLAN: plan}})
             said = await call(self._endpoint, sent, _SECONDS)
-            made = said if isinstance(said, Failure) else batch_id(said, self._key)
-            if isinstance(made, str):
-                return made
+            made = said if isinstance(said, Failure) else read_batch(said, self._key, new=True)
+            if not isinstance(made, Failure):
+                return made["id"]
             if made.kind in ("refused", "fatal") or times == _TRIES:
                 raise self._no_batches(made)
             await self._run.sleep(pause(made, times))

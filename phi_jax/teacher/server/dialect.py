@@ -5,19 +5,16 @@ any JSON object, and the schema stands in the prompt. In "text", it stands in th
 promises, each reply is held against the schema here.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re
 from collections.abc import Iterator, Set
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Request, first_problem
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 # What a server may refuse -> what is done from then on.
 INSTEAD = {
@@ -26,7 +23,6 @@ INSTEAD = {
     "seed": "requests go without seed from here on",
     "response_format": "JSON is asked for in the prompt alone from here on, as with json_mode=text",
     "system": "the system message stands before the user's from here on",
-    "usage": "each reply is booked at its full reservation from here on",
 }
 _STARTS = 50  # places in a reply at which an object is looked for
 
@@ -57,8 +53,7 @@ def body_of(endpoint: Endpoint, request: Request, refused: Set[str] = frozenset(
 
 def refused_parameter(refusal: str) -> str:
     """The key of INSTEAD that a server's message names, in quotes or behind a colon; "" where it names none."""
-    names = (name for name in INSTEAD if name != "usage")
-    return next((name for name in names if re.search(rf"(?:['\"`]|: ){name}\b", refusal, re.IGNORECASE)), "")
+    return next((name for name in INSTEAD if re.search(rf"(?:['\"`]|: ){name}\b", refusal, re.IGNORECASE)), "")
 
 
 def fit(text: str, schema: type[BaseModel]) -> str:
@@ -66,8 +61,6 @@ def fit(text: str, schema: type[BaseModel]) -> str:
 
     Where there is none, commas before a closing bracket are taken out. Raises ValueError, with one line.
     """
-    from pydantic import ValidationError
-
     first = ""
     text = text.rpartition("</think>")[2]
     for found in itertools.chain(_objects(text), _objects(re.sub(r",(\s*[}\]])", r"\1", text))):

@@ -3,9 +3,8 @@
 That is: replies, money, and reasons to ask again or to give up.
 """
 
-from __future__ import annotations
-
 import asyncio
+import functools
 import json
 import time
 from collections import Counter
@@ -44,6 +43,7 @@ class Asker:
         self._held: dict[str, Failure] = {}
         self._open: dict[str, str] = {}  # plan -> batch; see batch.py
         self._answered = self._fitted = False
+        self._say_once = functools.cache(self._say)
 
     def _refuse_open(self) -> None:
         """Raises UserError where other batches than ours are open: their requests would be asked for a second time."""
@@ -57,7 +57,7 @@ class Asker:
 
     def _next(self, request: Request) -> tuple[dict[str, Any], int]:
         """The body of the request's next attempt, and the picodollars that it may cost at most."""
-        self._forms[request.key] = self._refused - {"usage"}
+        self._forms[request.key] = {*self._refused}
         body = body_of(self._endpoint, request, self._refused, self._tries[request.key] // _WHOLE)
         return body, self._endpoint.price.reservation(request, batch=self._batch)
 
@@ -68,7 +68,9 @@ class Asker:
             return
         *_, reason, _, usage = answer
         if usage is None:
-            self._refuse("usage", "the server reports no token usage")
+            self._say_once(
+                "each reply is booked at its full reservation from here on (the server reports no token usage)"
+            )
         cost = None if usage is None else self._endpoint.price.cost(usage, batch=self._batch)
         self._journal.end(attempt, cost=cost, usage=usage or (0, 0, 0), reason=reason)
 
@@ -109,7 +111,7 @@ class Asker:
             name, why = "response_format", f"it does not hold replies to json_mode={mode}"
         if name:
             self._refuse(name, why)
-            if self._forms.get(key, set()) != self._refused - {"usage"}:
+            if self._forms.get(key, set()) != self._refused:
                 return True
         self._tries[key] += 1 if kind == "limited" else _WHOLE
         # At temperature 0, the same request brings the same reply.

@@ -3,15 +3,12 @@
 Idea of a flat map read both ways: torchtitan's state_dict_adapter.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +19,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig, abstract_params
 from phi_jax.store.artifact import is_object_store
 
+Json = Mapping[str, Any]  # the object that a config.json holds
 DTYPES = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -29,22 +27,22 @@ DTYPES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """A family of published models that our phi computes.
 
     names: path of our parameter -> name of the tensor that holds it, a format of {layer} where there is one of each
     layer. A parameter without a name is zero when read, and must be zero when written. Several of one name lie in one
     tensor, of equal shapes, one below the other, and then by `rows`: which of all their rows stands at each row of it.
     buffers: names of constants that old checkpoints hold beside the weights. read_config raises UserError for a
-    config.json that means another function than phi.forward; its Path is for messages.
+    config.json that means another function than phi.forward; its Path is for messages. write_config: of the shape and
+    the end-of-text id, config.json but for the dtype.
     """
 
     model_type: str  # as config.json calls it
     names: Mapping[str, str]
     buffers: re.Pattern[str]
-    read_config: Callable[[Path, Mapping[str, Any]], PhiConfig]
-    write_config: Callable[[PhiConfig, int, str], dict[str, Any]]
+    read_config: Callable[[Path, Json], PhiConfig]
+    write_config: Callable[[PhiConfig, int], dict[str, Any]]
     rows: Callable[[PhiConfig], np.ndarray] | None = None
 
     def parts(self, leaves: Mapping[str, Any], config: PhiConfig) -> dict[str, list[np.ndarray]]:
@@ -127,13 +125,13 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def given(config: Mapping[str, Any], field: str, default: Any) -> Any:
+def given(config: Json, field: str, default: Any) -> Any:
     """A field's value, or the default where it is absent or null."""
     value = config.get(field)
     return default if value is None else value
 
 
-def require_sizes(path: Path, config: Mapping[str, Any], fields: Sequence[str]) -> None:
+def require_sizes(path: Path, config: Json, fields: Sequence[str]) -> None:
     """Raises UserError for the first field that is no whole number from 1."""
     for field in fields:
         value = config.get(field)
@@ -141,7 +139,7 @@ def require_sizes(path: Path, config: Mapping[str, Any], fields: Sequence[str]) 
             raise UserError(f"{path}: {field} is {value!r}; it must be a whole number from 1; get a good copy")
 
 
-def require_values(path: Path, config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
+def require_values(path: Path, config: Json, allowed: Mapping[str, tuple[Any, ...]]) -> None:
     """Raises UserError for the first field whose value is none of those allowed; absent or null always is."""
     for field, values in allowed.items():
         value = config.get(field)

@@ -4,10 +4,7 @@ A CodeGen is a phi without biases in attention, whose q, k and v lie in one matr
 interleaved. Reference: transformers' CodeGenForCausalLM (model_type "codegen"), to which every tensor was compared.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architectures.architecture import Architecture, given, number, require_sizes, require_values
+from phi_jax.weights.architectures.architecture import Architecture, Json, given, number, require_sizes, require_values
 
 NAMES = {
     "embed/tokens": "transformer.wte.weight",
@@ -50,7 +47,7 @@ def _rows(config: PhiConfig) -> np.ndarray:
     return np.stack([x.reshape(_PARTS, -1) for x in (q[:, ours], v, k[:, ours])], axis=1).ravel()
 
 
-def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[str, Any]:
+def _write_config(config: PhiConfig, end_of_text_id: int) -> dict[str, Any]:
     """config.json as transformers writes it. Raises UserError for a shape that CodeGen does not have."""
     for problem, wrong in (
         (f"num_heads is {config.num_heads}, no multiple of {_PARTS}", config.num_heads % _PARTS),
@@ -81,12 +78,10 @@ def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[st
         "bos_token_id": end_of_text_id,
         "eos_token_id": end_of_text_id,
         "tokenizer_class": "CodeGenTokenizer",
-        "torch_dtype": dtype,
-        "dtype": dtype,
     }
 
 
-def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
+def _read_config(path: Path, c: Json) -> PhiConfig:
     require_sizes(path, c, ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "rotary_dim"))
     heads, width = c["n_head"], c["n_embd"]
     if width % heads:

@@ -3,10 +3,7 @@
 Reference: transformers' PhiForCausalLM (model_type "phi"), to which every tensor below was compared.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architectures.architecture import Architecture, given, number, require_sizes, require_values
+from phi_jax.weights.architectures.architecture import Architecture, Json, given, number, require_sizes, require_values
 
 # Our path -> name of the tensor.
 NAMES = {
@@ -55,7 +52,7 @@ _OTHER_NAMES = {
 }
 
 
-def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[str, Any]:
+def _write_config(config: PhiConfig, end_of_text_id: int) -> dict[str, Any]:
     """config.json in the style of transformers 4 and of 5 at once, with nothing left to a reader's default.
 
     Readers that go wrong otherwise: TGI takes "gelu_new", the usual name, for the exact GELU; MLX takes a
@@ -95,12 +92,10 @@ def _write_config(config: PhiConfig, end_of_text_id: int, dtype: str) -> dict[st
             "rope_theta": config.rope_theta,
             "partial_rotary_factor": factor,
         },
-        "torch_dtype": dtype,
-        "dtype": dtype,
     }
 
 
-def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
+def _read_config(path: Path, c: Json) -> PhiConfig:
     require_sizes(path, c, _SIZES)
     heads = c["num_attention_heads"]
     rope = given(c, "rope_parameters", {})
@@ -143,7 +138,7 @@ def _read_config(path: Path, c: Mapping[str, Any]) -> PhiConfig:
     )
 
 
-def _rope_value(path: Path, c: Mapping[str, Any], rope: Mapping[str, Any], field: str, default: float) -> float:
+def _rope_value(path: Path, c: Json, rope: Json, field: str, default: float) -> float:
     """A value that transformers 4 keeps at the top level and 5 under rope_parameters."""
     values = {x[field] for x in (c, rope) if x.get(field) is not None}
     if len(values) > 1:

@@ -118,6 +118,7 @@ def _run_stage(stage: Stage, config: Config, workdir: epath.Path, digests: PathD
             )
         stage.run(config, inputs, draft)
     processes.on_leader(lambda: _commit(draft))
+    processes.give_memory_back()
 
 
 def _agreed(draft: artifact.Draft) -> dict[str, Any]:

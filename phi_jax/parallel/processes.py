@@ -5,6 +5,7 @@ Nothing here imports jax before it is needed: with one process, none of it is.
 
 import atexit
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -36,6 +37,20 @@ def keep_freed_memory() -> None:
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too,
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: which never shrinks
+
+
+def give_memory_back() -> None:
+    """Gives the kernel what a stage has freed and its libraries keep: 0.6 GiB after a training of nano."""
+    import ctypes
+
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
+    gc.unfreeze()
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def set_cpu_devices(count: int) -> None:

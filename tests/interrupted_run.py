@@ -27,11 +27,10 @@ class MainThread:
     compiling = False
 
     def is_told(self):
-        tell, enter = Watch.phase, Watch.__enter__
+        enter = Watch.__enter__
 
-        def phase(watch, name):
+        def tell(_, name):
             self.phase = name
-            tell(watch, name)
 
         def entered(watch):
             # Here and not before: jax must not be imported before the number of devices is set.
@@ -49,7 +48,7 @@ class MainThread:
             compiler.compile_or_get_cached = compiling
             return enter(watch)
 
-        Watch.phase, Watch.__enter__ = phase, entered
+        Watch.phase, Watch.__enter__ = property(lambda _: self.phase, tell), entered
 
     def is_in(self, where):
         if where == "compile":

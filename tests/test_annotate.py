@@ -129,7 +129,7 @@ def test_comments_and_blank_lines_earn_and_cost_nothing():
     ],
 )  # fmt: skip
 def test_what_cannot_be_weighed_gets_nothing_with_a_reason(text, reason):
-    assert grade(text) == rubric.Grade(0.0, dict.fromkeys(rubric.PARTS, 0.0), reason)
+    assert grade(text) == rubric.Grade(0.0, dict.fromkeys(rubric.WEIGHTS, 0.0), reason)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -223,7 +223,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, collected, monkeypatch):
 
 def test_files_of_an_equal_grade_are_labelled_alike(tmp_path, collected, monkeypatch):
     monkeypatch.setattr(
-        rubric, "grade", lambda text: rubric.Grade(float("def" in text), dict.fromkeys(rubric.PARTS, 0))
+        rubric, "grade", lambda text: rubric.Grade(float("def" in text), dict.fromkeys(rubric.WEIGHTS, 0))
     )
     built = annotate(tmp_path, collected)
     rows = read_grades(built)

@@ -45,6 +45,17 @@ def forms_of(prompt_form: str) -> tuple[str, ...]:
     return PROMPT_FORMS if prompt_form == "both" else (prompt_form,)
 
 
+def program(problem: Problem, shown: str, completion: str, *, base: bool = False) -> Program:
+    """What the sandbox runs for one completion. base: the problem's base_tests instead of all of its tests."""
+    return Program(
+        candidate=shown + completion,
+        tests=problem.base_tests if base else problem.tests,
+        entry_point=problem.entry_point,
+        trusted=problem.trusted,
+        setup=problem.setup,
+    )
+
+
 def execute(
     problems: Sequence[Problem],
     samples: Sequence[Sample],
@@ -66,13 +77,7 @@ def execute(
     records: Records = [{**vars(s), "prompt_form": form} for s in samples]
     runs = [(r, "base_") for r in records if by_id[r["task_id"]].base_tests] + [(r, "") for r in records]
     programs = (
-        Program(
-            candidate=shown_prompt(p.prompt, form) + r["completion"],
-            tests=p.base_tests if base else p.tests,
-            entry_point=p.entry_point,
-            trusted=p.trusted,
-            setup=p.setup,
-        )
+        program(p, shown_prompt(p.prompt, form), r["completion"], base=bool(base))
         for r, base in runs
         for p in [by_id[r["task_id"]]]
     )

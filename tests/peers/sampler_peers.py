@@ -61,7 +61,7 @@ def greedy_beside(directory, problems, *, max_new_tokens, samples_per_problem):
     """
     params, config, tokenizer = load_model(directory)
     plan = Plan(max_new_tokens=max_new_tokens, samples_per_problem=samples_per_problem, temperature=0.8)
-    requests = [Endless(**vars(r)) for r in requests_of(problems, plan, "stripped")]
+    requests = [Endless(*r) for r in requests_of(problems, plan, "stripped")]
     prompts = [tokenizer.encode(request.shown) for request in requests]
     made = dict(JaxBackend((params, config, tokenizer), plan).decode(requests, prompts))
     prompts = prompts[: len(problems)]  # the greedy ones

@@ -122,11 +122,12 @@ def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
     """What the stages will write that is large and known beforehand: checkpoints, exports."""
     if artifact.is_object_store(workdir):
         return
-    from phi_jax.planning.pipeline_plan import written_bytes
-
     needed = Counter[str]()
     for stage in due:
         if kind := _LARGE.get(stage.stage):
+            # Here: it loads jax, without which a run that skips all takes half the time.
+            from phi_jax.planning.pipeline_plan import written_bytes
+
             left = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
             there = sum(file.stat().st_size for file in Path(left).rglob("*") if file.is_file())
             needed[kind] += max(0, written_bytes(stage, config) - there)

@@ -116,8 +116,8 @@ def lines(plans: Mapping[str, StagePlan], hardware: Hardware, mfu: float) -> lis
     return [
         *out,
         f"device-hours: at an assumed {mfu:.0%} of the peak, which models far below phi-1-small do not reach; no "
-        "compile, checkpoint, validation or failure time; one costs "
-        f"{f'${price:.2f}' if price else 'nobody knows what'} (--devices {hardware.text.partition('@')[0]}@DOLLARS)",
+        "compile, checkpoint, validation or failure time; the price of one: "
+        f"{f'${price:.2f}' if price else 'unknown'} (--devices {hardware.text.partition('@')[0]}@DOLLARS sets it)",
         "GiB: documents 0.85 bytes a token (3.5 of text, assumed; Parquet takes 0.24 of nano's), saves 12 bytes a "
         "parameter, embeddings 4 bytes a value",
         f"in all: {hours:,.1f} device-hours, {hours / hardware.devices:,.1f} h on {hardware.text}, "

@@ -94,7 +94,7 @@ def supported() -> str | None:
     """None where filters can be used here, else what is missing."""
     machine = os.uname().machine
     if machine not in _ARCHITECTURES:
-        return f"no seccomp filter is written for {machine} with 64-bit pointers"
+        return f"no seccomp filter is written for {machine}"
     action = ctypes.c_uint32(_ERRNO)
     number = 317 if machine == "x86_64" else 277
     try:

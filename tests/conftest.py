@@ -21,6 +21,12 @@ hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("untimed")
 
 
+@pytest.fixture(autouse=True)
+def no_device_count_from_another_test():
+    """A command that ran in this process sets it, and it goes before XLA_FLAGS, by which a test asks for eight."""
+    os.environ.pop("JAX_NUM_CPU_DEVICES", None)
+
+
 def pytest_collection_modifyitems(config, items):
     """Acceptance tests take long: they run only when their folder or marker is named."""
     named = "acceptance" in config.option.markexpr or any("acceptance" in str(a) for a in config.args)

@@ -4,7 +4,7 @@
 # are 76B (paper: 1.3B was trained on 51B to 76B).
 SCALES = {
     "micro": ({"model.num_layers": 1}, 8, 24),
-    "nano": ({"model.num_layers": 2, "model.hidden_size": 64, "model.intermediate_size": 256, "model.num_heads": 2}, 200, 500),
+    "nano": ({"model.num_layers": 2, "model.hidden_size": 64, "model.intermediate_size": 256, "model.num_heads": 2}, 250, 700),
     "paper": ({"config": "../phi_1_small.py"}, 12_400, 36_200),
 }
 PAPER = ("HumanEval pass@1 in %, 350M and 1.3B (Figure 2.1; * from memory, ** second-hand)", {

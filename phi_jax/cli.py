@@ -105,18 +105,18 @@ def _run(options: Options, config_arguments: list[str]) -> None:
 
 
 def _sweep(options: Options, config_arguments: list[str]) -> None:
-    from phi_jax.sweeps import sweep
+    from phi_jax.sweeps import points, sweep
 
     if options.compare:
         return print("\n".join(sweep.compare(options.workdir, options.compare)))
-    chosen = sweep.load(config_arguments, options.scale)
+    chosen = points.load(config_arguments, options.scale)
     if options.dry_run:
         for line in sweep.dry_run(chosen, options.workdir, options.parallel, options.devices):
             print(line)
     elif options.prune:
         print("\n".join(sweep.prune(chosen, options.workdir)))
     else:
-        print("\n".join(sweep.run(chosen, options.workdir, options.parallel, options.launcher)))
+        print("\n".join(sweep.run(chosen, options.workdir, options.parallel, options.launcher, options.manifest)))
 
 
 def _stage(options: Options, config_arguments: list[str]) -> None:
@@ -370,11 +370,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     _option("--workdir", metavar="S", required=True, help="its place; S/also/* enter Table 1"),
                     _option("--scale", choices=("micro", "nano", "paper"), default="nano", help="of each point (nano)"),
                     _option("--compare", nargs=2, metavar="POINT", help="what differs between two; needs no --config"),
-                    _option("--launcher", choices=("local", "slurm"), default="local",
-                            help="slurm: sbatch takes its options from SBATCH_PARTITION, SBATCH_GPUS_PER_NODE, ..."),
+                    _option("--launcher", choices=("local", "slurm", "gke"), default="local",
+                            help="slurm: SBATCH_PARTITION, SBATCH_... are sbatch's options; gke: writes S/jobset.json"),
+                    _option("--manifest", default="launch/gke_sweep.yaml", metavar="F", help="gke: what pods are like"),
                     _option("--parallel", type=int, default=1, metavar="N", help="local: jobs at once (1)"),
-                    _DRY_RUN, _DEVICES,
-                    _option("--prune", action="store_true", help="remove what no point needs, and stop"),
+                    _DRY_RUN, _DEVICES, _option("--prune", action="store_true", help="remove what no point needs"),
                 )),
         Command("status", _status, "Says what is whole, stale (and why), interrupted or missing.",
                 "--workdir runs/nano", (_CONFIG, _WORKDIR, _option("--verify", action="store_true",

@@ -14,7 +14,9 @@ from phi_jax.parallel import processes
 
 LAUNCH = ROOT / "launch"
 MANIFEST = LAUNCH / "gke.yaml"
-SCRIPTS = [p for p in sorted(LAUNCH.iterdir()) if p.is_file() and p != MANIFEST]
+SWEEP = LAUNCH / "gke_sweep.yaml"
+SCRIPTS = [p for p in sorted(LAUNCH.iterdir()) if p.is_file() and p.suffix != ".yaml"]
+DISRUPTED = {"type": "DisruptionTarget", "status": "True"}  # the schema of JobSet 0.9.1 requires a status
 GOES_ON = {EXIT_PREEMPTED, EXIT_PEER_LOST}
 
 
@@ -44,7 +46,7 @@ def assert_trains(arguments, method):
     assert (ROOT / config[1].partition(":")[0]).is_file()
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS, MANIFEST], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [*SCRIPTS, MANIFEST, SWEEP], ids=lambda p: p.name)
 def test_five_lines_at_most_are_to_be_edited(path):
     marked = [line for line in path.read_text().splitlines() if re.search(r"\S  # EDIT\b", line)]
     assert len(marked) <= 5
@@ -138,7 +140,54 @@ def test_gke_restarts_what_goes_on_and_fails_on_the_rest():
     assert codes["action"] == "FailJob"
     assert codes["onExitCodes"]["operator"] == "In"
     assert set(codes["onExitCodes"]["values"]) == GOES_ON
+    assert job["podFailurePolicy"]["rules"][1] == {"action": "FailJob", "onPodConditions": [DISRUPTED]}
     assert codes["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
+
+
+def test_gkes_sweep_is_on_the_same_volume_and_makes_again_only_what_was_stopped():
+    one, other = (yaml.safe_load(path.read_text())["spec"] for path in (MANIFEST, SWEEP))
+    pods = [spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"] for spec in (one, other)]
+    for part in ("volumes", "nodeSelector", "restartPolicy", "terminationGracePeriodSeconds"):
+        assert pods[0][part] == pods[1][part]
+    for part in ("image", "volumeMounts", "resources"):
+        assert pods[0]["containers"][0][part] == pods[1]["containers"][0][part]
+    job = other["replicatedJobs"][0]["template"]["spec"]
+    assert (job["parallelism"], job["completions"], job["completionMode"]) == (1, 1, "Indexed")
+    (rule,) = job["podFailurePolicy"]["rules"]  # which needs restartPolicy Never
+    assert rule == {"action": "Ignore", "onPodConditions": [DISRUPTED]}
+    assert "failurePolicy" not in other
+
+
+# Exit code of the stages -> of the pod, and whether what was made is named.
+@pytest.mark.parametrize(
+    ("code", "ends", "named"),
+    [(0, 0, True), (1, 0, False), (137, 0, False), (75, EXIT_PREEMPTED, False), (143, 143, False)],
+)
+def test_a_pod_of_a_sweep_ends_as_jobset_wants_it(tmp_path, code, ends, named):
+    stand_in(tmp_path / "bin", "python", f'printf "<%s>" "$@"; [ "$2" = of ] || exit {code}')
+    done = run_pod(tmp_path, "-m run 'a b'", "-m of '{\"x\": 1}'")
+    assert (done.wait(20), done.stdout.read()) == (ends, "")
+    assert (tmp_path / "log.txt").read_text() == "<-m><run><a b>" + '<-m><of><{"x": 1}>' * named
+
+
+def test_a_pod_that_is_stopped_lets_its_run_save_and_is_made_again(tmp_path):
+    saves = f'trap "echo saved; exit {EXIT_PREEMPTED}" TERM; echo began; while :; do sleep 0.05; done'
+    stand_in(tmp_path / "bin", "python", saves)
+    done, log = run_pod(tmp_path, "-m run", "-m of"), tmp_path / "log.txt"
+    while not (log.exists() and log.read_text()):
+        assert done.poll() is None
+    done.terminate()
+    assert (done.wait(20), log.read_text()) == (EXIT_PREEMPTED, "began\nsaved\n")
+
+
+def run_pod(folder, *commands):
+    """The process of a pod of SWEEP: what is on the PATH is looked for in folder/bin first."""
+    (workers,) = yaml.safe_load(SWEEP.read_text())["spec"]["replicatedJobs"]
+    (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
+    return subprocess.Popen(
+        [*container["command"], folder / "log.txt", *commands], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -1,8 +1,10 @@
 """phi-jax sweep: points, what they share, kills, and the page, on experiments below micro."""
 
+import dataclasses
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from running import ROOT, named_identities, phi_jax
 
 from phi_jax.errors import UserError
 from phi_jax.store.digests import PathDigests
-from phi_jax.sweeps import jobs, local, points
+from phi_jax.sweeps import gke, jobs, local, points
 from phi_jax.sweeps.points import Hyper, load
 
 CONFIGS = ROOT / "configs" / "sweeps"
@@ -68,7 +70,7 @@ def test_points_are_products_zips_and_chains():
             "def get_points(h): return h.chain(h.point('a', {}), h.point('b', {}))",
             "points a and b: the same experiment",
         ),
-        ("x = 1", "AttributeError"),
+        ("x = 1", "KeyError: 'get_points'"),
         ("import sys; sys.exit(3)", "SystemExit"),
     ],
 )
@@ -98,6 +100,59 @@ def test_every_named_sweep_resolves_at_every_scale(tmp_path, name, scale):
                 assert set(made[point, label].points) >= set(made[point, stage.label].points)
     crossed = load(["--config", f"{CONFIGS / name}.py:seeds=2"], scale).points if name != "seeds" else {}
     assert len(crossed) in (0, 2 * len(sweep.points))
+
+
+def jobset_of(directory, found, template=ROOT / "launch" / "gke_sweep.yaml"):
+    """The JobSet of some jobs."""
+    gke.write(directory, found, str(template))
+    return json.loads((directory / "jobset.json").read_text())
+
+
+# Points that share in one way, and in two: seeds of each teacher, teachers of each seed.
+@pytest.mark.parametrize("name", ["learning_rate.py", "teacher.py:seeds=5"])
+def test_a_jobset_has_the_jobs_in_their_order(tmp_path, name):
+    import yaml
+
+    found = jobs.jobs_of(load(["--config", str(CONFIGS / name)], "nano"), PathDigests(None))
+    written, template = jobset_of(tmp_path, found), yaml.safe_load((ROOT / "launch" / "gke_sweep.yaml").read_text())
+    entries = written["spec"].pop("replicatedJobs")
+    (pattern,) = template["spec"].pop("replicatedJobs")
+    assert written == template
+    assert [entry.pop("name") for entry in entries] == [f"job-{n}" for n in range(len(found))]
+    before = []  # of each job, all that have ended when it starts
+    for number, (job, entry) in enumerate(zip(found, entries, strict=True)):
+        after = entry.pop("dependsOn", None)
+        assert (after is None) == (number == 0)  # an empty list is refused too
+        assert len(after or ()) <= 5
+        assert {need["status"] for need in after or ()} <= {"Complete"}
+        last = [int(need["name"].removeprefix("job-")) for need in after or ()]
+        assert all(other < number for other in last)
+        before.append({*last}.union(*(before[other] for other in last)))
+        assert before[number] >= jobs.needed_by(found, number)
+        # What may not run at once does not.
+        assert before[number] >= {n for n in range(number) if found[n].points[0] == job.points[0]}
+        assert before[number] >= {n for n in range(number) if found[n].asks_teachers and job.asks_teachers}
+        (container,) = entry["template"]["spec"]["template"]["spec"]["containers"]
+        log, *commands = container.pop("args")
+        assert log == f"{tmp_path}/points/{job.points[0]}/log.txt"
+        run, settle = map(shlex.split, commands)
+        assert run[:3] == ["-m", "phi_jax.cli", "run"]
+        assert run[-1].split(",") == list(job.stages)
+        assert settle[:3] == ["-m", "phi_jax.sweeps.jobs", str(tmp_path)]
+        assert jobs.Job(**json.loads(settle[3])) == dataclasses.replace(job, points=list(job.points))
+        assert entry == {key: value for key, value in pattern.items() if key != "name"}
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "spec: {replicatedJobs: []}", "spec: {replicatedJobs: [{name: a}]}", "", "[]", "\0"]
+)
+def test_a_manifest_that_is_no_jobset_is_one_line(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        jobset_of(tmp_path, [], tmp_path / "mine.yaml")
+    assert f"--manifest {tmp_path / 'mine.yaml'}: no JobSet like launch/gke_sweep.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == ["mine.yaml"]
 
 
 def stages_done(sweep_directory):
@@ -192,9 +247,12 @@ def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
     wrong = phi_jax("sweep", "--workdir", directory, "--compare", NAMES[0], "steps=17", check=False)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
     assert f"{directory / 'points' / 'steps=17'}: no run there" in wrong.stderr
-    again = phi_jax(*command)
+    # Of a sweep that is whole there is nothing to write for Kubernetes but the page.
+    again = phi_jax(*command, "--launcher", "gke")
     assert stages_done(directory) == made
     assert again.stdout == done.stdout
+    assert "3 of 3 jobs are whole" in again.stderr
+    assert not (directory / "jobset.json").exists()
     # What no point needs goes when it is asked for, and only that.
     file.write_text(file.read_text().replace("(16, 24)", "(16,)"))
     assert "removed: 0" not in phi_jax(*command, "--prune").stdout

@@ -1,11 +1,11 @@
 """The points of a sweep: a file's `get_points(h)` says what each experiment changes in a base config."""
 
 import dataclasses
-import importlib.util
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import runpy
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,10 @@ def load(config_arguments: Sequence[str], scale: str) -> Sweep:
     path, _, argument = file.partition(":")
     if not os.path.isfile(path):
         raise UserError(f"--config {path}: no such file; sweeps of the project lie in configs/sweeps/")
-    spec = importlib.util.spec_from_file_location("sweep", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module, h = importlib.util.module_from_spec(spec), Hyper(scale)
+    h = Hyper(scale)
     try:
-        spec.loader.exec_module(module)
-        get_points: Callable[[Hyper], Points] = module.get_points
-        overrides = h.product(get_points(h), _seeds(h, argument))
+        module = runpy.run_path(path)
+        overrides = h.product(module["get_points"](h), _seeds(h, argument))
     except (Exception, SystemExit) as error:  # whatever the file raises
         raise UserError(f"--config {file}: {type(error).__name__}: {one_line(error)}") from None
     if wrong := [name for name in overrides if not _NAME.fullmatch(name)]:
@@ -116,8 +112,8 @@ def load(config_arguments: Sequence[str], scale: str) -> Sweep:
             fields.check_whole(points[name].to_dict())
         except UserError as error:
             raise UserError(f"point {name}: {error}") from None
-    says, numbers = getattr(module, "PAPER", ("", {}))
-    title = (module.__doc__ or Path(path).stem).strip().splitlines()[0].rstrip(".")
+    says, numbers = module.get("PAPER", ("", {}))
+    title = (module["__doc__"] or Path(path).stem).strip().splitlines()[0].rstrip(".")
     return Sweep(Path(path).stem, title, points, overrides, dict(numbers), says)
 
 

@@ -20,18 +20,18 @@ from phi_jax.report import sweep_page
 from phi_jax.store import artifact
 from phi_jax.store.artifact import Artifact
 from phi_jax.store.digests import PathDigests
-from phi_jax.sweeps import jobs, local, slurm
-from phi_jax.sweeps.points import SEED, Sweep, load
+from phi_jax.sweeps import gke, jobs, local, slurm
+from phi_jax.sweeps.points import SEED, Sweep
 from phi_jax.sweeps.shared import Shared, require_local
 
-__all__ = ["compare", "dry_run", "load", "prune", "run"]
 _GIB = 2**30
 
 
-def run(sweep: Sweep, workdir: str, parallel: int, launcher: str) -> list[str]:
+def run(sweep: Sweep, workdir: str, parallel: int, launcher: str, manifest: str) -> list[str]:
     """Runs what is not whole; returns the table for a terminal. A second run in the same directory is refused.
 
-    launcher: "local", `parallel` jobs at once on this machine, or "slurm".
+    launcher: "local", `parallel` jobs at once on this machine, "slurm", or "gke", which runs nothing but writes a
+    JobSet after the one in the file `manifest`.
 
     Raises UserError for a point that the checks before a first stage refuse, and after the last job where one failed.
     """
@@ -44,6 +44,8 @@ def run(sweep: Sweep, workdir: str, parallel: int, launcher: str) -> list[str]:
         try:
             if launcher == "slurm":
                 slurm.run(directory, todo)
+            elif launcher == "gke":
+                gke.write(directory, todo, manifest)
             else:
                 local.run(directory, todo, parallel)
         finally:

@@ -16,7 +16,7 @@ from running import ROOT, named_identities, phi_jax
 
 from phi_jax.errors import UserError
 from phi_jax.store.digests import PathDigests
-from phi_jax.sweeps import gke, jobs, local, points
+from phi_jax.sweeps import gke, jobs, local, points, sweep
 from phi_jax.sweeps.points import Hyper, load
 
 CONFIGS = ROOT / "configs" / "sweeps"
@@ -153,6 +153,40 @@ def test_a_manifest_that_is_no_jobset_is_one_line(tmp_path, text):
     assert f"--manifest {tmp_path / 'mine.yaml'}: no JobSet like launch/gke_sweep.yaml" in str(error.value)
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == ["mine.yaml"]
+
+
+SCORE = {"model": "m", "benchmark": "b", "metric": "pass@1", "value": 0.5, "low": 0.4, "high": 0.6}
+
+
+WRONG = [("benchmark", 3), ("value", "0.5"), ("low", None)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[", "3", "[3]", '{"model": "m"}', "\ud800"),
+        *(json.dumps([SCORE, {**SCORE, name: value}]) for name, value in WRONG),
+        json.dumps([{name: value for name, value in SCORE.items() if name != "metric"}]),
+    ],
+)
+def test_damaged_scores_beside_a_sweep_are_one_line(tmp_path, text):
+    place = tmp_path / "also" / "server"
+    place.mkdir(parents=True)
+    (place / "scores.json").write_text(json.dumps([SCORE]))
+    assert sweep._also(tmp_path) == {"server": [SCORE]}
+    (place / "scores.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(UserError) as error:
+        sweep._also(tmp_path)
+    assert re.fullmatch(rf"{place}/scores.json: no scores: \w+: .*; .*phi-jax evaluate --out.*", str(error.value))
+
+
+def test_damaged_scores_stop_a_sweep_before_its_first_job(tmp_path, file):
+    place = tmp_path / "S" / "also" / "server"
+    place.mkdir(parents=True)
+    (place / "scores.json").write_text("{}[")
+    with pytest.raises(UserError, match="no scores: JSONDecodeError"):
+        sweep.run(load(["--config", str(file)], "micro"), str(tmp_path / "S"), 1, "local", "")
+    assert os.listdir(tmp_path / "S") == ["also"]
 
 
 def stages_done(sweep_directory):

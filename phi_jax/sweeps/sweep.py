@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phi_jax import preflight
 from phi_jax.config import Config
-from phi_jax.errors import UserError
+from phi_jax.errors import UserError, one_line
 from phi_jax.graph import DISTRIBUTED, models_of, stages
 from phi_jax.pipeline import keys_of, saved_config
 from phi_jax.planning.hardware import parse_hardware
@@ -25,6 +25,7 @@ from phi_jax.sweeps.points import SEED, Sweep
 from phi_jax.sweeps.shared import Shared, require_local
 
 _GIB = 2**30
+_ENTRY = "{model:s} {benchmark:s} {metric:s} {value:f} {low:f} {high:f}"  # what Table 1 reads of one in scores.json
 
 
 def run(sweep: Sweep, workdir: str, parallel: int, launcher: str, manifest: str) -> list[str]:
@@ -37,6 +38,7 @@ def run(sweep: Sweep, workdir: str, parallel: int, launcher: str, manifest: str)
     """
     directory, digests = Path(workdir), PathDigests(workdir)
     todo = _checked(sweep, workdir, digests, parallel)
+    _also(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with artifact.locked(directory):
         digests.save()
@@ -140,9 +142,23 @@ def _report(sweep: Sweep, directory: Path) -> list[str]:
     if not whole:
         say("no point is whole: there is nothing to compare yet")
         return []
-    also = {path.parent.name: json.loads(path.read_text()) for path in sorted(directory.glob("also/*/scores.json"))}
-    data = sweep_page.gather(sweep.title, whole, SEED, {"says": sweep.paper_says, "rows": sweep.paper}, also)
+    paper = {"says": sweep.paper_says, "rows": sweep.paper}
+    data = sweep_page.gather(sweep.title, whole, SEED, paper, _also(directory))
     return [*sweep_page.table(data), sweep_page.write(directory / "report", "sweep.html.j2", data)]
+
+
+def _also(directory: Path) -> dict[str, list]:
+    """Name -> scores of the evaluations in S/also. Raises UserError for what Table 1 cannot show."""
+    found = {}
+    for path in sorted(directory.glob("also/*/scores.json")):
+        try:
+            found[path.parent.name] = scores = json.loads(path.read_text())
+            for entry in scores:
+                _ENTRY.format(**entry)
+        except Exception as error:  # whatever may stand there
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(f"{path}: no scores: {reason}; `phi-jax evaluate --out` writes them; or move it") from None
+    return found
 
 
 def _made(config: Config, place: Path) -> dict[str, Artifact]:

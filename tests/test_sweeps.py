@@ -280,7 +280,7 @@ def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
     assert [test["group"] for test in two["tests"]] == ["nano, raw+exercises"]
     wrong = phi_jax("sweep", "--workdir", directory, "--compare", NAMES[0], "steps=17", check=False)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
-    assert f"{directory / 'points' / 'steps=17'}: no run there" in wrong.stderr
+    assert f"--compare steps=17: no such point in {directory}; there are: {', '.join(NAMES)}" in wrong.stderr
     # Of a sweep that is whole there is nothing to write for Kubernetes but the page.
     again = phi_jax(*command, "--launcher", "gke")
     assert stages_done(directory) == made

@@ -102,6 +102,9 @@ def compare(workdir: str, names: Sequence[str]) -> list[str]:
     Raises UserError for a directory in which nothing was run.
     """
     points = Path(workdir) / "points"
+    if wrong := [name for name in names if not (points / name).is_dir()]:
+        there = ", ".join(sorted(os.listdir(points)))
+        raise UserError(f"--compare {wrong[0]}: no such point in {workdir}; there are: {there}")
     configs = [saved_config(points / name) for name in names]
     made = [_made(config, points / name) for config, name in zip(configs, names, strict=True)]
     data = sweep_page.compare(names, [config.to_dict() for config in configs], made)

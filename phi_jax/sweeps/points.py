@@ -69,16 +69,14 @@ def _spoken(value: Any) -> str:
 class Sweep:
     """The points of a sweep file at one scale.
 
-    title: the file's docstring, first line. overrides: of each point. paper: the file's PAPER, what the paper
-    has beside rows of the page, and paper_says what these numbers are; empty where the file has none.
+    title: the file's docstring, first line. overrides: of each point. paper: the file's PAPER, "rows": what the paper
+    has beside rows of the page, and "says": what these numbers are; empty where the file has none.
     """
 
-    name: str
     title: str
     points: dict[str, Config]
     overrides: Points
     paper: dict[str, Any]
-    paper_says: str
 
 
 def load(config_arguments: Sequence[str], scale: str) -> Sweep:
@@ -112,9 +110,9 @@ def load(config_arguments: Sequence[str], scale: str) -> Sweep:
             fields.check_whole(points[name].to_dict())
         except UserError as error:
             raise UserError(f"point {name}: {error}") from None
-    says, numbers = module.get("PAPER", ("", {}))
+    says, rows = module.get("PAPER", ("", {}))
     title = (module["__doc__"] or Path(path).stem).strip().splitlines()[0].rstrip(".")
-    return Sweep(Path(path).stem, title, points, overrides, dict(numbers), says)
+    return Sweep(title, points, overrides, {"says": says, "rows": rows})
 
 
 def _seeds(h: Hyper, argument: str) -> Points:

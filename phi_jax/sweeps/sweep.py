@@ -1,6 +1,5 @@
 """`phi-jax sweep`: runs the points of a sweep in one directory, says what they would be, and compares what came out."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -122,17 +121,11 @@ def _checked(sweep: Sweep, workdir: str, digests: PathDigests, parallel: int) ->
     for name, config in sweep.points.items():
         keys = keys_of(config, digests)
         due = [stage for stage in stages(config) if keys[stage.label] not in whole]
-        with _named(name):
+        try:
             preflight.check_without_devices(config, os.fspath(shared.point(name)), due)
+        except UserError as error:
+            raise UserError(f"point {name}: {error}") from None
     return todo
-
-
-@contextlib.contextmanager
-def _named(point: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"point {point}: {error}") from None
 
 
 def _report(sweep: Sweep, directory: Path) -> list[str]:
@@ -145,8 +138,7 @@ def _report(sweep: Sweep, directory: Path) -> list[str]:
     if not whole:
         say("no point is whole: there is nothing to compare yet")
         return []
-    paper = {"says": sweep.paper_says, "rows": sweep.paper}
-    data = sweep_page.gather(sweep.title, whole, SEED, paper, _also(directory))
+    data = sweep_page.gather(sweep.title, whole, SEED, sweep.paper, _also(directory))
     return [*sweep_page.table(data), sweep_page.write(directory / "report", "sweep.html.j2", data)]
 
 

@@ -1,7 +1,9 @@
 """The page of a sweep: its tables are report.json's, and the paper's; two points compared; a browser shows both."""
 
+import dataclasses
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from phi_jax.evaluation.comparison import holm, mcnemar
 from phi_jax.evaluation.intervals import wilson_interval
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.scores import scored
+from phi_jax.planning.pipeline_plan import StagePlan
 from phi_jax.report import sweep_page
 from phi_jax.report.page import percent
 from phi_jax.report.tables import PAPER, over_seeds
@@ -57,6 +60,11 @@ def point_of(place, name, solved):
         for n, (task, value) in enumerate(RATES.items())
     ]
     make("prune/grammar", {"prune": {"match_rate": float(rate)}}, {}, matches=pairs)
+    # As Teachers.note has it.
+    judges = {
+        name: {"prices_as_of": "now", "requests": n, "dollars": d} for name, n, d in (("a", 30, 0.25), ("b", 7, 0))
+    }
+    note = {"teachers": judges, "dollars": 0.25}
     for model, passed in (("raw", {9}), ("finetuned", solved)):
         told = {"point": name} if model == "finetuned" else {"seed": seed}
         stage = "finetune" if model == "finetuned" else "pretrain"
@@ -74,7 +82,7 @@ def point_of(place, name, solved):
         graded = dict.fromkeys(("value", "low", "high")) if model == "raw" else {"value": 0.6, "low": 0.5, "high": 0.7}
         scores.append({**about, "metric": "judge", "problems": 10, "samples": 10, **graded, "judge": judge})
         config = {**told, "evaluate": {"prompt_form": "stripped"}}
-        facts = {"benchmark": "HumanEval", "problems": 10, "prompts_too_long": {}}
+        facts = {"benchmark": "HumanEval", "problems": 10, "prompts_too_long": {}, "teachers": note}
         make(f"evaluate/{model}", config, facts, completions=records, scores=scores)
     return made
 
@@ -85,6 +93,16 @@ def points(tmp_path_factory):
     return {name: point_of(place / str(n), name, solved) for n, (name, solved) in enumerate(SOLVED.items())}
 
 
+def plans(points):
+    """2e15 FLOPs and 900 tokens of each training, what judges may take of each evaluation, 2^30 bytes of each stage."""
+    trains, evaluates = StagePlan(flops=2e15, tokens=900), StagePlan(requests=40, dollars=0.5)
+    planned = {"pretrain": trains, "finetune": trains, "evaluate": evaluates, "prune": StagePlan()}
+    return {
+        name: {label: dataclasses.replace(planned[label.partition("/")[0]], disk=2**30) for label in made}
+        for name, made in points.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def sweep(points, tmp_path_factory):
     """(report.json, the page)."""
@@ -93,7 +111,9 @@ def sweep(points, tmp_path_factory):
     paper = {"says": "HumanEval pass@1 in % (Table 3)", "rows": {"match_rate=0 finetuned": 50.6, "raw": "17 **"}}
     also = {"server": [greedy, {**sampled, "decoding": "temperature 0.2"}]}
     directory = tmp_path_factory.mktemp("report")
-    sweep_page.write(directory, "sweep.html.j2", sweep_page.gather("A title", points, "seed", paper, also))
+    sweep_page.write(
+        directory, "sweep.html.j2", sweep_page.gather("A title", points, "seed", paper, also, plans(points))
+    )
     return json.loads((directory / "report.json").read_text()), (directory / "index.html").read_text()
 
 
@@ -164,14 +184,28 @@ def test_the_papers_bars_stand_beside_ours_and_unverified_ones_are_dashed(sweep)
     assert svg.count("stroke-dasharray: 3") == 1
 
 
-def test_what_points_share_is_spent_once(points, sweep):
-    once = {a.identity: a.manifest for made in points.values() for a in made.values() if a.label == "evaluate/raw"}
-    assert len(once) == 2  # of two seeds
-    own = [m["evaluate/finetuned"].manifest for m in points.values()]
-    assert set(sweep[0]["spent"]) == {"prune", "pretrain", "finetune", "evaluate"}
-    keys = {points[name]["evaluate/raw"].key: points[name]["evaluate/raw"].manifest["seconds"] for name in SOLVED}
-    expected = sum(keys.values()) + sum(m["seconds"] for m in own)
-    assert sweep[0]["spent"]["evaluate"] == pytest.approx(expected, abs=0.02)
+def test_what_points_share_is_planned_and_spent_once(points, sweep):
+    report, html = sweep
+    once = {(a.label, a.key): a for made in points.values() for a in made.values()}
+    counts = Counter(label.partition("/")[0] for label, _ in once)
+    assert counts == {"prune": 2, "pretrain": 2, "finetune": 4, "evaluate": 6}
+    assert set(report["spent"]) == set(report["planned"]) == set(counts)
+    for stage, count in counts.items():
+        manifests = [a.manifest for a in once.values() if a.manifest["stage"] == stage]
+        planned, spent = report["planned"][stage], report["spent"][stage]
+        trains, evaluates = stage in ("pretrain", "finetune"), stage == "evaluate"
+        assert spent["seconds"] == pytest.approx(sum(m["seconds"] for m in manifests))
+        assert spent["disk"] == sum(file["bytes"] for m in manifests for file in m["files"].values()) > 0
+        assert (planned["disk"], planned["flops"]) == (count * 2**30, trains * count * 2e15)
+        assert (planned["tokens"], spent["tokens"]) == (trains * count * 900, trains * count * 1000)
+        assert (planned["requests"], spent.get("requests", 0)) == (evaluates * count * 40, evaluates * count * 37)
+        assert (planned["dollars"], spent.get("dollars", 0)) == (evaluates * count * 0.5, evaluates * count * 0.25)
+    rows = {cells[0]: cells[1:] for cells in rows_of(html, "Planned and spent")}
+    hours = {stage: f"{spent['seconds'] / 3600:.3f}" for stage, spent in report["spent"].items()}
+    assert [*rows] == [*report["spent"], "all"]
+    assert rows["finetune"][:5] == [hours["finetune"], "8.000", "3,600 / 4,000", "", ""]
+    assert rows["evaluate"][:5] == [hours["evaluate"], "", "", "240 / 222", "3.00 / 1.50"]
+    assert rows["all"][1:] == ["12.000", "", "240 / 222", "3.00 / 1.50", "14.000 / 0.000"]
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """The page of a sweep: the models of every point, over seeds if there are several, and the paper's; two compared."""
 
 import statistics
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,26 @@ from phi_jax.report.tables import PAPER, lines, over_seeds
 from phi_jax.store.artifact import differences, write_atomic, write_json
 
 Row = dict[str, Any]
+PLANNED = ("flops", "tokens", "requests", "dollars", "disk")  # of a stage; disk in bytes
 
 
 def gather(
-    title: str, points: Mapping[str, Made], seed: str, paper: Mapping[str, Any], also: Mapping[str, list[Row]]
+    title: str,
+    points: Mapping[str, Made],
+    seed: str,
+    paper: Mapping[str, Any],
+    also: Mapping[str, list[Row]],
+    plans: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """All that the page shows. seed: the field whose values are repetitions of one experiment.
 
     paper: {"says": what its numbers are, "rows": row -> number}. also: name -> scores.json of another evaluation, for
-    Table 1. -> "rows": a row for each model of each experiment (the first that has it), with "row" (its name),
-    "experiment", "model", "points" (one a seed), "parameters", "tokens" (of its last training), "validation_loss"
-    (mean, nats), "scores": benchmark -> as over_seeds has it, "graded": the same by a judge, "paper" (its number, or
-    ""). "table_3": its rows. "spent": stage -> seconds, what points share once.
+    Table 1. plans: point -> label -> planning.pipeline_plan.StagePlan.
+
+    -> "rows": a row for each model of each experiment (the first that has it), with "row" (its name), "experiment",
+    "model", "points" (one a seed), "parameters", "tokens" (of its last training), "validation_loss" (mean, nats),
+    "scores": benchmark -> as over_seeds has it, "graded": the same by a judge, "paper" (its number, or ""). "table_3":
+    its rows. "planned": stage -> PLANNED, and "spent": stage -> likewise, and "seconds"; what points share once.
     """
     first: dict[str, str] = {}
     seeds: dict[tuple[str, str], list[Any]] = {}
@@ -55,9 +63,15 @@ def gather(
                 "paper": str(paper["rows"].get(row, paper["rows"].get(model, ""))),
             }
         )
-    spent = Counter[str]()
-    for once in {(a.label, a.key): a for made in points.values() for a in made.values()}.values():
-        spent[once.manifest["stage"]] += once.manifest["seconds"]
+    planned, spent = defaultdict[str, Counter](Counter), defaultdict[str, Counter](Counter)
+    once = {(label, a.key): (plans[name][label], a) for name, made in points.items() for label, a in made.items()}
+    for plan, a in once.values():
+        stage = a.manifest["stage"]
+        planned[stage].update({name: getattr(plan, name) for name in PLANNED})
+        size = sum(file["bytes"] for file in a.manifest["files"].values())
+        spent[stage].update({"seconds": a.manifest["seconds"], "tokens": a.facts.get("tokens", 0), "disk": size})
+        for teacher in _teachers(a.facts):
+            spent[stage].update({name: teacher[name] for name in ("requests", "dollars")})
     return {
         "title": title,
         "rows": rows,
@@ -66,8 +80,16 @@ def gather(
         "papers": PAPER,
         "also": also,
         "table_3": table_3(points, seed),
-        "spent": {stage: round(seconds, 3) for stage, seconds in spent.items()},
+        "planned": planned,
+        "spent": spent,
     }
+
+
+def _teachers(facts: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What Teachers.note says of each, wherever it stands."""
+    for value in facts.values():
+        if isinstance(value, Mapping):
+            yield from [value] if "prices_as_of" in value else _teachers(value)
 
 
 def table(data: Mapping[str, Any]) -> list[str]:

@@ -138,7 +138,9 @@ def _report(sweep: Sweep, directory: Path) -> list[str]:
     if not whole:
         say("no point is whole: there is nothing to compare yet")
         return []
-    data = sweep_page.gather(sweep.title, whole, SEED, sweep.paper, _also(directory))
+    # In no work directory: what replies are like is known after they have come.
+    plans = {name: make_plans(sweep.points[name], stages(sweep.points[name]), os.devnull) for name in whole}
+    data = sweep_page.gather(sweep.title, whole, SEED, sweep.paper, _also(directory), plans)
     return [*sweep_page.table(data), sweep_page.write(directory / "report", "sweep.html.j2", data)]
 
 

@@ -171,7 +171,7 @@ def test_a_pod_of_a_sweep_ends_as_jobset_wants_it(tmp_path, code, ends, named):
 
 
 def test_a_pod_that_is_stopped_lets_its_run_save_and_is_made_again(tmp_path):
-    saves = f'trap "echo saved; exit {EXIT_PREEMPTED}" TERM; echo began; while :; do sleep 0.05; done'
+    saves = f'trap "echo saved; exit {EXIT_PREEMPTED}" TERM; echo began; for n in {{1..400}}; do sleep 0.05; done'
     stand_in(tmp_path / "bin", "python", saves)
     done, log = run_pod(tmp_path, "-m run", "-m of"), tmp_path / "log.txt"
     while not (log.exists() and log.read_text()):

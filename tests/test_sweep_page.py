@@ -189,23 +189,22 @@ def test_what_points_share_is_planned_and_spent_once(points, sweep):
     once = {(a.label, a.key): a for made in points.values() for a in made.values()}
     counts = Counter(label.partition("/")[0] for label, _ in once)
     assert counts == {"prune": 2, "pretrain": 2, "finetune": 4, "evaluate": 6}
-    assert set(report["spent"]) == set(report["planned"]) == set(counts)
-    for stage, count in counts.items():
-        manifests = [a.manifest for a in once.values() if a.manifest["stage"] == stage]
-        planned, spent = report["planned"][stage], report["spent"][stage]
-        trains, evaluates = stage in ("pretrain", "finetune"), stage == "evaluate"
-        assert spent["seconds"] == pytest.approx(sum(m["seconds"] for m in manifests))
-        assert spent["disk"] == sum(file["bytes"] for m in manifests for file in m["files"].values()) > 0
-        assert (planned["disk"], planned["flops"]) == (count * 2**30, trains * count * 2e15)
-        assert (planned["tokens"], spent["tokens"]) == (trains * count * 900, trains * count * 1000)
-        assert (planned["requests"], spent.get("requests", 0)) == (evaluates * count * 40, evaluates * count * 37)
-        assert (planned["dollars"], spent.get("dollars", 0)) == (evaluates * count * 0.5, evaluates * count * 0.25)
+    assert Counter(row["stage"] for row in report["stages"]) == counts
+    for row, a in zip(report["stages"], once.values(), strict=True):
+        judged, trained = row["stage"] == "evaluate", row["stage"] in ("pretrain", "finetune")
+        assert row["stage"] == a.manifest["stage"]
+        assert row["seconds"] == a.manifest["seconds"]
+        assert row["disk"] == sum(file["bytes"] for file in a.manifest["files"].values()) > 0
+        assert row["tokens"] == trained * 1000
+        assert [teacher["requests"] for teacher in row["teachers"]] == judged * [30, 7]
+        planned = row["planned"]
+        assert (planned["flops"], planned["tokens"], planned["disk"]) == (trained * 2e15, trained * 900, 2**30)
     rows = {cells[0]: cells[1:] for cells in rows_of(html, "Planned and spent")}
-    hours = {stage: f"{spent['seconds'] / 3600:.3f}" for stage, spent in report["spent"].items()}
-    assert [*rows] == [*report["spent"], "all"]
-    assert rows["finetune"][:5] == [hours["finetune"], "8.000", "3,600 / 4,000", "", ""]
-    assert rows["evaluate"][:5] == [hours["evaluate"], "", "", "240 / 222", "3.00 / 1.50"]
-    assert rows["all"][1:] == ["12.000", "", "240 / 222", "3.00 / 1.50", "14.000 / 0.000"]
+    seconds = sum(row["seconds"] for row in report["stages"] if row["stage"] == "finetune")
+    assert [*rows] == [*counts, "all"]
+    assert rows["finetune"][:5] == [f"{seconds / 3600:.3f}", "8.000", "3,600 / 4,000", "", ""]
+    assert rows["evaluate"][1:5] == ["", "", "240 / 222", "3.00 / 1.50"]
+    assert rows["all"][1:] == ["12.000", "5,400 / 6,000", "240 / 222", "3.00 / 1.50", "14.000 / 0.000"]
 
 
 @pytest.fixture(scope="module")

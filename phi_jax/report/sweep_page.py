@@ -1,7 +1,6 @@
 """The page of a sweep: the models of every point, over seeds if there are several, and the paper's; two compared."""
 
 import statistics
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from phi_jax.report.tables import PAPER, lines, over_seeds
 from phi_jax.store.artifact import differences, write_atomic, write_json
 
 Row = dict[str, Any]
-PLANNED = ("flops", "tokens", "requests", "dollars", "disk")  # of a stage; disk in bytes
 
 
 def gather(
@@ -33,7 +31,8 @@ def gather(
     -> "rows": a row for each model of each experiment (the first that has it), with "row" (its name), "experiment",
     "model", "points" (one a seed), "parameters", "tokens" (of its last training), "validation_loss" (mean, nats),
     "scores": benchmark -> as over_seeds has it, "graded": the same by a judge, "paper" (its number, or ""). "table_3":
-    its rows. "planned": stage -> PLANNED, and "spent": stage -> likewise, and "seconds"; what points share once.
+    its rows. "stages": of each artifact, what points share once, "stage", "planned" (its StagePlan), "seconds",
+    "tokens" (0 where it counts none), "disk" (bytes) and "teachers" (as Teachers.note has each).
     """
     first: dict[str, str] = {}
     seeds: dict[tuple[str, str], list[Any]] = {}
@@ -63,15 +62,18 @@ def gather(
                 "paper": str(paper["rows"].get(row, paper["rows"].get(model, ""))),
             }
         )
-    planned, spent = defaultdict[str, Counter](Counter), defaultdict[str, Counter](Counter)
     once = {(label, a.key): (plans[name][label], a) for name, made in points.items() for label, a in made.items()}
-    for plan, a in once.values():
-        stage = a.manifest["stage"]
-        planned[stage].update({name: getattr(plan, name) for name in PLANNED})
-        size = sum(file["bytes"] for file in a.manifest["files"].values())
-        spent[stage].update({"seconds": a.manifest["seconds"], "tokens": a.facts.get("tokens", 0), "disk": size})
-        for teacher in _teachers(a.facts):
-            spent[stage].update({name: teacher[name] for name in ("requests", "dollars")})
+    stages = [
+        {
+            "stage": a.manifest["stage"],
+            "planned": vars(plan),
+            "seconds": a.manifest["seconds"],
+            "tokens": a.facts.get("tokens", 0),
+            "disk": sum(file["bytes"] for file in a.manifest["files"].values()),
+            "teachers": [*_teachers(a.facts)],
+        }
+        for plan, a in once.values()
+    ]
     return {
         "title": title,
         "rows": rows,
@@ -80,8 +82,7 @@ def gather(
         "papers": PAPER,
         "also": also,
         "table_3": table_3(points, seed),
-        "planned": planned,
-        "spent": spent,
+        "stages": stages,
     }
 
 

@@ -172,19 +172,21 @@ WRONG = [("benchmark", 3), ("value", "0.5"), ("low", None)]
 def test_damaged_scores_beside_a_sweep_are_one_line(tmp_path, text):
     place = tmp_path / "also" / "server"
     place.mkdir(parents=True)
-    (place / "scores.json").write_text(json.dumps([SCORE]))
-    assert sweep._also(tmp_path) == {"server": [SCORE]}
+    refused = {**SCORE, "metric": "judge", "value": None, "low": None, "high": None}  # not in Table 1
+    (place / "scores.json").write_text(json.dumps([SCORE, refused]))
+    assert sweep._also(tmp_path) == {"server": [SCORE, refused]}
     (place / "scores.json").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(UserError) as error:
         sweep._also(tmp_path)
-    assert re.fullmatch(rf"{place}/scores.json: no scores: \w+: .*; .*phi-jax evaluate --out.*", str(error.value))
+    told = rf"{place}/scores.json: not scores of `phi-jax evaluate --out`, .* \(\w+: .+\); evaluate again, or .*"
+    assert re.fullmatch(told, str(error.value))
 
 
 def test_damaged_scores_stop_a_sweep_before_its_first_job(tmp_path, file):
     place = tmp_path / "S" / "also" / "server"
     place.mkdir(parents=True)
     (place / "scores.json").write_text("{}[")
-    with pytest.raises(UserError, match="no scores: JSONDecodeError"):
+    with pytest.raises(UserError, match=r"scores\.json: not scores .*JSONDecodeError"):
         sweep.run(load(["--config", str(file)], "micro"), str(tmp_path / "S"), 1, "local", "")
     assert os.listdir(tmp_path / "S") == ["also"]
 

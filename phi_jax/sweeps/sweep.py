@@ -151,10 +151,13 @@ def _also(directory: Path) -> dict[str, list]:
         try:
             found[path.parent.name] = scores = json.loads(path.read_text())
             for entry in scores:
-                _ENTRY.format(**entry)
+                if entry["metric"] == "pass@1":
+                    _ENTRY.format(**entry)
         except Exception as error:  # whatever may stand there
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise UserError(f"{path}: no scores: {reason}; `phi-jax evaluate --out` writes them; or move it") from None
+            raise UserError(
+                f"{path}: not scores of `phi-jax evaluate --out`, entries with model, benchmark, metric, value, low and "
+                f"high ({type(error).__name__}: {one_line(error)}); evaluate again, or take {path.parent} away"
+            ) from None
     return found
 
 

@@ -155,8 +155,8 @@ def _also(directory: Path) -> dict[str, list]:
                     _ENTRY.format(**entry)
         except Exception as error:  # whatever may stand there
             raise UserError(
-                f"{path}: not scores of `phi-jax evaluate --out`, entries with model, benchmark, metric, value, low and "
-                f"high ({type(error).__name__}: {one_line(error)}); evaluate again, or take {path.parent} away"
+                f"{path}: not scores of `phi-jax evaluate --out`, entries with model, benchmark, metric, value, low "
+                f"and high ({type(error).__name__}: {one_line(error)}); evaluate again, or take {path.parent} away"
             ) from None
     return found
 

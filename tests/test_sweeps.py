@@ -143,6 +143,46 @@ def test_a_jobset_has_the_jobs_in_their_order(tmp_path, name):
         assert entry == {key: value for key, value in pattern.items() if key != "name"}
 
 
+def test_pods_make_what_is_not_whole_and_one_that_fails_stops_only_what_needs_it(tmp_path):
+    """Two stages, in the order of dependsOn; tests/acceptance/test_gke_sweep.py has all of them, and a preemption."""
+    text = FILE.replace("NANO", str(ROOT / "configs" / "nano.py")).replace('max_files": 60', 'max_files": 20')
+    (tmp_path / "near.py").write_text(re.sub(r"h\.zip\(.*\)", 'h.sweep("dedup.threshold", (0.7, 0.8))', text))
+    chosen, directory = load(["--config", str(tmp_path / "near.py")], "micro"), tmp_path / "S"
+    found = [
+        dataclasses.replace(
+            job, stages={k: v for k, v in job.stages.items() if k in ("collect/python", "dedup/python")}
+        )
+        for job in jobs.jobs_of(chosen, PathDigests(None))
+    ]
+    jobs.write_configs(directory, chosen.points)
+    one, other = (directory / "points" / name for name in chosen.points)
+
+    def pods(jobset):
+        """Name -> exit code."""
+        path, codes = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}", {}
+        for entry in jobset["spec"]["replicatedJobs"]:
+            assert all(codes[need["name"]] == 0 for need in entry.get("dependsOn", ()))
+            (container,) = entry["template"]["spec"]["template"]["spec"]["containers"]
+            command = [*container["command"], *container["args"]]
+            codes[entry["name"]] = subprocess.call(command, cwd=ROOT, env={**os.environ, "PATH": path})
+        return codes
+
+    jobset = jobset_of(directory, found)
+    (other / "dedup").touch()
+    assert pods(jobset) == {"job-0": 0, "job-1": 0, "job-2": 0}  # JobSet would stop all for any other
+    assert f"{other}/dedup/python.partial: Not a directory" in jobs.last_line(other)
+    assert {*named_identities(one)} == {"collect/python", "dedup/python"}
+    (other / "dedup").unlink()
+    jobset = jobset_of(directory, found)
+    (other / "collect").rename(tmp_path / "lost")
+    assert pods(jobset) == {"job-2": 0}
+    assert "dedup/python needs collect/python, which is not in" in jobs.last_line(other)
+    (tmp_path / "lost").rename(other / "collect")
+    assert pods(jobset) == {"job-2": 0}
+    assert named_identities(one)["collect/python"] == named_identities(other)["collect/python"]
+    assert stages_done(directory) == {"collect/python": 1, "dedup/python": 2}
+
+
 @pytest.mark.parametrize(
     "text", ["a: [", "spec: {replicatedJobs: []}", "spec: {replicatedJobs: [{name: a}]}", "", "[]", "\0"]
 )

@@ -314,6 +314,16 @@ def test_training_starts_from_an_imported_model(micro_run, tmp_path):
     assert weights(workdir, "pretrain/raw") == weights(micro_run, "pretrain/base")
 
 
+def test_a_step_is_sent_nothing_that_was_not_placed_on_the_devices(micro_run, tmp_path, monkeypatch):
+    """Rows that are still on the host would go to the devices in each step, while they wait."""
+    workdir = tmp_path / "run"
+    shutil.copytree(micro_run / "tokenize" / "raw", workdir / "tokenize" / "raw")
+    monkeypatch.setattr("phi_jax.training.data.Data.place", lambda data, tokens: tokens)
+    chosen = config.load([*MICRO, "--config.training.mesh=(1, -1, 1)"])
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        pipeline.run(chosen, workdir, only=graph.select(chosen, "pretrain", "raw"))
+
+
 def test_saves_of_another_run_are_not_gone_on_from(micro_run, tmp_path):
     workdir, arguments = tmp_path / "run", [*MICRO, "--config.seed=7"]
     shutil.copytree(micro_run / "tokenize" / "raw", workdir / "tokenize" / "raw")

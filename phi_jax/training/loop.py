@@ -27,8 +27,7 @@ from phi_jax.weights.models import shape_of
 
 def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3), or those of the model in
-    config.training.initial_checkpoint. Stage `finetune`: training goes on from another model's weights, in its shape,
-    with a fresh optimizer.
+    config.training.initial_checkpoint. Stage `finetune`: from another model's, in its shape, with a fresh optimizer.
 
     inputs: a token artifact for each set of config.models.<draft.name>.mixture, by its name; for `finetune` also
     {"checkpoint": a training or select artifact}, of the same tokenizer. Outputs: "checkpoint" (parameters and
@@ -43,6 +42,7 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         shape, start = _shape_and_start(config, inputs, data)
         optimizer, end = make_optimizer(rules, data.mesh), data.document_end
         train_step = make_train_step(shape, optimizer, data.mesh, rules, seed=config.seed, document_end=end)
+        train_step = jax.transfer_guard("disallow")(train_step)  # the devices are sent nothing but what `place` sends
         eval_step = make_eval_step(shape, data.mesh, rules, document_end=end)
         abstract = abstract_state(shape, optimizer, data.mesh)
         banner = _banner(shape, rules, data, abstract)
@@ -57,10 +57,11 @@ def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
         if found := _saved(checkpoints, abstract, draft):
             step, state = found
         else:
-            step, state = 0, fresh_state(shape, optimizer, data.mesh, config.seed)
+            params = None
             if start:
-                state["params"], where = initial_params(start, abstract["params"], data.tokens)
+                params, where = initial_params(start, abstract["params"], data.tokens)
                 processes.say(f"{draft.label}: starts from the weights of {where}")
+            step, state = 0, fresh_state(shape, optimizer, data.mesh, config.seed, params)
 
         # --- What comes every so many steps, and after the last ---------------------------------------------
         metrics = opened.enter_context(Metrics(draft, shape, data, rules, step))

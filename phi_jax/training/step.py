@@ -23,9 +23,12 @@ LossAndGrads = Callable[[phi.Params, Any], tuple[jax.Array, phi.Params]]
 _NORM_STEPS = 100  # steps over which the running mean of the gradient norm forgets
 
 
-def init_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, seed: int) -> State:
-    """Fresh parameters and optimizer state; float32, a function of the seed alone."""
-    params = phi.init_params(config, jax.random.key(seed))
+def init_state(
+    config: phi.PhiConfig, optimizer: optax.GradientTransformation, seed: int, params: phi.Params | None = None
+) -> State:
+    """Fresh parameters, where none are given, and optimizer state; float32, a function of the seed alone."""
+    if params is None:
+        params = phi.init_params(config, jax.random.key(seed))
     return {
         "params": params,
         "optimizer": optimizer.init(params),
@@ -47,10 +50,16 @@ def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformati
     return jax.tree_util.tree_map_with_path(lies, jax.eval_shape(lambda: init_state(config, optimizer, 0)))
 
 
-def fresh_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int) -> State:
-    """`init_state`, made where it lies."""
-    shardings = state_shardings(config, optimizer, mesh)
-    return jax.jit(lambda: init_state(config, optimizer, seed), out_shardings=shardings)()
+def fresh_state(
+    config: phi.PhiConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    params: phi.Params | None = None,
+) -> State:
+    """`init_state`, made where it lies; `params` are donated."""
+    make = functools.partial(init_state, config, optimizer, seed)
+    return jax.jit(make, out_shardings=state_shardings(config, optimizer, mesh), donate_argnums=0)(params)
 
 
 def abstract_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:

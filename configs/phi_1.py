@@ -42,16 +42,17 @@ def get_config(argument: str = "", settings: dict[str, int] = HARDWARE) -> Confi
     c.seed = 0  # root of every random choice: initial weights, batch order, dropout, samples
 
     c.collect = ConfigDict()
-    c.collect.sources = ("the-stack-python",)  # SET THIS: "installed", directories, .py, .parquet, .jsonl(.gz) or .json.gz, here, on s3:// or gs://, or hf://datasets/OWNER/NAME[@REVISION]/GLOB (paper: The Stack v1.2's Python, deduplicated, and StackOverflow)
+    c.collect.sources = ("the-stack-python",)  # SET THIS: "installed", directories, .py, .parquet, .jsonl(.gz), .json.gz or StackOverflow's Posts.xml(.gz), here, on s3:// or gs://, or hf://datasets/OWNER/NAME[@REVISION]/GLOB (paper: The Stack v1.2's Python, deduplicated, and StackOverflow)
     c.collect.packages = ()  # installed packages that the source "installed" takes, beside the standard library
     c.collect.max_files = 0  # files looked at; 0 = all (paper: over 35 million)
     c.collect.max_bytes = 200_000  # bytes of one file; larger ones are set aside (ours)
     c.collect.min_bytes = 64  # bytes of one file; smaller ones are set aside (ours)
     c.collect.max_mean_line = 100  # characters; a higher mean line length is called minified (ours)
     c.collect.max_line = 1000  # characters; a file with a longer line is called minified (ours)
-    c.collect.columns = ()  # what tables call ours, beside `text` or `content`: ("text=code", "license=max_stars_repo_licenses"); ours are text, path, license, language
+    c.collect.columns = ()  # what tables call ours, beside `text` or `content`: ("text=code", "license=max_stars_repo_licenses"); ours are text, path, license, language, repository
     c.collect.license = ""  # of files whose source names none; "" = not known
     c.collect.licenses = ()  # licences whose files are taken, as the sources name them; () = all (paper: The Stack's, which are permissive)
+    c.collect.opt_outs = ""  # file with an owner or OWNER/REPOSITORY a line; rows of theirs, and rows that name none, are left out; wants "repository=COLUMN" in c.collect.columns; "" = all are taken (paper: silent)
     c.collect.mask = False  # e-mail addresses, keys and IP addresses give way to <EMAIL>, <KEY> and <IP_ADDRESS> (paper: silent)
 
     c.dedup = ConfigDict()

@@ -114,6 +114,7 @@ FIELDS: Mapping[str, Field] = {
     "collect.max_bytes": COUNT, "collect.min_bytes": COUNT_OR_0,
     "collect.max_mean_line": COUNT, "collect.max_line": COUNT,
     "collect.columns": LATER_TEXTS, "collect.license": LATER, "collect.licenses": LATER_TEXTS,
+    "collect.opt_outs": _path(LATER),
     "collect.mask": Field(kind="True or False", neutral=False),
     "dedup.threshold": SHARE_ABOVE_0, "dedup.ngram": COUNT, "dedup.num_perm": COUNT, "dedup.bands": COUNT,
     "teachers.*.model": NAME, "teachers.*.base_url": _speed(NAME), "teachers.*.key_variable": _speed(ANY),

@@ -15,13 +15,19 @@ SCORE = {
     "value": 0.251, "low": 0.2, "high": 0.3, "problems": 40, "samples": 40,
 }  # fmt: skip
 FACTS = {
-    "collect/python": {"kept": 1200, "files": 1300, "bytes": 99_000, "by_license": {"mit": 1000, "psf|2": 200}},
+    "collect/python": {
+        "kept": 1200, "files": 1300, "bytes": 99_000, "set_aside": {"tiny": 90, "huge": 10}, "masked": {"EMAIL": 1234},
+    },
     "dedup/python": {"kept": 1100, "documents": 1200, "exact": 60, "near": 40},
     "synthesize/teacher": {
         "written_by": "writer:0.8,ours:0.2", "textbooks": {"kept": 1116}, "exercises": {"kept": 818},
         "teachers": {"writer": {"model": "gpt-x"}, "ours": {"model": "phi-350m"}},
     },
     "annotate/python": {"graded": 98, "grader": "static"},
+    "tokenize/raw": {
+        "tokens": 900_000, "vocab_size": 352,
+        "sources": [["lib|1", "mit", 1000, 675_000], ["lib|1", "psf|2", 100, 225_000]],
+    },
     "pretrain/base": {"steps": 2400, "tokens": 614_400, "epochs": 1.5, "people_share": 0.25},
     "select/base": {},
     "export/base": {},
@@ -30,7 +36,8 @@ FACTS = {
 INPUTS = {
     "dedup/python": {"documents": "collect/python"},
     "annotate/python": {"documents": "dedup/python"},
-    "pretrain/base": {"a": "annotate/python", "b": "synthesize/teacher"},
+    "tokenize/raw": {"documents": "dedup/python"},
+    "pretrain/base": {"raw": "tokenize/raw", "a": "annotate/python", "b": "synthesize/teacher"},
     "select/base": {"training": "pretrain/base"},
     "export/base": {"checkpoint": "select/base"},
     "evaluate/base": {"model": "export/base"},
@@ -69,7 +76,8 @@ def test_a_card_says_what_the_manifests_say(made):
     assert "a phi of 48,224 parameters" in card
     assert "weights of step 2,400 in float16" in card
     for label, did in {
-        "collect/python": "kept 1,200 of 1,300 Python files, 99,000 bytes",
+        "collect/python": "kept 1,200 of 1,300 Python files, 99,000 bytes; set aside: 90 tiny, 10 huge; "
+        "masked: 1,234 EMAIL",
         "synthesize/teacher": "1,116 textbook sections and 818 exercises, written by writer:0.8,ours:0.2",
         "pretrain/base": "2,400 steps, 614,400 tokens (1.5 epochs); people wrote 25.0 % of the tokens",
         "select/base": "chose one of the saves of that training",
@@ -77,7 +85,8 @@ def test_a_card_says_what_the_manifests_say(made):
         assert f"| `{label}` | {did} | `{made[label].identity[:12]}` |" in card
     assert "`export/base`" not in card
     assert "None: no evaluation of these weights was at hand" in card
-    assert "| mit | 1,000 |\n| psf\\|2 | 200 |" in card
+    assert "`tokenize/raw`:\n\n| source | licence | texts | tokens | share |\n" in card
+    assert "| lib\\|1 | mit | 1,000 | 675,000 | 75.0 % |\n| lib\\|1 | psf\\|2 | 100 | 225,000 | 25.0 % |\n" in card
     assert "No licence was chosen" in card
     assert "These weights: mit." in card_of(made["select/base"], licence="mit")
 
@@ -121,11 +130,13 @@ def test_scores_are_those_of_this_very_model(made):
 def test_an_input_that_was_made_again_is_no_ancestor(tmp_path):
     made = make(tmp_path / "run")
     assert [a.label for a in lineage(made["pretrain/base"])] == [
-        "collect/python", "dedup/python", "annotate/python", "synthesize/teacher",
+        "collect/python", "dedup/python", "tokenize/raw", "annotate/python", "synthesize/teacher",
     ]  # fmt: skip
     path = tmp_path / "run" / "dedup" / "python" / "manifest.json"
     path.write_text(path.read_text().replace(made["dedup/python"].identity, "0" * 64))
-    assert [a.label for a in lineage(made["pretrain/base"])] == ["annotate/python", "synthesize/teacher"]
+    assert [a.label for a in lineage(made["pretrain/base"])] == [
+        "tokenize/raw", "annotate/python", "synthesize/teacher",
+    ]  # fmt: skip
 
 
 def test_the_same_model_has_the_same_card(made, tmp_path):

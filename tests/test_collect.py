@@ -19,8 +19,8 @@ from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
 
 RULES = {
-    "columns": (), "license": "", "licenses": (), "mask": False, "packages": (), "max_files": 0, "max_bytes": 10_000,
-    "min_bytes": 16, "max_mean_line": 100, "max_line": 400,
+    "columns": (), "license": "", "licenses": (), "mask": False, "opt_outs": "", "packages": (), "max_files": 0,
+    "max_bytes": 10_000, "min_bytes": 16, "max_mean_line": 100, "max_line": 400,
 }  # fmt: skip
 CODE = "def f(x):\n    return x + {}\n"
 
@@ -365,6 +365,26 @@ def test_tables_that_call_their_columns_otherwise_and_licences(tmp_path):
     assert ([r["path"] for r in rows(few)], few.facts["set_aside"]) == (["0.py"], {"licence": 3})
     with pytest.raises(UserError, match=r"config\.collect\.columns: 'txt=code'; write NAME=COLUMN"):
         collect(tmp_path, tmp_path / "d.parquet", columns=("txt=code",), name="typo")
+
+
+def test_rows_of_owners_and_repositories_that_opted_out(tmp_path):
+    """As BigCode's lists have them: an owner or a repository a line. Case does not count, as on GitHub."""
+    repositories = ["alice/one", "Bob/two", "bob/three", "carol/four", "carol/five", "bobby/six", None]
+    table = {"text": [CODE.format(n) for n in range(7)], "repo": repositories}
+    pq.write_table(pa.table(table), tmp_path / "d.parquet")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "mine.py").write_text(CODE.format(9))
+    (tmp_path / "out.txt").write_text("BOB\r\n\ncarol/Four\n")
+    sources_, rules = (tmp_path / "d.parquet", tmp_path / "src"), {"opt_outs": str(tmp_path / "out.txt")}
+    built = collect(tmp_path, *sources_, **rules, columns=("repository=repo",))
+    assert [r["path"] for r in rows(built)] == ["d.parquet#0", "d.parquet#4", "d.parquet#5", "mine.py"]
+    assert built.facts["set_aside"] == {"opt_out": 4}  # a row that names no repository may be anyone's
+    assert "repository" not in documents.schema_of_part(documents.parts(built.path("documents"))[0]).names
+    with pytest.raises(UserError, match=r'config\.collect\.opt_outs: of which column\? add "repository=COLUMN"'):
+        collect(tmp_path, *sources_, **rules, name="unmapped")
+    (tmp_path / "out.txt").write_text("bob\nbob and others\nhttps://github.com/x\n")
+    with pytest.raises(UserError, match=r"out\.txt: cannot be read \('https://github\.com/x' is neither an owner nor"):
+        collect(tmp_path, *sources_, **rules, columns=("repository=repo",), name="wrong")
 
 
 def test_what_is_personal_or_secret_is_masked_and_counted_after_a_kill_too(tmp_path, monkeypatch):

@@ -83,6 +83,33 @@ def test_licences_and_terms_stand_before_the_run_and_on_the_card(ran):
     assert "| gpl-3.0 |" in card
 
 
+def test_every_token_set_has_a_data_card(ran):
+    workdir = ran[0]
+    facts = {name: manifest(workdir, f"tokenize/{name}")["facts"] for name in ("raw", "filtered", "jina.exercises")}
+    cards = {name: (workdir / "tokenize" / name / "CARD.md").read_text() for name in facts}
+    for name, card in cards.items():
+        sources = facts[name]["sources"]
+        assert sum(tokens for *_, tokens in sources) == sum(facts[name][s]["tokens"] for s in ("train", "validation"))
+        for source, licence, texts, tokens in sources:
+            share = 100 * tokens / facts[name]["tokens"]
+            assert f"| {source} | {licence} | {texts:,} | {tokens:,} | {share:.1f} % |" in card
+    raw, filtered, exercises = cards.values()
+    assert {licence for _, licence, *_ in facts["raw"]["sources"]} == {"mit", "gpl-3.0"}
+    collected = manifest(workdir, "collect/python")["facts"]
+    assert "masked: " + ", ".join(f"{count:,} {kind}" for kind, count in collected["masked"].items()) in raw
+    for reason, count in collected["set_aside"].items():
+        assert f"{count:,} {reason}" in raw
+    findings = manifest(workdir, "decontaminate/raw")["facts"]["documents"]
+    for card in (raw, filtered):
+        assert f"documents: {findings['removed']:,} of {findings['documents']:,} went" in card
+        assert "- `collect/python`: people." in card
+    assert "`filter/python`" in filtered
+    assert "`filter/python`" not in raw
+    assert "came as files: licence CC-BY-NC-SA-4.0, written by gpt-3.5-turbo. Not for commercial use" in exercises
+    assert "collect/python" not in exercises
+    assert str(workdir) not in "".join(cards.values())
+
+
 def test_the_token_is_nowhere(ran):
     workdir, planned, said, again, _ = ran
     assert TOKEN not in planned + said + again

@@ -10,7 +10,7 @@ from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.corpus.masking import masked
-from phi_jax.corpus.sources import FILES, RawFile, Reader, check, columns, list_files
+from phi_jax.corpus.sources import FILES, RawFile, Reader, check, columns, list_files, opt_outs
 from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.store import documents
@@ -49,7 +49,7 @@ def collect(config: Config, inputs: Inputs, draft: Draft) -> None:
         say(line)
     snapshot = _snapshot(rules, draft.directory / _SNAPSHOT)
     kept, aside = draft.directory / "documents", draft.directory / "set_aside"
-    reader, schema = Reader(columns(rules)), _MASKED if rules.mask else documents.SCHEMA
+    reader, schema = Reader(columns(rules), opt_outs(rules)), _MASKED if rules.mask else documents.SCHEMA
     seen: set[str] = set()  # ids
     noted = 0  # parts whose ids are in it
 
@@ -80,6 +80,7 @@ def collect(config: Config, inputs: Inputs, draft: Draft) -> None:
             f"({', '.join(f'{n} {r}' for r, n in reasons.most_common()) or 'there are none'}); "
             f"name sources that hold Python, in files ending in {', '.join(FILES)}"
         )
+    (draft.directory / "posts").rmtree(missing_ok=True)
     found = documents.add_output(draft, "documents")
     documents.add_output(draft, "set_aside")
     draft.add_output("snapshot", _SNAPSHOT, kind="log", rows=len(snapshot))
@@ -98,7 +99,8 @@ def collect(config: Config, inputs: Inputs, draft: Draft) -> None:
 def _snapshot(rules: Config, path: epath.Path) -> list[RawFile]:
     """The files to look at, listed once: a resumed run sees what the first one saw."""
     if not path.exists():
-        write_lines(path, (raw for source in rules.sources for raw in list_files(source, rules.packages)))
+        posts = path.parent / "posts"  # of StackOverflow, until they are collected
+        write_lines(path, (raw for source in rules.sources for raw in list_files(source, rules.packages, posts)))
     entries = [RawFile(*json.loads(line)) for line in path.read_text().splitlines()]
     if rules.max_files and len(entries) > rules.max_files:
         # By content, so the sample is uniform, and the same whatever else changes on the disk.

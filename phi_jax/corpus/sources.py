@@ -1,5 +1,5 @@
-"""Where raw files come from: what is installed here, directories, Python files, Parquet and JSON lines, which lie on
-this machine, in an object store (s3://, gs://) or on the Hugging Face Hub (hf://).
+"""Where raw files come from: what is installed here, directories, Python files, Parquet, JSON lines and dumps of
+StackOverflow, which lie on this machine, in an object store (s3://, gs://) or on the Hugging Face Hub (hf://).
 """
 
 import hashlib
@@ -9,19 +9,20 @@ import os
 import platform
 import re
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from phi_jax.config import Config
+from phi_jax.corpus import stackoverflow
 from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.store import hub, rows
 from phi_jax.store.artifact import digest_of, file_digest, is_object_store
 
 INSTALLED = "installed"
-FILES = (".py", *rows.ENDINGS)
-_FIELDS = ("path", "license", "language")  # what a row may say beside its text
+FILES = (".py", *rows.ENDINGS, *stackoverflow.ENDINGS)
+_FIELDS = ("path", "license", "language", "repository")  # what a row may say beside its text
 _Columns = Mapping[str, Sequence[str]]  # our name -> a table's, as rows.named_columns has it
 
 
@@ -34,16 +35,22 @@ class RawFile(NamedTuple):
     file: str  # where the bytes lie
     row: int = -1  # of a Parquet or JSONL file; -1 = the file itself is the document
     digest: str = ""  # SHA-256 of the file, or of its digest and the row's number; "" = no regular file, or unreadable
+    fault: str = ""  # why it is set aside unseen
 
 
-def list_files(source: str, packages: Sequence[str] = ()) -> Iterator[RawFile]:
+def list_files(source: str, packages: Sequence[str] = (), posts: Any = None) -> Iterator[RawFile]:
     """The raw files of one entry of config.collect.sources, in an order that does not depend on the disk.
 
-    packages: distributions that "installed" stands for, beside the standard library. Raises UserError for a source
+    packages: distributions that "installed" stands for, beside the standard library. posts: directory for the texts of
+    StackOverflow, which then lie in tables. Raises UserError for a source
     that does not exist or is none of what can be read, and for a damaged table. Files of the Hub are fetched.
     """
     for raw in _installed(packages) if source == INSTALLED else _files_below(source):
         file = rows.located(raw.file)
+        if file.name.lower().endswith(stackoverflow.ENDINGS) and file.is_file():
+            found = stackoverflow.pairs(file, posts / digest_of(raw))
+            yield from (raw._replace(digest=digest_of(one["path"]), **one) for one in found)
+            continue
         try:
             digest = file_digest(file) if file.is_file() else ""
         except OSError:
@@ -61,6 +68,7 @@ def check(config: Config, name: str) -> Iterator[str]:
     Raises UserError for an entry that is not there, or none of what can be read.
     """
     columns(config.collect)
+    opt_outs(config.collect)
     for source in config.collect.sources:
         if hub.is_hub(source):
             yield f"collect: {hub.pin(source)}: licence {config.collect.license or 'of each file, as its row names it'}"
@@ -70,7 +78,24 @@ def check(config: Config, name: str) -> Iterator[str]:
 
 def columns(rules: Config) -> _Columns:
     """What config.collect.columns says. Raises UserError for what cannot be."""
-    return rows.named_columns(rules.columns, "config.collect.columns", ("text", *_FIELDS))
+    names = rows.named_columns(rules.columns, "config.collect.columns", ("text", *_FIELDS))
+    if rules.opt_outs and "repository" not in names:
+        raise UserError('config.collect.opt_outs: of which column? add "repository=COLUMN" to config.collect.columns')
+    return names
+
+
+def opt_outs(rules: Config) -> Set[str]:
+    """The owners and repositories in the file config.collect.opt_outs, in lower case, and "": rows that name none.
+
+    Raises UserError for a file that cannot be read, or that holds something else.
+    """
+    if not rules.opt_outs:
+        return set()
+    with rows.opened(rules.opt_outs) as file:
+        names = file.read().decode().lower().split()
+        if wrong := [name for name in names if not re.fullmatch(r"[\w-]+(/[\w.-]+)?", name)]:
+            raise ValueError(f"{wrong[0]!r} is neither an owner nor OWNER/REPOSITORY")
+    return {"", *names}
 
 
 def _root(source: str) -> Any:
@@ -136,16 +161,17 @@ def licence_of(distribution: importlib.metadata.Distribution) -> str | None:
 class Reader:
     """Reads raw files; rows of one table in ascending order cost one pass over it."""
 
-    def __init__(self, names: _Columns) -> None:
-        """names: what tables call our columns."""
-        self._names = names
+    def __init__(self, names: _Columns, opt_outs: Set[str] = frozenset()) -> None:
+        """names: what tables call our columns. opt_outs: see `opt_outs`."""
+        self._names, self._opt_outs = names, opt_outs
         self._rows: Iterator[rows.Given] = iter(())
         self._file, self._next = "", 0
 
     def read(self, raw: RawFile) -> tuple[rows.Row, str]:
-        """({"text", "path", "license", "language"}, "") with text that UTF-8 can hold, or ({}, the reason why not)."""
-        if not raw.digest:
-            return {}, "not a readable file"
+        """({"text", "path", "license", "language", "repository"}, "") with text that UTF-8 can hold; where there is a
+        reason to set it aside, that is the second, and the row may be {}."""
+        if raw.fault or not raw.digest:
+            return {}, raw.fault or "not a readable file"
         if raw.row < 0:
             try:
                 data = rows.located(raw.file).read_bytes()
@@ -158,7 +184,12 @@ class Reader:
             self._rows = rows.read_rows(raw.file, _columns(raw.file, self._names))
         given = next(itertools.islice(self._rows, raw.row - self._next, None), None)
         self._next = raw.row + 1
-        return _normal(rows.renamed(given.row, self._names)) if given else ({}, "changed since the list was made")
+        if not given:
+            return {}, "changed since the list was made"
+        row, reason = _normal(rows.renamed(given.row, self._names))
+        repository = (row.get("repository") or "").lower()
+        opted_out = {repository, repository.partition("/")[0]} & self._opt_outs
+        return row, reason or ("opt_out" if opted_out else "")
 
 
 def _normal(row: rows.Row) -> tuple[rows.Row, str]:

@@ -6,6 +6,7 @@ A split's stream is its documents in order, each followed by <|endoftext|> (pape
 import bisect
 import itertools
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress, say
 from phi_jax.store import documents
-from phi_jax.store.artifact import Draft, Inputs
+from phi_jax.store.artifact import Draft, Inputs, write_atomic
+from phi_jax.tokens.data_card import data_card
 from phi_jax.tokens.shards import SplitWriter, write_metadata
 from phi_jax.tokens.tokenizer import Tokenizer, train
 
@@ -63,7 +65,7 @@ def make_tokenizer(config: Config, inputs: Inputs, draft: Draft) -> None:
 
 
 def tokenize(config: Config, inputs: Inputs, draft: Draft) -> None:
-    """Stage `tokenize/<set>`: inputs {"documents", "tokenizer"} -> outputs "tokenizer" (a copy) and "tokens".
+    """Stage `tokenize/<set>`: inputs {"documents", "tokenizer"} -> outputs "tokenizer" (a copy) and "tokens"; CARD.md.
 
     Raises UserError for documents that do not fill one record of each split.
     """
@@ -87,12 +89,16 @@ def tokenize(config: Config, inputs: Inputs, draft: Draft) -> None:
         for split in ("train", "validation")
     }  # fmt: skip
     text_bytes = documents.totals(source).bytes
+    texts, of_source = Counter[tuple](), Counter[tuple]()  # by source and licence: how many, tokens
     with Progress(draft.label, text_bytes, "B") as bar:
-        rows = documents.read(source)
+        rows = documents.read(source, ("id", "text", "source", "license"))
         while batch := list(itertools.islice(rows, _ENCODE_BATCH)):
             for row, ids in zip(batch, tokenizer.encode_batch([row["text"] for row in batch]), strict=True):
                 split = "validation" if is_held_out(row["id"], fraction) else "train"
                 splits[split].add([*ids, tokenizer.end_of_text_id])
+                origin = row["source"], row["license"] or "not named"
+                texts[origin] += 1
+                of_source[origin] += len(ids) + 1
             bar.advance(sum(len(row["text"].encode()) for row in batch))
     facts = {name: writer.close() for name, writer in splits.items()}
     for name in ("train", *(["validation"] if fraction else [])):
@@ -107,13 +113,16 @@ def tokenize(config: Config, inputs: Inputs, draft: Draft) -> None:
     tokens = sum(counts["tokens"] for counts in facts.values())
     draft.add_output("tokenizer", "tokenizer")
     draft.add_output("tokens", "tokens", tokens=tokens, rows=sum(counts["records"] for counts in facts.values()))
-    draft.add_facts(
-        written_by=inputs["documents"].facts["written_by"],
-        vocab_size=vocab_size,
-        tokens=tokens,
-        bytes_per_token=round(text_bytes / tokens, 3),
+    told = {
+        "written_by": inputs["documents"].facts["written_by"],
+        "vocab_size": vocab_size,
+        "tokens": tokens,
+        "bytes_per_token": round(text_bytes / tokens, 3),
+        "sources": [[*origin, texts[origin], count] for origin, count in of_source.most_common()],
         **facts,
-    )
+    }
+    draft.add_facts(**told)
+    write_atomic(draft.directory / "CARD.md", data_card(draft.label, told, inputs["documents"]))
 
 
 def output_of(name: str) -> str:

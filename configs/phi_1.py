@@ -60,6 +60,7 @@ def get_config(argument: str = "", settings: dict[str, int] = HARDWARE) -> Confi
     c.dedup.ngram = 5  # words of an n-gram (ours)
     c.dedup.num_perm = 128  # MinHash values of a text (ours)
     c.dedup.bands = 21  # bands they are cut into, num_perm // bands values in each: 0.998 of the pairs at 0.8 are compared (ours)
+    c.dedup.against = ()  # directories of documents of earlier runs, as runs/old/dedup/python/documents: what is a copy of one of theirs goes, and none of them is in the output (ours)
 
     c.teachers = ConfigDict()  # models behind OpenAI-compatible servers; add a section for each more
     c.teachers.writer = ConfigDict()

@@ -117,6 +117,7 @@ FIELDS: Mapping[str, Field] = {
     "collect.opt_outs": _path(LATER),
     "collect.mask": Field(kind="True or False", neutral=False),
     "dedup.threshold": SHARE_ABOVE_0, "dedup.ngram": COUNT, "dedup.num_perm": COUNT, "dedup.bands": COUNT,
+    "dedup.against": _path(LATER_TEXTS),
     "teachers.*.model": NAME, "teachers.*.base_url": _speed(NAME), "teachers.*.key_variable": _speed(ANY),
     "teachers.*.price_as": _speed(ANY), "teachers.*.mode": Field(choices=("live", "batch"), decides=False),
     "teachers.*.json_mode": Field(choices=("schema", "object", "text"), decides=False),

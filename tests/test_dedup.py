@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from phi_jax.config import Config
 from phi_jax.corpus import dedup as module
 from phi_jax.errors import UserError
-from phi_jax.store import artifact, documents, ngrams
+from phi_jax.store import artifact, documents, near_copies, ngrams
 
-RULES = {"threshold": 0.8, "ngram": 5, "num_perm": 128, "bands": 21}
+RULES = {"threshold": 0.8, "ngram": 5, "num_perm": 128, "bands": 21, "against": ()}
 COLUMNS = ("id", "text", "source", "path", "license", "language")
 
 
@@ -165,6 +165,48 @@ def test_order_and_parts_do_not_show(tmp_path):
         assert dropped(again) == dropped(first)
 
 
+def test_parts_bands_and_clusters_shared_out_over_processes_do_not_show(tmp_path, monkeypatch):
+    rows = mixed(6, 30)
+    whole = dedup(tmp_path, rows)
+    monkeypatch.setattr(near_copies, "_SHARE", 8)
+    monkeypatch.setattr(near_copies, "_SETS", 2)
+    monkeypatch.setattr(near_copies, "cores", lambda: 2)
+    monkeypatch.setattr(documents, "cores", lambda: 2)
+    monkeypatch.setattr(documents, "_WORTH_PROCESSES", 0)
+    cut = dedup(tmp_path, rows, cuts=(5, 5, 40), name="cut")
+    assert digests(cut) == digests(whole)
+    assert cut.facts == whole.facts
+    assert {path.name for path in cut.directory.iterdir()} == {"documents", "duplicates", "manifest.json"}
+
+
+def test_new_data_against_earlier_data(tmp_path):
+    rows = mixed(7)
+    texts = {r["id"]: r["text"] for r in rows}
+    old = dedup(tmp_path, rows[::2], name="old")
+    earlier = {r["id"] for r in kept(old)}
+    near = row(edited(rows[0]["text"], 0.005, 9) + " longer than it was", "near.py")
+    new = [*rows[1::2], near, *kept(old)[:3]]
+    texts[near["id"]] = near["text"]
+    built = dedup(tmp_path, new, name="new", against=(str(old.path("documents")),))
+    left, gone = {r["id"] for r in kept(built)}, dropped(built)
+    assert len(left) + len(gone) == len(new)
+    assert not left & earlier
+    assert {i for i, r in gone.items() if r["kept"] == i} == {r["id"] for r in kept(old)[:3]}
+    assert gone[near["id"]]["kept"] in earlier
+    for identifier, found in gone.items():
+        assert found["kept"] in left | earlier
+        assert found["similarity"] == jaccard(texts[identifier], texts[found["kept"]]) >= 0.8
+    both = [texts[i] for i in left] + [texts[i] for i in earlier]
+    assert not [(i, a) for i, a in enumerate(both[: len(left)]) for b in both[i + 1 :] if jaccard(a, b) >= 0.8]
+    again = dedup(tmp_path, new[::-1], (4, 9), name="shuffled", against=(str(old.path("documents")),))
+    assert digests(again) == digests(built)
+
+
+def test_an_earlier_set_that_is_none_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: holds no part-\*\.parquet; name the directory of a document set"):
+        module.check(Config({"dedup": {**RULES, "against": (str(tmp_path / "nowhere"),)}}), "python")
+
+
 WORDS = st.sampled_from(["a", "b", "\u00e9", "\U0001d54f", "=", "\x1c"])
 TEXTS = st.lists(WORDS, max_size=12).map(" ".join) | st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 
@@ -174,7 +216,7 @@ TEXTS = st.lists(WORDS, max_size=12).map(" ".join) | st.text(st.characters(exclu
 def test_any_shuffle_of_any_texts_gives_the_same(tmp_path_factory, texts, cut, rng):
     rows = [row(t) for t in texts]
     where = tmp_path_factory.mktemp("shuffle")
-    rules = {"threshold": 0.6, "ngram": 2}
+    rules = {"threshold": 0.6, "ngram": 2, "num_perm": 16, "bands": 4}  # each band takes a query
     one = dedup(where, rows, **rules)
     two = dedup(where, rng.sample(rows, len(rows)), cuts=(min(cut, len(rows)),), name="two", **rules)
     assert digests(one) == digests(two)
@@ -198,7 +240,7 @@ def test_unicode(tmp_path):
     assert sorted(g["kind"] for g in gone.values()) == ["exact", "near"] or len({g["kept"] for g in gone.values()}) == 1
 
 
-@pytest.mark.parametrize("last", [("documents", 2), ("duplicates", 2), ("duplicates", 3)])
+@pytest.mark.parametrize("last", [("signatures", 1), ("documents", 2), ("duplicates", 2), ("duplicates", 3)])
 def test_a_killed_run_goes_on(tmp_path, monkeypatch, last):
     """Killed when it had just written one part."""
     rows = mixed(4)

@@ -3,15 +3,18 @@
 What a copy is and which one stays: phi_jax/store/near_copies.py.
 """
 
+import itertools
 from collections import Counter
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store import documents
-from phi_jax.store.artifact import Draft, Inputs
-from phi_jax.store.near_copies import Rules, decide, find_pairs
+from phi_jax.store.artifact import Draft, Inputs, remove
+from phi_jax.store.near_copies import Rules, find_copies
+from phi_jax.store.rows import count_rows
 
 _DUPLICATES = pa.schema(
     [
@@ -26,18 +29,20 @@ _DUPLICATES = pa.schema(
 
 
 def check(config: Config, name: str) -> None:
-    """Raises UserError where fields of config.dedup do not go together."""
+    """Raises UserError where fields of config.dedup do not go together, or `against` names no document set."""
     rules = config.dedup
     if rules.bands > rules.num_perm:
         raise UserError(
             f"config.dedup.bands={rules.bands}: more than config.dedup.num_perm={rules.num_perm}, which they divide; "
             "lower it"
         )
+    for earlier in rules.against:
+        documents.parts(earlier)
 
 
 def dedup(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `dedup`. Outputs: "documents" (the rows kept) and "duplicates" (the rows dropped: id, kept, kind,
-    similarity, source, path).
+    similarity, source, path). Rows are dropped for those of config.dedup.against as well, which are in no output.
 
     Raises UserError as `check`, for documents that cannot be read and for an id that several rows have.
     """
@@ -46,37 +51,35 @@ def dedup(config: Config, inputs: Inputs, draft: Draft) -> None:
     schema, parts = documents.schema_of(source), documents.parts(source)
     chosen = config.dedup
     rules = Rules(chosen.threshold, chosen.ngram, chosen.num_perm, chosen.bands)
-    found = find_pairs([source], rules, label=draft.label)
-    if found.rows > len(found.ids) + len(found.copies):
+    scratch = draft.directory / "signatures"
+    found = find_copies(source, rules, scratch, against=chosen.against, label=draft.label)
+    if pc.count_distinct(found["id"]).as_py() < len(found):
         raise UserError(f"{source}: several rows have the same id; name the set in config.collect.sources instead")
-    gone = decide(found)
+    starts = [0, *itertools.accumulate(map(count_rows, parts))]
 
     # A part of the table is written behind its documents, so where it is both are.
     def split(index: int) -> list[documents.Row]:
         rows = list(documents.read_part(parts[index], schema.names))
-        left = [row for row in rows if row["id"] not in gone]
+        told = found.slice(starts[index], len(rows)).to_pylist()
+        left = [row for row, copy in zip(rows, told, strict=True) if copy["kept"] is None]
         documents.write_part(draft.directory / "documents", index, left, schema)
-        return [duplicate(row) for row in rows if row["id"] in gone]
-
-    def duplicate(row: documents.Row) -> documents.Row:
-        kept, similarity = gone[row["id"]]
-        kind = "exact" if found.copies.get(row["id"]) == kept else "near"
-        return {**row, "kept": kept, "kind": kind, "similarity": similarity}
+        return [row | copy for row, copy in zip(rows, told, strict=True) if copy["kept"] is not None]
 
     duplicates = draft.directory / "duplicates"
     documents.write_parts(duplicates, len(parts), split, _DUPLICATES, label=f"{draft.label} writing")
 
+    remove(scratch)
     kept = documents.add_output(draft, "documents")
     documents.add_output(draft, "duplicates")
     kinds = Counter(row["kind"] for row in documents.read(duplicates, ("kind",)))
-    members = Counter(kept for kept, _ in gone.values())
+    members = pc.value_counts(found["kept"].drop_null()).field("counts")
     draft.add_facts(
         written_by=inputs["documents"].facts["written_by"],
-        documents=kept.rows + len(gone),
+        documents=len(found),
         kept=kept.rows,
         bytes=kept.bytes,
         exact=kinds["exact"],
         near=kinds["near"],
         clusters=len(members),
-        largest_cluster=max(members.values(), default=0) + bool(kept.rows),
+        largest_cluster=(pc.max(members).as_py() or 0) + bool(kept.rows),
     )

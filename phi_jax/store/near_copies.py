@@ -8,24 +8,50 @@ sets of n-grams decide: no text is dropped on an estimate. Texts are visited in 
 whitespace runs counted as one space), ties by id: a text stays unless it is a near copy of one that stays already;
 then it goes, in favour of the most similar one (ties: the one visited first). So every dropped text is within the
 threshold of the one kept in its place, also along a chain a ~ b ~ c whose ends differ, and what is kept depends on the
-set of texts alone: not on their order, nor on how they are cut into parts, nor on threads.
+set of texts alone: not on their order, nor on how they are cut into parts, nor on threads or machines. Texts of earlier
+sets are visited before all others, and always stay.
+
+A text is read once, by the process that signs its part: its hashes go into a Parquet part, its set of n-grams into a
+file beside it. Daft puts texts with the same hash into one *bucket*, band by band; it moves numbers, no text.
+Texts linked by buckets are a *cluster*: the lowest label spreads from bucket to bucket until none changes. No choice
+depends on another cluster, so the cores share them out, and read the sets that they compare from the files. In memory
+lie about 200 bytes a text, and 100 more while a band is grouped, however long the texts are.
 """
 
+import functools
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from etils import epath
+import pyarrow as pa
+from etils.epath import Path, PathLike
 
 from phi_jax.progress import Progress
 from phi_jax.store import documents
+from phi_jax.store.artifact import atomic_path
+from phi_jax.store.cores import cores, spread
 from phi_jax.store.ngrams import Hashes, gram_hashes, jaccard
+from phi_jax.store.rows import Row
 
 _SEED = 1  # of the MinHash permutations: part of what "the same result on every run" means
 _BATCH = 512  # texts signed at a time
-Members = npt.NDArray[np.int64]  # numbers of texts, ascending
+_SHARE = 1 << 15  # texts in buckets that a core is given at a time, or those of one cluster
+_SETS = 512  # of n-grams that a core holds at a time
+_PART = 1 << 40  # bytes of the n-grams of a part, at most
+_SIGNED = pa.schema(
+    [
+        documents.text_field("id"),
+        documents.text_field("words"),  # their hash
+        ("visit", pa.int64()),  # - bytes
+        ("set", pa.int64()),  # part * _PART + the byte of its file at which the set of n-grams begins
+        ("bands", pa.list_(pa.uint64())),
+    ]
+)
+Numbers = npt.NDArray[np.int64]
 
 
 class Rules(NamedTuple):
@@ -37,79 +63,71 @@ class Rules(NamedTuple):
     bands: int = 21  # that these are cut into
 
 
-class Found(NamedTuple):
-    """Which of D texts are to be compared. The texts are numbered in the order in which they are visited."""
+def find_copies(
+    directory: PathLike, rules: Rules, scratch: Path, *, against: Sequence[PathLike] = (), label: str = "dedup"
+) -> pa.Table:
+    """What becomes of each document of a set, by the choice that the module's docstring describes, in their order: its
+    `id`; `kept`, the id of the text kept in its place, null where it stays; the `similarity` (Jaccard) of the two; and
+    the `kind`: "exact" or "near". against: earlier sets.
 
-    ids: list[str]  # [D] no two of them exact copies
-    copies: dict[str, str]  # id of an exact copy -> id of the text of the D that has the same words
-    rows: int  # of the input; more than ids and copies where an id occurs twice
-    buckets: list[Members]  # texts with one band of MinHash in common: ascending, two or more
-    grams: dict[int, Hashes]  # set of n-grams of each text that is in a bucket
-    rules: Rules
-    label: str
-
-
-def find_pairs(directories: Sequence[epath.PathLike], rules: Rules, *, label: str = "dedup") -> Found:
-    """The pairs to be compared among the documents of one or several sets; rows of one id are one text.
-
-    label: what the progress is called. Raises UserError for parts that cannot be read.
+    scratch: directory for hashes and n-grams, two to three times the texts; a killed run goes on with its parts; the
+    caller removes it. label: what the progress is called. Raises UserError for parts that cannot be read.
     """
-    signed = []  # (- bytes, id, digest of the words) of each row
-    bands = [np.empty((0, rules.bands), dtype=np.uint64)]
-    rows = (row for directory in directories for row in documents.read(directory))
-    with Progress(label, sum(documents.totals(d).rows for d in directories), "documents signed") as bar:
+    files = [part for one in (*against, directory) for part in documents.parts(one)]
+    new = (len(files) - len(documents.parts(directory))) * _PART  # the first set that is no earlier text's
+    sign = functools.partial(_sign, files, scratch, rules)
+    documents.write_parts(scratch, len(files), sign, _SIGNED, label=f"{label} signing", apart=files)
+
+    signed = _table(documents.parts(scratch))
+    visited = signed.sort([signed["set"] >= new, "visit", "id"]).select("id", "words", "set").to_arrow()
+    ids, words, sets = (visited[name].combine_chunks() for name in ("id", "words", "set"))
+    sets = sets.to_numpy()
+    places = np.argsort(sets)
+    old = int(np.searchsorted(sets, new, sorter=places))
+    words = words.dictionary_encode().indices.to_numpy()
+    first = np.unique(words, return_index=True)[1][words]  # place of the text visited first that has the same words
+    kept, similarity = first.copy(), np.ones(len(first))
+    shares = _shares(signed, sets, places, first, rules)
+    choose = functools.partial(_choose, scratch, rules, old)
+    with Progress(label, len(shares), "groups of documents compared") as bar:
+        for dropped in spread(choose, shares, cores(), label=label):
+            for text, other, score in dropped:
+                kept[text], similarity[text] = other, score
+            bar.advance()
+    rows = places[old:]
+    originals = first[rows]  # what becomes of them becomes of their exact copies
+    instead = kept[originals]
+    return pa.table(
+        {
+            "id": ids.take(pa.array(rows)),
+            "kept": ids.take(pa.array(instead, mask=instead == rows)),
+            "similarity": similarity[originals],
+            "kind": np.where(instead == originals, "exact", "near"),
+        }
+    )
+
+
+def _table(files: Sequence[Path]) -> Any:
+    """Parquet files as a table of Daft, whose runner is the one that DAFT_RUNNER or a running Ray names, or its own."""
+    import daft
+
+    return daft.read_parquet([os.fspath(file) for file in files])
+
+
+def _sign(files: Sequence[Path], scratch: Path, rules: Rules, part: int) -> Iterator[Row]:
+    """The hashes of the texts of a part; when all are taken, its sets of n-grams are on the disk, one behind the other:
+    the number of hashes, the hashes.
+    """
+    rows = documents.read_part(files[part], ("id", "text"))
+    scratch.mkdir(parents=True, exist_ok=True)
+    with atomic_path(scratch / f"{part}.grams") as path, path.open("wb") as file:
         while batch := list(itertools.islice(rows, _BATCH)):
             texts = [" ".join(row["text"].split()) for row in batch]
-            for row, text in zip(batch, texts, strict=True):
-                signed.append((-len(text.encode()), row["id"], documents.document_id(text)))
-            bands.append(_band_hashes(texts, rules))
-            bar.advance(len(batch))
-    places: dict[str, int] = {}  # id -> its row, in the order of visits
-    first: dict[str, str] = {}
-    copies = {}
-    for place in sorted(range(len(signed)), key=signed.__getitem__):
-        _, identifier, digest = signed[place]
-        if (text := first.setdefault(digest, identifier)) == identifier:
-            places.setdefault(identifier, place)
-        else:
-            copies[identifier] = text
-    ids = list(places)
-    buckets = _buckets(np.concatenate(bands)[list(places.values())])
-    compared = {ids[member]: member for members in buckets for member in members.tolist()}
-    grams = {}
-    for directory in directories if compared else ():
-        for row in documents.read(directory):
-            if (member := compared.pop(row["id"], None)) is not None:
-                grams[member] = gram_hashes(row["text"], rules.ngram)
-    return Found(ids, copies, len(signed), buckets, grams, rules, label)
-
-
-def decide(found: Found) -> dict[str, tuple[str, float]]:
-    """The choice that the module's docstring describes: id of what goes -> (id kept in its place, their similarity).
-
-    A text is only ever dropped for one that stays, so it is compared with those members of its buckets that stay:
-    they are few where many are copies of each other.
-    """
-    buckets: dict[int, list[int]] = {}
-    for bucket, members in enumerate(found.buckets):
-        for member in members.tolist():
-            buckets.setdefault(member, []).append(bucket)
-    kept_in: list[list[int]] = [[] for _ in found.buckets]
-    dropped = {}
-    with Progress(found.label, len(buckets), "documents compared") as bar:
-        for text in sorted(buckets):
-            others = sorted({kept for bucket in buckets[text] for kept in kept_in[bucket]})
-            scores = jaccard(found.grams[text], [found.grams[kept] for kept in others])
-            best = int(scores.argmax()) if others else 0  # the first of equal ones
-            if others and scores[best] >= found.rules.threshold:
-                dropped[found.ids[text]] = found.ids[others[best]], float(scores[best])
-            else:
-                for bucket in buckets[text]:
-                    kept_in[bucket].append(text)
-            bar.advance()
-    for copy, original in found.copies.items():
-        dropped[copy] = dropped.get(original, (original, 1.0))
-    return dropped
+            for row, text, bands in zip(batch, texts, _band_hashes(texts, rules).tolist(), strict=True):
+                more = {"words": documents.document_id(text), "visit": -len(text.encode()), "bands": bands}
+                yield row | more | {"set": part * _PART + file.tell()}
+                grams = gram_hashes(text, rules.ngram)
+                file.write(len(grams).to_bytes(8) + grams.tobytes())
 
 
 def _band_hashes(texts: list[str], rules: Rules) -> Hashes:
@@ -125,18 +143,66 @@ def _band_hashes(texts: list[str], rules: Rules) -> Hashes:
     width = rules.num_perm // rules.bands
     signatures = daft.Series.from_pylist(texts).minhash(rules.num_perm, rules.ngram, _SEED).to_arrow().flatten()
     values = signatures.to_numpy().reshape(len(texts), rules.num_perm)[:, : rules.bands * width]
-    factors = np.random.default_rng(_SEED).integers(2**64, size=width, dtype=np.uint64)
-    return values.reshape(len(texts), rules.bands, width).astype(np.uint64) @ factors
+    factors = np.random.default_rng(_SEED).integers(2**64, size=(rules.bands, width), dtype=np.uint64)
+    return (values.reshape(len(texts), rules.bands, width) * factors).sum(axis=-1)
 
 
-def _buckets(hashes: Hashes) -> list[Members]:
-    """The sets of two or more texts that have a band in common, each once. hashes: [D, bands]."""
-    found = {}
-    for band in hashes.T:
-        order = np.argsort(band, kind="stable")  # so that the members of a bucket ascend
-        ends = np.append(np.flatnonzero(np.diff(band[order])) + 1, len(order))
-        sizes = np.diff(ends, prepend=0)
-        for end, size in zip(ends[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-            members = order[end - size : end]
-            found[members.tobytes()] = members
-    return list(found.values())
+def _shares(signed: Any, sets: Numbers, places: Numbers, first: Numbers, rules: Rules) -> list[Numbers]:
+    """[3, members] each: the bucket of each member of some clusters; the member; where its n-grams are. The number of a
+    bucket is its first text times the bands, plus its band. Of exact copies the first stands for all.
+    """
+    found = np.empty(0, np.int64)
+    for band in range(rules.bands):
+        groups = signed.groupby(signed["bands"][band]).agg(signed["set"].list_agg())
+        lists = groups.where(groups["set"].length() > 1).select("set").to_arrow()["set"].combine_chunks()
+        texts = first[places[np.searchsorted(sets, lists.flatten().to_numpy(), sorter=places)]]
+        sizes = lists.value_lengths().to_numpy()
+        if len(sizes):
+            lowest = np.repeat(np.minimum.reduceat(texts, np.cumsum(sizes) - sizes), sizes)
+            found = np.union1d(found, (lowest * rules.bands + band) * len(sets) + texts)
+    buckets, texts = np.divmod(found, max(1, len(sets)))
+    firsts = buckets // rules.bands
+    labels, before = np.arange(len(sets)), None
+    while before is None or (labels != before).any():
+        before = labels.copy()
+        np.minimum.at(labels, texts, before[firsts])
+        np.minimum.at(labels, firsts, before[texts])
+        labels = labels[labels]
+    clusters = labels[texts]
+    share = (np.cumsum(np.bincount(clusters)) // _SHARE)[clusters]
+    order = np.argsort(share, kind="stable")
+    cuts = np.flatnonzero(np.diff(share[order])) + 1
+    return np.split(np.stack([buckets, texts, sets[texts]])[:, order], cuts, axis=1)
+
+
+def _choose(scratch: Path, rules: Rules, old: int, share: Numbers) -> list[tuple[int, int, float]]:
+    """(text that goes, the one kept for it, their similarity), of a share. old: how many texts stay in any case.
+
+    A text is only ever dropped for one that stays, so it is compared with those members of its buckets that stay:
+    they are few where many are copies of each other.
+    """
+    where = dict(share[1:].T.tolist())
+    buckets = defaultdict(list)
+    for bucket, text in share[:2].T.tolist():
+        buckets[text].append(bucket)
+
+    @functools.lru_cache(_SETS)
+    def grams(text: int) -> Hashes:
+        part, begin = divmod(where[text], _PART)
+        with (scratch / f"{part}.grams").open("rb") as file:
+            file.seek(begin)
+            return np.frombuffer(file.read(8 * int.from_bytes(file.read(8))), np.uint64)
+
+    dropped = []
+    kept_in = defaultdict(list)
+    for text in sorted(buckets):
+        others = sorted({other for bucket in buckets[text] for other in kept_in[bucket]})
+        if others and text >= old:
+            scores = jaccard(grams(text), [grams(other) for other in others])
+            best = int(scores.argmax())  # the first of equal ones
+            if scores[best] >= rules.threshold:
+                dropped.append((text, others[best], float(scores[best])))
+                continue
+        for bucket in buckets[text]:
+            kept_in[bucket].append(text)
+    return dropped

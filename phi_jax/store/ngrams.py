@@ -12,14 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: 2**64 divided by the golden ratio
 
 
 def gram_hashes(text: str, ngram: int) -> Hashes:
-    """The set of n-grams of a text, each as 64 bits of its BLAKE2b; sorted, at least one."""
+    """The set of n-grams of a text, each as a polynomial of 64 bits of its words' BLAKE2b; sorted, at least one."""
     words = text.split()
-    grams = {" ".join(words[i : i + ngram]) for i in range(max(1, len(words) - ngram + 1))}
-    digests = [hashlib.blake2b(gram.encode(errors="surrogatepass"), digest_size=8).digest() for gram in grams]
-    return np.sort(np.frombuffer(b"".join(digests), np.uint64))
+    digests = {w: hashlib.blake2b(w.encode(errors="surrogatepass"), digest_size=8).digest() for w in set(words)}
+    hashes = np.frombuffer(b"".join(map(digests.__getitem__, words)), np.uint64)
+    length = min(ngram, len(words))
+    grams = np.zeros(len(words) - length + 1, np.uint64)
+    for place in range(length):
+        grams = grams * _FACTOR + hashes[place : place + len(grams)]
+    return np.unique(grams)
 
 
 def jaccard(one: Hashes, others: Sequence[Hashes]) -> npt.NDArray[np.float64]:

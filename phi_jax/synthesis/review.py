@@ -7,7 +7,7 @@ left out and the outputs written. What is written is a function of the texts: no
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ import pyarrow as pa
 from phi_jax.config import Config
 from phi_jax.store import documents
 from phi_jax.store.artifact import Draft
-from phi_jax.store.near_copies import Rules, decide, find_pairs
+from phi_jax.store.near_copies import Rules, find_copies
 from phi_jax.store.rows import Row, plain
 from phi_jax.synthesis.boilerplate import without_boilerplate
 from phi_jax.synthesis.llm.exercises import Written, check_exercises
@@ -84,8 +84,9 @@ def sift(
     label = f"{draft.label} {kind}"
     checked = Sorted(draft.directory / CHECKED, kind, SCHEMA)
     checked.write(texts, lambda chunk: check(kind, write(chunk), label, rules), _TEXTS_PER_PART)
-    gone = decide(find_pairs([checked.passed], Rules(rules.near_copy_threshold), label=f"{label}: near copies"))
-    kept = _without_copies(documents.read(checked.passed, SCHEMA.names), gone)
+    scratch = draft.directory / CHECKED / "signatures" / kind
+    copies = find_copies(checked.passed, Rules(rules.near_copy_threshold), scratch, label=f"{label}: near copies")
+    kept = _without_copies(documents.read(checked.passed, SCHEMA.names), copies["kept"].to_pylist())
     failed = documents.read(checked.failed, (*SCHEMA.names, "code", "reason"))
     Sorted(draft.directory, kind, SCHEMA).write(itertools.chain(kept, failed), list, _TEXTS_PER_PART)
     sides = (checked.passed, checked.failed)
@@ -93,13 +94,13 @@ def sift(
     return {"boilerplate_removed": sum(removed for _, removed in told), "different": len(dict(told))}
 
 
-def _without_copies(rows: Iterable[Row], gone: Mapping[str, tuple[str, float]]) -> Iterator[Row]:
-    """All rows; those that are copies with the reason."""
+def _without_copies(rows: Iterable[Row], copies: Iterable[str | None]) -> Iterator[Row]:
+    """All rows; those that are copies with the reason. copies: id of the text kept in each one's place, or None."""
     seen: set[str] = set()
-    for row in rows:
+    for row, kept in zip(rows, copies, strict=True):
         fault = None
-        if row["id"] in gone:
-            fault = Fault("near_copy", f"near copy of {gone[row['id']][0]}")
+        if kept not in (None, row["id"]):
+            fault = Fault("near_copy", f"near copy of {kept}")
         elif row["id"] in seen:
             fault = Fault("identical", "the same text stands above")
         seen.add(row["id"])

@@ -1,0 +1,140 @@
+"""Dedup beside datatrove's MinHash on the same files: bytes a second, and recall and precision against brute force.
+
+    python tests/benchmarks/dedup_datatrove.py --documents W/collect/python/documents --peer-python V/bin/python
+
+V: an environment with `pip install datatrove spacy xxhash regex orjson pyarrow`, which need not have phi_jax. Without
+--peer-python ours runs alone. Both read Parquet parts, on all cores, with 21 bands of 6 hashes of 5 words, and write
+what stays and what goes. datatrove takes words in lower case without punctuation, as spaCy cuts them, and compares no
+texts.
+"""
+
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+BANDS, WIDTH = 21, 6
+
+
+def ours(directory, size):
+    with tempfile.TemporaryDirectory(dir=Path(directory).parent) as scratch:
+        return _figures(size, *_ours(directory, scratch))
+
+
+def peer(directory, size):
+    with tempfile.TemporaryDirectory(dir=Path(directory).parent) as scratch:
+        return _figures(size, *_peer(directory, scratch))
+
+
+def _figures(size, seconds, dropped):
+    return {"seconds": seconds, "bytes_per_second": size / seconds, "dropped": sorted(dropped)}
+
+
+def _ours(directory, scratch):
+    from phi_jax.config import Config
+    from phi_jax.corpus.dedup import dedup
+    from phi_jax.store import artifact, documents
+
+    rules = {"threshold": 0.8, "ngram": 5, "num_perm": BANDS * WIDTH, "bands": BANDS, "against": ()}
+    given = artifact.open_draft(scratch, "collect", "", {}, {})
+    shutil.copytree(directory, Path(given.directory) / "documents")
+    documents.add_output(given, "documents")
+    given.add_facts(written_by="people")
+    whole = given.commit()
+    draft = artifact.open_draft(scratch, "dedup", "", {}, {"documents": whole})
+    begin = time.perf_counter()
+    dedup(Config({"dedup": rules}), {"documents": whole}, draft)
+    seconds = time.perf_counter() - begin
+    return seconds, [row["id"] for row in documents.read(draft.directory / "duplicates", ("id",))]
+
+
+def _peer(directory, scratch):
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup.minhash import (
+        MinhashConfig,
+        MinhashDedupBuckets,
+        MinhashDedupCluster,
+        MinhashDedupFilter,
+        MinhashDedupSignature,
+    )
+    from datatrove.pipeline.readers import ParquetReader
+    from datatrove.pipeline.writers import JsonlWriter
+
+    config = MinhashConfig(n_grams=5, num_buckets=BANDS, hashes_per_bucket=WIDTH)
+    reader = ParquetReader(directory, glob_pattern="*.parquet")
+    removed = JsonlWriter(f"{scratch}/removed", compression=None)
+    kept = JsonlWriter(f"{scratch}/kept", compression=None)
+    parts = len(list(Path(directory).glob("*.parquet")))
+    stages = [
+        (parts, [reader, MinhashDedupSignature(f"{scratch}/signatures", config)]),
+        (BANDS, [MinhashDedupBuckets(f"{scratch}/signatures", f"{scratch}/buckets", config=config)]),
+        (1, [MinhashDedupCluster(f"{scratch}/buckets", f"{scratch}/clusters", config=config)]),
+        (parts, [reader, MinhashDedupFilter(f"{scratch}/clusters", exclusion_writer=removed), kept]),
+    ]
+    begin = time.perf_counter()
+    for number, (tasks, pipeline) in enumerate(stages):
+        LocalPipelineExecutor(
+            pipeline, tasks=tasks, workers=min(tasks, os.cpu_count()), logging_dir=f"{scratch}/logs/{number}"
+        ).run()
+    seconds = time.perf_counter() - begin
+    left = [json.loads(line)["id"] for file in Path(scratch, "kept").iterdir() for line in file.open()]
+    gone = [json.loads(line)["id"] for file in Path(scratch, "removed").iterdir() for line in file.open()]
+    if set(left) & set(gone) or not left:
+        raise ValueError(f"{len(left)} kept and {len(gone)} removed")
+    return seconds, gone
+
+
+def measure(options):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from compare import Side, compare, interpreter_of
+    from near_pairs import all_pairs, edited
+
+    from phi_jax.store import documents
+
+    real = sorted(documents.read(options.documents, documents.SCHEMA.names), key=lambda row: row["id"])[: options.files]
+    rng = random.Random(0)
+    made = [row | {"text": edited(row["text"], rng)} for row in rng.sample(real, len(real) // 5)]
+    made = [row | {"id": documents.document_id(row["text"]), "path": f"edited/{row['path']}"} for row in made]
+    rows = list({row["id"]: row for row in [*real, *made]}.values())
+    rng.shuffle(rows)
+    size = sum(len(row["text"].encode()) for row in rows)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch, "documents")
+        for index, begin in enumerate(range(0, len(rows), 500)):
+            documents.write_part(directory, index, rows[begin : begin + 500])
+        request = {"directory": str(directory), "size": size}
+        sides = {"ours": Side("dedup_datatrove:ours", request)}
+        if interpreter_of(options.peer_python):
+            sides["peer"] = Side("dedup_datatrove:peer", request, options.peer_python)
+        result = compare(sides, options.rounds, speed="bytes_per_second")
+    pairs = [(rows[i]["id"], rows[j]["id"]) for i, j, _ in all_pairs([row["text"] for row in rows], 0.8)]
+    for name in sides:
+        for figures in result["rounds"]:
+            figures[name] |= against_brute_force(set(figures[name].pop("dropped")), pairs)
+    case = {"files": len(rows), "edited": len(made), "bytes": size, "cores": os.cpu_count(), "near_pairs": len(pairs)}
+    return {"case": case, "peer": "datatrove, MinHash, local executor", **result}
+
+
+def against_brute_force(dropped, pairs):
+    """recall: of the pairs whose Jaccard similarity is 0.8 or more, those of which not both stay. precision: of what
+    was dropped, what is such a pair with something that stays.
+    """
+    covered = sum(bool({*pair} & dropped) for pair in pairs)
+    right = {one for a, b in pairs for one, other in ((a, b), (b, a)) if one in dropped and other not in dropped}
+    return {"dropped": len(dropped), "recall": covered / len(pairs), "precision": len(right) / len(dropped)}
+
+
+def add_arguments(add):
+    add("--documents", required=True, metavar="DIR", help="Parquet parts of documents, as `collect` writes them")
+    add("--files", type=int, default=5000, metavar="N", help="of the lowest ids; a fifth more are edited ones")
+    add("--peer-python", metavar="PY", help="interpreter of an environment that has datatrove")
+
+
+if __name__ == "__main__":
+    from compare import main
+
+    main(add_arguments, measure)

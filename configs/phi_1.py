@@ -119,13 +119,14 @@ def get_config(argument: str = "", settings: dict[str, int] = HARDWARE) -> Confi
     c.annotate.high_share = 0.3  # share of graded files labelled "high" (ours)
 
     c.filter = ConfigDict()
-    c.filter.model = "raw"  # entry of c.models that embeds the files (paper, section 2.1: a pretrained codegen model)
+    c.filter.model = "raw"  # who embeds the files: entry of c.models; or, with a "/" in it, a training artifact or Hugging Face directory (paper, section 2.1: a pretrained codegen model)
     c.filter.embed_tokens = 1024  # first tokens of a file that are embedded (ours)
     c.filter.pooling = "mean"  # over positions of the last layer (ours)
     c.filter.batch_size = 32  # files embedded at once on a device
+    c.filter.classifier = "forest"  # what learns the grades: a random "forest" (paper, section 2.1), or a "linear" head, a logistic regression (ours); both are cross-validated
     c.filter.trees = 200  # of the random forest (ours)
     c.filter.min_samples_leaf = 2  # graded files in a leaf (ours)
-    c.filter.held_out = 0.3  # share of graded files that ROC AUC and recall are taken on (ours)
+    c.filter.held_out = 0.3  # share of graded files that the ROC AUC is taken on (ours)
     c.filter.token_budget = 6_000_000_000  # tokens kept, of the files that score highest (paper, section 2.1: about 6B)
 
     c.tokenize = ConfigDict()

@@ -392,7 +392,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("annotate", _stage, "Documents -> grades of a sample of them, by a language model or a rubric.",
                 _STAGE_EXAMPLE, (*_STAGE, *_TEACHING)),
         Command("filter", _stage, "Documents, grades and a model -> the documents that score best.",
-                _STAGE_EXAMPLE, _STAGE),
+                _STAGE_EXAMPLE, (*_STAGE, _DISTRIBUTED)),
         Command("tokenize", _stage, "Documents -> token shards, with a tokenizer that is given or learnt on them.",
                 _STAGE_EXAMPLE, _STAGE),
         Command("pretrain", _stage, "Token shards -> checkpoint.", _STAGE_EXAMPLE, (*_STAGE, _DISTRIBUTED)),

@@ -27,6 +27,7 @@ class Field:
     choices: tuple[str, ...] = ()
     decides: bool = True
     path: bool = False
+    or_name: bool = False  # a path only where a "/" is in it
     neutral: Any = None  # at this value a field stays out of the key, as if it were not there: it came later
 
     def problem(self, value: Any) -> str:
@@ -136,8 +137,10 @@ FIELDS: Mapping[str, Field] = {
     "prune.problems": _path(ANY), "prune.match_rate": SHARE, "prune.model": _path(ANY),
     "annotate.grader": NAME, "annotate.votes": COUNT, "annotate.max_tokens": COUNT, "annotate.temperature": TEMPERATURE,
     "annotate.max_file_bytes": COUNT, "annotate.max_files": _whole(4), "annotate.high_share": _number(0.01, 0.99),
-    "filter.model": NAME, "filter.embed_tokens": COUNT, "filter.pooling": Field(choices=("mean", "last")),
+    "filter.model": Field(1, path=True, or_name=True),
+    "filter.embed_tokens": COUNT, "filter.pooling": Field(choices=("mean", "last")),
     "filter.batch_size": _speed(COUNT), "filter.trees": COUNT, "filter.min_samples_leaf": COUNT,
+    "filter.classifier": Field(choices=("forest", "linear"), neutral="forest"),
     "filter.held_out": _number(0.01, 0.9), "filter.token_budget": COUNT,
     "tokenize.tokenizer": _path(ANY), "tokenize.learn_on": NAMES, "tokenize.vocab_size": _whole(300),
     "tokenize.seq_len": COUNT, "tokenize.train_bytes": COUNT, "tokenize.shard_tokens": COUNT,

@@ -18,7 +18,8 @@ from phi_jax.evaluation.problems import HELD_OUT
 from phi_jax.store.artifact import Artifact, Draft
 from phi_jax.store.digests import PathDigests
 
-DISTRIBUTED = ("pretrain", "finetune")  # stages that run in several processes at once
+TRAININGS = ("pretrain", "finetune")
+DISTRIBUTED = (*TRAININGS, "filter")  # stages that run in several processes at once
 RAW, FILTERED = "raw", "filtered"  # the token sets that no text entry wrote
 LATEST, PASS_AT_1 = "latest", "pass_at_1"  # values of config.models.*.select
 GRAMMAR, FILES = "grammar", "files"  # values of config.texts.*.writer that name no language model
@@ -62,7 +63,8 @@ class Stage:
         for path, value in fields.leaves(self.config_of(config).to_dict()):
             field = fields.field_of(path) or fields.ANY
             if field.decides and value != field.neutral:
-                decided[path] = digests.of(value) if field.path else value
+                is_path = field.path and ("/" in value or not field.or_name)
+                decided[path] = digests.of(value) if is_path else value
         return decided
 
     def run(self, config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
@@ -138,7 +140,7 @@ class _Graph:
             self._need(f"synthesize/{name}")
         for name in self._models:
             self._need(self._training(name))
-        trained = [s.name for s in self._found.values() if s.stage in DISTRIBUTED]
+        trained = [s.name for s in self._found.values() if s.stage in TRAININGS]
         for stage in ("export", "evaluate"):
             for name in trained:
                 self._need(f"{stage}/{name}")
@@ -205,12 +207,11 @@ class _Graph:
         return Stage("annotate", name, inputs, ("annotate", *asked), "phi_jax.corpus.annotate:annotate")
 
     def _filter(self, name: str) -> Stage:
-        inputs = {
-            "documents": self._need(f"decontaminate/{RAW}"),
-            "grades": self._need(f"annotate/{name}"),
-            "model": self._model("filter.model", self._config.filter.model),
-        }
-        return Stage("filter", name, inputs, ("seed", "filter"), "phi_jax.corpus.filter:filter_documents")
+        inputs = {"documents": self._need(f"decontaminate/{RAW}"), "grades": self._need(f"annotate/{name}")}
+        model, check = self._config.filter.model, "phi_jax.corpus.filter:check"
+        if "/" not in model:  # a directory has one, the name of a model never
+            inputs["model"], check = self._model("filter.model", model), ""
+        return Stage("filter", name, inputs, ("seed", "filter"), "phi_jax.corpus.filter:filter_documents", check)
 
     def _tokenize(self, name: str) -> Stage:
         if name == "tokenizer":
@@ -336,7 +337,7 @@ class _Graph:
 
 def models_of(config: Config) -> list[str]:
     """The names of the experiment's models, in the order in which they are trained."""
-    return [stage.name for stage in stages(config) if stage.stage in DISTRIBUTED]
+    return [stage.name for stage in stages(config) if stage.stage in TRAININGS]
 
 
 _DEDUP = "phi_jax.corpus.dedup:dedup"

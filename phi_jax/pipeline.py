@@ -103,7 +103,7 @@ def dry_run(
 
 def _run_stage(stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, again: bool) -> None:
     if processes.count() > 1 and stage.stage not in DISTRIBUTED:
-        raise UserError(f"{stage.label} runs in one process; only {' and '.join(DISTRIBUTED)} take --distributed")
+        raise UserError(f"{stage.label} runs in one process; only {', '.join(DISTRIBUTED)} take --distributed")
     opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, digests, again=again))
     if opened is None:
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 from phi_jax import fields
 from phi_jax.config import Config
 from phi_jax.errors import UserError, one_line
-from phi_jax.graph import DISTRIBUTED, Stage
+from phi_jax.graph import DISTRIBUTED, TRAININGS, Stage
 from phi_jax.parallel import processes
 from phi_jax.store import artifact
 
@@ -149,7 +149,7 @@ def _existing(path: str) -> Path:
 
 def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
     """The mesh fits the devices, the batch the mesh, and the kernel is there."""
-    computing = [stage for stage in due if stage.stage in (*DISTRIBUTED, "filter", "select", "evaluate")]
+    computing = [stage for stage in due if stage.stage in (*DISTRIBUTED, "select", "evaluate")]
     if not computing:
         return
     import jax
@@ -160,7 +160,7 @@ def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
         raise UserError(f"jax finds no device ({one_line(error)}); see JAX_PLATFORMS") from None
     yield f"devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     for stage in computing:
-        if stage.stage in DISTRIBUTED:
+        if stage.stage in TRAININGS:
             from phi_jax.model.attention import check_kernel_on
             from phi_jax.parallel.mesh import batch_ways, make_mesh
             from phi_jax.training.rules import check_batch, model_shape, rules_of

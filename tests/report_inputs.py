@@ -66,9 +66,8 @@ def inputs_of(workdir, *, writer="grammar", full=True):
     ]
     scores = [{"id": row["id"], "score": n / 12 if n else None} for n, row in enumerate(rows)]
     shown = {"source": "made here", "lines": ["x = 1"]}
-    examples = {
-        side: [{**shown, "path": f"{side}.py", "score": score}] for side, score in (("kept", 0.9), ("dropped", 0.1))
-    }
+    sides = {"kept": 0.9, "dropped": 0.1, "above": 0.5001, "below": 0.4999}
+    examples = {side: [{**shown, "path": f"{side}.py", "score": score}] for side, score in sides.items()}
     make("collect/python", {"files": 1400, "kept": 1234, "set_aside": {"tiny": 2}, "written_by": "people"})
     make("decontaminate/raw", {"problems": 8}, {"documents": lambda p: (p.mkdir(), documents.write_part(p, 0, rows))})
     problems = "".join(json.dumps(problem) + "\n" for problem in _problems())
@@ -82,7 +81,11 @@ def inputs_of(workdir, *, writer="grammar", full=True):
     ):
         make(f"tokenize/{name}", {"written_by": by, "tokens": 1000})
     make(
-        "filter/python", {"histogram": [1, 4, 9, 4], "histogram_kept": [0, 0, 2, 4], "roc_auc": 0.75, "kept": 6},
+        "filter/python",
+        {
+            "roc_auc": 0.75, "kept": 6, "cross_validated_roc_auc": {"forest": 0.812, "linear": 0.7},
+            "calibration": [[0.1, 0.0, 31], [0.6, 0.25, 31], [0.9, 0.75, 30]],
+        },
         {
             "scores": lambda p: (p.mkdir(), documents.write_part(p, 0, scores, _SCORES)),
             "examples.json": json.dumps(examples),

@@ -378,13 +378,14 @@ def test_rows_of_owners_and_repositories_that_opted_out(tmp_path):
     sources_, rules = (tmp_path / "d.parquet", tmp_path / "src"), {"opt_outs": str(tmp_path / "out.txt")}
     built = collect(tmp_path, *sources_, **rules, columns=("repository=repo",))
     assert [r["path"] for r in rows(built)] == ["d.parquet#0", "d.parquet#4", "d.parquet#5", "mine.py"]
-    assert built.facts["set_aside"] == {"opt_out": 4}  # a row that names no repository may be anyone's
+    assert built.facts["set_aside"] == {"opted out": 4}  # a row that names no repository may be anyone's
     assert "repository" not in documents.schema_of_part(documents.parts(built.path("documents"))[0]).names
     with pytest.raises(UserError, match=r'config\.collect\.opt_outs: of which column\? add "repository=COLUMN"'):
         collect(tmp_path, *sources_, **rules, name="unmapped")
-    (tmp_path / "out.txt").write_text("bob\nbob and others\nhttps://github.com/x\n")
-    with pytest.raises(UserError, match=r"out\.txt: cannot be read \('https://github\.com/x' is neither an owner nor"):
-        collect(tmp_path, *sources_, **rules, columns=("repository=repo",), name="wrong")
+    for wrong in ("bob and others", "https://github.com/x"):
+        (tmp_path / "out.txt").write_text(f"bob\n{wrong}\n")
+        with pytest.raises(UserError, match=f"out.txt: cannot be read \\('{wrong}' is neither an owner nor OWNER/REPO"):
+            collect(tmp_path, *sources_, **rules, columns=("repository=repo",), name="wrong")
 
 
 def test_what_is_personal_or_secret_is_masked_and_counted_after_a_kill_too(tmp_path, monkeypatch):

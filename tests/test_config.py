@@ -125,7 +125,7 @@ def refused(chosen):
     """Why an experiment cannot be; "" where it can."""
     try:
         for stage in graph.stages(chosen):
-            if stage.stage in graph.DISTRIBUTED:
+            if stage.stage in graph.TRAININGS:
                 rules.check(chosen, stage.name)
     except UserError as error:
         return str(error)

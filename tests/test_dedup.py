@@ -211,7 +211,7 @@ WORDS = st.sampled_from(["a", "b", "\u00e9", "\U0001d54f", "=", "\x1c"])
 TEXTS = st.lists(WORDS, max_size=12).map(" ".join) | st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(TEXTS, min_size=1, max_size=12, unique=True), st.integers(0, 12), st.randoms(use_true_random=False))
 def test_any_shuffle_of_any_texts_gives_the_same(tmp_path_factory, texts, cut, rng):
     rows = [row(t) for t in texts]
@@ -316,7 +316,7 @@ def test_the_sets_are_those_of_plain_python():
     texts = [edited(prose(5), 0.02, seed) for seed in range(6)]
     sets = [ngrams.gram_hashes(text, 5) for text in texts]
     for i, one in enumerate(texts):
-        assert ngrams.jaccard(sets[i], sets).tolist() == [jaccard(one, other) for other in texts]
+        assert [ngrams.jaccard(sets[i], other) for other in sets] == [jaccard(one, other) for other in texts]
 
 
 def test_bars_of_the_engine_stay_off_standard_error(tmp_path, capfd):

@@ -2,21 +2,31 @@
 
 import dataclasses
 import json
+import shutil
+import signal
 import sysconfig
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
+from running import MICRO, identities
+from test_distributed import launch
 
-from phi_jax.config import Config
+from phi_jax import graph
+from phi_jax.config import Config, load
 from phi_jax.corpus import annotate as annotate_stage
+from phi_jax.corpus import classifier
 from phi_jax.corpus import filter as stage
 from phi_jax.corpus.annotate import annotate, read_grades
-from phi_jax.errors import UserError
+from phi_jax.errors import EXIT_PEER_LOST, UserError
 from phi_jax.model.embed import embed
 from phi_jax.model.phi import PhiConfig, hidden_states, init_params
+from phi_jax.parallel.embedder import bucket, make_embedder
 from phi_jax.store import artifact, documents
 from phi_jax.store.python_text import from_first_code
 from phi_jax.tokens.tokenizer import train
@@ -28,7 +38,7 @@ SHAPE = PhiConfig(
 )  # fmt: skip
 RULES = {
     "embed_tokens": 64, "pooling": "mean", "trees": 20, "min_samples_leaf": 2, "held_out": 0.25,
-    "token_budget": 60_000, "batch_size": 8,
+    "token_budget": 60_000, "batch_size": 8, "classifier": "forest",
 }  # fmt: skip
 FILES = 120
 HIDDEN = jax.jit(hidden_states, static_argnums=2)  # one compilation a length, not one an operation
@@ -89,40 +99,74 @@ def test_texts_are_embedded_from_their_first_code_on(params, tokenizer):
     assert embed_texts([])[0].shape == (0, 16)
 
 
-# --- The forest and the split --------------------------------------------------------------------------------------
+def test_a_vector_depends_on_its_text_alone(params):
+    """Bit for bit: not on the texts beside it, their order, its place in the batch, nor how many there are."""
+    shape = dataclasses.replace(SHAPE, max_seq_len=300)
+    embed_tokens = make_embedder(params, shape, Config({"embed_tokens": 300, "pooling": "mean", "batch_size": 3}))
+    rng = np.random.default_rng(1)
+    lengths = [1, 63, 64, 65, 128, 129, 256, 257, 300, 999, 0, *rng.integers(1, 300, 30).tolist()]
+    texts = [rng.integers(0, 512, length).tolist() for length in lengths]
+    together = embed_tokens(texts)
+    assert np.isnan(together).all(1).tolist() == [length == 0 for length in lengths]
+    np.testing.assert_array_equal(embed_tokens(texts[::-1])[::-1], together)
+    np.testing.assert_array_equal([embed_tokens([text])[0] for text in texts], together)
+    # As without padding, but for the last bits.
+    for text, vector in zip(texts[:10], together[:10], strict=True):
+        ids = np.array([text[:300]], np.int32)
+        np.testing.assert_allclose(
+            vector, embed(params, ids, np.array([ids.shape[1]], np.int32), shape, "mean")[0], atol=1e-5
+        )
 
 
-def test_the_forest_learns_what_can_be_learnt_and_does_not_repeat_its_labels():
+def test_texts_are_padded_to_few_lengths():
+    lengths = {bucket(length, 1000) for length in range(1, 2000)}
+    assert lengths == {64, 128, 256, 512, 1000}
+    assert all(length <= bucket(length, 1000) < max(65, 2 * length) for length in range(1, 1001))
+
+
+# --- The heads and the split ---------------------------------------------------------------------------------------
+
+
+def test_heads_learn_what_can_be_learnt_and_do_not_repeat_their_labels():
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((400, 5)).astype(np.float32)
-    high = vectors[:, 0] > 1
-    rules = Config({"trees": 30, "min_samples_leaf": 1})
-    (score, _), (again, _) = (stage.learn(vectors, high, rules, 0) for _ in range(2))
-    unseen = rng.standard_normal((300, 5)).astype(np.float32)
-    scores = score(unseen)
-    np.testing.assert_array_equal(scores, again(unseen))
-    rows = [
-        {"label": "high" if x > 1 else "low", "score": score} for x, score in zip(unseen[:, 0], scores, strict=True)
-    ]
-    assert stage.quality(rows)["roc_auc"] > 0.97
-    noise, out_of_bag = stage.learn(vectors, rng.random(400) < 0.5, rules, 0)
-    assert np.abs(out_of_bag - 0.5).mean() < 0.2 < np.abs(noise(vectors) - 0.5).mean()
+    vectors, unseen = (rng.standard_normal((n, 5)).astype(np.float32) for n in (400, 300))
+    high, noise = vectors[:, 0] > 1, rng.random(400) < 0.5
+
+    def auc(labels, scores):
+        told = zip(labels, scores, strict=True)
+        return classifier.roc_auc([{"label": "high" if label else "low", "score": score} for label, score in told])
+
+    for head in ("forest", "linear"):
+        rules = Config({"trees": 30, "min_samples_leaf": 1, "classifier": head})
+        score, scores, rocs = classifier.learn(vectors, high, rules, 0)
+        assert rocs.keys() == {"forest", "linear"}
+        assert min(rocs.values()) > 0.97
+        assert rocs[head] == auc(high, scores)
+        assert auc(unseen[:, 0] > 1, score(unseen)) > 0.97
+    score, scores, rocs = classifier.learn(vectors, noise, Config({**rules.to_dict(), "classifier": "forest"}), 0)
+    assert max(abs(roc - 0.5) for roc in rocs.values()) < 0.1
+    assert rocs["forest"] == auc(noise, scores) < auc(noise, score(vectors)) - 0.4
 
 
-def test_recall_is_told_for_each_label():
-    scores = {"high": (0.4, 0.2, 0.5), "low": (0.6, 0.1)}
-    figures = stage.quality([{"label": label, "score": score} for label in scores for score in scores[label]])
-    assert figures == {"recall": {"high": pytest.approx(1 / 3, abs=1e-6), "low": 0.5}, "roc_auc": 0.5}
+def test_calibration_is_in_tenths_by_score():
+    rows = [{"score": n / 100, "label": "high" if n % 2 or n > 89 else "low"} for n in range(95)]
+    tenths = classifier.calibration(rows[::-1])
+    assert [files for _, _, files in tenths] == [10] * 5 + [9] * 5
+    assert tenths[0] == [0.045, 0.5, 10]
+    assert tenths[-1] == [0.9, round(7 / 9, 6), 9]
+    assert classifier.calibration(rows[:3]) == [[0.0, 0.0, 1], [0.01, 1.0, 1], [0.02, 0.0, 1]]
 
 
 def test_the_held_out_share_is_of_each_label_and_of_the_ids_alone():
     labels = {f"{n}": "high" if n < 12 else "low" for n in range(100)}
-    held_out = stage.split_held_out(labels, 0.25)
+    held_out = classifier.split_held_out(labels, 0.25)
     assert sum(labels[i] == "high" for i in held_out) == 3
     assert sum(labels[i] == "low" for i in held_out) == 22
-    assert stage.split_held_out(dict(reversed(labels.items())), 0.25) == held_out
-    with pytest.raises(UserError, match=r"1 of 5 files are labelled high.*raise config\.annotate\.max_files"):
-        stage.split_held_out({"a": "high", "b": "low", "c": "low", "d": "low", "e": "low"}, 0.5)
+    assert classifier.split_held_out(dict(reversed(labels.items())), 0.25) == held_out
+    few = {**dict.fromkeys("abc", "low"), **dict.fromkeys("de", "high")}
+    with pytest.raises(UserError, match=r"2 of 5 files are labelled high.*raise config\.annotate\.max_files"):
+        classifier.split_held_out(few, 0.5)
+    assert len(classifier.split_held_out({**few, "f": "high"}, 0.9)) == 2  # of each label two are left
 
 
 # --- The stage -----------------------------------------------------------------------------------------------------
@@ -209,7 +253,6 @@ def test_the_best_are_kept_until_the_budget_is_spent(built, inputs, tokenizer):
     assert (facts["scored"], facts["unscored"]) == (FILES - 1, 1)
     assert facts["kept"] == len(kept) > 3
     assert all(row["score"] == scores[row["id"]]["score"] for row in kept)
-    assert (sum(facts["histogram"]), sum(facts["histogram_kept"])) == (FILES - 1, len(kept))
 
 
 def test_the_figures_are_of_held_out_files(built, inputs):
@@ -221,8 +264,10 @@ def test_the_figures_are_of_held_out_files(built, inputs):
     held_out = [i for i, row in scores.items() if row["held_out"]]
     assert 18 <= len(held_out) <= 22
     assert sum(facts["learnt"].values()) + len(held_out) in (79, 80)
-    figures = stage.quality([{**grades[i], "score": scores[i]["score"]} for i in held_out])
-    assert figures.items() <= facts.items()
+    assert facts["roc_auc"] == classifier.roc_auc([{**grades[i], "score": scores[i]["score"]} for i in held_out])
+    graded = [{**row, "score": scores[i]["score"]} for i, row in grades.items() if scores[i]["score"] is not None]
+    assert facts["calibration"] == classifier.calibration(graded)
+    assert sum(files for _, _, files in facts["calibration"]) in (79, 80)
     assert (facts["grader"], facts["written_by"]) == ("static", "people")
 
 
@@ -249,11 +294,15 @@ def test_examples_are_kept_and_dropped_files_with_their_first_lines(built, input
     scores = scores_of(built)
     texts = {row["id"]: row["text"] for row in documents.read(inputs["documents"].path("documents"))}
     examples = json.loads(built.path("examples").read_text())
-    assert examples.keys() == {"kept", "dropped"}
+    assert {side: len({example["id"] for example in chosen}) for side, chosen in examples.items()} == {
+        "kept": 3, "dropped": 3, "above": min(10, built.facts["kept"]), "below": 10,
+    }  # fmt: skip
+    ranking = [row["id"] for row in stage.ranked(scores.values())]
+    around = ranking[max(0, built.facts["kept"] - 10) : built.facts["kept"] + 10]
+    assert [example["id"] for side in ("above", "below") for example in examples[side]] == around
     for side, chosen in examples.items():
-        assert len({example["id"] for example in chosen}) == 3
         for example in chosen:
-            assert scores[example["id"]]["kept"] == (side == "kept")
+            assert scores[example["id"]]["kept"] == (side in ("kept", "above"))
             assert example["score"] == scores[example["id"]]["score"]
             assert example["lines"] == from_first_code(texts[example["id"]]).split("\n")[:30]
             assert example["source"] == "s"
@@ -287,11 +336,34 @@ def test_again_and_after_a_kill_it_is_the_same(built, tmp_path, inputs, monkeypa
     assert calls == [50]
 
 
+def test_a_linear_head_may_be_chosen_and_both_are_told(built, tmp_path, inputs):
+    linear = run(tmp_path, inputs, classifier="linear")
+    assert linear.identity != built.identity
+    rocs = linear.facts["cross_validated_roc_auc"]
+    assert rocs == built.facts["cross_validated_roc_auc"]
+    assert rocs["forest"] != rocs["linear"]
+
+
+def test_the_model_may_be_a_directory(built, tmp_path, inputs):
+    """One that no stage of the run made: with the same weights, the same files are kept."""
+    others = {name: inputs[name] for name in ("documents", "grades")}
+    outside = run(tmp_path, others, model=str(inputs["model"].directory))
+    for output in ("documents", "scores"):
+        assert outside.manifest["outputs"][output]["sha256"] == built.manifest["outputs"][output]["sha256"]
+
+    values = load(MICRO).to_dict()
+    values["filter"]["model"] = f"{tmp_path}/nothing"
+    (found,) = graph.select(Config(values), "filter", None)
+    assert "model" not in found.inputs
+    with pytest.raises(UserError, match=r"nothing"):
+        stage.check(Config(values), "python")
+
+
 @pytest.mark.parametrize(("budget", "kept"), [(10**9, "abcd"), (11, "abd"), (10, "ab"), (6, "a"), (4, "")])
 def test_the_best_files_up_to_the_first_that_exceeds_the_budget(budget, kept):
     files = [("without", None, 0), ("d", 0.2, 1), ("a", 0.9, 5), ("b", 0.5, 5), ("c", 0.1, 1)]
     scored = [{"id": name, "score": score, "tokens": tokens} for name, score, tokens in files]
-    assert set(stage.within_budget(scored, budget)) == set(kept)
+    assert set(stage.within_budget(stage.ranked(scored), budget)) == set(kept)
 
 
 @pytest.mark.parametrize(
@@ -304,3 +376,90 @@ def test_the_best_files_up_to_the_first_that_exceeds_the_budget(budget, kept):
 def test_what_cannot_be_is_named(tmp_path, inputs, rules, message):
     with pytest.raises(UserError, match=message):
         run(tmp_path, inputs, **rules)
+
+
+# --- Several processes ---------------------------------------------------------------------------------------------
+
+
+def cut_again(whole, count):
+    """Cuts an artifact's documents into `count` parts; they and its identity stay the same."""
+    directory, manifest = whole.path("documents"), whole.manifest
+    (part,) = documents.parts(directory)
+    schema = documents.schema_of(directory)
+    rows = list(documents.read_part(part, schema.names))
+    for index in range(count):
+        documents.write_part(
+            directory, index, rows[index * len(rows) // count : (index + 1) * len(rows) // count], schema
+        )
+        path = documents.part_path(directory, index)
+        size, changed_at = path.stat().length, Path(path).stat().st_mtime_ns
+        about = {"bytes": size, "changed_at": changed_at, "sha256": artifact.file_digest(path)}
+        manifest["files"][str(path.relative_to(whole.directory))] = about
+    artifact.write_json(whole.directory / "manifest.json", manifest)
+
+
+def start_two(micro_run, workdir):
+    """Two processes of `phi-jax filter` over five parts, in a work directory that holds what stands before it."""
+    if not workdir.exists():
+        shutil.copytree(micro_run, workdir)
+        shutil.rmtree(workdir / "filter")
+        cut_again(artifact.find(workdir, "decontaminate", "raw"), 5)
+    arguments = [*MICRO, "--workdir", str(workdir), "--distributed", "env", "--config.training.cpu_devices=1"]
+    return launch(2, workdir.with_name("logs"), "-m", "phi_jax.cli", "filter", *arguments)
+
+
+def test_one_of_two_processes_embeds_every_other_part(built, tmp_path, inputs, monkeypatch):
+    """As if there were two, one after the other; below they are."""
+    chosen = Config({"seed": 0, "filter": RULES})
+    draft = artifact.open_draft(tmp_path, "filter", "python", chosen.to_dict(), inputs)
+    for number, there in ((1, {"part-00001.parquet"}), (0, {f"part-0000{n}.parquet" for n in range(3)})):
+        other = SimpleNamespace(
+            is_connected=lambda: False, index=lambda number=number: number, count=lambda: 2,
+            gather=lambda value: [value] * 2, on_leader=lambda work, number=number: None if number else work(),
+        )  # fmt: skip
+        monkeypatch.setattr(stage, "processes", other)
+        stage.filter_documents(chosen, inputs, draft)
+        assert {path.name for path in (draft.directory / "embedded").iterdir()} == there
+    assert draft.commit().identity == built.identity
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(300)
+def test_two_processes_share_the_embedding(micro_run, tmp_path):
+    workdir = tmp_path / "run"
+    two = start_two(micro_run, workdir)
+    assert [p.wait() for p in two] == [0, 0], [p.log() for p in two]
+    assert len(documents.parts(workdir / "filter" / "python" / "embedded")) == 5
+    assert identities(workdir)["filter/python"] == identities(micro_run)["filter/python"]
+    assert "done in" in two[0].log()
+    assert "done in" not in two[1].log()
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(600)
+def test_a_process_that_is_killed_costs_the_parts_in_flight(micro_run, tmp_path):
+    workdir = tmp_path / "run"
+    two = start_two(micro_run, workdir)
+    embedded = workdir / "filter" / "python.partial" / "embedded"
+    while not (there := list(embedded.glob("part-*.parquet"))):
+        assert all(p.popen.poll() is None for p in two), [p.log() for p in two]
+        time.sleep(0.005)
+    two[1].signal(signal.SIGKILL)
+    assert two[0].wait(120) == EXIT_PEER_LOST, two[0].log()
+    assert "process 1 (on" in two[0].log()
+    written = {path.name: path.stat().st_mtime_ns for path in there}
+    two = start_two(micro_run, workdir)
+    assert [p.wait() for p in two] == [0, 0], [p.log() for p in two]
+    assert identities(workdir)["filter/python"] == identities(micro_run)["filter/python"]
+    whole = workdir / "filter" / "python" / "embedded"
+    assert {name: (whole / name).stat().st_mtime_ns for name in written} == written
+
+
+def test_a_share_of_the_parts_is_written(tmp_path):
+    for number in range(2):
+        documents.write_parts(
+            tmp_path, 5, lambda index: [{"id": f"{index}"}], pa.schema([documents.text_field("id")]),
+            label="parts", share=slice(number, None, 2),
+        )  # fmt: skip
+        found = [row["id"] for row in documents.read(tmp_path, ("id",))]
+        assert "".join(found) == ("024", "01234")[number]

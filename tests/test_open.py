@@ -34,7 +34,7 @@ def ran(tmp_path_factory):
 def test_every_size_is_an_experiment_of_its_parameters(size, millions):
     chosen = config.load(["--config", f"{ROOT}/configs/open.py:size={size}"])
     for stage in graph.stages(chosen):
-        if stage.stage in graph.DISTRIBUTED:
+        if stage.stage in graph.TRAININGS:
             rules.check(chosen, stage.name)
     assert num_params(rules.model_shape(chosen)) // 1_000_000 == millions
 

@@ -236,6 +236,9 @@ FILES = [*PHI_1, "--config.texts.teacher.writer=files"]
 PATHS = [
     ("texts.teacher.files=('{}',)", "synthesize/teacher"),
     ("collect.sources=('{}',)", "collect/python"),
+    ("collect.opt_outs={}", "collect/python"),
+    ("dedup.against=('{}',)", "dedup/python"),
+    ("filter.model={}", "filter/python"),
     ("decontaminate.problems={}", "decontaminate/raw"),
     ("evaluate.benchmark={}", "evaluate/base"),
     ("evaluate.further_benchmarks=('{}',)", "evaluate/base"),
@@ -260,6 +263,13 @@ def test_what_a_path_holds_decides_and_not_its_name(tmp_path, monkeypatch, field
     assert decided(f"--config.{field.format(f'{root}/b{below}')}", base=base)[stage] == before
     (tmp_path / "a" / "x.jsonl").write_text("2")
     assert decided(f"--config.{field.format(f'{root}/a{below}')}", base=base)[stage] != before
+
+
+def test_the_name_of_a_model_is_no_path(tmp_path, monkeypatch):
+    before = decided()
+    (tmp_path / "raw").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert decided() == before
 
 
 def test_every_path_of_a_config_is_among_these():

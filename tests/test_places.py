@@ -136,8 +136,9 @@ def test_a_bucket_is_read_as_a_directory_is(monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
 def test_a_store_whose_library_is_missing_is_one_line_that_names_it():
+    rules = {"sources": ("gs://b/x",), "columns": (), "opt_outs": ""}
     for look in (
-        lambda: list(sources.check(Config({"collect": {"sources": ("gs://b/x",), "columns": ()}}), "python")),
+        lambda: list(sources.check(Config({"collect": rules}), "python")),
         lambda: list(from_files.check(text_rules("gs://b/x"), "mine")),
         lambda: list(rows.read_rows("gs://b/x")),
     ):

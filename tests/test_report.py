@@ -215,6 +215,16 @@ def test_files_to_grade_come_without_scores_and_licences(full):
     assert {"kept.py", "dropped.py"} <= set(text_of(html).split())
 
 
+def test_the_filter_is_shown_with_its_calibration_and_the_files_at_its_threshold(full):
+    html = full[1][full[1].index("<h2>The filter") :].partition("<h2>")[2].partition("<h2>")[0]
+    text = text_of(html)
+    assert "ROC AUC, cross-validated: forest 0.812, linear 0.700" in text
+    assert "share graded high by score" in html
+    assert "Files at each dot, from the left: 31, 31, 30." in text
+    assert "just above 0.5001 above.py made here x = 1" in text
+    assert "just below 0.4999 below.py made here x = 1" in text
+
+
 def test_facts_are_lines_of_a_table_and_long_tables_are_cut(full):
     facts = {"kept": 1234567, "by_source": {f"s{n}": n for n in range(12)}, "reasons": [], "rows": [1], "on": True}
     html = page_of({**full[0], "stages": {"s": facts}})

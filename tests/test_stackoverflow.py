@@ -126,6 +126,7 @@ def test_code_is_in_fences_that_a_check_for_leaks_finds():
         '<p>See</p><pre class="lang-py prettyprint-override"><code>def f(x):\n\n    return x\n</code></pre>'
     )
     assert [f.content for f in fences(text)] == ["def f(x):\n\n    return x\n"]
+    assert [f.content for f in fences(as_markdown("<pre>a\n```\nb</pre><p>c</p>"))] == ["a\n```\nb\n"]
 
 
 def test_a_run_that_was_killed_goes_on_with_the_same_posts(tmp_path, monkeypatch):

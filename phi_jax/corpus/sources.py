@@ -41,9 +41,9 @@ class RawFile(NamedTuple):
 def list_files(source: str, packages: Sequence[str] = (), posts: Any = None) -> Iterator[RawFile]:
     """The raw files of one entry of config.collect.sources, in an order that does not depend on the disk.
 
-    packages: distributions that "installed" stands for, beside the standard library. posts: directory for the texts of
-    StackOverflow, which then lie in tables. Raises UserError for a source
-    that does not exist or is none of what can be read, and for a damaged table. Files of the Hub are fetched.
+    packages: distributions that "installed" stands for, beside the standard library. posts: directory that the texts of
+    StackOverflow's dumps are written to, as tables. Raises UserError for a source that does not exist or is none of
+    what can be read, and for a damaged table. Files of the Hub are fetched.
     """
     for raw in _installed(packages) if source == INSTALLED else _files_below(source):
         file = rows.located(raw.file)
@@ -85,15 +85,15 @@ def columns(rules: Config) -> _Columns:
 
 
 def opt_outs(rules: Config) -> Set[str]:
-    """The owners and repositories in the file config.collect.opt_outs, in lower case, and "": rows that name none.
+    """The owners and repositories in the file config.collect.opt_outs, in lower case, and "", for rows that name none.
 
     Raises UserError for a file that cannot be read, or that holds something else.
     """
     if not rules.opt_outs:
         return set()
     with rows.opened(rules.opt_outs) as file:
-        names = file.read().decode().lower().split()
-        if wrong := [name for name in names if not re.fullmatch(r"[\w-]+(/[\w.-]+)?", name)]:
+        names = [line.strip() for line in file.read().decode("utf-8-sig").lower().split("\n")]
+        if wrong := [name for name in names if not re.fullmatch(r"([\w-]+(/[\w.-]+)?)?", name)]:
             raise ValueError(f"{wrong[0]!r} is neither an owner nor OWNER/REPOSITORY")
     return {"", *names}
 
@@ -189,7 +189,7 @@ class Reader:
         row, reason = _normal(rows.renamed(given.row, self._names))
         repository = (row.get("repository") or "").lower()
         opted_out = {repository, repository.partition("/")[0]} & self._opt_outs
-        return row, reason or ("opt_out" if opted_out else "")
+        return row, reason or ("opted out" if opted_out else "")
 
 
 def _normal(row: rows.Row) -> tuple[rows.Row, str]:

@@ -102,7 +102,8 @@ def as_markdown(body: str) -> str:
     for number, piece in enumerate(_PRE.split(body)):
         if number % 2:
             code = html.unescape(_TAG.sub("", piece)).strip("\n")
-            blocks.append(f"```\n{code}\n```")
+            fence = "~~~" if "```" in code else "```"
+            blocks.append(f"{fence}\n{code}\n{fence}")
             continue
         marked = _BLOCK.sub("\n\n", re.sub("</?code>", "`", _ITEM.sub("<li>- ", piece)))
         told = map(str.strip, html.unescape(_TAG.sub("", marked)).split("\n\n"))

@@ -1,4 +1,8 @@
-"""What gives texts one vector each, by a model on every device of this process."""
+"""What gives texts one vector each, by a model on every device of this process.
+
+A text is padded to the power of two that holds it, so there are few programs and little padding, and its vector is the
+same, bit for bit, whatever texts stand beside it.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -7,14 +11,21 @@ import numpy as np
 from phi_jax.config import Config
 from phi_jax.model.phi import Params, PhiConfig
 
+SMALLEST_BUCKET = 64  # tokens
+
 # Tokens of texts -> vectors [texts, D] float32, NaN where there is no token.
 EmbedTokens = Callable[[Sequence[Sequence[int]]], np.ndarray]
+
+
+def bucket(length: int, longest: int) -> int:
+    """The tokens that a text of so many is padded or cut to."""
+    return min(longest, max(SMALLEST_BUCKET, 1 << (length - 1).bit_length()))
 
 
 def make_embedder(params: Params, shape: PhiConfig, rules: Config) -> EmbedTokens:
     """What embeds texts by config.filter's rules: their first tokens, at most as many as the model's context holds.
 
-    Compiled once, for a batch on each device. Raises UserError for an unknown pooling.
+    Compiled once for each bucket, for a batch on each device. Raises UserError for an unknown pooling.
     """
     import jax
 
@@ -23,19 +34,24 @@ def make_embedder(params: Params, shape: PhiConfig, rules: Config) -> EmbedToken
 
     mesh = meshes.make_mesh((-1, 1, 1), jax.local_devices())
     rows, params = meshes.batch_sharding(mesh), jax.device_put(params, meshes.replicated(mesh))
-    length, size = min(rules.embed_tokens, shape.max_seq_len), rules.batch_size * mesh.size
+    longest, size = min(rules.embed_tokens, shape.max_seq_len), rules.batch_size * mesh.size
 
     def embed_tokens(texts: Sequence[Sequence[int]]) -> np.ndarray:
-        padded = -(-len(texts) // size) * size
-        tokens_NxT, lengths_N = np.zeros((padded, length), np.int32), np.zeros(padded, np.int32)
-        for row, ids in enumerate(texts):
-            lengths_N[row] = min(len(ids), length)
-            tokens_NxT[row, : lengths_N[row]] = ids[:length]
-        batches = zip(tokens_NxT.reshape(-1, size, length), lengths_N.reshape(-1, size), strict=True)
+        buckets = [len(ids) and bucket(len(ids), longest) for ids in texts]
         # None is waited for here: on a CPU the next batch then runs beside it.
-        pending = [embed(params, *jax.device_put(batch, rows), shape, rules.pooling) for batch in batches]
-        vectors_NxD = np.concatenate([np.empty((0, shape.hidden_size), np.float32), *map(np.asarray, pending)])
-        vectors_NxD[lengths_N == 0] = np.nan
-        return vectors_NxD[: len(texts)]
+        pending = []
+        for length in {*buckets} - {0}:
+            numbers = [number for number, found in enumerate(buckets) if found == length]
+            for chosen in (numbers[first : first + size] for first in range(0, len(numbers), size)):
+                tokens_BxT, lengths_B = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
+                for row, number in enumerate(chosen):
+                    ids = texts[number][:length]
+                    tokens_BxT[row, : len(ids)], lengths_B[row] = ids, len(ids)
+                batch = jax.device_put((tokens_BxT, lengths_B), rows)
+                pending.append((chosen, embed(params, *batch, shape, rules.pooling)))
+        vectors_NxD = np.full((len(texts), shape.hidden_size), np.nan, np.float32)
+        for chosen, vectors_BxD in pending:
+            vectors_NxD[chosen] = np.asarray(vectors_BxD)[: len(chosen)]
+        return vectors_NxD
 
     return embed_tokens

@@ -1,4 +1,4 @@
-"""The watchdog of a training run: sees SIGTERM, and peers that died or hang, while the main thread is inside XLA.
+"""The watchdog of a long stage: sees SIGTERM, and peers that died or hang, while the main thread is inside XLA.
 
 A compile takes minutes and a collective with a dead peer may never return; Python's signal handlers wait for both.
 """
@@ -22,7 +22,7 @@ _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # in the store: set by jax when any proc
 
 
 class Watch:
-    """Watches one training run; use as a context manager in the main thread.
+    """Watches one stage; use as a context manager in the main thread.
 
     While `can_save` is false, SIGTERM ends all processes at once with EXIT_PREEMPTED. While it is true, the loop asks
     `should_stop` after each step, and saves.

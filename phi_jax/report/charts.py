@@ -70,8 +70,8 @@ def _bar(axes: Axes, place: int, score: Mapping[str, Any]) -> None:
         axes.plot([100 * seed for seed in seeds], [place] * len(seeds), "o", color=_SECOND, markersize=3.5)
 
 
-def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str) -> str:
-    """At most four named series of (step, value), of which some may be empty; of few points each gets a dot."""
+def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str, x_label: str = "step") -> str:
+    """At most four named series of (x, y), of which some may be empty; of few points each gets a dot."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -82,10 +82,10 @@ def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str) -> str:
                 axes.plot(
                     *zip(*points, strict=True), line, color=color, label=name, linewidth=width, marker=dot, markersize=3
                 )
-        axes.set(xlabel="step", ylabel=y_label)
+        axes.set(xlabel=x_label, ylabel=y_label)
         axes.legend()
 
-    return _svg(draw, (4.6, 2.4), f"{y_label} by step")
+    return _svg(draw, (4.6, 2.4), f"{y_label} by {x_label}")
 
 
 def _svg(draw: Callable[[Figure], None], size: tuple[float, float], label: str) -> str:

@@ -91,13 +91,15 @@ def write_parts(
     *,
     label: str,
     apart: Sequence[Path] = (),
+    share: slice = slice(None),
 ) -> None:
     """Writes the parts 0 to count - 1 that are not there yet; a killed stage goes on at the first missing one.
 
     make: the rows of a part, which must be a function of its index alone. label: what the progress is called. apart:
     the files that `make` reads, where it may be pickled: if they are worth it, it runs on all cores; see `spread`.
+    share: which parts are this process's to write, where several write them.
     """
-    missing = [index for index in range(count) if not part_path(directory, index).exists()]
+    missing = [index for index in range(count)[share] if not part_path(directory, index).exists()]
     processes = cores() if sum(path.stat().length for path in apart) > _WORTH_PROCESSES else 1
     with Progress(label, count, "parts") as bar:
         bar.skip(count - len(missing))

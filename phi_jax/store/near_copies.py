@@ -3,19 +3,19 @@
 Two texts are *exact* copies where their words are the same, and *near* copies where the Jaccard similarity of their
 sets of word n-grams reaches the threshold (ngrams.py says what words and n-grams are).
 
-Exact copies go first. Among the rest MinHash (of Daft) proposes pairs and the
-sets of n-grams decide: no text is dropped on an estimate. Texts are visited in one order, longest first (UTF-8 bytes,
-whitespace runs counted as one space), ties by id: a text stays unless it is a near copy of one that stays already;
-then it goes, in favour of the most similar one (ties: the one visited first). So every dropped text is within the
-threshold of the one kept in its place, also along a chain a ~ b ~ c whose ends differ, and what is kept depends on the
-set of texts alone: not on their order, nor on how they are cut into parts, nor on threads or machines. Texts of earlier
-sets are visited before all others, and always stay.
+Exact copies go first. Among the rest MinHash (of Daft) proposes pairs and the sets of n-grams decide: no text is
+dropped on an estimate. Texts are visited in one order, longest first (UTF-8 bytes, whitespace runs counted as one
+space), ties by id: a text stays unless it is a near copy of one that stays already; then it goes, in favour of the most
+similar one (ties: the one visited first). So every dropped text is within the threshold of the one kept in its place,
+also along a chain a ~ b ~ c whose ends differ, and what is kept depends on the set of texts alone: not on their order,
+nor on how they are cut into parts, nor on threads or machines. Texts of earlier sets are visited before all others, and
+always stay.
 
 A text is read once, by the process that signs its part: its hashes go into a Parquet part, its set of n-grams into a
 file beside it. Daft puts texts with the same hash into one *bucket*, band by band; it moves numbers, no text.
-Texts linked by buckets are a *cluster*: the lowest label spreads from bucket to bucket until none changes. No choice
-depends on another cluster, so the cores share them out, and read the sets that they compare from the files. In memory
-lie about 200 bytes a text, and 100 more while a band is grouped, however long the texts are.
+Texts linked by buckets are a *cluster*. No choice depends on another cluster, so the cores share them out, and read the
+sets that they compare from the files. In memory lie about 200 bytes a text, and 100 more while a band is grouped,
+however long the texts are.
 """
 
 import functools
@@ -29,6 +29,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from etils.epath import Path, PathLike
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from phi_jax.progress import Progress
 from phi_jax.store import documents
@@ -124,8 +126,8 @@ def _sign(files: Sequence[Path], scratch: Path, rules: Rules, part: int) -> Iter
         while batch := list(itertools.islice(rows, _BATCH)):
             texts = [" ".join(row["text"].split()) for row in batch]
             for row, text, bands in zip(batch, texts, _band_hashes(texts, rules).tolist(), strict=True):
-                more = {"words": documents.document_id(text), "visit": -len(text.encode()), "bands": bands}
-                yield row | more | {"set": part * _PART + file.tell()}
+                words, visit, place = documents.document_id(text), -len(text.encode()), part * _PART + file.tell()
+                yield {"id": row["id"], "words": words, "visit": visit, "set": place, "bands": bands}
                 grams = gram_hashes(text, rules.ngram)
                 file.write(len(grams).to_bytes(8) + grams.tobytes())
 
@@ -161,14 +163,8 @@ def _shares(signed: Any, sets: Numbers, places: Numbers, first: Numbers, rules: 
             lowest = np.repeat(np.minimum.reduceat(texts, np.cumsum(sizes) - sizes), sizes)
             found = np.union1d(found, (lowest * rules.bands + band) * len(sets) + texts)
     buckets, texts = np.divmod(found, max(1, len(sets)))
-    firsts = buckets // rules.bands
-    labels, before = np.arange(len(sets)), None
-    while before is None or (labels != before).any():
-        before = labels.copy()
-        np.minimum.at(labels, texts, before[firsts])
-        np.minimum.at(labels, firsts, before[texts])
-        labels = labels[labels]
-    clusters = labels[texts]
+    links = coo_array((np.ones(len(found), bool), (buckets // rules.bands, texts)), (len(sets), len(sets)))
+    clusters = connected_components(links, directed=False)[1][texts]
     share = (np.cumsum(np.bincount(clusters)) // _SHARE)[clusters]
     order = np.argsort(share, kind="stable")
     cuts = np.flatnonzero(np.diff(share[order])) + 1
@@ -194,14 +190,14 @@ def _choose(scratch: Path, rules: Rules, old: int, share: Numbers) -> list[tuple
             return np.frombuffer(file.read(8 * int.from_bytes(file.read(8))), np.uint64)
 
     dropped = []
-    kept_in = defaultdict(list)
+    kept_in = defaultdict[int, list[int]](list)
     for text in sorted(buckets):
         others = sorted({other for bucket in buckets[text] for other in kept_in[bucket]})
         if others and text >= old:
-            scores = jaccard(grams(text), [grams(other) for other in others])
-            best = int(scores.argmax())  # the first of equal ones
-            if scores[best] >= rules.threshold:
-                dropped.append((text, others[best], float(scores[best])))
+            mine = grams(text)
+            scores = [jaccard(mine, grams(other)) for other in others]
+            if (highest := max(scores)) >= rules.threshold:
+                dropped.append((text, others[scores.index(highest)], highest))  # the first of equal ones
                 continue
         for bucket in buckets[text]:
             kept_in[bucket].append(text)

@@ -6,7 +6,6 @@ empty text: the empty one).
 """
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ def gram_hashes(text: str, ngram: int) -> Hashes:
     return np.unique(grams)
 
 
-def jaccard(one: Hashes, others: Sequence[Hashes]) -> npt.NDArray[np.float64]:
-    """Jaccard similarity of one set with each of the others, as `gram_hashes` gives them: [len(others)]."""
-    common = np.array([len(np.intersect1d(one, other, assume_unique=True)) for other in others])
-    return common / (len(one) + np.array([len(other) for other in others]) - common)
+def jaccard(one: Hashes, other: Hashes) -> float:
+    """Jaccard similarity of two sets, as `gram_hashes` gives them."""
+    common = len(np.intersect1d(one, other, assume_unique=True))
+    return common / (len(one) + len(other) - common)

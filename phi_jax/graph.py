@@ -4,22 +4,22 @@ config.texts says who writes, an entry for each set of texts; config.models says
 which weights and by which rules. A stage is there when something needs it.
 """
 
-import dataclasses
-import importlib
+import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Any
+from typing import NamedTuple
 
 from phi_jax import fields
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import HELD_OUT
-from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.artifact import Draft, Inputs, Json
 from phi_jax.store.digests import PathDigests
 
 TRAININGS = ("pretrain", "finetune")
 DISTRIBUTED = (*TRAININGS, "filter")  # stages that run in several processes at once
+COMPUTING = (*DISTRIBUTED, "select", "evaluate")  # stages that run jax
 RAW, FILTERED = "raw", "filtered"  # the token sets that no text entry wrote
 LATEST, PASS_AT_1 = "latest", "pass_at_1"  # values of config.models.*.select
 GRAMMAR, FILES = "grammar", "files"  # values of config.texts.*.writer that name no language model
@@ -32,8 +32,7 @@ _WRITERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One instance of a stage.
 
     inputs: what the stage calls an input -> label ("stage/name") of the artifact. sections: the parts of the config it
@@ -57,7 +56,7 @@ class Stage:
         """The part of the config this stage sees; reads are recorded in `config`."""
         return config.only(self.sections)
 
-    def decides(self, config: Config, digests: PathDigests) -> dict[str, Any]:
+    def decides(self, config: Config, digests: PathDigests) -> Json:
         """Dotted path -> value of the fields that decide what comes out; a path counts as what it holds."""
         decided = {}
         for path, value in fields.leaves(self.config_of(config).to_dict()):
@@ -67,9 +66,8 @@ class Stage:
                 decided[path] = digests.of(value) if is_path else value
         return decided
 
-    def run(self, config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
-        module, _, function = self.function.partition(":")
-        getattr(importlib.import_module(module), function)(self.config_of(config), inputs, draft)
+    def run(self, config: Config, inputs: Inputs, draft: Draft) -> None:
+        pkgutil.resolve_name(self.function)(self.config_of(config), inputs, draft)
 
     def asks_teachers(self) -> bool:
         """Whether the stage sends requests to language models."""
@@ -160,8 +158,6 @@ class _Graph:
         stage, name = split_label(label)
         made: Stage = getattr(self, f"_{stage}")(name)
         self._open.pop()
-        for needed in made.inputs.values():
-            assert needed in self._found
         self._found[label] = made
         return label
 
@@ -174,7 +170,7 @@ class _Graph:
 
     def _dedup(self, name: str) -> Stage:
         inputs = {"documents": self._need(f"collect/{name}")}
-        return Stage("dedup", name, inputs, ("dedup",), _DEDUP, "phi_jax.corpus.dedup:check")
+        return Stage("dedup", name, inputs, ("dedup",), "phi_jax.corpus.dedup:dedup", "phi_jax.corpus.dedup:check")
 
     def _synthesize(self, name: str) -> Stage:
         writer = self._texts[name].writer
@@ -222,7 +218,7 @@ class _Graph:
             "documents": self._need(self._documents_of(name, "models")),
             "tokenizer": self._need("tokenize/tokenizer"),
         }
-        return Stage("tokenize", name, inputs, ("tokenize",), _TOKENIZE)
+        return Stage("tokenize", name, inputs, ("tokenize",), "phi_jax.tokens.tokenize:tokenize")
 
     def _documents_of(self, name: str, field: str) -> str:
         """The label of the artifact that holds the documents of a token set."""
@@ -340,13 +336,11 @@ def models_of(config: Config) -> list[str]:
     return [stage.name for stage in stages(config) if stage.stage in TRAININGS]
 
 
-_DEDUP = "phi_jax.corpus.dedup:dedup"
 _CHECK_BENCHMARKS = "phi_jax.evaluation.evaluate:check"
 _CHECK_PROBLEMS = "phi_jax.contamination.decontaminate:check"
 _CHECK_RULES = "phi_jax.training.rules:check"
 _DECONTAMINATE = "phi_jax.contamination.decontaminate:decontaminate"
 _TOKENIZER = "phi_jax.tokens.tokenize:make_tokenizer"
-_TOKENIZE = "phi_jax.tokens.tokenize:tokenize"
 _TRAIN = "phi_jax.training.loop:train"
 _EVALUATE = "phi_jax.evaluation.evaluate:evaluate"
 _REPORT = "phi_jax.report.page:report"

@@ -7,37 +7,34 @@ finished stages are skipped, a killed one goes on, and a changed field runs agai
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from etils import epath
+from etils.epath import Path, PathLike
 
 from phi_jax import preflight
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.graph import DISTRIBUTED, Stage, models_of, split_label, stages
+from phi_jax.graph import COMPUTING, DISTRIBUTED, Stage, models_of, split_label, stages
 from phi_jax.parallel import compilations, processes
 from phi_jax.progress import say
 from phi_jax.store import artifact
-from phi_jax.store.artifact import Artifact
+from phi_jax.store.artifact import Artifact, Fields, Json
 from phi_jax.store.digests import PathDigests
 
 if TYPE_CHECKING:
     from phi_jax.teacher.teachers import Teachers
 
-_COMPILING = ("filter", "pretrain", "finetune", "select", "evaluate")  # stages that run jax
 _ANEW = "made anew"  # in the place of an identity
 WHOLE, STALE, INTERRUPTED, MISSING = "whole", "stale", "interrupted", "missing"
 
 
-@dataclasses.dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """How one stage stands: WHOLE, STALE (reason: what changed), INTERRUPTED (where it stopped, and what changed since
     it began) or MISSING.
     """
@@ -56,9 +53,7 @@ class Standing:
 # --- Running ----------------------------------------------------------------------------------------------------------
 
 
-def run(
-    config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, again: Collection[str] = ()
-) -> None:
+def run(config: Config, workdir: PathLike, *, only: Iterable[Stage] | None = None, again: Collection[str] = ()) -> None:
     """Runs the stages that are not whole, in order; `only` names some, whose inputs must then be whole.
 
     again: stages ("collect") that are made anew though they are whole. With several processes
@@ -66,7 +61,7 @@ def run(
     stages stay.
     """
     chosen = stages(config) if only is None else tuple(only)
-    digests, new = PathDigests(workdir), not epath.Path(workdir).is_dir()
+    digests, new = PathDigests(workdir), not Path(workdir).is_dir()
     with contextlib.ExitStack() as held:
 
         def look() -> list[bool]:
@@ -75,23 +70,23 @@ def run(
             return [found.due for found in outlook(config, workdir, chosen, digests, again)]
 
         def begin() -> None:
-            epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+            Path(workdir).mkdir(parents=True, exist_ok=True)
             if new:
                 held.enter_context(artifact.locked(workdir))
-            artifact.write_json(epath.Path(workdir) / "config.json", config.to_dict())
+            artifact.write_json(Path(workdir) / "config.json", config.to_dict())
 
         due = processes.on_leader(look)
         preflight.check(config, workdir, list(itertools.compress(chosen, due)))
         processes.on_leader(begin)
-        if any(stage.stage in _COMPILING for stage in itertools.compress(chosen, due)):
+        if any(stage.stage in COMPUTING for stage in itertools.compress(chosen, due)):
             compilations.keep_compilations(workdir)
         for stage in chosen:
-            _run_stage(stage, config, epath.Path(workdir), digests, again=stage.stage in again)
-        processes.on_leader(lambda: _publish_scores(config, epath.Path(workdir)))
+            _run_stage(stage, config, Path(workdir), digests, again=stage.stage in again)
+        processes.on_leader(lambda: _publish_scores(config, Path(workdir)))
 
 
 def dry_run(
-    config: Config, workdir: epath.PathLike, *, only: Iterable[Stage] | None = None, again: Collection[str] = ()
+    config: Config, workdir: PathLike, *, only: Iterable[Stage] | None = None, again: Collection[str] = ()
 ) -> tuple[list[Standing], list[str]]:
     """(how each stage stands, what the checks before the first stage have found) of what `run` would do.
 
@@ -101,7 +96,7 @@ def dry_run(
     return standings, preflight.check(config, workdir, [found.stage for found in standings if found.due])
 
 
-def _run_stage(stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, again: bool) -> None:
+def _run_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests, *, again: bool) -> None:
     if processes.count() > 1 and stage.stage not in DISTRIBUTED:
         raise UserError(f"{stage.label} runs in one process; only {', '.join(DISTRIBUTED)} take --distributed")
     opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, digests, again=again))
@@ -121,14 +116,12 @@ def _run_stage(stage: Stage, config: Config, workdir: epath.Path, digests: PathD
     processes.give_memory_back()
 
 
-def _agreed(draft: artifact.Draft) -> dict[str, Any]:
+def _agreed(draft: artifact.Draft) -> Json:
     """What all processes of a run must have in common."""
     return {"decides": draft.decides, "key": draft.key, "config": artifact.digest_of(draft.config)}
 
 
-def _open_stage(
-    stage: Stage, config: Config, workdir: epath.Path, digests: PathDigests, *, again: bool
-) -> dict[str, Any] | None:
+def _open_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests, *, again: bool) -> Json | None:
     """None where there is nothing to do; else its draft lies open in the work directory, and `_agreed` of it."""
     inputs = _inputs_of(stage, workdir)
     decides = stage.decides(config, digests)
@@ -145,9 +138,7 @@ def _open_stage(
     return _agreed(draft)
 
 
-def _changes(
-    before: Mapping[str, Any], stage: Stage, decides: Mapping[str, Any], workdir: epath.PathLike, due: Mapping[str, str]
-) -> list[str]:
+def _changes(before: Fields, stage: Stage, decides: Fields, workdir: PathLike, due: Mapping[str, str]) -> list[str]:
     """What differs from what a manifest or a draft was made of. due: labels of the inputs that are made anew first."""
     inputs = {}
     for name, label in stage.inputs.items():
@@ -157,11 +148,11 @@ def _changes(
     return artifact.drift(before, json.loads(artifact.canonical_json(decides)), inputs)
 
 
-def _inputs_of(stage: Stage, workdir: epath.Path) -> dict[str, Artifact]:
+def _inputs_of(stage: Stage, workdir: Path) -> dict[str, Artifact]:
     return {name: _input(stage, label, workdir, settle=True) for name, label in stage.inputs.items()}
 
 
-def _input(stage: Stage, label: str, workdir: epath.PathLike, *, settle: bool = False) -> Artifact:
+def _input(stage: Stage, label: str, workdir: PathLike, *, settle: bool = False) -> Artifact:
     source = artifact.find(workdir, *split_label(label), settle=settle)
     if source is None:
         command = f"phi-jax {split_label(label)[0]} --config ... --workdir {workdir}"
@@ -174,13 +165,13 @@ def _commit(draft: artifact.Draft) -> None:
     say(f"{draft.label}: done in {done.manifest['seconds']:.1f} s, identity {done.identity[:12]}")
 
 
-def evaluated(config: Config, workdir: epath.PathLike) -> list[Artifact]:
+def evaluated(config: Config, workdir: PathLike) -> list[Artifact]:
     """The evaluation of every model that has one."""
     found = (artifact.find(workdir, "evaluate", name, settle=False) for name in models_of(config))
     return [a for a in found if a is not None]
 
 
-def _publish_scores(config: Config, workdir: epath.Path) -> None:
+def _publish_scores(config: Config, workdir: Path) -> None:
     """`W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
     if whole := evaluated(config, workdir):
         from phi_jax.evaluation.evaluate import combined_scores
@@ -191,7 +182,7 @@ def _publish_scores(config: Config, workdir: epath.Path) -> None:
 # --- Status -----------------------------------------------------------------------------------------------------------
 
 
-def status(config: Config, workdir: epath.PathLike, *, verify: bool = False) -> list[Standing]:
+def status(config: Config, workdir: PathLike, *, verify: bool) -> list[Standing]:
     """How each stage stands in `workdir` under `config`. Changes nothing.
 
     verify: the hash of every file is compared with the manifest; a file that differs makes its artifact STALE.
@@ -210,7 +201,7 @@ def keys_of(config: Config, digests: PathDigests) -> dict[str, str]:
 
 
 def outlook(
-    config: Config, workdir: epath.PathLike, chosen: Iterable[Stage], digests: PathDigests, again: Collection[str] = ()
+    config: Config, workdir: PathLike, chosen: Iterable[Stage], digests: PathDigests, again: Collection[str]
 ) -> list[Standing]:
     """As `status`, but a stage is whole only where its inputs are: none that a run of the chosen stages makes anew.
 
@@ -231,7 +222,7 @@ def outlook(
                 )
         standing = _standing(stage, decides, workdir, due)
         if stage.stage in again:
-            standing = dataclasses.replace(standing, state=STALE, reason="asked for anew")
+            standing = standing._replace(state=STALE, reason="asked for anew")
         if standing.due:
             due[stage.label] = keys[stage.label]
             partial = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
@@ -245,7 +236,7 @@ def outlook(
 
 
 def _standing(
-    stage: Stage, decides: Mapping[str, Any], workdir: epath.PathLike, due: Mapping[str, str], *, verify: bool = False
+    stage: Stage, decides: Fields, workdir: PathLike, due: Mapping[str, str], *, verify: bool = False
 ) -> Standing:
     found = artifact.find(workdir, stage.stage, stage.name, settle=False)
     changed = _changes(found.manifest, stage, decides, workdir, due) if found else []
@@ -267,9 +258,9 @@ def _standing(
     return Standing(stage, STALE if found else MISSING, "; ".join(changed), found)
 
 
-def saved_config(workdir: epath.PathLike) -> Config:
+def saved_config(workdir: PathLike) -> Config:
     """The config of the last run in `workdir`. Raises UserError where there was none."""
-    path = epath.Path(workdir) / "config.json"
+    path = Path(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"--workdir {os.fspath(workdir)}: no run there yet; start one with `phi-jax run`")
     return Config(json.loads(path.read_text()))
@@ -278,12 +269,13 @@ def saved_config(workdir: epath.PathLike) -> Config:
 # --- Stages that ask language models ----------------------------------------------------------------------------------
 
 
-def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) -> list[str]:
+def pilot(config: Config, workdir: PathLike, stage: Stage, requests: int) -> list[str]:
     """Makes, pays and checks the first requests of a stage that asks teachers; says what all of them will be like.
 
     Their replies stay in the journal, and beside it what share of them passed; nothing else is written. Raises
     UserError for a stage that asks nobody.
     """
+    from phi_jax.teacher.journal import journal_directory
     from phi_jax.teacher.pilot import lines, share_file
 
     if requests < 2:
@@ -292,15 +284,15 @@ def pilot(config: Config, workdir: epath.PathLike, stage: Stage, requests: int) 
         raise UserError(f"--pilot: {stage.label} asks no language model, so it costs nothing")
     preflight.check(config, workdir, [stage])
     module = importlib.import_module(stage.function.partition(":")[0])
-    epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+    Path(workdir).mkdir(parents=True, exist_ok=True)
     with artifact.locked(workdir):
         seen = module.pilot(stage.config_of(config), _inputs_of(stage, workdir), workdir, requests)
-        journal = config.budget.journal or os.path.join(workdir, "teacher")
+        journal = journal_directory(config, workdir)
         artifact.write_json(share_file(journal, stage.name), 1 - seen["rejected"].total() / len(seen["costs"]))
     return lines(stage.label, **seen)
 
 
-def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
+def retry_poisoned(config: Config, workdir: PathLike, stage: Stage) -> int:
     """Takes the requests that were given up out of the journal's poison queue, so that the stage asks them again.
 
     Says why they were given up, and returns their number. Raises UserError for a stage that asks nobody.
@@ -312,7 +304,7 @@ def retry_poisoned(config: Config, workdir: epath.PathLike, stage: Stage) -> int
         return teachers.journal.retry_given_up()
 
 
-def cancel_batches(config: Config, workdir: epath.PathLike, stage: Stage) -> int:
+def cancel_batches(config: Config, workdir: PathLike, stage: Stage) -> int:
     """Cancels what the Batch API still works on for a stage's teachers, and keeps what it has done; returns how many
     batches. Raises UserError for a stage that asks nobody.
     """
@@ -320,10 +312,9 @@ def cancel_batches(config: Config, workdir: epath.PathLike, stage: Stage) -> int
         return teachers.cancel_batches()
 
 
-def _teachers(config: Config, workdir: epath.PathLike, stage: Stage) -> Teachers:
+def _teachers(config: Config, workdir: PathLike, stage: Stage) -> Teachers:
     from phi_jax.teacher import teachers
 
     if not stage.asks_teachers():
         raise UserError(f"{stage.label} asks no language model: it has neither a poison queue nor batches")
-    teachers.known(stage.config_of(config))
-    return teachers.Teachers.of(stage.config_of(config), workdir)
+    return teachers.Teachers(stage.config_of(config), workdir)

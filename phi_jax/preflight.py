@@ -4,8 +4,8 @@ A stage's own check is named by the graph (Stage.check) and stands in its room: 
 What stages share is checked here. Each check raises UserError, and gives lines that say what was found.
 """
 
-import importlib
 import os
+import pkgutil
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,12 +14,10 @@ from pathlib import Path
 from phi_jax import fields
 from phi_jax.config import Config
 from phi_jax.errors import UserError, one_line
-from phi_jax.graph import DISTRIBUTED, TRAININGS, Stage
+from phi_jax.graph import COMPUTING, TRAININGS, Stage
 from phi_jax.parallel import processes
 from phi_jax.store import artifact
 
-# Axis of a model -> axis of the mesh that cuts it (parallel/mesh.py, AXIS_RULES).
-_CUT = {"hidden_size": "fsdp", "num_heads": "tensor", "intermediate_size": "tensor", "vocab_size": "tensor"}
 _LARGE = {"pretrain": "checkpoints", "finetune": "checkpoints", "export": "exports"}
 _GIB = 2**30
 
@@ -44,8 +42,7 @@ def check_without_devices(config: Config, workdir: str, due: Sequence[Stage]) ->
 def _own(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
     """The stages' own checks; one that reads the same sections for several stages is made once."""
     for stage in {(stage.check, stage.sections): stage for stage in due if stage.check}.values():
-        module, _, function = stage.check.partition(":")
-        yield from getattr(importlib.import_module(module), function)(config, stage.name) or ()
+        yield from pkgutil.resolve_name(stage.check)(config, stage.name) or ()
 
 
 def _lengths(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
@@ -90,12 +87,11 @@ def _sandbox(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str
 
 def _budget(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
     """The teachers, their keys and prices, and what the cap leaves of what the journal has booked."""
-    sections = dict.fromkeys(section for stage in due if stage.asks_teachers() for section in stage.sections)
-    asked = [section for section in sections if section.startswith("teachers.")]
+    asked = dict.fromkeys(s for stage in due for s in stage.sections if s.startswith("teachers."))
     if not asked:
         return
     from phi_jax.teacher.budget import dollars
-    from phi_jax.teacher.journal import look
+    from phi_jax.teacher.journal import journal_directory, look
     from phi_jax.teacher.request import PICODOLLARS
     from phi_jax.teacher.server.answers import api_key
     from phi_jax.teacher.teachers import known
@@ -108,10 +104,7 @@ def _budget(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]
         return
     cap = round(config.budget.max_dollars * PICODOLLARS)
     sums = "coalesce(sum(cost), 0), coalesce(sum(iif(cost IS NULL, reservation, 0)), 0)"
-    booked = look(
-        config.budget.journal or os.path.join(workdir, "teacher"),
-        f"SELECT {sums}, (SELECT count(*) FROM replies) FROM attempts",
-    )
+    booked = look(journal_directory(config, workdir), f"SELECT {sums}, (SELECT count(*) FROM replies) FROM attempts")
     spent, reserved, replies = booked[0] if booked else (0, 0, 0)
     if not (cap or replies):
         raise UserError(f"config.budget.max_dollars={config.budget.max_dollars:g}: no request can be paid; raise it")
@@ -149,7 +142,7 @@ def _existing(path: str) -> Path:
 
 def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
     """The mesh fits the devices, the batch the mesh, and the kernel is there."""
-    computing = [stage for stage in due if stage.stage in (*DISTRIBUTED, "select", "evaluate")]
+    computing = [stage for stage in due if stage.stage in COMPUTING]
     if not computing:
         return
     import jax
@@ -162,19 +155,14 @@ def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
     for stage in computing:
         if stage.stage in TRAININGS:
             from phi_jax.model.attention import check_kernel_on
-            from phi_jax.parallel.mesh import batch_ways, make_mesh
+            from phi_jax.parallel.mesh import batch_ways, check_cut, make_mesh
             from phi_jax.training.rules import check_batch, model_shape, rules_of
 
             plan, rules, shape = getattr(config.models, stage.name), rules_of(config, stage.name), model_shape(config)
             mesh = make_mesh(rules.mesh, devices)
             check_batch(rules, batch_ways(mesh), f"config.{plan.rules}")
             check_kernel_on(shape.attention, devices[0].platform)
-            for field, axis in _CUT.items():
-                if getattr(shape, field) % mesh.shape[axis]:
-                    raise UserError(
-                        f"config.{plan.rules}.mesh={tuple(rules.mesh)}: {mesh.shape[axis]} devices along {axis} cannot "
-                        f"cut {field}={getattr(shape, field)} into equal parts; choose a divisor of it"
-                    )
+            check_cut(mesh, shape)
             yield (
                 f"{stage.label}: mesh {dict(mesh.shape)}, attention {shape.attention}, {shape.compute_dtype}, "
                 f"{rules.global_batch_size} sequences a step in {rules.microbatches} parts"

@@ -1,15 +1,13 @@
 """Stage `select`: which save of a finished training is handed on (paper, section 2.3: the best of six)."""
 
 import json
-import math
 from collections.abc import Mapping
-from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import HELD_OUT, load_problems
 from phi_jax.progress import say
-from phi_jax.store.artifact import Artifact, Draft, write_atomic, write_json
+from phi_jax.store.artifact import Draft, Inputs, write_atomic, write_json
 from phi_jax.training.rules import PASS_AT_1, VALIDATION_LOSS, candidates, rules_of
 from phi_jax.weights.checkpoints import Checkpoints
 
@@ -20,7 +18,7 @@ def check(config: Config, name: str) -> None:
         load_problems(config.select.problems)
 
 
-def select(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def select(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Chooses among the saves of inputs["training"] (see rules.candidates) by config.models.<draft.name>.select:
     "validation_loss", which was saved with them, or greedy "pass_at_1" on config.select.problems. The earliest of
     equals is chosen, and never one whose value is not finite.
@@ -33,7 +31,7 @@ def select(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
     training, steps = inputs["training"], candidates(rules_of(config, draft.name), by)
     with Checkpoints(training.path("checkpoint"), read_only=True) as checkpoints:
         if by == VALIDATION_LOSS:
-            values = {step: _finite(checkpoints.metrics(step).get(VALIDATION_LOSS)) for step in steps}
+            values = {step: checkpoints.metrics(step).get(VALIDATION_LOSS) for step in steps}
         else:
             values = _pass_at_1(config, inputs, draft, steps)
         step = _best(values, higher=by == PASS_AT_1, label=training.label, by=by)
@@ -50,9 +48,7 @@ def select(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
     say(f"{draft.label}: step {step} of {', '.join(map(str, values))} is the best by {by}")
 
 
-def _pass_at_1(
-    config: Config, inputs: Mapping[str, Artifact], draft: Draft, steps: list[int]
-) -> dict[int, float | None]:
+def _pass_at_1(config: Config, inputs: Inputs, draft: Draft, steps: list[int]) -> dict[int, float | None]:
     """Step -> share of the validation problems that the save solves. A step that a killed run measured is kept."""
     from phi_jax.evaluation.benchmark_run import greedy_pass_at_1
     from phi_jax.weights.models import load_model
@@ -79,8 +75,4 @@ def _best(values: Mapping[int, float | None], *, higher: bool, label: str, by: s
             f"{label}: none of its saves has a finite {by} to be chosen by; make config.training.checkpoint_every a "
             "multiple of evaluate_every, or lower the learning rate where the loss is not finite, and train again"
         )
-    return max(finite, key=lambda step: finite[step]) if higher else min(finite, key=lambda step: finite[step])
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+    return (max if higher else min)(finite, key=finite.__getitem__)

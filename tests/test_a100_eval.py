@@ -246,7 +246,7 @@ def test_a_damaged_part_is_named_and_made_again(place, tmp_path, backend, monkey
         (tmp_path / "out" / name).unlink()
     part = next((tmp_path / "out/parts").rglob("part-00002.jsonl"))
     part.write_text("{")
-    with pytest.raises(UserError, match=f"{part}: cannot be read"):
+    with pytest.raises(UserError, match=f"{part}:1: not JSON .* remove it"):
         evaluated(place, tmp_path / "out")
     part.unlink()
     assert evaluated(place, tmp_path / "out")[1] == expected

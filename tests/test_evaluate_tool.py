@@ -139,7 +139,7 @@ def test_what_failed_at_once_is_in_nobodys_way(model, problems, tmp_path):
 
 def test_the_help_tells_what_is_done_without_an_option():
     lines = inspect.getsource(cli).splitlines()
-    defaults = {name: getattr(Plan, name) for name in cli._PLAN if hasattr(Plan, name)}
+    defaults = {name: Plan._field_defaults[name] for name in cli._PLAN if name in Plan._fields}
     assert len(defaults) >= 6
     for name, value in defaults.items():
         option = f'_option("--{name.replace("_", "-")}"'

@@ -12,7 +12,7 @@ from phi_jax.synthesis.llm.exercises import check_exercises
 from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.llm.run_checks import as_fault
 
-SANDBOX = "full" if support().full else "none"
+SANDBOX = "none" if support().missing else "full"
 
 CODE = '''\
 def total(numbers, least):

@@ -67,11 +67,9 @@ def test_padding_changes_nothing_and_pooling_is_over_the_final_norms_output(para
         np.testing.assert_allclose(vectors, [pooled(states) for states in hidden], atol=1e-5)
 
 
-def test_an_empty_text_gives_zeros_and_an_unknown_pooling_is_named(params):
+def test_an_empty_text_gives_zeros(params):
     tokens = np.zeros((1, 8), np.int32)
     assert not np.asarray(embed(params, tokens, np.zeros(1, np.int32), SHAPE, "mean")).any()
-    with pytest.raises(UserError, match=r"config\.filter\.pooling='max'.*there are: mean, last"):
-        embed(params, tokens, np.ones(1, np.int32), SHAPE, "max")
 
 
 def test_texts_are_embedded_from_their_first_code_on(params, tokenizer):
@@ -370,7 +368,6 @@ def test_the_best_files_up_to_the_first_that_exceeds_the_budget(budget, kept):
     ("rules", "message"),
     [
         ({"token_budget": 1}, r"config\.filter\.token_budget=1: less than the tokens of the best file; raise it"),
-        ({"pooling": "max"}, r"config\.filter\.pooling='max'"),
     ],
 )
 def test_what_cannot_be_is_named(tmp_path, inputs, rules, message):

@@ -267,18 +267,10 @@ def test_an_interrupted_export_leaves_nothing_behind(tmp_path, monkeypatch):
     export(tmp_path / "imported", tmp_path / "m")
 
 
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        ({"dtype": "int8"}, "'int8': unknown"),
-        ({"architecture": "llama"}, "--architecture llama: unknown; use one of phi, codegen"),
-        ({"gguf": True}, "llama.cpp has no architecture for a codegen; add --architecture phi"),
-    ],
-)
-def test_an_export_that_cannot_be_is_one_line(tmp_path, options, complaint):
+def test_an_export_that_cannot_be_is_one_line(tmp_path):
     import_directory(str(published(tmp_path / "source", "codegen")), str(tmp_path / "imported"))
-    with pytest.raises(UserError, match=complaint):
-        export(tmp_path / "imported", tmp_path / "m", **options)
+    with pytest.raises(UserError, match=r"llama\.cpp has no architecture for a codegen; add --architecture phi"):
+        export(tmp_path / "imported", tmp_path / "m", gguf=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["imported", "source"]
 
 

@@ -9,6 +9,7 @@ import yaml  # comes with ml_collections
 from running import ROOT
 
 from phi_jax import cli
+from phi_jax.config import split, take
 from phi_jax.errors import EXIT_PEER_LOST, EXIT_PREEMPTED
 from phi_jax.parallel import processes
 
@@ -37,13 +38,13 @@ def start(script, folder, **env):
 
 def assert_trains(arguments, method):
     """They are a command line of `phi-jax` that trains as `method` wants it, on a config of this project."""
-    config, rest = cli._take_config_arguments(list(arguments))
+    taken, rest = take(arguments)
     options = cli._parser().parse_args(rest)
     assert options.command == "pretrain"
     assert options.distributed == method
     assert options.workdir
     assert options.name
-    assert (ROOT / config[1].partition(":")[0]).is_file()
+    assert (ROOT / split(taken)[0].partition(":")[0]).is_file()
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, MANIFEST, SWEEP], ids=lambda p: p.name)

@@ -240,7 +240,7 @@ def change_tensors(path, change):
         ),
         (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
         (lambda d: (d / "tokenizer.json").write_text("{"), ": not a tokenizer"),
-        (lambda d: (d / "generation_config.json").write_text("{"), "generation_config.json: not JSON"),
+        (lambda d: (d / "generation_config.json").write_text("{"), "generation_config.json: cannot be read"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_error(model, plant, told):

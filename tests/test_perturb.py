@@ -1,13 +1,11 @@
 """Perturbed prompts: what changes, what never does, and that the references still pass."""
 
 import ast
-import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, execute
 from phi_jax.evaluation.perturb import PERTURBATIONS, misspellings, perturb, wording
 from phi_jax.evaluation.problems import Problem, load_problems
@@ -84,7 +82,6 @@ def test_the_counts_add_up_and_the_draw_is_the_seeds(name, rate, seed):
         assert changed != before[changed.task_id]
         assert changed.row is before[changed.task_id].row
         ast.parse(changed.prompt + changed.reference)
-    json.dumps(found.facts())
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
@@ -106,11 +103,6 @@ def test_every_reference_passes_under_every_perturbation(idioms):
     records = execute(renamed, samples, form="kept", sandbox="full", workers=2, wall_seconds=10)
     assert [r["task_id"] for r in records if not r["passed"]] == []
     assert len(records) > 100
-
-
-def test_names_and_rates_that_are_none():
-    with pytest.raises(UserError, match=r"'spelling': unknown; use one of typos, paraphrase, rename"):
-        perturb([problem()], "spelling", rate=1)
 
 
 @pytest.mark.parametrize("prompt", ["def f(x):\n", "not python", "def f(x):\n    return x\n", 'x = "text"\n', ""])

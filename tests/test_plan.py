@@ -293,7 +293,7 @@ def test_an_estimate_is_called_one_and_time_is_the_arithmetic():
     [
         ([], "3xH100", "config.training: global_batch_size=1024 cannot be cut"),
         (["--config.training.mesh=(3,-1,1)"], "8xH100", r"config.training.mesh=\(3, -1"),
-        (["--config.training.mesh=(1,1,8)", "--config.model.num_heads=12"], "8xH100", "does not divide the model"),
+        (["--config.training.mesh=(1,1,8)", "--config.model.num_heads=12"], "8xH100", "=12: cannot be cut into 8"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_planned_is_one_line(overrides, hardware, message):

@@ -158,7 +158,7 @@ def test_slots_are_refilled_at_once(params):
     made = make(params, max_new_tokens=48, end=64)
     segments = []
     admit, decode_segment = made.programs
-    made.programs = sampler.Programs(admit, lambda *a: segments.append(1) or decode_segment(*a))
+    made.programs = admit, lambda *a: segments.append(1) or decode_segment(*a)
     requests = [Request(p, i) for i, p in enumerate(prompts([9] * 12))]
     done = list(made.complete(requests, lambda index, tokens: index % 2 == 0))
     assert [len(c.tokens) for _, c in sorted(done)] == [16, 48] * 6
@@ -170,7 +170,7 @@ def test_slots_stay_with_the_prompt_that_they_have_read(params):
     made = make(params, slots=8)
     read = []
     admit, decode_segment = made.programs
-    made.programs = sampler.Programs(lambda *a: read.append(a[2].is_for_R.sum()) or admit(*a), decode_segment)
+    made.programs = (lambda *a: read.append(a[2].is_for_R.sum()) or admit(*a)), decode_segment
     requests = [Request(p, i, s, DRAWN) for i, p in enumerate(prompts([9, 20, 12, 31])) for s in range(16)]
     assert len({tuple(c.tokens) for c in complete(made, requests)}) > 50
     assert read[:4] == [2, 2, 2, 2]
@@ -431,8 +431,6 @@ def test_a_prompt_that_cannot_be_completed_is_named(params, tokens, complaint):
         (lambda p: Decoding(1.0, seed=-1), "seed=-1"),
         (lambda p: make(p, slots=0), "slots=0"),
         (lambda p: make(p, slots=4, live_slots=5), "live_slots=5"),
-        (lambda p: make(p, max_new_tokens=0), "max_new_tokens=0"),
-        (lambda p: make(p, max_new_tokens=192), "max_new_tokens=192"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(params, make_it, complaint):

@@ -24,7 +24,7 @@ from phi_jax.sandbox.codec import CodecError, decode, encode
 from phi_jax.sandbox.kernel import landlock as landlock_module
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFINEMENT = "full" if support().full else "none"
+CONFINEMENT = "none" if support().missing else "full"
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +357,7 @@ def test_missing_kernel_support(monkeypatch):
     with Sandbox(confinement="none") as unconfined:
         assert verdict(unconfined, "def f(): return 1", "assert f() == 1").passed
     monkeypatch.setattr(support_function.__globals__["sys"], "platform", "darwin")
-    assert not support().full
+    assert support().missing
 
 
 _LIMITED = """

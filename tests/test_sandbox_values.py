@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from phi_jax.sandbox import Limits, Program, Sandbox, support
 
-CONFINEMENT = "full" if support().full else "none"
+CONFINEMENT = "none" if support().missing else "full"
 INPUTS = 200
 AT_ONCE = 40  # pairs that one program compares
 

@@ -278,7 +278,7 @@ def test_what_was_given_up_can_be_asked_again(tmp_path, collected, server):
         annotate(tmp_path, collected, config_of(bad, votes=1))
     assert list((tmp_path / "annotate" / "python.partial").glob("grades/part-*"))
     chosen = config_of(server, votes=1)
-    with Teachers.of(chosen, tmp_path) as faculty:
+    with Teachers(chosen, tmp_path) as faculty:
         assert faculty.journal.retry_given_up() == COUNT
     done = annotate(tmp_path, collected, chosen)
     assert done.facts["graded"] == COUNT
@@ -325,7 +325,7 @@ def killed(workdir, collected, chosen, *, replies=0, file=""):
 
 
 def answered_in(workdir, collected, chosen):
-    with Teachers.of(chosen, workdir) as faculty:
+    with Teachers(chosen, workdir) as faculty:
         votes, rows = ballot(faculty, chosen.annotate), documents.read(collected.path("documents"))
         return sum(faculty.journal.find(vote.key) is not None for row in rows for vote in votes(row))
 

@@ -12,7 +12,7 @@ from phi_jax.store.markdown import fences
 from phi_jax.synthesis.grammar import catalogue, grammar_texts
 from phi_jax.synthesis.llm.textbooks import Block, blocks, check_textbooks
 
-SANDBOX = "full" if support().full else "none"
+SANDBOX = "none" if support().missing else "full"
 
 
 def python(code, output=None, *, language="python", fence="```"):

@@ -178,7 +178,6 @@ def test_tokenizer_files_come_along_and_nothing_else(tmp_path):
             "float16",
             r"tensor model\.layers\.1\.mlp\.fc1\.weight holds values that are not finite in float16: export",
         ),
-        (1.0, "int8", "export in dtype 'int8': unknown; use one of float32, "),
     ],
 )
 def test_what_cannot_be_exported(tmp_path, value, dtype, complaint):
@@ -325,7 +324,7 @@ def test_damaged_files_are_named(exported):
     assert f"{weights}: cannot be read" in refused(exported)
     weights.unlink()
     assert f"{weights}: missing" in refused(exported)
-    for text, complaint in (("{", "not JSON"), ("[]", "not a JSON object")):
+    for text, complaint in (("{", "cannot be read (Expecting"), ("[]", "cannot be read (not a JSON object)")):
         (exported / "config.json").write_text(text)
         assert f"config.json: {complaint}" in refused(exported)
     (exported / "config.json").unlink()

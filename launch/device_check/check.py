@@ -38,7 +38,7 @@ from phi_jax.errors import UserError, one_line
 from phi_jax.parallel import processes
 from phi_jax.parallel.child import run_child
 from phi_jax.parallel.supervise import die_with_parent
-from phi_jax.store.artifact import write_json
+from phi_jax.store.artifact import Json, write_json
 
 # "function.argument.argument", of parts.py.
 PARTS = (
@@ -96,7 +96,7 @@ def check(options: argparse.Namespace) -> int:
     return int(any(map(is_left, options.parts)))
 
 
-def run(name: str, tiny: bool, distributed: str | None, check: int, folder: str) -> dict[str, Any]:
+def run(name: str, tiny: bool, distributed: str | None, check: int, folder: str) -> Json:
     """The part's result, figures and surroundings. check: id of the process that started this one.
 
     folder: where the part works, and where its log goes.
@@ -111,7 +111,7 @@ def run(name: str, tiny: bool, distributed: str | None, check: int, folder: str)
     of_torch = function.startswith("torch")
     if of_torch:
         os.environ["JAX_PLATFORMS"] = "cpu"  # jax leaves the accelerator to torch
-    figures: dict[str, Any] = {}
+    figures: Json = {}
     found = {"result": "done", **surroundings(), "figures": figures}
     try:
         if distributed:

@@ -24,10 +24,10 @@ from phi_jax.parallel.mesh import BatchCut, batch_sharding, make_mesh
 from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.parallel.sharded_attention import sharded_attention
 from phi_jax.planning.memory import estimate_memory
+from phi_jax.store.artifact import Json
 from phi_jax.training.loss import batch_loss
 from phi_jax.weights.checkpoints import Checkpoints
 
-Figures = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 # Of the smallest model that still has phi-1's heads: every part runs on a CPU with it.
 TINY = {"num_layers": 2, "hidden_size": 128, "intermediate_size": 256, "num_heads": 2}
@@ -49,7 +49,7 @@ LOGIT = 2**-12  # float32; of a token chosen at random, about 1
 # --- Correctness, beside float32 --------------------------------------------------------------------------------
 
 
-def attention(figures: Figures, tiny: bool) -> None:
+def attention(figures: Json, tiny: bool) -> None:
     """Attention in bfloat16 at phi-1's head shapes, outputs and gradients, for rows of one document and of several."""
     shape = _shape(tiny)
     tokens = _tokens(shape)
@@ -76,7 +76,7 @@ def attention(figures: Figures, tiny: bool) -> None:
             figures[f"{label}: seconds"] = _seconds(run, function, segments, *inputs)
 
 
-def gradients(figures: Figures, tiny: bool) -> None:
+def gradients(figures: Json, tiny: bool) -> None:
     """Loss and gradients in bfloat16 of two blocks of phi-1's width and its head, rows of several documents."""
     shape = _shape(tiny)
     tokens, params = _tokens(shape), phi.init_params(shape, jax.random.key(0))
@@ -90,7 +90,7 @@ def gradients(figures: Figures, tiny: bool) -> None:
         _compare(figures, kernel, got[1], expected[1], GRADIENT)
 
 
-def sampler(figures: Figures, tiny: bool) -> None:
+def sampler(figures: Json, tiny: bool) -> None:
     """The logits of tokens that the sampler chose greedily, five prompts in two slots, beside the highest logits of a
     forward pass over the whole rows; in float32.
     """
@@ -106,7 +106,7 @@ def sampler(figures: Figures, tiny: bool) -> None:
     _compare(figures, "logits", chosen, logits.max(-1, keepdims=True), LOGIT)
 
 
-def save(figures: Figures, tiny: bool) -> None:
+def save(figures: Json, tiny: bool) -> None:
     """Parameters, saved as training saves them, and read back, which compares digests too."""
     state = {"params": phi.init_params(_shape(tiny), jax.random.key(0))}
     with tempfile.TemporaryDirectory(dir=".") as folder, Checkpoints(folder) as saves:
@@ -128,7 +128,7 @@ def _tokens(shape: phi.PhiConfig) -> Any:
     return jax.device_put(tokens, batch_sharding(make_mesh((1, -1, 1))))
 
 
-def _compare(figures: Figures, label: str, got: Any, expected: Any, bound: float) -> None:
+def _compare(figures: Json, label: str, got: Any, expected: Any, bound: float) -> None:
     """Notes how far each array is from the one expected: the larger of both shares that stand at ATTENTION."""
     for (path, right), left in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(got), strict=True):
         off, norm = jnp.abs(left - right), jnp.linalg.norm
@@ -142,7 +142,7 @@ def _compare(figures: Figures, label: str, got: Any, expected: Any, bound: float
 # --- Speed ----------------------------------------------------------------------------------------------------
 
 
-def step(figures: Figures, tiny: bool, config: str, remat: str, rows: str) -> None:
+def step(figures: Json, tiny: bool, config: str, remat: str, rows: str) -> None:
     """A config's training step, and its memory by phi_jax/planning/memory.py."""
     chosen = _case(tiny, config, int(rows), remat=remat)
     rules = Config(chosen["training"])
@@ -151,7 +151,7 @@ def step(figures: Figures, tiny: bool, config: str, remat: str, rows: str) -> No
     figures |= train_speed.measure(**chosen, steps=2 if tiny else 20)["figures"]
 
 
-def ceilings(figures: Figures, tiny: bool) -> None:
+def ceilings(figures: Json, tiny: bool) -> None:
     """On one device, TFLOP/s of a product of the MLP in bfloat16, and GB/s of memory, values read and written once."""
     model = _case(tiny)["model"]
     m, k, n = 32 * model["max_seq_len"], model["hidden_size"], model["intermediate_size"]
@@ -160,14 +160,14 @@ def ceilings(figures: Figures, tiny: bool) -> None:
     figures["gigabytes_per_second"] = 2 * left.nbytes / _seconds(jnp.negative, left) / 1e9
 
 
-def sampler_speed(figures: Figures, tiny: bool, slots: str) -> None:
+def sampler_speed(figures: Json, tiny: bool, slots: str) -> None:
     """The sampler's tokens a second; every slot has its turn, twice."""
     model = _case(tiny, attention="xla")["model"]
     work = {**sample_speed.work_of(model), "samples_per_problem": max(5, int(slots) // 2)}
     figures |= sample_speed.measure(model, work, int(slots))
 
 
-def torch_step(figures: Figures, tiny: bool) -> None:
+def torch_step(figures: Json, tiny: bool) -> None:
     """The work of step.phi_1.none.4 on one device, compiled; torch may take its flash, memory-efficient or cuDNN
     kernel, not the plain one.
 
@@ -207,7 +207,7 @@ class _ConfigDict(dict[str, Any]):
     to_dict = dict.copy
 
 
-def _case(tiny: bool, config: str = "phi_1", rows: int = 4, **changes: Any) -> dict[str, Any]:
+def _case(tiny: bool, config: str = "phi_1", rows: int = 4, **changes: Any) -> Json:
     """What phi_jax.bench.train_speed.measure takes: configs/<config>.py with the kernel that trains on this platform.
 
     tiny: of TINY's shape. rows: of each device in a step, which has one microbatch. changes: other fields of PhiConfig.

@@ -8,9 +8,9 @@ Of each model on the Hub (HF_ENDPOINT is respected):
     humaneval     `phi-jax evaluate` of the import: a greedy completion of each problem, beside the published score
     mbpp          the same
     export        `phi-jax export` of the import in the published dtype, compared with what was published: every tensor
-                  bit for bit, and the files of config and tokenizer, of which the differences are named
-    transformers  the published directory in transformers, float32, on HumanEval's prompts: how many completions are the
-                  same, and the first character that is not; left out where torch or transformers is not installed
+                  bit for bit, and which files of config and tokenizer have the same bytes
+    transformers  the published directory in transformers, float32, on HumanEval's prompts: which completions differ;
+                  left out where torch or transformers is not installed
 
 OUT/published_check.json and a line on the screen are written after each part. Killed and started again it goes on;
 what is done is not done again. A part that fails is one line, and the next model is tried. Exit code 1 where a part
@@ -19,9 +19,9 @@ failed, a tensor differs, or a score is outside the 95 % interval of the publish
 
 import argparse
 import dataclasses
+import filecmp
 import functools
 import json
-import os
 import sys
 import time
 import urllib.request
@@ -35,7 +35,7 @@ from phi_jax.evaluation.intervals import wilson_interval
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.sandbox import Program, Sandbox
 from phi_jax.store.artifact import Artifact, atomic_path, differences, file_digest, locked, write_atomic, write_json
-from phi_jax.weights.architectures.architecture import read_json
+from phi_jax.store.rows import read_object
 from phi_jax.weights.export import export_checkpoint
 from phi_jax.weights.huggingface import TOKENIZER_FILES
 from phi_jax.weights.importing import import_directory
@@ -62,7 +62,6 @@ PROBLEMS = {
 }
 CONFIGS = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 PICKLE = "pytorch_model.bin"
-NAMED = 20  # differences of one file that are named
 
 Result = dict[str, Any]  # JSON; "says" goes onto the screen, "error" or "wrong" makes the exit code 1
 
@@ -136,7 +135,7 @@ def _unpickle(directory: Path) -> None:
 
 def lint_it(check: Check) -> Result:
     directory = check.path("published")
-    if read_json(directory / "config.json")["model_type"] != "phi":
+    if read_object(directory / "config.json")["model_type"] != "phi":
         return {"says": "no rules"}
     found = [str(finding) for finding in lint(directory)]
     if found and found[0].startswith("error"):
@@ -172,29 +171,19 @@ def export_it(check: Check) -> Result:
         )  # fmt: skip
     theirs, ours = open_tensors(published), open_tensors(exported)
     differing = [name for name in ours if name not in theirs or _bits(theirs[name].read()) != _bits(ours[name].read())]
-    files = {name: _compared(published / name, exported / name) for name in CONFIGS if (published / name).exists()}
-    equal = list(files.values()).count(["same bytes"])
+    files = [name for name in CONFIGS if (published / name).exists()]
+    same, _, _ = filecmp.cmpfiles(published, exported, files, shallow=False)
     return {
-        "says": f"{len(ours) - len(differing)}/{len(ours)} tensors, {equal}/{len(files)} files",
+        "says": f"{len(ours) - len(differing)}/{len(ours)} tensors, {len(same)}/{len(files)} files",
         "differing": differing,
         "left_out": sorted(theirs.keys() - ours.keys()),  # constants beside the weights: import refuses all else
-        "files": files,
+        "same_files": same,
         "wrong": bool(differing),
     }
 
 
 def _bits(tensor: Any) -> tuple[Any, ...]:
     return tensor.dtype, tensor.shape, tensor.tobytes()
-
-
-def _compared(theirs: Path, ours: Path) -> list[str]:
-    """How our file differs from a published one."""
-    if not ours.exists():
-        return ["published only"]
-    if theirs.read_bytes() == ours.read_bytes():
-        return ["same bytes"]
-    fields = differences(read_json(theirs), read_json(ours)) if theirs.suffix == ".json" else []
-    return ["other bytes", *fields[:NAMED]]
 
 
 def ask_transformers(check: Check) -> Result:
@@ -209,18 +198,9 @@ def ask_transformers(check: Check) -> Result:
     )  # fmt: skip
     texts = [(check.path(part) / "completions.jsonl").read_text() for part in ("humaneval", "transformers")]
     pairs = [(json.loads(a), json.loads(b)) for a, b in zip(*map(str.splitlines, texts), strict=True)]
-    parted = {a["task_id"]: place for a, b in pairs if (place := _parted(a, b)) is not None}
-    says = f"{len(pairs) - len(parted)}/{len(pairs)} the same, {found['says']}"
-    return {**found, "says": says, "first_character_that_differs": parted}
-
-
-def _parted(one: Result, other: Result) -> int | None:
-    """The character at which two completions part; None if nowhere, as far as the one that met its stop first goes."""
-    shorter, longer = sorted((one, other), key=lambda row: len(row["raw"]))
-    text = shorter["raw"].rstrip("\ufffd")  # half a character, cut by the stop
-    shared = len(os.path.commonprefix([text, longer["raw"]]))  # noqa: RUF071 (of characters, as it does)
-    ended = shorter["stop_reason"] == "stop" or shorter["raw"] == longer["raw"]
-    return None if ended and shared == len(text) else shared
+    differing = [a["task_id"] for a, b in pairs if a["completion"] != b["completion"]]  # as far as they count
+    says = f"{len(pairs) - len(differing)}/{len(pairs)} the same, {found['says']}"
+    return {**found, "says": says, "differing": differing}
 
 
 PARTS: dict[str, Callable[[Check], Result]] = {
@@ -264,7 +244,7 @@ def run(options: argparse.Namespace) -> int:
             write_atomic(path, "\n".join(rows))
         problems[benchmark] = path
     record = options.out / "published_check.json"
-    state = read_json(record) if record.exists() else {"asked": asked, "models": {}}
+    state = read_object(record) if record.exists() else {"asked": asked, "models": {}}
     if changed := differences(state["asked"], asked):
         raise UserError(f"{record}: was asked for otherwise: {'; '.join(changed)}; name another --out")
     results = []

@@ -6,23 +6,14 @@ Weights are random, so nothing ends a completion by itself: each is given a leng
 import argparse
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from phi_jax.bench.result import add_options, publish
+from phi_jax.bench.result import publish
 from phi_jax.bench.train_speed import case_of
 from phi_jax.config import load
+from phi_jax.store.artifact import Json
 
-EXAMPLE = "phi-jax bench sample --config configs/nano.py --slots 1 32"
 # The spread of a trained model's logits, about ten times that of fresh weights: top-p keeps few tokens, not thousands.
 HEAD_SCALE = 10.0
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
-    add_options(parser)
-    parser.add_argument(
-        "--slots", type=int, nargs="+", default=[1, 32, 256], metavar="N", help="measured each (default 1 32 256)"
-    )
 
 
 def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> None:
@@ -32,7 +23,7 @@ def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> No
     publish(lambda: {**work, "figures": [measure(model, work, slots) for slots in options.slots]}, options.out)
 
 
-def work_of(model: dict[str, Any]) -> dict[str, Any]:
+def work_of(model: Json) -> Json:
     """What is decoded: about HumanEval's prompts, completions and decoding, as far as the context takes them."""
     part = model["max_seq_len"] // 4
     return {
@@ -41,7 +32,7 @@ def work_of(model: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def workload(vocab_size: int, work: dict[str, Any]) -> tuple[list[list[int]], list[list[int]]]:
+def workload(vocab_size: int, work: Json) -> tuple[list[list[int]], list[list[int]]]:
     """Random prompts [problems][prompt_tokens], and tokens of each completion [problems][samples_per_problem].
 
     Lengths are geometric with a mean of a third of max_new_tokens, cut there: most bodies are short, and the longest
@@ -55,7 +46,7 @@ def workload(vocab_size: int, work: dict[str, Any]) -> tuple[list[list[int]], li
     return prompts.tolist(), np.minimum(drawn, work["max_new_tokens"]).tolist()
 
 
-def measure(model: dict[str, Any], work: dict[str, Any], slots: int) -> dict[str, Any]:
+def measure(model: Json, work: Json, slots: int) -> Json:
     """Tokens a second of the whole workload in so many slots, in this process."""
     import jax
 

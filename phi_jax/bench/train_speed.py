@@ -11,19 +11,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from phi_jax.bench.result import add_options, publish
+from phi_jax.bench.result import publish
 from phi_jax.config import Config, load
 from phi_jax.errors import UserError
+from phi_jax.store.artifact import Json
 
-EXAMPLE = "phi-jax bench train --config configs/nano.py --config.training.global_batch_size=8"
 WARMUP_STEPS = 3  # the first calls allocate and fill caches
 BATCHES = 8  # different random ones, used in turn
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `run`."""
-    add_options(parser)
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="timed steps, after warm-up (default 20)")
 
 
 def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> None:
@@ -37,14 +31,14 @@ def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> No
     publish(lambda: measure(**case, steps=options.steps), options.out)
 
 
-def case_of(config: Config) -> dict[str, Any]:
+def case_of(config: Config) -> Json:
     """{"model": fields of PhiConfig, "training": of config.training}, as `measure` wants them."""
     from phi_jax.training.rules import model_shape
 
     return {"model": dataclasses.asdict(model_shape(config)), "training": config.training.to_dict()}
 
 
-def measure(model: dict[str, Any], training: dict[str, Any], steps: int) -> dict[str, Any]:
+def measure(model: Json, training: Json, steps: int) -> Json:
     """{"case": the arguments, "figures"}, measured in this process. Figures:
 
     - tokens_per_second and step_seconds, the median; step_seconds_p10, _p90: between the ends of one step and the
@@ -56,29 +50,18 @@ def measure(model: dict[str, Any], training: dict[str, Any], steps: int) -> dict
       most in this process, None where it does not say (CPU).
     - compile_seconds (trace, lowering and XLA), first_loss, parameters, device_kind, devices, tokens_per_step.
 
-    Raises UserError for a case that cannot be computed or does not fit.
+    Raises UserError for a case that cannot be computed.
     """
-    import jax
-
     from phi_jax.model.phi import PhiConfig
-    from phi_jax.parallel.processes import keep_freed_memory
+    from phi_jax.parallel.processes import keep_freed_memory, set_cpu_devices
 
     keep_freed_memory()
-    if training["cpu_devices"] > 1:
-        jax.config.update("jax_num_cpu_devices", training["cpu_devices"])
+    set_cpu_devices(training["cpu_devices"])
     case = {"model": model, "training": training, "steps": steps}
-    try:
-        return {"case": case, "figures": _figures(PhiConfig(**model), Config(training), steps)}
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"bench train: out of memory on the {jax.devices()[0].device_kind}; take a smaller "
-            "global_batch_size, more microbatches, or remat dots or full"
-        ) from None
+    return {"case": case, "figures": _figures(PhiConfig(**model), Config(training), steps)}
 
 
-def _figures(config: Any, rules: Config, steps: int) -> dict[str, Any]:
+def _figures(config: Any, rules: Config, steps: int) -> Json:
     import jax
     import numpy as np
 

@@ -17,7 +17,7 @@ blocks of Python are compared. Text without Python 3 is compared by its words on
 import functools
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 from etils import epath
@@ -27,7 +27,7 @@ from phi_jax.contamination.held_out import NOT_PARSED, REMOVING, WORDS, HeldOut
 from phi_jax.evaluation.problems import HELD_OUT
 from phi_jax.progress import say
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.artifact import Draft, Inputs
 
 SETS = ("documents", "textbooks", "exercises")  # outputs of an artifact that are training texts
 _FINDINGS = pa.schema(
@@ -41,7 +41,7 @@ def check(config: Config, name: str) -> None:
         HeldOut(config.decontaminate.problems)
 
 
-def decontaminate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def decontaminate(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `decontaminate`. inputs: "documents", and "problems" where config.decontaminate.problems is "nano".
 
     Outputs: each of SETS that the input has, and "findings" (set, id, path, reason, tasks): why a text went, and what

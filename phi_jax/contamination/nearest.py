@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from etils import epath
+from etils.epath import Path
 
 from phi_jax.config import Config
 from phi_jax.parallel.embedder import make_embedder
@@ -19,7 +19,7 @@ _SCHEMA = pa.schema({"task": pa.string(), "id": pa.string(), "distance": pa.floa
 
 
 def write_nearest(
-    directory: epath.Path, parts: Sequence[epath.Path], problems: Mapping[str, str], config: Config, label: str
+    directory: Path, parts: Sequence[Path], problems: Mapping[str, str], config: Config, label: str
 ) -> list[documents.Row]:
     """Writes the NEAREST documents of each part to each problem; returns each problem's nearest: task, id, distance.
 

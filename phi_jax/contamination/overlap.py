@@ -25,6 +25,7 @@ _ESCAPES = {"\\\\": "\\", r"\r": " ", r"\n": "\n", r"\t": " ", r"\"": '"', r"\'"
 _ESCAPE = re.compile("|".join([*map(re.escape, _ESCAPES), r"\\u([0-9a-fA-F]{4})"]))
 
 Gram = tuple[str, ...]
+Said = dict[Gram, list[tuple[str, str, bool]]]  # words -> (task_id, regular expression, whether it is of lines)
 
 
 class Overlap(NamedTuple):
@@ -43,9 +44,8 @@ class Wording:
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        sentences: dict[Gram, list[tuple[str, str, bool]]] = defaultdict(list)  # words -> as self._said has them
-        # By the first words -> (task_id, regular expression, whether it is of lines).
-        self._said: dict[Gram, list[tuple[str, str, bool]]] = defaultdict(list)
+        sentences: Said = defaultdict(list)  # by all their words
+        self._said: Said = defaultdict(list)  # by the first words
         self._grams: dict[Gram, tuple[str, bool]] = {}  # -> (task_id, whether it is of the docstring's prose)
         for problem in problems:
             sentence = re.split(r"(?<=[.!?])\s", _flat(_plain(_prose(problem))), maxsplit=1)[0]

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
-from etils import epath
+from etils.epath import Path
 
 from phi_jax.config import Config
 from phi_jax.contamination import syntax
@@ -28,7 +28,7 @@ from phi_jax.contamination.match_rate import Matcher
 from phi_jax.contamination.overlap import GRAM, Wording
 from phi_jax.evaluation.problems import HELD_OUT, load_problems
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, write_atomic
+from phi_jax.store.artifact import Draft, Inputs, write_atomic
 from phi_jax.store.python_text import parse
 
 TAUS = (0.95, 0.9, 0.85, 0.8)  # match rates of Table 3
@@ -71,7 +71,7 @@ def check(config: Config, name: str) -> None:
         shape_of(config.prune.model)
 
 
-def prune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def prune(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `prune`: inputs "documents" (of `decontaminate`), "problems" where config.prune.problems is "nano".
 
     Outputs: "exercises" (those that stay), "matches" (every pair with a match rate of TAUS or words in common), "page"
@@ -109,9 +109,7 @@ def prune(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
     draft.add_output("page", "matches.html", kind="log")
 
 
-def _prune(
-    parts: Sequence[epath.Path], kept: epath.Path, likeness: Likeness, limit: float, number: int
-) -> list[documents.Row]:
+def _prune(parts: Sequence[Path], kept: Path, likeness: Likeness, limit: float, number: int) -> list[documents.Row]:
     """The matches in a part. They are written behind the exercises that stay: where they are both are."""
     stay, found = [], []
     schema = documents.schema_of_part(parts[number])
@@ -124,7 +122,7 @@ def _prune(
     return found
 
 
-def _page(pairs: Sequence[documents.Row], problems: Mapping[str, str], exercises: epath.Path) -> str:
+def _page(pairs: Sequence[documents.Row], problems: Mapping[str, str], exercises: Path) -> str:
     """The pairs side by side, as HTML with nothing to fetch, those most alike first."""
     import jinja2
 

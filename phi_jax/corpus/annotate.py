@@ -51,7 +51,7 @@ def annotate(config: Config, inputs: Inputs, draft: Draft) -> None:
         rows = _grade(draft, source, chosen, _weighed)
     else:
         # All votes are asked for first; then the files are graded from what lies in the journal.
-        with Teachers.of(config, draft.workdir) as teachers:
+        with Teachers(config, draft.workdir) as teachers:
             votes = ballot(teachers, rules)
             tally = teachers.ask(
                 lambda: (vote for row in _rows(source, chosen) for vote in votes(row)),
@@ -87,7 +87,7 @@ def pilot(config: Config, inputs: Inputs, workdir: PathLike, requests: int) -> J
     teacher.pilot.lines; rejected are the outcomes that are no vote. Raises as `annotate`.
     """
     rules, source = config.annotate, inputs["documents"].path("documents")
-    with Teachers.of(config, workdir, live=True) as teachers:
+    with Teachers(config, workdir, live=True) as teachers:
         votes = ballot(teachers, rules)
         whole = len(sample(source, rules.max_files))
         chosen = sample(source, min(whole, -(-requests // rules.votes)))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from etils import epath
+from etils.epath import Path
 
 from phi_jax.config import Config
 from phi_jax.corpus.annotate import read_grades
@@ -168,14 +168,14 @@ def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, rules: Config) -> 
     return embed_texts
 
 
-def _embedded(part: epath.Path, embed: Embed) -> Iterator[Row]:
+def _embedded(part: Path, embed: Embed) -> Iterator[Row]:
     rows = list(documents.read_part(part, ("id", "text", "path", "source")))
     for row, vector, tokens in zip(rows, *embed([row["text"] for row in rows]), strict=True):
         lines = from_first_code(row["text"]).split("\n")[:EXAMPLE_LINES]
         yield row | {"tokens": tokens, "vector": vector.tolist() if np.isfinite(vector).all() else None, "lines": lines}
 
 
-def _scores(embeddings: epath.Path, score: Score) -> Iterator[Row]:
+def _scores(embeddings: Path, score: Score) -> Iterator[Row]:
     """{"id", "tokens", "score"} of each document; the score is None where there is no embedding."""
     for path in documents.parts(embeddings):
         rows = list(documents.read_part(path, ("id", "tokens", "vector")))
@@ -199,7 +199,7 @@ def within_budget(ranking: Sequence[Row], budget: int) -> dict[str, Row]:
     return {row["id"]: row for row, tokens in zip(ranking, spent, strict=True) if tokens <= budget}
 
 
-def _examples(embeddings: epath.Path, kept: Sequence[Row], dropped: Sequence[Row]) -> dict[str, list[Row]]:
+def _examples(embeddings: Path, kept: Sequence[Row], dropped: Sequence[Row]) -> dict[str, list[Row]]:
     """Of both, the best first: files in the middle by score, typical, not extreme; and those just "above" and "below"
     the threshold.
     """

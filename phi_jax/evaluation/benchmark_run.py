@@ -36,9 +36,9 @@ class BenchmarkRun:
     wall_seconds: float = WALL_SECONDS
     too_long: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def records(self, problems: Sequence[Problem], place: str, form: str, *, greedy_only: bool = False) -> Records:
+    def records(self, problems: Sequence[Problem], place: str, form: str) -> Records:
         """Completes the problems in one prompt form and runs the completions. place: of its parts."""
-        requests = requests_of(problems, self.plan, form, greedy_only=greedy_only)
+        requests = requests_of(problems, self.plan, form)
         samples = complete(requests, self.backend, self.directory / PARTS / place, f"{self.label} {place}")
         if count := len({s.task_id for s in samples if s.stop_reason == TOO_LONG}):
             self.too_long[place] = count

@@ -17,7 +17,7 @@ from phi_jax.evaluation.execution import CHAT, execute, read_samples, write_resu
 from phi_jax.evaluation.problems import load_problems
 from phi_jax.evaluation.scores import Scores, scored
 from phi_jax.evaluation.stops import FENCE
-from phi_jax.store.artifact import differences, digest_of, locked, new_directory, write_json
+from phi_jax.store.artifact import Json, differences, digest_of, locked, new_directory, write_json
 from phi_jax.store.digests import PathDigests
 from phi_jax.store.rows import escaped
 
@@ -50,7 +50,7 @@ def evaluate_model(
 
     target = Path(directory)
     name, problems = load_problems(benchmark, problems_file)
-    planned = {f.name: options.pop(f.name) for f in dataclasses.fields(Plan) if f.name in options}
+    planned = {name: options.pop(name) for name in Plan._fields if name in options}
     fields.check({"seed": planned.get("seed", 0), "evaluate": {n: v for n, v in planned.items() if n != "seed"}})
     opened: Backend
     if isinstance(model, str):
@@ -68,7 +68,7 @@ def evaluate_model(
         "model": identity,
         "benchmark": name,
         "problems": digest_of([dataclasses.asdict(dataclasses.replace(p, row={})) for p in problems]),
-        **dataclasses.asdict(plan),
+        **plan._asdict(),
         **opened.settings,
     }
     with _resumable(target, asked):
@@ -105,7 +105,7 @@ def score(
 
 
 @contextlib.contextmanager
-def _resumable(target: Path, asked: dict[str, Any]) -> Iterator[None]:
+def _resumable(target: Path, asked: Json) -> Iterator[None]:
     """Holds `target`, new or left by a killed evaluation that was asked for in the same way."""
     record = target / "asked.json"  # what it was started with
     if target.exists() and (not record.exists() or (target / "scores.json").exists()):

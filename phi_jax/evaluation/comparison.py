@@ -4,9 +4,9 @@ p-values come uncorrected: who shows several of them in one table corrects them 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from phi_jax.evaluation.intervals import paired_interval
+from phi_jax.store.artifact import Json
 
 Verdicts = Mapping[str, Sequence[bool]]  # task_id -> whether each of its samples passed
 
@@ -23,7 +23,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return float(binomtest(first_only, discordant).pvalue) if discordant else 1.0
 
 
-def paired(first: Verdicts, second: Verdicts) -> dict[str, Any]:
+def paired(first: Verdicts, second: Verdicts) -> Json:
     """Compares pass@1 of two on the same problems, with one sample a problem, and at least one problem.
 
     -> "first" and "second" (pass@1 of each), "difference" (first less second) with "low" and "high" (95 %), "p"
@@ -60,18 +60,16 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def robustness(base: Verdicts, perturbed: Mapping[str, Verdicts]) -> list[dict[str, Any]]:
+def robustness(base: Verdicts, perturbed: Mapping[str, Verdicts]) -> list[Json]:
     """What each perturbation of the prompts costs in pass@1, one row each.
 
     perturbed: by name, the verdicts on the problems that the perturbation changed, and on no others: a problem that
     stayed as it was would only dilute the difference. A row is `paired` of base (first) and perturbed (second) on these
-    problems, with "perturbation" and "unchanged" (problems of `base` left out). A perturbation that changed no problem
-    has only its counts, and None for "p".
+    problems, with its "perturbation". One that changed no problem has only their number, and None for "p".
     """
     return [
         {
             "perturbation": name,
-            "unchanged": len(base) - len(verdicts),
             **(paired({task: base[task] for task in verdicts}, verdicts) if verdicts else {"problems": 0, "p": None}),
         }
         for name, verdicts in perturbed.items()

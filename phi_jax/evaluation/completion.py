@@ -3,26 +3,22 @@
 Whatever the model runs on (backends/), prompts, stops and the cut are these.
 """
 
-import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from phi_jax.errors import UserError
 from phi_jax.evaluation.execution import Sample, shown_prompt
-from phi_jax.evaluation.problems import Problem
+from phi_jax.evaluation.problems import Problem, whole_rows
 from phi_jax.evaluation.stops import cut, is_complete
 from phi_jax.progress import Progress
-from phi_jax.store.artifact import write_lines
+from phi_jax.store.artifact import Json, write_lines
 
 PART = 64  # completions in a file that a killed run finds
 GREEDY = "greedy"  # the decoding whose verdicts models and prompts are compared by
 TOO_LONG = "prompt too long"  # for the model's context: a stop reason
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """How a benchmark is completed: all that decides a completion beside model, problem and backend.
 
     The ranges are those of config.evaluate (phi_jax/fields.py).
@@ -72,15 +68,15 @@ class Completion(NamedTuple):
 class Backend(Protocol):
     """A model on something that runs it. settings: JSON, what decides completions beside the Plan."""
 
-    settings: dict[str, Any]
+    settings: Json
 
     def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
         """(index of the request, completion) as they end, in any order."""
 
 
-def requests_of(problems: Sequence[Problem], plan: Plan, form: str, *, greedy_only: bool = False) -> list[Request]:
+def requests_of(problems: Sequence[Problem], plan: Plan, form: str) -> list[Request]:
     """A greedy completion of each problem, then the sampled ones: the greedy entry of a score stands first."""
-    samples = {GREEDY: 1, plan.drawn: 0 if greedy_only else plan.samples_per_problem}
+    samples = {GREEDY: 1, plan.drawn: plan.samples_per_problem}
     return [
         Request(p.task_id, sample, decoding, shown_prompt(p.prompt, form), p.stop)
         for decoding, count in samples.items()
@@ -97,7 +93,8 @@ def complete(requests: Sequence[Request], backend: Backend, directory: Path, lab
     UserError for a part that is damaged.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    done = {number: sample for part in sorted(directory.glob("part-*.jsonl")) for number, sample in _read_part(part)}
+    rows = (row for part in sorted(directory.glob("part-*.jsonl")) for _, row in whole_rows(part))
+    done = {row.pop("number"): Sample(**row) for row in rows}
     wanted = [number for number in range(len(requests)) if number not in done]
     part: dict[int, Sample] = {}
     with Progress(label, len(requests), "completions", start=len(done)) as bar:
@@ -119,12 +116,3 @@ def complete(requests: Sequence[Request], backend: Backend, directory: Path, lab
                 write_lines(directory / f"part-{min(part):05d}.jsonl", lines)
                 part = {}
     return [done[number] for number in range(len(requests))]
-
-
-def _read_part(part: Path) -> Iterator[tuple[int, Sample]]:
-    try:
-        for line in part.read_text().splitlines():
-            row = json.loads(line)
-            yield row.pop("number"), Sample(**row)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{part}: cannot be read ({error}); remove it, and what it held is made again") from None

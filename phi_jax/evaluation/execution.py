@@ -3,19 +3,18 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import Problem, whole_rows
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox
-from phi_jax.store.artifact import write_lines
+from phi_jax.store.artifact import Json, write_lines
 
 PROMPT_FORMS = ("stripped", "kept")  # "both" in a config or on a command line: the two side by side
 CHAT = "chat"  # the form of a prompt that a server was sent in a chat
 
 FILES = ("samples.jsonl", "samples.jsonl_results.jsonl", "completions.jsonl")  # see write_results
-Records = list[dict[str, Any]]  # native: a sample's fields, its prompt form, and what running it said
+Records = list[Json]  # native: a sample's fields, its prompt form, and what running it said
 
 
 @dataclasses.dataclass(frozen=True)

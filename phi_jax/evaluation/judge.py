@@ -6,10 +6,9 @@ same prompt, is a gold set of completions whose grade is known: a judge that mis
 publishes no score. Replies come through the teacher's journal: a second run asks nothing and writes the same.
 """
 
-import dataclasses
 import functools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from phi_jax.evaluation.intervals import bootstrap_interval
 from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.evaluation.scores import Scores
 from phi_jax.progress import say
+from phi_jax.store.artifact import Json
 from phi_jax.teacher.request import Request, Status
 from phi_jax.teacher.teachers import Teachers
 from phi_jax.teacher.templates import fence, read_template
@@ -38,16 +38,7 @@ BANDS = {
     "empty": (0, 1),  # does nothing
     "plausible": (0, 5),  # well-formed code for another problem than the one asked
 }
-Grades = list[dict[str, Any]]  # {"mean", "grades", "outcomes", "evaluations"}: None where a repeat gave no grade
-
-
-@dataclasses.dataclass(frozen=True)
-class Judgement:
-    """What a judge said of one model's completions of one benchmark."""
-
-    entries: Scores  # one for each prompt form and decoding
-    grades: Grades  # one a record, in their order
-    gold: Grades  # one an item of the gold set
+Grades = list[Json]  # {"mean", "grades", "outcomes", "evaluations"}: None where a repeat gave no grade
 
 
 def judge_records(
@@ -58,8 +49,8 @@ def judge_records(
     *,
     model: str,
     benchmark: str,
-) -> Judgement:
-    """Has the completions and the gold set graded, and scores them.
+) -> tuple[Scores, Grades, Grades]:
+    """(an entry for each prompt form and decoding, the grades of each record, those of each item of the gold set).
 
     rules: config.judge. records: native ones, of which task_id, completion, prompt_form, decoding, sample and passed
     are read. model, benchmark: as they stand in the entries.
@@ -122,7 +113,7 @@ def judge_records(
         )
         if reasons:
             say(f"judge of {model} on {benchmark}, {decoding}: REFUSED, no score is published: {'; '.join(reasons)}")
-    return Judgement(entries, grades, gold)
+    return entries, grades, gold
 
 
 def judge_table(scores: Scores) -> Scores:
@@ -179,7 +170,7 @@ def _template() -> Any:
     return read_template(Path(__file__).with_name("prompts") / "judge_paper.v1.md")
 
 
-def _grades(votes: Sequence[tuple[Status, Any]]) -> dict[str, Any]:
+def _grades(votes: Sequence[tuple[Status, Any]]) -> Json:
     """See Grades. votes: as votes.vote_of has them."""
     answers = [answer for _, answer in votes]
     given = [answer.grade for answer in answers if answer]
@@ -194,7 +185,7 @@ def _grades(votes: Sequence[tuple[Status, Any]]) -> dict[str, Any]:
 # --- What comes of it ------------------------------------------------------------------------------------------
 
 
-def is_missed(row: Mapping[str, Any]) -> bool:
+def is_missed(row: Json) -> bool:
     """Whether a gold item's mean grade lies outside its band, or there is none."""
     low, high = BANDS[row["kind"]]
     return row["mean"] is None or not low <= row["mean"] <= high

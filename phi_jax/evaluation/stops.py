@@ -43,7 +43,7 @@ def cut(prompt: str, completion: str, rule: str = "dedent") -> str:
     return "".join(kept)
 
 
-def is_complete(prompt: str, completion: str, rule: str = "dedent") -> bool:
+def is_complete(prompt: str, completion: str, rule: str) -> bool:
     """Whether a completion that is still growing has met its stop."""
     return len(cut(prompt, completion, rule)) < len(completion)
 

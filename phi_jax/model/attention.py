@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from phi_jax.errors import UserError
+from phi_jax.errors import UserError, one_line
 
 # (q [B, T, H, K], k and v likewise, segments int32 [B, T] or None) -> heads [B, T, H, K]. Causal, without dropout.
 Attend = Callable[[Array, Array, Array, Array | None], Array]
@@ -38,14 +38,9 @@ def check_kernel(model: Any) -> None:
         _refuse(name, f"this kernel has no {model.compute_dtype}", "set config.model.compute_dtype=bfloat16")
     if name == "cudnn" and model.head_dim % 8:
         _refuse(name, f"this kernel cannot do config.model.head_dim={model.head_dim}", "make it a multiple of 8")
-    if name == "splash":
-        _check_splash_length(model.max_seq_len)
-
-
-def _check_splash_length(length: int) -> None:
-    if length % _LANES:
+    if name == "splash" and model.max_seq_len % _LANES:
         _refuse(
-            "splash", f"this kernel cannot do {length} positions",
+            name, f"this kernel cannot do {model.max_seq_len} positions",
             f"make config.tokenize.seq_len a multiple of {_LANES}",
         )  # fmt: skip
 
@@ -141,8 +136,7 @@ def attend_cudnn(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array, segments_
             q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, mask=mask_Bx1xTxT, is_causal=True, implementation="cudnn"
         )
     except RuntimeError as error:  # NotImplementedError, for what it cannot do, is one too
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"config.model.attention='cudnn': {reason}; set config.model.attention=xla") from None
+        raise UserError(f"config.model.attention='cudnn': {one_line(error)}; set config.model.attention=xla") from None
 
 
 def attend_splash(
@@ -151,12 +145,11 @@ def attend_splash(
     """Causal attention of arrays [B, T, H, K] of one float dtype, in that dtype; products add up in float32.
 
     interpret: run the kernel in Pallas' interpreter, slowly, on devices that are no TPUs; for tests.
-    Raises UserError where T is no multiple of 128. Source: jax.experimental.pallas.ops.tpu.splash_attention.
+    T is a multiple of 128. Source: jax.experimental.pallas.ops.tpu.splash_attention.
     """
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     _, length, num_heads, head_dim = q_BxTxHxK.shape
-    _check_splash_length(length)
     block = next(block for block in _BLOCKS if length % block == 0)
     kernel = splash.make_splash_mha_single_device(
         splash.MultiHeadMask([splash.CausalMask((length, length))] * num_heads),

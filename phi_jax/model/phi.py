@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 
 from phi_jax.errors import UserError
+from phi_jax.fields import DROPOUT, POSITIVE, Field
 from phi_jax.model import attention
 from phi_jax.model.attention import Attend, dropout
 
@@ -22,11 +23,20 @@ Params = dict[str, Any]
 # (q, k, v, dropout keys [B] or None) -> heads; each [B, T, H, K].
 BlockAttention = Callable[[Array, Array, Array, Array | None], Array]
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _REMAT_POLICIES = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
+}
+# Field of PhiConfig, or the type of those that are not named -> what it may hold.
+_RANGES: dict[Any, Field] = {
+    int: Field(1, 2**31 - 1, kind="a whole number"),
+    float: POSITIVE,
+    "attention_dropout": DROPOUT,
+    "residual_dropout": DROPOUT,
+    "compute_dtype": Field(choices=("float32", "bfloat16")),
+    "remat": Field(choices=(*_REMAT_POLICIES,)),
+    "attention": Field(choices=attention.KERNELS),
 }
 
 
@@ -55,27 +65,19 @@ class PhiConfig:
     def __post_init__(self) -> None:
         """Raises UserError for a combination that cannot be computed."""
 
-        def require(holds: bool, field: str, rule: str) -> None:
-            if not holds:
-                raise UserError(f"config.model.{field}={getattr(self, field)!r}: {rule}")
-
-        for field in (*(f.name for f in dataclasses.fields(self)[:8]), "scan_unroll"):  # vocab_size to max_seq_len
-            value = getattr(self, field)
-            require(type(value) is int and 1 <= value < 2**31, field, "must be a whole number from 1 to 2**31 - 1")
-        for field in ("layer_norm_eps", "rope_theta", "initializer_range"):
-            require(0 < getattr(self, field) < float("inf"), field, "must be a finite number above 0")
-        for field in ("attention_dropout", "residual_dropout"):
-            require(0 <= getattr(self, field) < 1, field, "must be from 0 up to, not including, 1")
-        choices = {"compute_dtype": _DTYPES, "remat": _REMAT_POLICIES, "attention": attention.KERNELS}
-        for field, allowed in choices.items():
-            require(getattr(self, field) in allowed, field, f"unknown; use one of {', '.join(allowed)}")
-        rotates = self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.head_dim
-        require(rotates, "rotary_dim", f"must be even and at most head_dim={self.head_dim}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if problem := (_RANGES.get(field.name) or _RANGES[field.type]).problem(value):
+                raise UserError(f"config.model.{field.name}={value!r}: {problem}")
+        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+            raise UserError(
+                f"config.model.rotary_dim={self.rotary_dim}: must be even and at most head_dim={self.head_dim}"
+            )
         attention.check_kernel(self)
 
     @property
     def dtype(self) -> Any:
-        return _DTYPES[self.compute_dtype]
+        return jnp.dtype(self.compute_dtype)
 
 
 class Phi(nnx.Module):

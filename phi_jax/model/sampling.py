@@ -10,7 +10,11 @@ import numpy as np
 from jax import Array
 
 from phi_jax.errors import UserError
+from phi_jax.fields import NUMBER, SEED, SHARE_ABOVE_0, Field
 
+_RANGES = {
+    "temperature": NUMBER, "top_p": SHARE_ABOVE_0, "top_k": Field(0, 2**31 - 1, kind="a whole number"), "seed": SEED,
+}  # fmt: skip
 _ABOVE_ONE = 0x3F800001  # the bits of the float32 that follows 1, which no weight reaches
 
 
@@ -25,20 +29,10 @@ class Decoding:
 
     def __post_init__(self) -> None:
         """Raises UserError for a value that means nothing."""
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature={self.temperature}: must be 0 (greedy) or a positive number")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p}: must be above 0 and at most 1 (1 = all tokens)")
-        if not 0 <= self.top_k < 2**31:
-            raise UserError(f"top_k={self.top_k}: must be 0 (all tokens) or a number of tokens below 2**31")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed}: must be from 0 to 2**32 - 1")
-
-    def __str__(self) -> str:
-        if self.temperature == 0:
-            return "greedy"
-        top_k = f", top_k {self.top_k}" if self.top_k else ""
-        return f"temperature {self.temperature:g}, top_p {self.top_p:g}{top_k}"
+        for name, field in _RANGES.items():
+            value = getattr(self, name)
+            if problem := field.problem(value):
+                raise UserError(f"{name}={value}: {problem}")
 
 
 AnyArray = Array | np.ndarray

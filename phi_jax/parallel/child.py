@@ -4,9 +4,9 @@ crashes.
 A program that calls `run_child` and this file's own main are the two ends.
 """
 
-import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -55,9 +55,8 @@ def run_child(
 
 def main() -> None:
     """`python child.py FUNCTION ANSWER`, with the arguments on standard input."""
-    module, _, name = sys.argv[1].partition(":")
     try:
-        found = {"answer": getattr(importlib.import_module(module), name)(**json.load(sys.stdin))}
+        found = {"answer": pkgutil.resolve_name(sys.argv[1])(**json.load(sys.stdin))}
     except Exception as error:
         if type(error).__name__ != "UserError":
             raise

@@ -3,13 +3,12 @@
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 from etils import epath
 
 from phi_jax.errors import one_line
 from phi_jax.progress import say
-from phi_jax.store.artifact import digest_of, write_atomic
+from phi_jax.store.artifact import digest_of
 
 # Less is compiled again: jax's own 1 s leaves out most of what an evaluation of a small model compiles.
 _LEAST_SECONDS = 0.1
@@ -21,30 +20,16 @@ def keep_compilations(workdir: epath.PathLike) -> None:
     Before jax first compiles. Where nothing can be written there, it says so and compiles.
     """
     import jax
-    from jax._src import lru_cache  # there is no public way to another writer
     from jax.experimental.compilation_cache import compilation_cache
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    cache_type: Any = lru_cache.LRUCache
     directory = epath.Path(workdir) / ".jax_cache" / _processor()
-
-    def give_up(error: OSError) -> None:
-        say(f"{directory}: {one_line(error)}; what is compiled is not kept there")
-
-    def put(cache: Any, key: str, value: bytes) -> None:
-        """jax's own writes in place, and a piece that a killed run leaves is never mended."""
-        try:
-            write_atomic(cache.path / f"{key}-cache", value)
-        except OSError as error:
-            cache_type.put = lambda *_: None
-            give_up(error)
-
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return give_up(error)
-    cache_type.put = put
+        say(f"{directory}: {one_line(error)}; what is compiled is not kept there")
+        return
     compilation_cache.reset_cache()  # that of another work directory
     compilation_cache.set_cache_dir(os.fspath(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)

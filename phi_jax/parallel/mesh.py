@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from phi_jax.errors import UserError
@@ -23,6 +24,9 @@ AXIS_RULES = {
     "mlp": "tensor",
     "vocab": "tensor",
 }
+
+# What the fields of a model's shape become by these rules.
+_CUT = {"hidden_size": "fsdp", "num_heads": "tensor", "intermediate_size": "tensor", "vocab_size": "tensor"}
 
 # A batch [B, ...] is cut along its first axis over every device that does not hold a part of the same tensors.
 BATCH_AXES = ("data", "fsdp")
@@ -95,25 +99,25 @@ class BatchCut(Layout):
         """Equal parts that the rows are cut into."""
         return batch_ways(self.mesh, self.axes)
 
-    def rows(self, x_BxX: jax.Array) -> jax.Array:
+    def rows(self, x_BxX: Array) -> Array:
         """Keeps an array [B, ...] cut along its rows."""
         return jax.lax.with_sharding_constraint(x_BxX, batch_sharding(self.mesh, self.axes))
 
-    def looked_up(self, x_BxTxD: jax.Array) -> jax.Array:
+    def looked_up(self, x_BxTxD: Array) -> Array:
         """Keeps what an embedding gives, [B, T, D], cut along D as the embedding's rows are, and B over the rest."""
         width = AXIS_RULES["embed"]
         spec = PartitionSpec(tuple(axis for axis in self.axes if axis != width), None, width)
         return jax.lax.with_sharding_constraint(x_BxTxD, NamedSharding(self.mesh, spec))
 
 
-def check_tensor(mesh: Mesh, config: PhiConfig, *fields: str) -> None:
-    """Raises UserError where the tensor axis cuts one of these fields of a model into no equal parts."""
-    ways = mesh.shape["tensor"]
+def check_cut(mesh: Mesh, config: PhiConfig, fields: Iterable[str] = _CUT) -> None:
+    """Raises UserError where the mesh cuts one of these fields of a model into no equal parts."""
     for field in fields:
-        if getattr(config, field) % ways:
+        axis, size = _CUT[field], getattr(config, field)
+        if size % (ways := mesh.shape[axis]):
             raise UserError(
-                f"config.model.{field}={getattr(config, field)}: cannot be cut into {ways} equal parts; make the "
-                "tensor axis of config.training.mesh a divisor of it"
+                f"config.model.{field}={size}: cannot be cut into {ways} equal parts; make the {axis} axis of "
+                "config.training.mesh a divisor of it"
             )
 
 

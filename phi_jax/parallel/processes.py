@@ -16,6 +16,7 @@ from typing import Any
 
 from phi_jax import progress
 from phi_jax.errors import EXIT_FAILED, PeerLost, Preempted, UserError, one_line
+from phi_jax.store.artifact import Json
 
 _ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _NEEDED = {"slurm": ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"), "env": _ENVIRONMENT}
@@ -82,7 +83,7 @@ def connect(method: str) -> None:
         raise UserError(f"--distributed {method}: {', '.join(missing)} not set; start every process {starts}")
     import jax
 
-    arguments: dict[str, Any] = {}
+    arguments: Json = {}
     if method == "slurm":
         arguments = {"cluster_detection_method": "slurm"}
     elif method == "env":
@@ -174,7 +175,7 @@ def tell_end(code: int, message: str) -> None:
             store().key_value_set(_ENDED, about, allow_overwrite=True)
 
 
-def told_end() -> dict[str, Any] | None:
+def told_end() -> Json | None:
     """{"process", "code", "message"} where another process has called `tell_end`."""
     about = json.loads(find(_ENDED) or "null")
     return about if about and about["process"] != index() else None

@@ -53,18 +53,12 @@ class Completion(NamedTuple):
     stop_reason: str  # "end_of_text", "stop" (the caller's test held) or "length"
 
 
-class Programs(NamedTuple):
-    """decode.admit and decode.decode_segment of a model on the devices, compiled when they first meet a shape. Each
-    donates the caches.
-    """
-
-    admit: Callable[..., decode.Caches]
-    decode_segment: Callable[..., tuple[jax.Array, decode.Caches]]
-
-
 @functools.lru_cache(maxsize=16)
-def programs(config: phi.PhiConfig, mesh: Mesh) -> Programs:
-    """The programs of a model of this shape; each device computes what it would alone."""
+def programs(config: phi.PhiConfig, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """decode.admit and decode.decode_segment of a model of this shape, compiled when they first meet one of arrays.
+
+    Each device computes what it would alone. Both donate the caches.
+    """
     rows, whole = PartitionSpec(meshes.BATCH_AXES), PartitionSpec()
 
     def program(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,7 +68,7 @@ def programs(config: phi.PhiConfig, mesh: Mesh) -> Programs:
         )  # fmt: skip
         return jax.jit(apart, donate_argnums=1, out_shardings=meshes.batch_sharding(mesh))
 
-    return Programs(program(decode.admit), program(decode.decode_segment))
+    return program(decode.admit), program(decode.decode_segment)
 
 
 @dataclasses.dataclass
@@ -109,16 +103,11 @@ class Sampler:
         live = slots if live_slots is None else live_slots
         if not 0 < live <= slots:
             raise UserError(f"slots={slots}, live_slots={live}: must be at least 1, and no more live than there are")
-        if not 0 < max_new_tokens < config.max_seq_len:
-            raise UserError(
-                f"max_new_tokens={max_new_tokens}: must be from 1 to {config.max_seq_len - 1}, so that a prompt fits "
-                f"the model's context of {config.max_seq_len} beside them"
-            )
         self._config, self._end_of_text_id, self._max_new_tokens = config, end_of_text_id, max_new_tokens
         self._mesh = meshes.make_mesh((-1, 1, 1), jax.local_devices()) if mesh is None else mesh
         self._devices, self._slots, self._live = meshes.batch_ways(self._mesh), slots, live
         self.programs = programs(config, self._mesh)
-        meshes.check_tensor(self._mesh, config, "num_heads", "intermediate_size", "vocab_size")
+        meshes.check_cut(self._mesh, config, ("num_heads", "intermediate_size", "vocab_size"))
         laid_out = meshes.parameter_shardings(phi.logical_axes(config), self._mesh, gathered=True)
         self._weights = jax.jit(decode.weights_of, static_argnums=1)(jax.device_put(params, laid_out), config)
 
@@ -163,13 +152,14 @@ class Sampler:
         length = bucket + -(-self._max_new_tokens // SEGMENT) * SEGMENT
         empty = functools.partial(decode.empty_caches, self._config, self._devices * self._slots, length)
         caches = jax.jit(empty, out_shardings=meshes.batch_sharding(self._mesh))()
+        admit, decode_segment = self.programs
         while True:
             for prompt in self._prompts(slots, waiting, bucket):
-                caches = self.programs.admit(self._weights, caches, prompt)
+                caches = admit(self._weights, caches, prompt)
             busy = {number: slot for number, slot in slots.items() if slot.index != _IDLE}
             if not busy:
                 return
-            tokens, caches = self.programs.decode_segment(self._weights, caches, self._rows(busy, requests))
+            tokens, caches = decode_segment(self._weights, caches, self._rows(busy, requests))
             new = np.asarray(tokens)
             for number, slot in busy.items():
                 if reason := self._extend(slot, new[number].tolist(), stopped):

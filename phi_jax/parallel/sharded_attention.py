@@ -7,7 +7,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from phi_jax.model.attention import FUSED, Attend, attend_splash, check_kernel_on
 from phi_jax.model.phi import PhiConfig
-from phi_jax.parallel.mesh import AXIS_RULES, BATCH_AXES, check_tensor
+from phi_jax.parallel.mesh import AXIS_RULES, BATCH_AXES, check_cut
 
 
 def sharded_attention(
@@ -27,7 +27,7 @@ def sharded_attention(
         kernel = functools.partial(attend_splash, interpret=True)
     else:
         check_kernel_on(name, mesh.devices.flat[0].platform)
-    check_tensor(mesh, config, "num_heads")
+    check_cut(mesh, config, ["num_heads"])
     heads_spec = PartitionSpec(batch_axes, None, AXIS_RULES["heads"], None)
     # XLA cannot cut a custom call by itself: it would gather every row and head on every device.
     return jax.shard_map(

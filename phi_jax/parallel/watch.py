@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, NoReturn, Self
 
-from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, Preempted, UserError
+from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, Preempted, UserError, one_line
 from phi_jax.parallel import processes
 from phi_jax.progress import say
 
@@ -70,7 +70,7 @@ class Watch:
         if isinstance(error, Exception) and not isinstance(error, (UserError, Preempted)) and self._peers:
             # A collective fails at once when a peer dies, before its silence is long enough to be sure. If a peer is
             # lost, `_beat` ends this process with a line that names it.
-            say(f"{self._label}: process {processes.index()}: {' '.join(str(error).split())[:160]}; asking the others")
+            say(f"{self._label}: process {processes.index()}: {one_line(error)}; asking the others")
             time.sleep(self._timeout + 5 * _BEAT_SECONDS)
         self._ended.set()
         if not processes.is_connected():

@@ -21,6 +21,7 @@ from phi_jax.planning.compiled import Program, attention_kernels, exchanges
 from phi_jax.planning.hardware import Hardware, parse_hardware, topology_devices
 from phi_jax.planning.memory import estimate_memory, rows_per_device
 from phi_jax.planning.plan import PAPER_DROPOUT, Duration, Fit, Plan
+from phi_jax.store.artifact import Json
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.rules import check_batch, model_shape, rules_of
 from phi_jax.training.step import abstract_state, make_train_step
@@ -29,7 +30,7 @@ from phi_jax.training.step import abstract_state, make_train_step
 _COULD_FIT = 1.25
 
 
-def make_plan(config: dict[str, Any], hardware: str, mfu: float, compiles: bool) -> dict[str, Any]:
+def make_plan(config: Json, hardware: str, mfu: float, compiles: bool) -> Json:
     """A Plan as JSON has it; runs in a process of its own. compiles: whether the compiler for the hardware is here.
 
     Raises UserError where the mesh, the batch and the model do not divide each other.
@@ -117,7 +118,7 @@ def _compiled(shape: PhiConfig, rules: Config, mesh: Mesh) -> Program:
     return Program(round(time.monotonic() - begin, 1), memory, exchanged, attention_kernels(text))
 
 
-def compile_step(shape: PhiConfig, rules: Config, mesh: Mesh, options: dict[str, Any] | None = None) -> Any:
+def compile_step(shape: PhiConfig, rules: Config, mesh: Mesh, options: Json | None = None) -> Any:
     """A step, compiled with these compiler options, or None where it fits in no way; allocates nothing there.
 
     Raises UserError as make_train_step does.

@@ -1,13 +1,4 @@
-"""The devices that a plan is for, none of which need be here: TPU topologies and numbers of GPUs; published peaks.
-
-Peaks of memory and links, from the makers' documents: NVIDIA's datasheets of the GPU (memory; NVLink, else PCIe), of
-DGX A100, DGX H100, DGX H200 and DGX B200 (network); Google Cloud's TPU pages (HBM, inter-chip interconnect, data center
-network). A link's figure is one direction: half of what a datasheet calls total or bidirectional.
-
-Dollars of a device-hour: of GPUs Modal's list price, as techbytes.app ("Serverless GPU Pricing Matrix") read it on
-2026-05-07; of TPUs Google Cloud's list price in its cheapest US regions, as two public repositories quoted it in 2025.
-None was read on the seller's own page: compare them with it before you rent.
-"""
+"""The devices that a plan is for, none of which need be here: TPU topologies and numbers of GPUs."""
 
 import dataclasses
 import importlib.util
@@ -15,10 +6,9 @@ import math
 import re
 from typing import Any
 
-from phi_jax.errors import UserError
+from phi_jax.errors import UserError, one_line
 from phi_jax.parallel.chips import CHIPS, Chip, chip_named
 
-_TPUS = [chip for chip in CHIPS if chip.device_kinds[0].startswith("TPU")]
 # libtpu asks the cloud and the chips of its machine unless it is told that there is nothing to ask.
 LIBTPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -30,25 +20,6 @@ LIBTPU_ENVIRONMENT = {
 }
 HOST = 8  # GPUs of a host, where a plan is for more
 GPU_SHARE = 0.9  # of a GPU's memory that XLA is given: XLA_PYTHON_CLIENT_MEM_FRACTION (its own default is 0.75)
-# GB/s of a device's memory, of its links in one direction, and of its share of the network between hosts or slices;
-# dollars of a device-hour on demand; 0: nothing is published, or we know none.
-_PUBLISHED = """
-v4         1200 300 0     0
-v5e         819 200 3.125 1.2
-v5p        2765 600 6.25  4.2
-v6e        1638 400 0     0
-tpu7x      3690 300 0     0
-A100-40GB  1555 300 25    0
-A100-80GB  2039 300 25    2.5
-H100       3350 450 50    3.95
-H100-PCIe  2000 300 0     0
-H100-NVL   3900 300 0     0
-H200       4800 450 50    0
-H200-NVL   4800 450 0     0
-B200       8000 900 50    0
-L4          300  32 0     0.8
-L40S        864  32 0     1.95
-"""
 # A GPU as XLA describes it, a GpuTargetConfigProto with no field that jax 0.10 does not know; the cores of one GPU for
 # each compute capability: A100, L40S, H100, B200. Numbers: CUDA programming guide, "Compute capabilities"; NVIDIA's
 # architecture papers; XLA's own descriptions (target_config/specs).
@@ -63,27 +34,28 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 }
 device_description_str: "%s"
 """
-_AMPERE = """
+_FAMILIES = {  # by the first letter of the chip
+    "A": """
   cuda_compute_capability { major: 8 minor: 0 } core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41
   threads_per_core_limit: 2048 l2_cache_size: 41943040
   shared_memory_per_core: 167936 shared_memory_per_block_optin: 166912
-"""
-_ADA = """
+""",
+    "L": """
   cuda_compute_capability { major: 8 minor: 9 } core_count: 142 fpus_per_core: 128 clock_rate_ghz: 2.52
   threads_per_core_limit: 1536 l2_cache_size: 100663296
   shared_memory_per_core: 102400 shared_memory_per_block_optin: 101376
-"""
-_HOPPER = """
+""",
+    "H": """
   cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
   core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 threads_per_core_limit: 2048 l2_cache_size: 52428800
   shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
-"""
-_BLACKWELL = """
+""",
+    "B": """
   cuda_compute_capability { major: 10 feature_extension: ACCELERATED_FEATURES }
   core_count: 148 fpus_per_core: 128 clock_rate_ghz: 1.965 threads_per_core_limit: 2048 l2_cache_size: 132644864
   shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
-"""
-_FAMILIES = {"A": _AMPERE, "L": _ADA, "H": _HOPPER, "B": _BLACKWELL}  # by the first letter of the chip
+""",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +88,9 @@ class Hardware:
 
         The network counts as fast as the links where nothing is published: a bound stays one.
         """
-        rows = (line.split() for line in _PUBLISHED.splitlines())
-        memory, link, network, dollars = next(map(float, row[1:]) for row in rows if row[:1] == [self.chip.name])
-        speeds = {"memory": memory, "links": link, "network": network or link}
-        peaks = {"FLOPs": self.chip.peak_flops} | {name: speed * 1e9 for name, speed in speeds.items()}
-        return peaks | {"dollars": dollars}
+        chip = self.chip
+        speeds = {"memory": chip.memory, "links": chip.links, "network": chip.network or chip.links}
+        return {"FLOPs": chip.peak_flops, **speeds, "dollars": chip.dollars}
 
     def flops(self, mfu: float) -> float:
         """FLOP/s of a device at this share of its peak. Raises UserError for what is no share."""
@@ -141,7 +111,7 @@ def parse_hardware(text: str) -> Hardware:
     """
     found = re.fullmatch(r"(?:([1-9]\d*)x)?([\w-]+?)(?::([1-9]\d*(?:x[1-9]\d*)*))?(?:@(\d+(?:\.\d+)?))?", text)
     chip = chip_named(found[2]) if found else None
-    if not found or chip is None or (chip in _TPUS) != bool(found[3]) or not (found[1] or found[3]):
+    if not (found and chip and (found[1] or found[3]) and chip.device_kinds[0].startswith("TPU") == bool(found[3])):
         raise UserError(
             f"--devices {text}: must be NxGPU, e.g. 8xH100, or TPU slices, KIND:AxB or NxKIND:AxB (N slices), e.g. "
             f"v5e:4x4, v5p:2x2x4 or 2xv5e:4x4; there are: {', '.join(one.name for one in CHIPS)}"
@@ -183,6 +153,6 @@ def topology_devices(hardware: Hardware) -> list[Any]:
         return list(topologies.get_topology_desc(**options).devices)
     except RuntimeError as error:
         raise UserError(
-            f"{hardware.text}: the compiler says: {' '.join(str(error).split())}; choose another shape, or install the "
+            f"{hardware.text}: the compiler says: {one_line(error)}; choose another shape, or install the "
             "compilers of this jax: pip install 'phi-jax[plan]'"
         ) from None

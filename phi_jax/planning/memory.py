@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from phi_jax.config import Config
-from phi_jax.errors import UserError
 from phi_jax.model import phi
-from phi_jax.parallel.mesh import batch_ways
+from phi_jax.parallel.mesh import batch_ways, check_cut
 from phi_jax.training.optimizer import make_optimizer
 from phi_jax.training.step import abstract_state
 
@@ -31,16 +30,11 @@ def estimate_memory(shape: phi.PhiConfig, rules: Config, mesh: Mesh) -> dict[str
 
     rules: config.training, or another section over it. Raises UserError where the mesh does not divide the model.
     """
-    try:
-        state = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype),
-            abstract_state(shape, make_optimizer(rules), mesh),
-        )
-    except ValueError as error:
-        raise UserError(
-            f"config.training.mesh={tuple(rules.mesh)}: does not divide the model ({str(error).splitlines()[0]}); "
-            "choose axes fsdp and tensor that divide hidden_size, num_heads, intermediate_size and vocab_size"
-        ) from None
+    check_cut(mesh, shape)
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype),
+        abstract_state(shape, make_optimizer(rules), mesh),
+    )
     parameters, tensor = _bytes(state["params"]), mesh.shape["tensor"]
     rows, each = rows_per_device(rules, mesh), jnp.dtype(shape.dtype).itemsize
     # What one device computes of a block: its heads and MLP columns, at the full width D.

@@ -6,7 +6,6 @@ from an assumption. Each stage says in words which. Nothing is compiled.
 
 import dataclasses
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from phi_jax.config import Config
 from phi_jax.model.flops import num_params, training_flops_per_token
 from phi_jax.planning.hardware import Hardware
+from phi_jax.teacher.journal import journal_directory
 from phi_jax.teacher.pilot import measured, share_file
 from phi_jax.teacher.request import PICODOLLARS
 from phi_jax.teacher.teachers import known, parse_shares
@@ -134,7 +134,7 @@ def written_bytes(stage: Any, config: Config) -> int:
 
 def _texts(config: Config, workdir: str) -> dict[str, StagePlan]:
     """By token set, entry of config.texts and label: what is collected, kept and asked for."""
-    journal, teachers = config.budget.journal or os.path.join(workdir, "teacher"), known(config)
+    journal, teachers = journal_directory(config, workdir), known(config)
     seen, grading = measured(journal), config.annotate
     raw = config.collect.max_files or 35_000_000
     kept = min(raw, config.filter.token_budget / _FILE)

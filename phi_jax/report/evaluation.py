@@ -15,13 +15,13 @@ from phi_jax.evaluation.evaluate import GREEDY, combined_scores
 from phi_jax.evaluation.execution import forms_of, verdicts_of
 from phi_jax.evaluation.judge import METRIC, judge_table
 from phi_jax.report import tables
-from phi_jax.store.artifact import Artifact
+from phi_jax.store.artifact import Artifact, Fields, Json
 
-Row = dict[str, Any]
+Row = Json
 SIGNIFICANT = 0.05  # p-values, corrected, below which two models are told apart
 
 
-def gather(evaluated: Sequence[Artifact]) -> dict[str, Any]:
+def gather(evaluated: Sequence[Artifact]) -> Json:
     """What report.json says of the evaluations. evaluated: one artifact a model, at least one, of one config.
 
     -> "main" (the benchmark), "form" (of prompts: the first that the config asks for, of which all tables are),
@@ -89,7 +89,7 @@ def of_perturbations(evaluated: Iterable[Artifact]) -> list[Row]:
     return _corrected(sorted(rows, key=lambda row: row["group"]))
 
 
-def told_apart(found: Mapping[str, Any]) -> list[str]:
+def told_apart(found: Fields) -> list[str]:
     """A sentence a benchmark: which models cannot be told apart by it. found: as `gather` has it."""
     alike: dict[str, list[str]] = {}
     for row in found["models"]:
@@ -102,7 +102,7 @@ def told_apart(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def table(found: Mapping[str, Any]) -> list[str]:
+def table(found: Fields) -> list[str]:
     """The lines for a terminal: models by benchmarks, and what cannot be told apart. found: as `gather` has it."""
     rows: list[list[Any]] = [
         ["", *(f"{name} ({s['problems']} problems)" for name, s in next(iter(found["chosen"].values())).items())]

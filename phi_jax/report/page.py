@@ -11,7 +11,7 @@ from phi_jax.evaluation.evaluate import GREEDY, benchmarks
 from phi_jax.report import charts, evaluation
 from phi_jax.report.tables import PAPER
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, write_atomic, write_json
+from phi_jax.store.artifact import Artifact, Draft, Fields, Inputs, Json, write_atomic, write_json
 from phi_jax.store.python_text import from_first_code
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _READING_CHARACTERS = 1500
 TRAININGS = ("pretrain", "finetune")
 
 
-def report(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def report(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `report`: inputs, every artifact by its label -> report.json, index.html.
 
     report.json is a function of the inputs; the page also shows how long the stages took, so it is no part of
@@ -39,7 +39,7 @@ def report(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None
 # --- The numbers ----------------------------------------------------------------------------------------------------
 
 
-def gather(config: Config, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+def gather(config: Config, inputs: Inputs) -> Json:
     """All that the page shows but times: facts of the stages, losses, scores, completions, files, configs."""
     evaluated = of_stage(inputs, "evaluate")
     filters = of_stage(inputs, "filter")
@@ -57,12 +57,12 @@ def gather(config: Config, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     }
 
 
-def of_stage(inputs: Mapping[str, Artifact], *stages: str) -> list[Artifact]:
+def of_stage(inputs: Inputs, *stages: str) -> list[Artifact]:
     """The artifacts of some stages. inputs: label -> artifact."""
     return [a for a in inputs.values() if a.manifest["stage"] in stages]
 
 
-def _trained(trained: Artifact, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+def _trained(trained: Artifact, inputs: Inputs) -> Json:
     """What a model learned from, as its config says, who wrote that, and its losses by step."""
     name = trained.manifest["name"]
     rules = trained.manifest["config"]["models"][name]
@@ -86,7 +86,7 @@ def losses(trained: Artifact) -> dict[str, list[list[float]]]:
     }
 
 
-def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], count: int) -> list[dict[str, Any]]:
+def _samples(evaluated: Sequence[Artifact], inputs: Inputs, count: int) -> list[Json]:
     """The same problems as each model completed them, those that the models disagree most about.
 
     Of the main benchmark, greedy, in the first prompt form.
@@ -94,7 +94,7 @@ def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], coun
     rules = Config(evaluated[0].manifest["config"]).evaluate
     source = evaluated[0].manifest["inputs"].get("problems")
     problems = benchmarks(rules, None if source is None else inputs[source["artifact"]])[0][1]
-    found: dict[str, dict[str, dict[str, Any]]] = {p.task_id: {} for p in problems}
+    found: dict[str, dict[str, Json]] = {p.task_id: {} for p in problems}
     for artifact in evaluated:
         for record in map(json.loads, artifact.path("completions.jsonl").read_text().splitlines()):
             if record["decoding"] == GREEDY and artifact.manifest["name"] not in found[record["task_id"]]:
@@ -111,7 +111,7 @@ def _samples(evaluated: Sequence[Artifact], inputs: Mapping[str, Artifact], coun
     ]
 
 
-def _reading(decontaminated: Artifact, filtered: Artifact, count: int) -> list[dict[str, Any]]:
+def _reading(decontaminated: Artifact, filtered: Artifact, count: int) -> list[Json]:
     """Files for a reader to grade, a sample by hash, without their scores: id, where from, how they begin."""
     scores = documents.read(filtered.path("scores"), ("id", "score"))
     scored = [row["id"] for row in scores if row["score"] is not None]
@@ -123,7 +123,7 @@ def _reading(decontaminated: Artifact, filtered: Artifact, count: int) -> list[d
 # --- The page -------------------------------------------------------------------------------------------------------
 
 
-def page(data: Mapping[str, Any], seconds: Mapping[str, float], versions: Mapping[str, str]) -> str:
+def page(data: Fields, seconds: Mapping[str, float], versions: Mapping[str, str]) -> str:
     """The whole page as HTML, with nothing to fetch. The same arguments give the same bytes."""
     found = data["evaluation"]
     main = {model: scores[found["main"]] for model, scores in found["chosen"].items()}

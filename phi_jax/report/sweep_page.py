@@ -10,19 +10,19 @@ from phi_jax.report import evaluation
 from phi_jax.report.page import TRAININGS, environment, losses, of_stage, percent, probability, signed
 from phi_jax.report.table_3 import Made, experiment, table_3
 from phi_jax.report.tables import PAPER, lines, over_seeds
-from phi_jax.store.artifact import differences, write_atomic, write_json
+from phi_jax.store.artifact import Fields, Json, differences, write_atomic, write_json
 
-Row = dict[str, Any]
+Row = Json
 
 
 def gather(
     title: str,
     points: Mapping[str, Made],
     seed: str,
-    paper: Mapping[str, Any],
+    paper: Fields,
     also: Mapping[str, list[Row]],
-    plans: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+    plans: Mapping[str, Fields],
+) -> Json:
     """All that the page shows. seed: the field whose values are repetitions of one experiment.
 
     paper: {"says": what its numbers are, "rows": row -> number}. also: name -> scores.json of another evaluation, for
@@ -86,14 +86,14 @@ def gather(
     }
 
 
-def _teachers(facts: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _teachers(facts: Fields) -> Iterator[Fields]:
     """What Teachers.note says of each, wherever it stands."""
     for value in facts.values():
         if isinstance(value, Mapping):
             yield from [value] if "prices_as_of" in value else _teachers(value)
 
 
-def table(data: Mapping[str, Any]) -> list[str]:
+def table(data: Fields) -> list[str]:
     """The lines for a terminal. data: as `gather` has it."""
     benchmarks = [*data["rows"][0]["scores"]]
     rows = [["", "seeds", "validation loss", *benchmarks, data["paper"]]]
@@ -104,7 +104,7 @@ def table(data: Mapping[str, Any]) -> list[str]:
     return [f"{data['title']}: greedy pass@1, {told}", *lines(rows)]
 
 
-def write(directory: Path, template: str, data: Mapping[str, Any]) -> str:
+def write(directory: Path, template: str, data: Fields) -> str:
     """report.json, and index.html with nothing to fetch, whose path is returned. The same data give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "report.json", data)
@@ -115,7 +115,7 @@ def write(directory: Path, template: str, data: Mapping[str, Any]) -> str:
 # --- Two of them ------------------------------------------------------------------------------------------------------
 
 
-def compare(names: Sequence[str], configs: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> dict[str, Any]:
+def compare(names: Sequence[str], configs: Sequence[Fields], made: Sequence[Made]) -> Json:
     """All that the page shows of two, A and B. made: of each, label -> artifact.
 
     -> "names", "differences" (lines, of the configs), "same" (how many artifacts are the same in both: nothing else is
@@ -123,7 +123,7 @@ def compare(names: Sequence[str], configs: Sequence[Mapping[str, Any]], made: Se
     evaluation.of_models, a group for each benchmark and model.
     """
     same = set.intersection(*({a.identity for a in found.values()} for found in made))
-    curves: dict[str, dict[str, Any]] = {}
+    curves: dict[str, Json] = {}
     tried: dict[str, dict[str, Verdicts]] = {}
     for side, found in zip("AB", made, strict=True):
         own = {label: a for label, a in found.items() if a.identity not in same}
@@ -142,7 +142,7 @@ def compare(names: Sequence[str], configs: Sequence[Mapping[str, Any]], made: Se
     }
 
 
-def compared(data: Mapping[str, Any]) -> list[str]:
+def compared(data: Fields) -> list[str]:
     """For a terminal. data: as `compare` has it."""
     tests = (
         f"{t['group']}: {percent(t['first'])} and {percent(t['second'])} of {t['problems']} problems, A - B = "

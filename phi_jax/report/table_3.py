@@ -1,7 +1,6 @@
 """Table 3: what a model solves of the problems that exercises are like, and of the others, without these exercises."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from phi_jax.evaluation.comparison import Verdicts
 from phi_jax.evaluation.scores import entries
@@ -9,9 +8,9 @@ from phi_jax.report import evaluation
 from phi_jax.report.page import of_stage
 from phi_jax.report.tables import over_seeds
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact
+from phi_jax.store.artifact import Inputs, Json
 
-Made = Mapping[str, Artifact]  # label -> artifact, all of a point
+Made = Inputs  # label -> artifact, all of a point
 RATE = "match_rate"
 
 
@@ -20,7 +19,7 @@ def experiment(point: str, *fields: str) -> str:
     return ",".join(part for part in point.split(",") if part.partition("=")[0] not in fields)
 
 
-def table_3(points: Mapping[str, Made], seed: str) -> list[dict[str, Any]]:
+def table_3(points: Mapping[str, Made], seed: str) -> list[Json]:
     """Of each model that pruned exercises change: how it compares with itself in the point of match rate 0.
 
     A problem is similar where an exercise reaches the match rate with it, as stage `prune` found; the benchmark is the
@@ -30,7 +29,7 @@ def table_3(points: Mapping[str, Made], seed: str) -> list[dict[str, Any]]:
     """
     rates = {n: a.manifest["config"]["prune"][RATE] for n, made in points.items() for a in of_stage(made, "prune")}
     whole = {experiment(name, RATE): points[name] for name, rate in rates.items() if not rate}
-    seeds: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
+    seeds: dict[tuple[str, float, str], list[Json]] = {}
     for name, rate in rates.items():
         made, before = points[name], whole.get(experiment(name, RATE))
         if not rate or not before:
@@ -51,5 +50,5 @@ def table_3(points: Mapping[str, Made], seed: str) -> list[dict[str, Any]]:
     ]
 
 
-def _share(verdicts: Verdicts, tasks: Collection[str]) -> dict[str, Any] | None:
+def _share(verdicts: Verdicts, tasks: Collection[str]) -> Json | None:
     return entries([verdicts[task] for task in tasks])[0] if tasks else None

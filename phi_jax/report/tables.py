@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Score = Mapping[str, Any]  # "value", "low" and "high", shares, and "problems"
+from phi_jax.store.artifact import Fields, Json
 
-PAPER: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text())
+Score = Fields  # "value", "low" and "high", shares, and "problems"
+
+PAPER: Json = json.loads(Path(__file__).with_name("paper.json").read_text())
 """Figure 2.1 and Tables 1 to 3 of "Textbooks Are All You Need", each with "says": what stands in it."""
 
 
@@ -26,7 +28,7 @@ def _text(cell: Any) -> str:
     return "" if cell is None else str(cell)
 
 
-def over_seeds(seeds: Sequence[Mapping[str, Score | None]]) -> dict[str, dict[str, Any] | None]:
+def over_seeds(seeds: Sequence[Mapping[str, Score | None]]) -> dict[str, Json | None]:
     """The scores of several seeds, each by name, as one; None where no seed has any that is published.
 
     -> name -> "values" and "problems" (of each seed), "value" (their mean), "low", "high", and "interval", which says
@@ -36,7 +38,7 @@ def over_seeds(seeds: Sequence[Mapping[str, Score | None]]) -> dict[str, dict[st
     return {name: _over_seeds([seed[name] for seed in seeds]) for name in seeds[0]}
 
 
-def _over_seeds(scores: Sequence[Score | None]) -> dict[str, Any] | None:
+def _over_seeds(scores: Sequence[Score | None]) -> Json | None:
     known = [score for score in scores if score and score["value"] is not None]
     if not known:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax.store import hub
-from phi_jax.store.artifact import MANIFEST, digest_of, file_digest, is_object_store, write_json
+from phi_jax.store.artifact import MANIFEST, Json, digest_of, file_digest, is_object_store, write_json
 
 DIGESTS = ".digests.json"
 
@@ -21,7 +21,7 @@ class PathDigests:
     def __init__(self, workdir: os.PathLike | str | None) -> None:
         """workdir: where the digests are remembered; None or an object store = nowhere."""
         self._file = None if workdir is None or is_object_store(workdir) else Path(workdir) / DIGESTS
-        self._known: dict[str, Any] = {}
+        self._known: Json = {}
         if self._file is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._known = json.loads(self._file.read_text())

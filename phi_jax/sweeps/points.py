@@ -12,6 +12,7 @@ from typing import Any
 from phi_jax import config, fields
 from phi_jax.config import Config
 from phi_jax.errors import UserError, one_line
+from phi_jax.store.artifact import Json
 
 SCALES = {"micro": "../nano.py:size=micro", "nano": "../nano.py", "paper": "../phi_1.py"}
 """Scale -> the base config of a point that names none, beside the folder of the sweep file."""
@@ -19,7 +20,7 @@ BASE = "config"  # the override that names another base
 SEED = "seed"
 _NAME = re.compile(r"[A-Za-z0-9_.,=+-]{1,100}")
 
-Overrides = dict[str, Any]
+Overrides = Json
 Points = dict[str, Overrides]
 """Name -> dotted path of a field -> value; None removes an entry, such as `models.base`."""
 
@@ -76,7 +77,7 @@ class Sweep:
     title: str
     points: dict[str, Config]
     overrides: Points
-    paper: dict[str, Any]
+    paper: Json
 
 
 def load(config_arguments: Sequence[str], scale: str) -> Sweep:

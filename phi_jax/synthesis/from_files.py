@@ -9,7 +9,7 @@ otherwise: the entry says how.
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Json, ValidationError
@@ -18,7 +18,7 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.progress import say
 from phi_jax.store import hub
-from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.artifact import Draft, Inputs
 from phi_jax.store.rows import ENDINGS, Given, Row, escaped, files_below, named_columns, normal, read_rows, renamed
 from phi_jax.synthesis.outputs import KINDS, LANGUAGES, Fault, declare, judged
 from phi_jax.synthesis.review import sift
@@ -42,7 +42,7 @@ class _Said(BaseModel):
     teacher: str | None = None
 
 
-def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def synthesize(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `synthesize`. Outputs: "textbooks" and "exercises" (documents; columns: review.SCHEMA) and "set_aside"
     (path, code, reason, text). Rows that are neither are set aside with the reason, among the "exercises".
 

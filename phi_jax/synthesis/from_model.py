@@ -5,19 +5,19 @@ context; which kind it is meant to be only the checks know. A draw is keyed by (
 position).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from phi_jax.config import Config
 from phi_jax.model.sampling import Decoding
 from phi_jax.parallel.sampler import Request, Sampler
-from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.artifact import Draft, Inputs
 from phi_jax.store.documents import Row
 from phi_jax.synthesis.outputs import Fault, declare, judged
 from phi_jax.synthesis.review import requested, sift
 from phi_jax.weights.models import load_model
 
 
-def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def synthesize(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `synthesize`. inputs: "model", of a training or a selection. Outputs: "textbooks" and "exercises"
     (documents; columns: review.SCHEMA) and "set_aside" (path, code, reason, text).
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import atomic_path, is_object_store
 from phi_jax.teacher.request import Reply, Request, Status, Usage
@@ -244,6 +245,11 @@ class Journal(contextlib.ExitStack):
             "this one cannot hold a journal, else put a copy of the journal in its place, or move it away (then "
             "everything is asked, and paid for, again)"
         )
+
+
+def journal_directory(config: Config, workdir: os.PathLike[str] | str) -> str:
+    """W/teacher, or where config.budget.journal says."""
+    return config.budget.journal or os.path.join(workdir, "teacher")
 
 
 def look(directory: os.PathLike[str] | str, sql: str) -> list[Any]:

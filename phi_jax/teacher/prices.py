@@ -1,16 +1,16 @@
 """What a teacher's tokens cost: a dated table in the package, which the user's own replaces name by name."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
 from phi_jax.errors import UserError
+from phi_jax.store.rows import opened
 from phi_jax.teacher.request import PICODOLLARS, Request, Usage, first_problem
 
 _PACKAGED = Path(__file__).with_name("prices.json")
@@ -52,8 +52,7 @@ class Price(BaseModel, frozen=True):
         return max(self.cost((prompt, request.max_tokens, cached), batch=batch) for cached in (0, prompt))
 
 
-@dataclasses.dataclass(frozen=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """One teacher: a model behind an OpenAI-compatible server (a section of config.teachers)."""
 
     name: str  # of its section
@@ -92,14 +91,10 @@ def load_prices(path: str = "") -> dict[str, Price]:
     """
     prices: dict[str, Price] = {}
     for file in (_PACKAGED, Path(path)) if path else (_PACKAGED,):
+        with opened(file) as table:
+            text = table.read()
         try:
-            if not file.is_file():
-                raise OSError(0, "no such file, or no regular one")
-            prices |= _Table.model_validate_json(file.read_bytes()).models
-        except OSError as error:
-            raise UserError(
-                f"{file}: the price table cannot be read ({error.strerror}); see config.budget.prices"
-            ) from None
+            prices |= _Table.model_validate_json(text).models
         except ValidationError as error:
             raise UserError(
                 f'{file}: no price table ({first_problem(error)}); it needs "unit": "dollars per million tokens" and '

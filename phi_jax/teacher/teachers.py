@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
-import dataclasses
 import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.store.artifact import Json
 from phi_jax.store.documents import uniform
 from phi_jax.teacher import asking
 from phi_jax.teacher.budget import Run
-from phi_jax.teacher.journal import Journal
+from phi_jax.teacher.journal import Journal, journal_directory
 from phi_jax.teacher.prices import Endpoint, load_prices, price_of
 from phi_jax.teacher.request import PICODOLLARS, STATUSES, Reply, Request
 from phi_jax.teacher.server.batch import Batches
@@ -54,33 +53,25 @@ def endpoint_of(shares: Shares, number: int) -> Endpoint:
 class Teachers(contextlib.ExitStack):
     """See the module. Use as a context manager: it holds the journal against other processes."""
 
-    def __init__(self, endpoints: dict[str, Endpoint], journal: Journal, cap: int) -> None:
-        """cap: picodollars, on all that was ever booked in this journal."""
-        super().__init__()
-        self._known, self.journal, self.cap = endpoints, self.enter_context(journal), cap
-        self._chosen: dict[str, Endpoint] = {}  # by model
-        self._asked: list[Requests] = []
-
-    @classmethod
-    def of(cls, config: Config, workdir: os.PathLike | str, *, live: bool = False) -> Teachers:
-        """From config.teachers and config.budget. The journal lies in W/teacher, or where config.budget.journal says.
+    def __init__(self, config: Config, workdir: os.PathLike | str, *, live: bool = False) -> None:
+        """From config.teachers and config.budget, with the journal of journal_directory.
 
         live: for a pilot, which cannot wait for a batch. Raises UserError for fields without sense, and where another
         process holds the journal.
         """
-        directory = config.budget.journal or os.path.join(os.fspath(workdir), "teacher")
-        endpoints = known(config)
+        super().__init__()
+        self._known = known(config)
         if live:
-            endpoints = {name: dataclasses.replace(endpoint, mode="live") for name, endpoint in endpoints.items()}
-        return cls(endpoints, Journal(directory), round(config.budget.max_dollars * PICODOLLARS))
+            self._known = {name: one._replace(mode="live") for name, one in self._known.items()}
+        self.journal = self.enter_context(Journal(journal_directory(config, workdir)))
+        self.cap = round(config.budget.max_dollars * PICODOLLARS)  # on all that was ever booked in this journal
+        self._chosen: dict[str, Endpoint] = {}  # by model
+        self._asked: list[Requests] = []
 
     def shares(self, spec: str) -> Shares:
-        """The teachers of "writer" or "writer:0.8,ours:0.2". Raises UserError for one that config.teachers lacks."""
+        """The teachers of "writer" or "writer:0.8,ours:0.2". Raises UserError for two of one model."""
         shares: Shares = {}
         for name, weight in parse_shares(spec).items():
-            if name not in self._known:
-                there = ", ".join(self._known) or "none"
-                raise UserError(f"teacher {name!r}: no section config.teachers.{name}; there are: {there}")
             endpoint = self._known[name]
             other = self._chosen.setdefault(endpoint.model, endpoint)
             if other != endpoint:
@@ -120,7 +111,7 @@ class Teachers(contextlib.ExitStack):
         """Each request with what came of it, in their order."""
         return ((request, self.reply(request.key)) for request in requests)
 
-    def note(self) -> dict[str, Any]:
+    def note(self) -> Json:
         """For an artifact's facts, over all requests that were asked for through this object: by teacher the model,
         its price list, requests by what came of them, tokens and dollars.
         """
@@ -157,7 +148,7 @@ def known(config: Config) -> dict[str, Endpoint]:
     comes, hours into a run.
     """
     prices, endpoints = load_prices(config.budget.prices), {}
-    fields = [field.name for field in dataclasses.fields(Endpoint) if field.name not in ("name", "price")]
+    _, _, *fields = Endpoint._fields  # name and price are no fields of the config
     for name in config.teachers.to_dict():
         rules = getattr(config.teachers, name)
         price = price_of(name, rules.model, rules.price_as, prices)

@@ -7,12 +7,11 @@ and counted.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from phi_jax.errors import UserError
-from phi_jax.store.artifact import atomic_path, write_json
+from phi_jax.store.artifact import Json, atomic_path, write_json
 
 # Without a group size of 1, a random read decodes its neighbours too: 8.0k records/s against 1.5k.
 _WRITER_OPTIONS = "group_size:1,zstd:3"
@@ -109,7 +108,7 @@ def write_metadata(writers: Mapping[str, SplitWriter], *, vocab_size: int, end_o
     write_json(first.directory / _METADATA, {"seq_len": first.record - 1, **about})
 
 
-def metadata(directory: Path) -> dict[str, Any]:
+def metadata(directory: Path) -> Json:
     """{"seq_len", "dtype", "vocab_size", "end_of_text_id"} of a token directory. Raises UserError where none is."""
     path = Path(directory) / _METADATA
     if not path.is_file():

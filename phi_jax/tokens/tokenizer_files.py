@@ -9,13 +9,12 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from phi_jax.errors import UserError
-from phi_jax.store.artifact import write_atomic, write_json
+from phi_jax.store.artifact import Json, write_atomic, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 WHITESPACE_RUNS = [" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)]
@@ -162,7 +161,7 @@ def write(backend: tokenizers.Tokenizer, directory: Path, *, max_length: int) ->
     )
 
 
-def why_not_gpt2(state: dict[str, Any]) -> str:
+def why_not_gpt2(state: Json) -> str:
     """What makes a tokenizer, as in tokenizer.json, another kind than GPT-2's and CodeGen's; "" where nothing does."""
     added = [t for t in state["added_tokens"] if not t["special"]]
     # Runs of which some are normalized would be cut out in two rounds.
@@ -173,7 +172,7 @@ def why_not_gpt2(state: dict[str, Any]) -> str:
     return why_cut_otherwise(state) or ("" if as_codegen or not added else "it has added tokens other than CodeGen's")
 
 
-def why_cut_otherwise(state: dict[str, Any]) -> str:
+def why_cut_otherwise(state: Json) -> str:
     """The same, added tokens aside: why texts are not cut and merged in GPT-2's way."""
     model, cutting = state["model"], state["pre_tokenizer"] or {}
     described = ("type", "vocab", "merges", "unk_token", "fuse_unk")  # where every byte has an entry, none is unknown

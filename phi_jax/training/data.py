@@ -1,6 +1,6 @@
 """What a run is trained on and what its validation loss is taken on, laid over its mesh."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,16 @@ import numpy as np
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.parallel.mesh import batch_sharding, batch_ways, local_rows, make_mesh
-from phi_jax.store.artifact import Artifact
+from phi_jax.store.artifact import Inputs
 from phi_jax.tokens.batches import TokenBatches
 from phi_jax.training.rules import check_batch
+from phi_jax.weights.models import tokenizer_of
 
 
 class Data:
     """The batches of a mixture of token sets."""
 
-    def __init__(
-        self, config: Config, rules: Config, inputs: Mapping[str, Artifact], mixture: Sequence[tuple[str, float]]
-    ) -> None:
+    def __init__(self, config: Config, rules: Config, inputs: Inputs, mixture: Sequence[tuple[str, float]]) -> None:
         """mixture: (name of an input, its share of the records).
 
         Raises UserError where the sets have different tokenizers, or the batch does not fit the mesh.
@@ -32,7 +31,7 @@ class Data:
         sets = [(inputs[name], share) for name, share in mixture]
         self.tokens = sets[0][0]
         for other, _ in sets:
-            if _tokenizer(other) != _tokenizer(self.tokens):
+            if tokenizer_of(other) != tokenizer_of(self.tokens):
                 raise UserError(
                     f"{other.label}: its tokenizer is not that of {self.tokens.label}; tokenize both with the same one"
                 )
@@ -66,10 +65,6 @@ class Data:
             loss = eval_step(params, self.place(np.concatenate(rows)))
             total = jax.block_until_ready(total) + loss  # no more than two batches ahead of the devices
         return total / (len(self._validated) / self.batch_size)
-
-
-def _tokenizer(tokens: Artifact) -> str:
-    return tokens.manifest["outputs"]["tokenizer"]["sha256"]
 
 
 def _each_once(records: TokenBatches, most: int) -> list[int]:

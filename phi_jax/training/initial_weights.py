@@ -9,7 +9,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import Artifact
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.models import load_model, open_training, read_artifact, shape_of
+from phi_jax.weights.models import load_model, open_training, read_artifact, shape_of, tokenizer_of
 
 PyTree = Any
 # Fields of PhiConfig that decide what weights compute.
@@ -28,7 +28,7 @@ def initial_params(start: str, abstract_params: PyTree, tokens: Artifact) -> tup
         params, _, _ = load_model(start)
         return jax.tree_util.tree_map_with_path(_laid_out, params, abstract_params), start
     training, step = open_training(start)
-    if training.manifest["outputs"]["tokenizer"]["sha256"] != tokens.manifest["outputs"]["tokenizer"]["sha256"]:
+    if tokenizer_of(training) != tokenizer_of(tokens):
         raise UserError(
             f"{tokens.label}: its tokenizer is not the one that {training.label} was trained with; "
             "tokenize the texts again with that one"

@@ -5,7 +5,6 @@ import dataclasses
 import gc
 import shutil
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -14,7 +13,7 @@ from phi_jax.errors import Preempted, UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.watch import Watch
-from phi_jax.store.artifact import Artifact, Draft, write_json
+from phi_jax.store.artifact import Draft, Inputs, Json, write_json
 from phi_jax.training.data import Data
 from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.metrics import Metrics, Profile
@@ -25,7 +24,7 @@ from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.models import shape_of
 
 
-def train(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def train(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3), or those of the model in
     config.training.initial_checkpoint. Stage `finetune`: from another model's, in its shape, with a fresh optimizer.
 
@@ -122,7 +121,7 @@ def _saved(checkpoints: Checkpoints, abstract: State, draft: Draft) -> tuple[int
     return step, state
 
 
-def _shape_and_start(config: Config, inputs: Mapping[str, Artifact], data: Data) -> tuple[PhiConfig, str]:
+def _shape_and_start(config: Config, inputs: Inputs, data: Data) -> tuple[PhiConfig, str]:
     """(shape, the directory of the model whose weights come first; empty for fresh ones)."""
     if "checkpoint" in inputs:
         start = inputs["checkpoint"].directory
@@ -157,7 +156,7 @@ def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, rules: Config, id
     )
 
 
-def _banner(shape: PhiConfig, rules: Config, data: Data, abstract: State) -> dict[str, Any]:
+def _banner(shape: PhiConfig, rules: Config, data: Data, abstract: State) -> Json:
     """Settings in effect, for the log's first line, the checkpoints and the report."""
     computed = ("attention", "attention_dropout", "residual_dropout", "compute_dtype", "remat", "scan_unroll")
     return {

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from phi_jax.model import phi
 from phi_jax.model.attention import segments_of
@@ -14,14 +15,14 @@ from phi_jax.parallel.sharded_attention import sharded_attention
 
 def batch_loss(
     params: phi.Params,
-    tokens_BxT1: jax.Array,
+    tokens_BxT1: Array,
     config: phi.PhiConfig,
     chunk: int,
-    dropout_keys_B: jax.Array | None = None,
+    dropout_keys_B: Array | None = None,
     *,
     document_end: int | None = None,
     cut: BatchCut,
-) -> jax.Array:
+) -> Array:
     """Mean loss of a batch of records [B, seq_len + 1] int32: each position predicts the next token.
 
     document_end: the end-of-text token, where attention is to stay within a document. chunk, cut: see chunked_loss.
@@ -41,12 +42,12 @@ def batch_loss(
 
 def chunked_loss(
     params: phi.Params,
-    hidden_BxTxD: jax.Array,
-    targets_BxT: jax.Array,
+    hidden_BxTxD: Array,
+    targets_BxT: Array,
     config: phi.PhiConfig,
     chunk: int,
     cut: BatchCut,
-) -> jax.Array:
+) -> Array:
     """Mean next-token cross-entropy (nats), float32, with logits of only `chunk` positions alive at a time.
 
     Chunks run along the sequence, so that the batch keeps its sharding. T need not be a multiple of `chunk`.
@@ -58,23 +59,23 @@ def chunked_loss(
     return loss(params["head"], hidden_BxTxD, targets_BxT)
 
 
-Gradients = tuple[phi.Params, jax.Array]  # by the head and by the hidden states
+Gradients = tuple[phi.Params, Array]  # by the head and by the hidden states
 
 
 def _loss_and_gradients(
     head: phi.Params,
-    hidden_BxTxD: jax.Array,
-    targets_BxT: jax.Array,
+    hidden_BxTxD: Array,
+    targets_BxT: Array,
     config: phi.PhiConfig,
     chunk: int,
     cut: BatchCut,
-) -> tuple[jax.Array, Gradients]:
+) -> tuple[Array, Gradients]:
     """The loss and its gradients at once: each chunk's logits are made once, and not a second time on the way back."""
     # In the compute dtype, and gathered along fsdp once and not for each chunk.
     gathered = parameter_shardings(("embed", "vocab"), cut.mesh, gathered=True)
     kernel_DxV = jax.lax.with_sharding_constraint(head["kernel"].astype(config.dtype), gathered)
 
-    def add_chunk(sums: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+    def add_chunk(sums: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
         hidden_WxRxSxD, targets_WxRxS = inputs
         logits_WxRxSxV = phi.logits({"head": {**head, "kernel": kernel_DxV}}, hidden_WxRxSxD, config)
         loss_W, d_logits_WxRxSxV = _chunk_loss(logits_WxRxSxV, targets_WxRxS)
@@ -97,13 +98,13 @@ def _loss_and_gradients(
     return total_W.sum() / targets_BxT.size, (d_head, d_hidden_BxTxD)
 
 
-def _backward(gradients: Gradients, d_loss: jax.Array) -> tuple[phi.Params, jax.Array, None]:
+def _backward(gradients: Gradients, d_loss: Array) -> tuple[phi.Params, Array, None]:
     batch, length, _ = gradients[1].shape
     scale = d_loss / (batch * length)
     return (*jax.tree.map(lambda d: (d * scale).astype(d.dtype), gradients), None)
 
 
-def _chunks(x_BxTxX: jax.Array, padding: int, chunk: int, ways: int) -> jax.Array:
+def _chunks(x_BxTxX: Array, padding: int, chunk: int, ways: int) -> Array:
     """[C, W, R, chunk, ...] of an array [B, T, ...], the last chunk filled up with `padding`.
 
     W: the ways that the batch is cut over the mesh, B = W R. An axis of their own keeps the head's gradients of
@@ -115,7 +116,7 @@ def _chunks(x_BxTxX: jax.Array, padding: int, chunk: int, ways: int) -> jax.Arra
     return jnp.moveaxis(padded_BxTxX.reshape(ways, batch // ways, -1, chunk, *rest), 2, 0)
 
 
-def _chunk_loss(logits_WxRxSxV: jax.Array, targets_WxRxS: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _chunk_loss(logits_WxRxSxV: Array, targets_WxRxS: Array) -> tuple[Array, Array]:
     """(sums [W] of the cross-entropies, their gradient by the logits), float32, of targets that are not negative."""
     logits_WxRxSxV -= logits_WxRxSxV.max(-1, keepdims=True)
     exps_WxRxSxV = jnp.exp(logits_WxRxSxV)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
+from etils.epath import Path
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
@@ -18,7 +18,7 @@ from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.chips import chip_of
 from phi_jax.progress import Progress
-from phi_jax.store.artifact import Draft, write_atomic
+from phi_jax.store.artifact import Draft, Json, write_atomic
 from phi_jax.store.json_text import json_text
 from phi_jax.training.data import Data
 from phi_jax.training.optimizer import learning_rate_schedule
@@ -45,7 +45,7 @@ class Metrics(contextlib.ExitStack):
         self._flops_per_token = training_flops_per_token(shape)
         chip = chip_of(data.mesh.local_devices[0].device_kind)
         self._peak_flops = chip.peak_flops * data.mesh.devices.size if chip else None
-        self._pending: dict[str, Any] = {}  # figures of the last step, which the devices may not have computed yet
+        self._pending: Json = {}  # figures of the last step, which the devices may not have computed yet
         self._clock = time.monotonic()
         if processes.is_leader():
             path = draft.directory / "metrics.jsonl"
@@ -67,7 +67,7 @@ class Metrics(contextlib.ExitStack):
         self._pending[name] = jax.block_until_ready(measure())
         self._clock += time.monotonic() - begin
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> Json:
         """Writes and returns the figures of the last step, as numbers; {} where they are written already.
 
         Waits for the step. Raises UserError after config.training.max_skipped skipped steps in a row.
@@ -110,7 +110,7 @@ class Metrics(contextlib.ExitStack):
             )
 
 
-def _records_before(path: epath.Path, step: int) -> Iterator[str]:
+def _records_before(path: Path, step: int) -> Iterator[str]:
     """The lines of metrics.jsonl that are of earlier steps."""
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):  # the last line of a killed run may be cut short
@@ -125,7 +125,7 @@ class ScalarEvents(contextlib.ExitStack):
     training waits for it for ever. Here the caller gets the OSError.
     """
 
-    def __init__(self, directory: epath.Path, first_step: int) -> None:
+    def __init__(self, directory: Path, first_step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
 
@@ -154,7 +154,7 @@ class Profile(contextlib.ExitStack):
     Use as a context manager around all steps.
     """
 
-    def __init__(self, directory: epath.Path, steps: Sequence[int], *, begin: int, end: int) -> None:
+    def __init__(self, directory: Path, steps: Sequence[int], *, begin: int, end: int) -> None:
         """steps: (first, last), or () for none. begin, end: this run takes the steps from begin to end - 1.
 
         Steps that it does not take are only said to be missing: finetuning has the profile steps of pretraining.

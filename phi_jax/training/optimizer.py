@@ -1,5 +1,6 @@
 """AdamW (paper, section 2.3), or Muon beside it, with linear warmup and linear decay."""
 
+import functools
 from typing import Any
 
 import jax
@@ -59,7 +60,7 @@ def make_optimizer(training: Config, mesh: Mesh | None = None) -> optax.Gradient
             learning_rate_schedule(training, training.muon_learning_rate),
             weight_decay=training.muon_weight_decay,
             consistent_rms=_RMS,
-            muon_weight_dimension_numbers=_block_kernels,
+            muon_weight_dimension_numbers=functools.partial(jax.tree_util.tree_map_with_path, _axes_of),
         )
         muon = _shared_out(muon, mesh) if mesh else muon
         chosen = optax.partition({MUON: muon, ADAMW: chosen}, _whose)
@@ -86,11 +87,6 @@ def _axes_of(path: Any, _: Any) -> MuonDimensionNumbers | None:
     """The axes of a kernel of the blocks; None for another parameter."""
     *_, owner, last = (key.key for key in path)
     return _AXES.get(owner) if last == "kernel" else None  # the head's kernel has no entry
-
-
-def _block_kernels(params: Any) -> Any:
-    """For each parameter its axes."""
-    return jax.tree_util.tree_map_with_path(_axes_of, params)
 
 
 def _whose(params: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from phi_jax.config import Config
@@ -19,7 +20,7 @@ from phi_jax.training.loss import batch_loss
 # "skipped_in_a_row": int32 [] (steps), "usual_grad_norm": float32 [] (running mean)}
 State = dict[str, Any]
 # (params, a part of a batch, its rows cut along fsdp alone) -> (mean loss [], its gradients)
-LossAndGrads = Callable[[phi.Params, Any], tuple[jax.Array, phi.Params]]
+LossAndGrads = Callable[[phi.Params, Any], tuple[Array, phi.Params]]
 _NORM_STEPS = 100  # steps over which the running mean of the gradient norm forgets
 
 
@@ -97,11 +98,11 @@ def make_train_step(
     shardings = state_shardings(config, optimizer, mesh)
     loss_of = jax.value_and_grad(functools.partial(batch_loss, document_end=document_end, cut=cut))
 
-    def loss_and_grads(params: phi.Params, part: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, phi.Params]:
+    def loss_and_grads(params: phi.Params, part: tuple[Array, Array | None]) -> tuple[Array, phi.Params]:
         tokens_bxT1, keys_b = part
         return loss_of(params, tokens_bxT1, config, rules.loss_chunk, keys_b)
 
-    def train_step(state: State, tokens_BxT1: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+    def train_step(state: State, tokens_BxT1: Array) -> tuple[State, dict[str, Array]]:
         params = state["params"]
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
         batch = (tokens_BxT1, jax.random.split(key, len(tokens_BxT1)) if dropout else None)
@@ -131,7 +132,7 @@ def make_train_step(
 
 def _accumulate(
     loss_and_grads: LossAndGrads, params: phi.Params, batch: Any, microbatches: int, mesh: Mesh, shardings: Any
-) -> tuple[jax.Array, phi.Params]:
+) -> tuple[Array, phi.Params]:
     """(mean loss [], mean gradients) over equal parts of a batch, a tree of arrays [B, ...], one part at a time.
 
     Along the mesh's data axis, whose devices hold the same parameters, each way adds up gradients of its own and they
@@ -140,13 +141,13 @@ def _accumulate(
     """
     ways = mesh.shape["data"]
 
-    def cut(x_BxX: jax.Array) -> jax.Array:
+    def cut(x_BxX: Array) -> Array:
         # [A, W, b, ...], where row r of way w in part a is row w B/W + r A + a. So each row stays on its device;
         # reshape(A, W, ...) would lay the parts over the devices.
         x_WxbxAxX = x_BxX.reshape(ways, -1, microbatches, *x_BxX.shape[1:])
         return jnp.moveaxis(x_WxbxAxX, 2, 0)
 
-    def by_way(part_Wxb: Any) -> tuple[jax.Array, phi.Params]:
+    def by_way(part_Wxb: Any) -> tuple[Array, phi.Params]:
         if ways == 1:
             found = loss_and_grads(params, jax.tree.map(lambda x_1xb: x_1xb[0], part_Wxb))
             return jax.tree.map(lambda x: x[None], found)
@@ -155,7 +156,7 @@ def _accumulate(
     def add(sums: Any, part_Wxb: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, by_way(part_Wxb)), None
 
-    def zeros(p: jax.Array, sharding: NamedSharding) -> jax.Array:
+    def zeros(p: Array, sharding: NamedSharding) -> Array:
         apart = NamedSharding(mesh, PartitionSpec("data", *sharding.spec))
         return jax.lax.with_sharding_constraint(jnp.zeros((ways, *p.shape), p.dtype), apart)
 
@@ -164,7 +165,7 @@ def _accumulate(
     return jax.tree.map(lambda x_W: x_W.sum(0) / (ways * microbatches), sums)
 
 
-def _is_sound(loss: jax.Array, norm: jax.Array, usual: jax.Array, skip_spike: float) -> tuple[jax.Array, jax.Array]:
+def _is_sound(loss: Array, norm: Array, usual: Array, skip_spike: float) -> tuple[Array, Array]:
     """(whether a step is to be taken, the running mean of the gradient norm with this step in it)."""
     sound = jnp.isfinite(loss) & jnp.isfinite(norm)
     if skip_spike:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
 
 from phi_jax.model import phi
 from phi_jax.weights.architectures.phi_names import PHI
@@ -57,7 +58,7 @@ def activation_peaks(directory: Path) -> dict[str, float]:
     x_BxTxD = read("embed")["embed"]["tokens"][tokens_BxT]
     highest = {"residual": float(np.abs(x_BxTxD).max())}
 
-    def note(peaks: Mapping[str, jax.Array]) -> None:
+    def note(peaks: Mapping[str, Array]) -> None:
         for kind, peak in peaks.items():
             highest[kind] = max(highest.get(kind, 0.0), float(np.nan_to_num(peak, nan=np.inf, posinf=np.inf)))
 
@@ -71,7 +72,7 @@ def activation_peaks(directory: Path) -> dict[str, float]:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _block(weights: phi.Params, x_BxTxD: jax.Array, config: phi.PhiConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
+def _block(weights: phi.Params, x_BxTxD: Array, config: phi.PhiConfig) -> tuple[Array, dict[str, Array]]:
     length = x_BxTxD.shape[1]
     seen = phi.block(
         jax.tree.map(lambda stacked: stacked[0], weights), x_BxTxD, phi.rotary(jnp.arange(length)[None], config),
@@ -85,7 +86,7 @@ def _block(weights: phi.Params, x_BxTxD: jax.Array, config: phi.PhiConfig) -> tu
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _end(weights: phi.Params, x_BxTxD: jax.Array, config: phi.PhiConfig) -> dict[str, jax.Array]:
+def _end(weights: phi.Params, x_BxTxD: Array, config: phi.PhiConfig) -> dict[str, Array]:
     hidden_BxTxD = phi.layer_norm(weights["final_norm"], x_BxTxD, config)
     return {"norm": jnp.abs(hidden_BxTxD).max(), "logits": jnp.abs(phi.logits(weights, hidden_BxTxD, config)).max()}
 

@@ -6,11 +6,10 @@ has the same card.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from phi_jax.model.flops import num_params
 from phi_jax.model.phi import PhiConfig
-from phi_jax.store.artifact import Artifact
+from phi_jax.store.artifact import Artifact, Fields, Json
 from phi_jax.tokens.data_card import lineage, rendered, source_of
 from phi_jax.weights.activations import float16_overflow
 
@@ -23,7 +22,7 @@ def model_card(
     peaks: Mapping[str, float],
     name: str,
     licence: str,
-    scores: Sequence[Mapping[str, Any]] = (),
+    scores: Sequence[Fields] = (),
 ) -> str:
     """Markdown with the front matter that the Hub reads.
 
@@ -38,9 +37,9 @@ def model_card(
     )  # fmt: skip
 
 
-def scores_of(model: Artifact) -> list[dict[str, Any]]:
+def scores_of(model: Artifact) -> list[Json]:
     """The entries of scores.json of every evaluation of this very model in its work directory."""
-    found: list[dict[str, Any]] = []
+    found: list[Json] = []
     for directory in sorted((model.directory.parent.parent / "evaluate").glob("*")):
         evaluated = Artifact.read(directory)
         exported = source_of(evaluated, "model") if evaluated else None

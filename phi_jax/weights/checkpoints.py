@@ -18,12 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
+from etils.epath import Path, PathLike
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
 
 from phi_jax.errors import UserError, one_line
 from phi_jax.parallel import processes
-from phi_jax.store.artifact import digest_of
+from phi_jax.store.artifact import Json, digest_of
+from phi_jax.store.json_text import json_text
 
 PyTree = Any
 State = dict[str, PyTree]  # "params" and the rest
@@ -63,7 +65,7 @@ def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 @jax.jit
-def _sums(leaf: jax.Array) -> tuple[jax.Array, ...]:
+def _sums(leaf: Array) -> tuple[Array, ...]:
     """One pass and no copy: the four sums are one `reduce` of four operands, which XLA fuses with what makes them."""
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
@@ -81,7 +83,7 @@ def _sums(leaf: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(jax.lax.reduce(tuple(lanes), zeros, lambda a, b: tuple(map(jax.lax.add, a, b)), axes))
 
 
-def _mix(x: jax.Array) -> jax.Array:
+def _mix(x: Array) -> Array:
     """A bijection of 32 bits in which each bit depends on all (MurmurHash3's fmix32)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
@@ -101,13 +103,11 @@ class Checkpoints(contextlib.ExitStack):
     With several processes every one of them opens the directory, which they share, and makes the same calls.
     """
 
-    def __init__(
-        self, directory: epath.PathLike, *, keep: int = 1, keep_every: int = 0, read_only: bool = False
-    ) -> None:
+    def __init__(self, directory: PathLike, *, keep: int = 1, keep_every: int = 0, read_only: bool = False) -> None:
         """keep: how many of the latest steps stay. keep_every: steps that are multiples of it stay too (0: none)."""
         super().__init__()
         _silence_what_wait_raises()
-        self._directory = epath.Path(directory).resolve()
+        self._directory = Path(directory).resolve()
         for path in () if read_only else sorted(self._directory.glob(f"*{_CUT_OFF}*")):
             processes.say(f"warning: checkpoint {path}: its save was cut off; skipped")
         options = ocp.CheckpointManagerOptions(
@@ -122,23 +122,22 @@ class Checkpoints(contextlib.ExitStack):
         self,
         step: int,
         state: State,
-        record: dict[str, Any],
+        record: Json,
         *,
         metrics: Mapping[str, float | None] | None = None,
     ) -> None:
         """Starts saving `state` as `step`, in place of one that is there; the arrays may be donated on return.
 
-        state: "params" and the rest. record: JSON. metrics: validation figures of this step; NaN is kept as null.
+        state: "params" and the rest. record: JSON. metrics: validation figures of this step, null where not finite.
         """
         if step in self.steps():
             self.wait()
             self._manager.delete(step)
-        known = {name: value if value == value else None for name, value in (metrics or {}).items()}
         about = {
-            "step": step, "record": record, "metrics": known,
+            "step": step, "record": record, "metrics": metrics or {},
             "leaves": described(state), "fingerprints": fingerprints(state),
         }  # fmt: skip
-        about = json.loads(json.dumps(about))  # as it is read back: tuples are lists there, and every key a string
+        about = json.loads(json_text(about))  # as it is read back: tuples are lists there, and every key a string
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in _items(state).items()}
         items["about"] = ocp.args.JsonSave({**about, "digest": digest_of(about)})
         self._manager.save(step, args=ocp.args.Composite(**items))
@@ -161,7 +160,7 @@ class Checkpoints(contextlib.ExitStack):
         # By their paths among the parameters.
         return digest_of([{p.removeprefix(_PARAMS): x for p, x in part if p.startswith(_PARAMS)} for part in parts])
 
-    def restore_latest(self, abstract_state: State) -> tuple[int, PyTree, dict[str, Any]] | None:
+    def restore_latest(self, abstract_state: State) -> tuple[int, PyTree, Json] | None:
         """(step, state, record) of the latest intact step, or None where there is no step at all.
 
         abstract_state: ShapeDtypeStructs with the shardings wanted. A damaged step is named in a line, and removed once
@@ -206,7 +205,7 @@ class Checkpoints(contextlib.ExitStack):
                 ) from None
             yield path, found
 
-    def _read(self, step: int, abstract: State, part: State | None = None) -> tuple[State, dict[str, Any]]:
+    def _read(self, step: int, abstract: State, part: State | None = None) -> tuple[State, Json]:
         """(state, or the part of it, record) of a step.
 
         Raises _Damaged, and UserError where it is intact and differs from `abstract`.
@@ -216,7 +215,7 @@ class Checkpoints(contextlib.ExitStack):
             about = self._about(step)
             self._check_leaves(step, about["leaves"], abstract)
             state = self._restore(step, part or abstract, partial=part is not None)
-            arrays = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(state))
+            arrays = all(isinstance(leaf, Array | np.ndarray) for leaf in jax.tree.leaves(state))
             if described(state) != described(part or abstract) or not arrays:
                 raise ValueError("numbers are missing")
             record = about["record"]
@@ -257,7 +256,7 @@ class Checkpoints(contextlib.ExitStack):
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         return restored["state"] if old else {"params": restored["params"], **(restored.get("rest") or {})}
 
-    def _about(self, step: int) -> dict[str, Any]:
+    def _about(self, step: int) -> Json:
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         if not self._is_old(step) and about.pop("digest", "") != digest_of(about):
             raise ValueError("its record is damaged")
@@ -265,7 +264,7 @@ class Checkpoints(contextlib.ExitStack):
             raise ValueError(f"it is the save of step {about['step']}")
         return about
 
-    def _intact(self, step: int) -> dict[str, Any]:
+    def _intact(self, step: int) -> Json:
         """The record of a step that this version has saved."""
         self.wait()
         if self._is_old(step):
@@ -275,7 +274,7 @@ class Checkpoints(contextlib.ExitStack):
         except Exception as error:
             raise UserError(f"checkpoint {self._path(step)}: {_cannot_be_read(error)}; put back a good copy") from None
 
-    def _path(self, step: int) -> epath.Path:
+    def _path(self, step: int) -> Path:
         return self._directory / str(step)
 
     def _is_old(self, step: int) -> bool:

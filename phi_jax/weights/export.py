@@ -10,7 +10,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.flops import num_params
 from phi_jax.model.phi import abstract_params
 from phi_jax.parallel import processes
-from phi_jax.store.artifact import Artifact, Draft, new_directory, write_atomic
+from phi_jax.store.artifact import Artifact, Draft, Inputs, new_directory, write_atomic
 from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.activations import activation_peaks, float16_overflow
 from phi_jax.weights.card import model_card, scores_of
@@ -18,7 +18,7 @@ from phi_jax.weights.huggingface import ARCHITECTURES, MODEL_CARD, export_model
 from phi_jax.weights.models import open_save, open_training, read_artifact, verified
 
 
-def export(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def export(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `export`: inputs {"checkpoint": a training or select artifact} -> output "model", a Hugging Face directory.
 
     Fact "parameters": how many numbers the model has.
@@ -40,15 +40,11 @@ def export_checkpoint(
     evaluations in its work directory. Raises UserError where there is no whole artifact or it is damaged, where the
     target exists, and where the architecture or dtype cannot hold the model.
     """
-    if not licence.strip():
-        raise UserError("--license: empty; name an SPDX id such as mit, or leave it out")
     training, _ = open_training(checkpoint)
     source = read_artifact(checkpoint) or training
     chosen = architecture or training.facts.get("architecture", "phi")
     if gguf and chosen != "phi":
         raise UserError(f"--gguf: llama.cpp has no architecture for a {chosen}; add --architecture phi")
-    if chosen not in ARCHITECTURES:
-        raise UserError(f"--architecture {chosen}: unknown; use one of {', '.join(ARCHITECTURES)}")
     name = Path(directory).resolve().name
     with new_directory(directory) as target:
         scores = scores_of(source)

@@ -14,13 +14,12 @@ import numpy as np
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import atomic_path
+from phi_jax.store.rows import read_object
 from phi_jax.tokens.tokenizer_files import why_cut_otherwise
-from phi_jax.weights.architectures.architecture import DTYPES, read_json
+from phi_jax.weights.architectures.architecture import DTYPES
 from phi_jax.weights.huggingface import read_architecture
-from phi_jax.weights.tensor_files import open_tensors
+from phi_jax.weights.tensor_files import CODES, open_tensors
 
-# dtype of an export -> what gguf calls that of its matrices, and such a file.
-_KINDS = {"float32": ("F32", "ALL_F32"), "float16": ("F16", "MOSTLY_F16"), "bfloat16": ("BF16", "MOSTLY_BF16")}
 # The converter knows a pre-tokenizer by the ids of a sample text: CodeGen's vocabulary, which phi-1 and phi-2 share,
 # is "phi-2". llama.cpp reads that name, like "gpt-2", as GPT-2's regular expression over any vocabulary.
 _PRE_TOKENIZER = "phi-2"
@@ -38,8 +37,8 @@ def write_gguf(directory: Path, target: Path) -> None:
             f"{directory}: {config.num_heads} heads of {config.head_dim} do not fill the width of "
             f"{config.hidden_size}, which llama.cpp takes for granted; keep to transformers"
         )
-    dtype = read_json(directory / "config.json")["dtype"]
-    kind, file_type = _KINDS[dtype]
+    dtype = read_object(directory / "config.json")["dtype"]
+    kind = CODES[dtype]  # gguf calls them so too, and a file by its matrices
     shapes, tensors = architecture.shapes(config), open_tensors(directory)
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.PHI2])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.PHI2, config.num_layers)
@@ -51,7 +50,7 @@ def write_gguf(directory: Path, target: Path) -> None:
         )  # fmt: skip
     _add_metadata(writer, directory)
     _add_shape(writer, config)
-    writer.add_file_type(gguf.LlamaFileType[file_type])
+    writer.add_file_type(gguf.LlamaFileType[f"{'ALL' if kind == 'F32' else 'MOSTLY'}_{kind}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_tokenizer(writer, directory, config.vocab_size)
     with atomic_path(target) as temporary:
@@ -94,7 +93,7 @@ def _add_shape(writer: gguf.GGUFWriter, config: PhiConfig) -> None:
 def _add_tokenizer(writer: gguf.GGUFWriter, directory: Path, rows: int) -> None:
     """Key group tokenizer.*; `rows` is the embedding's, filled up with tokens that stand for nothing."""
     path, kinds = directory / "tokenizer.json", gguf.TokenType
-    state = read_json(path)
+    state = read_object(path)
     added = state["added_tokens"]
     after = (state["post_processor"] or {}).get("type", "ByteLevel")
     odd = [token["content"] for token in added if token["single_word"] or token["lstrip"] or token["rstrip"]]

@@ -14,8 +14,9 @@ from flax.traverse_util import flatten_dict
 from phi_jax.errors import UserError
 from phi_jax.model.phi import Params, PhiConfig, abstract_params
 from phi_jax.store.artifact import write_json
+from phi_jax.store.rows import read_object
 from phi_jax.tokens.tokenizer import Tokenizer
-from phi_jax.weights.architectures.architecture import DTYPES, Architecture, read_json
+from phi_jax.weights.architectures.architecture import DTYPES, Architecture
 from phi_jax.weights.architectures.codegen_names import CODEGEN
 from phi_jax.weights.architectures.phi_names import PHI
 from phi_jax.weights.tensor_files import CODES, open_tensors, write_tensors
@@ -48,11 +49,9 @@ def export_model(
     other, of which few are in memory at a time. vocab_size may exceed the tokenizer's.
     tokenizer_directory: where TOKENIZER_FILES are copied from, as many as are there; None = weights only.
     end_of_text_id: written as bos and eos id, which transformers 5 otherwise takes for 1 and 2.
-    Raises UserError for an unknown dtype, for a value that is not finite or that the dtype cannot hold, and for a
+    dtype: of DTYPES. Raises UserError for a value that is not finite or that the dtype cannot hold, and for a
     model that the architecture cannot hold.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"export in dtype {dtype!r}: unknown; use one of {', '.join(DTYPES)}")
     directory.mkdir(exist_ok=True)
     about = {**architecture.write_config(config, end_of_text_id), "torch_dtype": dtype, "dtype": dtype}
     write_json(directory / "config.json", about)
@@ -84,7 +83,7 @@ def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
 def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
     """What config.json says. Raises UserError where it is missing or phi.forward computes something else."""
     path = Path(directory) / "config.json"
-    content = read_json(path)
+    content = read_object(path)
     architecture = ARCHITECTURES.get(str(content.get("model_type")))
     if architecture is None:
         known = ", ".join(map(repr, ARCHITECTURES))

@@ -7,7 +7,7 @@ from etils import epath
 
 from phi_jax.model.flops import num_params
 from phi_jax.store.artifact import Artifact, Draft, artifact_key, new_directory, write_json
-from phi_jax.weights.architectures.architecture import read_json
+from phi_jax.store.rows import read_object
 from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.huggingface import load_directory, load_tokenizer, read_architecture
 
@@ -28,7 +28,7 @@ def import_directory(source: str, target: str) -> Artifact:
             digest = checkpoints.identity(0)
         write_json(temporary / "model.json", dataclasses.asdict(config))
         tokenizer.save(temporary / "tokenizer", max_length=config.max_seq_len)
-        published = read_json(directory / "config.json")
+        published = read_object(directory / "config.json")
         draft = Draft(
             final=epath.Path(temporary),
             directory=epath.Path(temporary),

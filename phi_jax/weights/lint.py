@@ -8,15 +8,15 @@ these refuse, or take random numbers for it. The table has what they go wrong on
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.store.rows import escaped
+from phi_jax.store.artifact import Json
+from phi_jax.store.rows import escaped, read_object
 from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.tokens.tokenizer_files import END_OF_TEXT
 from phi_jax.weights.activations import activation_peaks, float16_overflow
-from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.huggingface import load_tokenizer, read_architecture, read_tensors
 
 
@@ -43,13 +43,13 @@ def lint(directory: str | Path) -> list[Finding]:
     """
     directory = Path(directory)
     path = directory / "config.json"
-    config = read_json(path)
+    config = read_object(path)
     if config.get("model_type") != "phi":
         raise UserError(f"{path}: model_type is {config.get('model_type')!r}; only 'phi' can be checked")
     try:
         _, shape = read_architecture(directory)
         others = [directory / name for name in ("generation_config.json", "tokenizer_config.json")]
-        generation, settings = (read_json(other) if other.is_file() else {} for other in others)
+        generation, settings = (read_object(other) if other.is_file() else {} for other in others)
         tokenizer = load_tokenizer(directory, shape)
         dtypes = sorted({tensor.dtype.name for _, tensor in read_tensors(directory)})
     except UserError as error:
@@ -67,10 +67,10 @@ def lint(directory: str | Path) -> list[Finding]:
 
 
 class _Model(NamedTuple):
-    config: dict[str, Any]
+    config: Json
     shape: PhiConfig
-    generation: dict[str, Any]  # generation_config.json
-    settings: dict[str, Any]  # tokenizer_config.json
+    generation: Json  # generation_config.json
+    settings: Json  # tokenizer_config.json
     tokenizer: Tokenizer
     dtypes: list[str]
     peaks: dict[str, float]  # of its activations

@@ -9,8 +9,8 @@ from etils import epath
 from phi_jax.errors import UserError
 from phi_jax.model.phi import Params, PhiConfig, abstract_params
 from phi_jax.store.artifact import MANIFEST, Artifact, file_digest
+from phi_jax.store.rows import read_object
 from phi_jax.tokens.tokenizer import Tokenizer
-from phi_jax.weights.architectures.architecture import read_json
 from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.huggingface import load_directory, load_tokenizer, read_architecture
 
@@ -42,7 +42,7 @@ def shape_of(directory: epath.PathLike) -> PhiConfig:
 
 
 def _shape_of(training: Artifact) -> PhiConfig:
-    return PhiConfig(**read_json(verified(training, "model")))
+    return PhiConfig(**read_object(verified(training, "model")))
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def open_training(model: epath.PathLike | Artifact) -> tuple[Artifact, int]:
         training = read_artifact(found.directory.parent.parent / source["artifact"])
         if training is None or training.identity != source["identity"]:
             raise UserError(f"{found.label}: {source['artifact']}, of which it chose a step, is gone or was made again")
-        return training, read_json(verified(found, "choice"))["step"]
+        return training, read_object(verified(found, "choice"))["step"]
     if "checkpoint" not in outputs:
         raise UserError(f"{found.directory}: an artifact of {found.label}, not a model; name e.g. W/pretrain/base")
     return found, outputs["checkpoint"]["step"]
@@ -84,9 +84,14 @@ def open_training(model: epath.PathLike | Artifact) -> tuple[Artifact, int]:
 def read_artifact(directory: epath.PathLike) -> Artifact | None:
     """As `Artifact.read`, which refuses the manifests of earlier versions; None where there is no manifest."""
     path = epath.Path(directory) / MANIFEST
-    if path.exists() and (manifest := read_json(path)).get("format") == _OLD_FORMAT:
+    if path.exists() and (manifest := read_object(path)).get("format") == _OLD_FORMAT:
         return Artifact(path.parent, manifest)
     return Artifact.read(directory)
+
+
+def tokenizer_of(artifact: Artifact) -> str:
+    """The digest of the tokenizer that an artifact holds."""
+    return artifact.manifest["outputs"]["tokenizer"]["sha256"]
 
 
 def verified(artifact: Artifact, output: str) -> epath.Path:

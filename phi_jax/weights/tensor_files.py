@@ -7,13 +7,13 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from phi_jax.errors import UserError
-from phi_jax.store.artifact import write_json
-from phi_jax.weights.architectures.architecture import read_json
+from phi_jax.store.artifact import Json, write_json
+from phi_jax.store.rows import read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -38,7 +38,7 @@ def open_tensors(directory: Path) -> dict[str, Stored]:
     directory = Path(directory)
     if not (directory / INDEX).is_file():
         return _open_file(directory / WEIGHTS)
-    shard_of = read_json(directory / INDEX).get("weight_map")
+    shard_of = read_object(directory / INDEX).get("weight_map")
     if not (
         isinstance(shard_of, dict)
         and shard_of
@@ -94,7 +94,7 @@ def write_tensors(
     places: dict[str, tuple[Path, int]] = {}
     for file, names in plan.filename_to_tensors.items():
         # Transformers 4 refuses a file without this metadata.
-        about: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        about: Json = {"__metadata__": {"format": "pt"}}
         ends = [0, *itertools.accumulate(sizes[name] for name in names)]
         for name, offsets in zip(names, itertools.pairwise(ends), strict=True):
             about[name] = {"dtype": CODES[dtype.name], "shape": shapes[name], "data_offsets": offsets}

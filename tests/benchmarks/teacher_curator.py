@@ -35,7 +35,7 @@ def ours(base_url, model, window, count, directory):
             messages = (("user", PROMPT.format(number=number)),)
             yield Request(model, messages, MAX_TOKENS, temperature=1.0, label=f"bench/{number}")
 
-    with tempfile.TemporaryDirectory(dir=directory) as scratch, Teachers.of(config, scratch) as teachers:
+    with tempfile.TemporaryDirectory(dir=directory) as scratch, Teachers(config, scratch) as teachers:
         teachers.shares("bench")
         wall, cpu = time.perf_counter(), time.process_time()
         tally = teachers.ask(requests, "bench", count)

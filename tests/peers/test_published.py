@@ -74,7 +74,7 @@ def test_completions_are_compared(both, published_check, tmp_path):
     rows = [{**row, "task_id": f"HumanEval/{n}", "prompt": f"# {n}\n{row['prompt']}"} for n in range(3)]
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = argparse.Namespace(
-        out=tmp_path, sandbox="full" if support().full else "none", max_new_tokens=20, slots=2, limit=0
+        out=tmp_path, sandbox="none" if support().missing else "full", max_new_tokens=20, slots=2, limit=0
     )
     check = published_check.Check("owner/model", options, {"humaneval": problems}, {})
     check.path("").mkdir()
@@ -82,15 +82,15 @@ def test_completions_are_compared(both, published_check, tmp_path):
         check.path(part).symlink_to(directory)
     published_check.score_it("humaneval", check)
     found = published_check.ask_transformers(check)
-    assert (found["says"], found["first_character_that_differs"]) == ("3/3 the same, 0.0", {})
+    assert (found["says"], found["differing"]) == ("3/3 the same, 0.0", [])
 
     ours = check.path("humaneval") / "completions.jsonl"
     made = [json.loads(line) for line in ours.read_text().splitlines()]
-    assert len({row["raw"] for row in made}) > 1
-    made[1]["raw"] = "else"
+    assert len({row["completion"] for row in made}) > 1
+    made[1]["completion"] = "else"
     ours.write_text("".join(json.dumps(row) + "\n" for row in made))
     found = published_check.ask_transformers(check)
-    assert (found["says"], found["first_character_that_differs"]) == ("2/3 the same, 0.0", {"HumanEval/1": 0})
+    assert (found["says"], found["differing"]) == ("2/3 the same, 0.0", ["HumanEval/1"])
 
 
 def test_a_pickle_becomes_safetensors_and_runs_nothing(published_check, transformers, tmp_path):

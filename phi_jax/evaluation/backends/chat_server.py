@@ -7,7 +7,7 @@ the reply's code goes behind the whole prompt, whose function it defines anew.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from phi_jax.config import Config
@@ -15,6 +15,7 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import seed_of
 from phi_jax.evaluation.completion import Completion, Plan, Request
 from phi_jax.progress import say
+from phi_jax.store.artifact import Json
 from phi_jax.teacher import request as teacher
 from phi_jax.teacher.teachers import Teachers
 from phi_jax.teacher.templates import read_template
@@ -44,7 +45,7 @@ class ServerBackend:
             raise UserError("--server: draws by temperature alone; leave out --top-p and --top-k")
         self._server, self._plan, self._journal = server, plan, journal
         self._template = read_template(_TEMPLATE)
-        self.settings: dict[str, Any] = {"backend": "server", "url": server.url, "prompt": self._template.note()}
+        self.settings: Json = {"backend": "server", "url": server.url, "prompt": self._template.note()}
 
     def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
         """Replies that are in the journal cost nothing. A reply that is no answer is an empty completion."""
@@ -57,7 +58,7 @@ class ServerBackend:
         budget = {"max_dollars": server.max_dollars, "journal": self._journal, "prices": ""}
         config = Config({"teachers": {_NAME: section}, "budget": budget})
         asked = [self._asked(request) for request in requests]
-        with Teachers.of(config, self._journal) as teachers:
+        with Teachers(config, self._journal) as teachers:
             teachers.shares(_NAME)
             teachers.ask(lambda: asked, label, len(asked))
             missing = Counter(reply.reason for _, reply in teachers.replies(asked) if reply.status == "poisoned")

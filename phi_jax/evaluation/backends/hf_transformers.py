@@ -41,14 +41,7 @@ class Transformers(ExportBackend):
         """See TokenBackend."""
         for start in range(0, len(requests), self._batch_size):
             batch = slice(start, start + self._batch_size)
-            try:
-                rows = self._generate(requests[batch], prompts[batch])
-            except torch.OutOfMemoryError:
-                raise UserError(
-                    f"--batch-size {self._batch_size}: the device's memory is full; lower it, and what is done stays "
-                    "done"
-                ) from None
-            yield from enumerate(rows, start)
+            yield from enumerate(self._generate(requests[batch], prompts[batch]), start)
 
     def _generate(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[list[int]]:
         """The new tokens of one batch."""

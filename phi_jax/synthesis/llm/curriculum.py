@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from phi_jax.store.artifact import digest_of
+from phi_jax.store.artifact import Json, digest_of
 
 FILE = Path(__file__).with_name("curriculum.json")
 
@@ -89,7 +89,7 @@ def _walk(name: str, size: int) -> tuple[int, int]:
 
 def _fields(lists: Mapping[str, Sequence[Any]], choice: int) -> dict[str, str]:
     """The fields of a lesson: of each list one entry, as the digits of the choice say, the first list's being last."""
-    fields: dict[str, Any] = {}
+    fields: Json = {}
     for name, entries in lists.items():
         choice, place = divmod(choice, len(entries))
         fields[name] = entries[place]

@@ -6,12 +6,11 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from etils import epath
 
 from phi_jax.config import Config
-from phi_jax.store.artifact import Artifact, Draft
+from phi_jax.store.artifact import Draft, Inputs, Json
 from phi_jax.store.documents import Row
 from phi_jax.synthesis.llm import curriculum, prompts
 from phi_jax.synthesis.llm.curriculum import Lesson, lessons
@@ -70,7 +69,7 @@ class _Lessons:
             yield judged(row, fault)
 
 
-def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> None:
+def synthesize(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `synthesize`. Outputs: "textbooks" and "exercises" (documents; columns: review.SCHEMA) and "set_aside"
     (path, code, reason, text).
 
@@ -79,7 +78,7 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     """
     rules = getattr(config.texts, draft.name)
     counts = requested(rules)
-    with Teachers.of(config, draft.workdir) as teachers:
+    with Teachers(config, draft.workdir) as teachers:
         asked = _Lessons(rules, counts, teachers)
         asked.ask(f"{draft.label} asking")
         facts = {kind: {"requested": counts[kind], **sift(draft, kind, asked.texts(kind), rules)} for kind in KINDS}
@@ -94,7 +93,7 @@ def synthesize(config: Config, inputs: Mapping[str, Artifact], draft: Draft) -> 
     )
 
 
-def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLike, requests: int) -> dict[str, Any]:
+def pilot(config: Config, inputs: Inputs, workdir: epath.PathLike, requests: int) -> Json:
     """Asks for the first `requests` lessons, of both kinds in proportion, and checks what comes; writes nothing but the
     journal. config.texts holds one entry. Returns the arguments of teacher.pilot.lines.
     """
@@ -103,7 +102,7 @@ def pilot(config: Config, inputs: Mapping[str, Artifact], workdir: epath.PathLik
     counts = requested(rules)
     total = sum(counts.values())
     part = min(1.0, requests / total)
-    with Teachers.of(config, workdir, live=True) as teachers:
+    with Teachers(config, workdir, live=True) as teachers:
         asked = _Lessons(rules, {kind: round(part * count) for kind, count in counts.items()}, teachers)
         asked.ask(f"pilot {name}")
         made = [request for kind in KINDS for _, request in asked.requests(kind)]

@@ -18,9 +18,9 @@ import itertools
 import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
 
 from phi_jax.errors import UserError
+from phi_jax.store.artifact import Json
 from phi_jax.teacher.budget import Run
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Reply, Request, Status
@@ -194,7 +194,7 @@ class Batches(Asker):
                 return batch.id
         return None
 
-    async def _look_at(self, name: str) -> dict[str, Any]:
+    async def _look_at(self, name: str) -> Json:
         """The batch of this id. Raises as _call, and UserError where the server describes none."""
         batch = read_batch(await self._call(self._free.get(f"/batches/{name}", cast_to=object)), self._key)
         if isinstance(batch, Failure):
@@ -238,7 +238,7 @@ class Batches(Asker):
             place = f"config.teachers.{self._endpoint.name}"
             raise UserError(f"{reason}; put that right, lower {place}.batch_requests, or set {place}.mode=live")
 
-    async def _collect(self, plan: str, batch: dict[str, Any]) -> bool:
+    async def _collect(self, plan: str, batch: Json) -> bool:
         """Books what a batch brought. Returns whether what is left may have been charged for."""
         paid: set[str] = set()
         for name in filter(None, (batch.get("output_file_id"), batch.get("error_file_id"))):

@@ -9,10 +9,10 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Set
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from phi_jax.store.artifact import Json
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Request, first_problem
 
@@ -27,14 +27,14 @@ INSTEAD = {
 _STARTS = 50  # places in a reply at which an object is looked for
 
 
-def body_of(endpoint: Endpoint, request: Request, refused: Set[str] = frozenset(), tries: int = 0) -> dict[str, Any]:
+def body_of(endpoint: Endpoint, request: Request, refused: Set[str] = frozenset(), tries: int = 0) -> Json:
     """The body of POST /chat/completions. refused: keys of INSTEAD. tries: of the request that failed; another seed."""
     messages = [{"role": role, "content": content} for role, content in request.messages]
     if "system" in refused and messages[0]["role"] == "system" and len(messages) > 1:
         first = messages.pop(0)
         messages[0]["content"] = f"{first['content']}\n\n{messages[0]['content']}"
     limit = "max_completion_tokens" if "max_completion_tokens" in refused else "max_tokens"
-    body: dict[str, Any] = {"model": request.model, "messages": messages, limit: request.max_tokens}
+    body: Json = {"model": request.model, "messages": messages, limit: request.max_tokens}
     if "temperature" not in refused:
         body["temperature"] = request.temperature
     if "seed" not in refused:
@@ -73,7 +73,7 @@ def fit(text: str, schema: type[BaseModel]) -> str:
     raise ValueError(first or "there is no JSON object in it")
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def _objects(text: str) -> Iterator[Json]:
     decoder, place = json.JSONDecoder(strict=False), 0
     for _ in range(_STARTS):
         place = text.find("{", place)

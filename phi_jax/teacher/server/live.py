@@ -9,10 +9,10 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from phi_jax.errors import UserError
 from phi_jax.progress import say
+from phi_jax.store.artifact import Json
 from phi_jax.teacher.budget import Run, dollars
 from phi_jax.teacher.prices import Endpoint
 from phi_jax.teacher.request import Reply, Request, Status
@@ -55,7 +55,7 @@ class Asker:
                 f"{place}.mode=batch and their base_url, or end them first with --cancel-batches"
             )
 
-    def _next(self, request: Request) -> tuple[dict[str, Any], int]:
+    def _next(self, request: Request) -> tuple[Json, int]:
         """The body of the request's next attempt, and the picodollars that it may cost at most."""
         self._forms[request.key] = {*self._refused}
         body = body_of(self._endpoint, request, self._refused, self._tries[request.key] // _WHOLE)

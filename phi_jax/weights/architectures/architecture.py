@@ -3,8 +3,6 @@
 Idea of a flat map read both ways: torchtitan's state_dict_adapter.
 """
 
-import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +10,12 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from etils import epath
 from flax.traverse_util import flatten_dict
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig, abstract_params
-from phi_jax.store.artifact import is_object_store
+from phi_jax.store.artifact import Json
 
-Json = Mapping[str, Any]  # the object that a config.json holds
 DTYPES = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -42,7 +38,7 @@ class Architecture(NamedTuple):
     names: Mapping[str, str]
     buffers: re.Pattern[str]
     read_config: Callable[[Path, Json], PhiConfig]
-    write_config: Callable[[PhiConfig, int], dict[str, Any]]
+    write_config: Callable[[PhiConfig, int], Json]
     rows: Callable[[PhiConfig], np.ndarray] | None = None
 
     def parts(self, leaves: Mapping[str, Any], config: PhiConfig) -> dict[str, list[np.ndarray]]:
@@ -102,20 +98,6 @@ def _as_torch(path: str, value: np.ndarray) -> np.ndarray:
 
 
 # --- config.json -----------------------------------------------------------------------------------------------
-
-
-def read_json(path: epath.PathLike) -> dict[str, Any]:
-    """A JSON object. Raises UserError where there is no such file, and where it holds none."""
-    path = epath.Path(path)
-    if not (path.exists() if is_object_store(str(path)) else os.path.isfile(path)):  # a pipe would be waited for
-        raise UserError(f"{path}: no such file; name a whole model directory")
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not JSON ({error}); get a good copy") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; get a good copy")
-    return content
 
 
 def number(value: Any) -> float:

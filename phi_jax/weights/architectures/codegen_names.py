@@ -6,13 +6,13 @@ interleaved. Reference: transformers' CodeGenForCausalLM (model_type "codegen"),
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architectures.architecture import Architecture, Json, given, number, require_sizes, require_values
+from phi_jax.store.artifact import Json
+from phi_jax.weights.architectures.architecture import Architecture, given, number, require_sizes, require_values
 
 NAMES = {
     "embed/tokens": "transformer.wte.weight",
@@ -47,7 +47,7 @@ def _rows(config: PhiConfig) -> np.ndarray:
     return np.stack([x.reshape(_PARTS, -1) for x in (q[:, ours], v, k[:, ours])], axis=1).ravel()
 
 
-def _write_config(config: PhiConfig, end_of_text_id: int) -> dict[str, Any]:
+def _write_config(config: PhiConfig, end_of_text_id: int) -> Json:
     """config.json as transformers writes it. Raises UserError for a shape that CodeGen does not have."""
     for problem, wrong in (
         (f"num_heads is {config.num_heads}, no multiple of {_PARTS}", config.num_heads % _PARTS),

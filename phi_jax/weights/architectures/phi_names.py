@@ -5,13 +5,13 @@ Reference: transformers' PhiForCausalLM (model_type "phi"), to which every tenso
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
-from phi_jax.weights.architectures.architecture import Architecture, Json, given, number, require_sizes, require_values
+from phi_jax.store.artifact import Json
+from phi_jax.weights.architectures.architecture import Architecture, given, number, require_sizes, require_values
 
 # Our path -> name of the tensor.
 NAMES = {
@@ -52,7 +52,7 @@ _OTHER_NAMES = {
 }
 
 
-def _write_config(config: PhiConfig, end_of_text_id: int) -> dict[str, Any]:
+def _write_config(config: PhiConfig, end_of_text_id: int) -> Json:
     """config.json in the style of transformers 4 and of 5 at once, with nothing left to a reader's default.
 
     Readers that go wrong otherwise: TGI takes "gelu_new", the usual name, for the exact GELU; MLX takes a

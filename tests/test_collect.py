@@ -150,13 +150,30 @@ def test_sources_that_cannot_be_read_are_named(tmp_path, monkeypatch, name, mess
         collect(tmp_path, name)
 
 
-def test_parquet_without_text_and_damaged_parquet_are_named(tmp_path):
+def test_parquet_without_text_is_named(tmp_path):
     pq.write_table(pa.table({"code": ["x"]}), tmp_path / "d.parquet")
     with pytest.raises(UserError, match="neither a column `text` nor `content`"):
         collect(tmp_path, tmp_path / "d.parquet")
-    (tmp_path / "d.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(UserError, match=r"d\.parquet: cannot be read"):
-        collect(tmp_path, tmp_path / "d.parquet", name="two")
+
+
+def test_a_damaged_table_costs_itself_and_is_named(tmp_path, tree, capfd):
+    """Or what stands behind the damage, where that is found only when it is read."""
+    (tree / "no.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(UserError, match=r"no document is left of 1 files \(1 damaged\)"):
+        collect(tmp_path, tree / "no.parquet", name="alone")
+    pq.write_table(pa.table({"text": [CODE.format(n) for n in range(100, 5000)]}), tree / "d.parquet")
+    data = (tree / "d.parquet").read_bytes()
+    (tree / "d.parquet").write_bytes(data[:20_000] + bytes(1000) + data[21_000:])
+    (tree / "cut.parquet").write_bytes(data[:20_000])
+    (tree / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": CODE.format(9)}).encode())[:-9])
+    built = collect(tmp_path, tree)
+    told = {path: reason for path, reason in aside(built).items() if reason == "damaged"}
+    assert {"no.parquet", "cut.parquet", "cut.jsonl.gz", "d.parquet#4899"} <= told.keys()
+    assert [r["path"] for r in rows(built) if "#" not in r["path"]] == ["a.py", "bom.py", "crlf.py", "pkg/b.py"]
+    assert built.facts["kept"] + sum(built.facts["set_aside"].values()) == built.facts["files"] == 13 + 3 + 4900
+    said = capfd.readouterr().err
+    for name in ("no.parquet", "cut.parquet", "cut.jsonl.gz", "d.parquet"):
+        assert f"/{name}: cannot be read (" in said
 
 
 # --- One reading path ----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from phi_jax.store.artifact import digest_of, file_digest, is_object_store
 
 INSTALLED = "installed"
 FILES = (".py", *rows.ENDINGS, *stackoverflow.ENDINGS)
+_DAMAGED = "damaged"  # why a table is set aside, or its rows from some place on
 _FIELDS = ("path", "license", "language", "repository")  # what a row may say beside its text
 _Columns = Mapping[str, Sequence[str]]  # our name -> a table's, as rows.named_columns has it
 
@@ -42,8 +43,8 @@ def list_files(source: str, packages: Sequence[str] = (), posts: Any = None) -> 
     """The raw files of one entry of config.collect.sources, in an order that does not depend on the disk.
 
     packages: distributions that "installed" stands for, beside the standard library. posts: directory that the texts of
-    StackOverflow's dumps are written to, as tables. Raises UserError for a source that does not exist or is none of
-    what can be read, and for a damaged table. Files of the Hub are fetched.
+    StackOverflow's dumps are written to, as tables. A damaged table is one file, with that fault. Raises UserError for
+    a source that does not exist or is none of what can be read. Files of the Hub are fetched.
     """
     for raw in _installed(packages) if source == INSTALLED else _files_below(source):
         file = rows.located(raw.file)
@@ -55,10 +56,16 @@ def list_files(source: str, packages: Sequence[str] = (), posts: Any = None) -> 
             digest = file_digest(file) if file.is_file() else ""
         except OSError:
             digest = ""
-        if not digest or file.suffix.lower() == ".py":
+        if not digest or file.name.lower().endswith(".py"):
             yield raw._replace(digest=digest)
             continue
-        for row in range(rows.count_rows(file)):
+        try:
+            count = rows.count_rows(file)
+        except UserError as error:
+            _warn(file, error)
+            yield raw._replace(fault=_DAMAGED)
+            continue
+        for row in range(count):
             yield raw._replace(path=f"{raw.path}#{row}", row=row, digest=digest_of([digest, row]))
 
 
@@ -165,7 +172,7 @@ class Reader:
         """names: what tables call our columns. opt_outs: see `opt_outs`."""
         self._names, self._opt_outs = names, opt_outs
         self._rows: Iterator[rows.Given] = iter(())
-        self._file, self._next = "", 0
+        self._file, self._next, self._missing = "", 0, ""
 
     def read(self, raw: RawFile) -> tuple[rows.Row, str]:
         """({"text", "path", "license", "language", "repository"}, "") with text that UTF-8 can hold; where there is a
@@ -182,14 +189,27 @@ class Reader:
         if raw.file != self._file or raw.row < self._next:
             self._file, self._next = raw.file, 0
             self._rows = rows.read_rows(raw.file, _columns(raw.file, self._names))
-        given = next(itertools.islice(self._rows, raw.row - self._next, None), None)
+            self._missing = "changed since the list was made"
+        given = None
+        try:
+            given = next(itertools.islice(self._rows, raw.row - self._next, None), None)
+        except UserError as error:
+            _warn(raw.file, error)
+            self._missing = _DAMAGED  # the rows behind this one too
         self._next = raw.row + 1
         if not given:
-            return {}, "changed since the list was made"
+            return {}, self._missing
         row, reason = _normal(rows.renamed(given.row, self._names))
         repository = (row.get("repository") or "").lower()
         opted_out = {repository, repository.partition("/")[0]} & self._opt_outs
         return row, reason or ("opted out" if opted_out else "")
+
+
+def _warn(file: Any, error: UserError) -> None:
+    """Says why a file is set aside. Raises the error where its bytes come through a network, which may have failed."""
+    if is_object_store(file):
+        raise error
+    say(f"warning: {error}")
 
 
 def _normal(row: rows.Row) -> tuple[rows.Row, str]:

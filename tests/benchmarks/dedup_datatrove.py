@@ -1,13 +1,19 @@
 """Dedup beside datatrove's MinHash on the same files: bytes a second, and recall and precision against brute force.
 
-    python tests/benchmarks/dedup_datatrove.py --documents W/collect/python/documents --peer-python V/bin/python
+    python tests/benchmarks/dedup_datatrove.py --peer-python V/bin/python --rounds 3 \
+        --out tests/benchmarks/results/dedup_datatrove.json
 
-V: an environment with `pip install datatrove spacy xxhash regex orjson pyarrow`, which need not have phi_jax. Without
---peer-python ours runs alone. Both read Parquet parts, on all cores, with 21 bands of 6 hashes of 5 words, and write
-what stays and what goes. datatrove takes words in lower case without punctuation, as spaCy cuts them, and compares no
-texts.
+V: an environment with `pip install datatrove spacy tokenizers "xxhash<4" regex orjson pyarrow` (datatrove 0.10.1 gives
+xxhash texts, which 4 refuses), which need not have phi_jax. Without --peer-python ours runs alone. The files are those
+of the lowest ids, of --documents or of what is installed here, and a fifth more that are edited from them, so that
+there are near copies; --files makes them fewer. Both read Parquet parts, on all cores, with 21 bands of 6 hashes of 5
+words, and write what stays and what goes; the time of both holds the start of their processes. datatrove takes words in
+lower case without punctuation, as spaCy cuts them, and compares no texts; recall and precision are by our words, as
+they stand in the text. The bar is 5 times its bytes a second (median of the rounds), the aim 10. Its workers are
+children of a fork server, so `cpu_others_share` counts them as others, and no round as undisturbed: look at our side's.
 """
 
+import importlib.metadata
 import json
 import os
 import random
@@ -27,7 +33,8 @@ def ours(directory, size):
 
 def peer(directory, size):
     with tempfile.TemporaryDirectory(dir=Path(directory).parent) as scratch:
-        return _figures(size, *_peer(directory, scratch))
+        found = _figures(size, *_peer(directory, scratch))
+    return {**found, "versions": {name: importlib.metadata.version(name) for name in ("datatrove", "spacy", "numpy")}}
 
 
 def _figures(size, seconds, dropped):
@@ -93,9 +100,13 @@ def measure(options):
     from compare import Side, compare, interpreter_of
     from near_pairs import all_pairs, edited
 
+    from phi_jax.errors import UserError
     from phi_jax.store import documents
 
-    real = sorted(documents.read(options.documents, documents.SCHEMA.names), key=lambda row: row["id"])[: options.files]
+    real = real_rows(options.documents)
+    if len(real) < options.files:
+        raise UserError(f"--files {options.files}: there are {len(real)} documents")
+    real = sorted(real, key=lambda row: row["id"])[: options.files]
     rng = random.Random(0)
     made = [row | {"text": edited(row["text"], rng)} for row in rng.sample(real, len(real) // 5)]
     made = [row | {"id": documents.document_id(row["text"]), "path": f"edited/{row['path']}"} for row in made]
@@ -116,7 +127,25 @@ def measure(options):
         for figures in result["rounds"]:
             figures[name] |= against_brute_force(set(figures[name].pop("dropped")), pairs)
     case = {"files": len(rows), "edited": len(made), "bytes": size, "cores": os.cpu_count(), "near_pairs": len(pairs)}
-    return {"case": case, "peer": "datatrove, MinHash, local executor", **result}
+    return {"case": case, "peer": "datatrove, MinHash, local executor", "bar": 5, **result}
+
+
+def real_rows(directory):
+    """Documents of a set, or else of the standard library and the packages that nano collects."""
+    from running import MICRO
+
+    from phi_jax import config
+    from phi_jax.config import Config
+    from phi_jax.corpus.collect import collect
+    from phi_jax.store import artifact, documents
+
+    with tempfile.TemporaryDirectory() as scratch:
+        if directory is None:
+            rules = {**config.load(MICRO).to_dict()["collect"], "max_files": 0}
+            draft = artifact.open_draft(scratch, "collect", "raw", {}, {})
+            collect(Config({"collect": rules}), {}, draft)
+            directory = draft.commit().path("documents")
+        return list(documents.read(directory, documents.SCHEMA.names))
 
 
 def against_brute_force(dropped, pairs):
@@ -129,7 +158,7 @@ def against_brute_force(dropped, pairs):
 
 
 def add_arguments(add):
-    add("--documents", required=True, metavar="DIR", help="Parquet parts of documents, as `collect` writes them")
+    add("--documents", metavar="DIR", help="Parquet parts of documents, as `collect` writes them (default: installed)")
     add("--files", type=int, default=5000, metavar="N", help="of the lowest ids; a fifth more are edited ones")
     add("--peer-python", metavar="PY", help="interpreter of an environment that has datatrove")
 

@@ -1,17 +1,21 @@
 """What a training costs beside its steps: to the first one, for a save, between two, and after the last.
 
-    python tests/benchmarks/scale_costs.py --tree now=. before=../main --out result.json
+    git worktree add ../before e7fcd4a
+    python tests/benchmarks/scale_costs.py --tree now=. before=../before --rounds 3 \
+        --out tests/benchmarks/results/scale_costs.json
 
 phi-1's width with two layers and a vocabulary of 12,800 on eight pretended devices of the CPU, contexts of 16 tokens: a
-state of 1.8 GB, a step of seconds. It starts from another training's weights, as `finetune` does. Each tree is a
-checkout, in turn. Then what eight readers at once read of token shards, what the fingerprint of phi-1's largest array
-takes on a device as compiled, and all of it worked out for phi-1 on 8 and 256 devices, with each assumption beside it.
+state of 1.8 GB, a step of seconds; --width, --layers and --vocabulary make it smaller. It starts from another
+training's weights, as `finetune` does. Each tree is a checkout with its own config, in turn. Then what eight readers at
+once read of token shards, what the fingerprint of phi-1's largest array takes on a device as compiled, and all of it
+worked out for phi-1 on 8 and 256 devices, with each assumption beside it.
 """
 
 import json
 import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,13 +26,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 DEVICES = READERS = 8
 STEPS, SAVE_EVERY = 6, 3
-CHANGES = {  # of nano.py:size=micro, which needs no data
-    "model.hidden_size": 2048, "model.intermediate_size": 8192, "model.num_heads": 32, "model.head_dim": 64,
-    "model.rotary_dim": 32, "model.num_layers": 2, "tokenize.seq_len": 16, "tokenize.vocab_size": 12_800,
-    "training.optimizer": "adamw", "training.steps": STEPS, "training.global_batch_size": DEVICES,
-    "training.cpu_devices": DEVICES, "training.mesh": (1, -1, 1), "training.checkpoint_every": SAVE_EVERY,
-    "training.keep_checkpoints": 2, "training.evaluate_every": 1000, "training.validation_batches": 1,
-}  # fmt: skip
 PHI_1_STATE = 1_418_270_720 * 12  # bytes: parameters and two moments in float32
 LARGEST = (24, 2048, 8192)  # phi-1's MLP kernel, all layers of it
 # What the figures are worked out with; none of it was measured here.
@@ -41,8 +38,21 @@ ASSUMED = {
 }
 
 
-def tokens(workdir, config_arguments, seq_len, records, vocab_size):
+def changes_of(width, layers, vocabulary):
+    """Fields of nano.py:size=micro, which needs no data."""
+    return {
+        "model.hidden_size": width, "model.intermediate_size": 4 * width, "model.num_heads": width // 64,
+        "model.head_dim": 64, "model.rotary_dim": 32, "model.num_layers": layers, "tokenize.seq_len": 16,
+        "tokenize.vocab_size": vocabulary, "training.optimizer": "adamw", "training.steps": STEPS,
+        "training.global_batch_size": DEVICES, "training.cpu_devices": DEVICES, "training.mesh": (1, -1, 1),
+        "training.checkpoint_every": SAVE_EVERY, "training.keep_checkpoints": 2, "training.evaluate_every": 1000,
+        "training.validation_batches": 1,
+    }  # fmt: skip
+
+
+def tokens(workdir, seq_len, records, vocab_size, *config_arguments):
     """Writes tokenize/raw of random tokens, as the config's own would be called."""
+    seq_len, records, vocab_size = int(seq_len), int(records), int(vocab_size)
     import numpy as np
 
     from phi_jax import config, pipeline
@@ -67,7 +77,7 @@ def tokens(workdir, config_arguments, seq_len, records, vocab_size):
     draft.add_output("tokens", "tokens")
     draft.add_output("tokenizer", "tokenizer")
     if config_arguments:
-        draft.key = pipeline.keys_of(config.load(config_arguments), PathDigests(None))["tokenize/raw"]
+        draft.key = pipeline.keys_of(config.load([*config_arguments]), PathDigests(None))["tokenize/raw"]
     return draft.commit()
 
 
@@ -119,17 +129,18 @@ def timed_training(events, *arguments):
         Path(events).write_text(json.dumps({"events": seen, "peak": peak, "end": time.time()}))
 
 
+def in_tree(tree, *command):
+    """One of the commands of this file's end, by a checkout."""
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"PYTHONPATH": str(Path(tree).resolve()), "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, __file__, *command], env=environment, check=True, cwd=tree)
+
+
 def trained(tree, workdir, arguments):
     """Figures of a training by a checkout, in a process of its own."""
     events = workdir / "events.json"
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    environment |= {"PYTHONPATH": str(Path(tree).resolve()), "JAX_PLATFORMS": "cpu"}
     begin = time.time()
-    subprocess.run(
-        [sys.executable, __file__, "timed", str(events), "pretrain", *arguments, "--name", "raw",
-         "--workdir", str(workdir)],
-        env=environment, check=True, cwd=tree,
-    )  # fmt: skip
+    in_tree(tree, "timed", str(events), "pretrain", *arguments, "--name", "raw", "--workdir", str(workdir))
     found = json.loads(events.read_text())
     spans = {}
     for label, start, end in found["events"]:
@@ -199,7 +210,7 @@ def read(directory, number, seconds):
 
 
 def readers(scratch):
-    made = tokens(scratch / "records", [], 2048, 2048, 51_200)
+    made = tokens(scratch / "records", 2048, 2048, 51_200)
     command = [sys.executable, __file__, "read", str(made.path("tokens"))]
     running = [
         subprocess.Popen([*command, str(number), "6"], stdout=subprocess.PIPE, text=True) for number in range(READERS)
@@ -257,28 +268,38 @@ def hash_rate(scratch):
 
 def measure(options):
     trees = dict(text.split("=", 1) for text in options.tree)
-    changes = [f"--config.{name}={value}" for name, value in CHANGES.items()]
-    arguments = ["--config", f"{ROOT}/configs/nano.py:size=micro", *changes]
+    changes = changes_of(options.width, options.layers, options.vocabulary)
+    fields = [f"--config.{name}={value}" for name, value in changes.items()]
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         scratch, trainings = Path(name), {}
         first = scratch / "first"
-        tokens(first, arguments, CHANGES["tokenize.seq_len"], 100, CHANGES["tokenize.vocab_size"])
-        once = ["--config.training.steps=1"]
-        trained(next(iter(trees.values())), first, [*arguments, *once])
+
+        def train(tree, workdir, *more):
+            arguments = ["--config", f"{Path(tree).resolve()}/configs/nano.py:size=micro", *fields, *more]
+            if not (workdir / "tokenize").exists():
+                sizes = (str(changes["tokenize.seq_len"]), "100", str(options.vocabulary))
+                in_tree(tree, "tokens", str(workdir), *sizes, *arguments)
+            return trained(tree, workdir, arguments)
+
+        train(next(iter(trees.values())), first, "--config.training.steps=1")
         start = f"--config.training.initial_checkpoint={first / 'pretrain' / 'raw'}"
-        for label, tree in trees.items():
-            workdir = scratch / label
-            shutil.copytree(first / "tokenize", workdir / "tokenize")
-            trainings[label] = trained(tree, workdir, [*arguments, start])
-            shutil.rmtree(workdir / "pretrain")
-            trainings[f"{label}, compiled before"] = trained(tree, workdir, [*arguments, start])
-            shutil.rmtree(workdir)
+        for number in range(options.rounds):
+            for label, tree in [*trees.items()][:: 1 if number % 2 == 0 else -1]:
+                workdir = scratch / label
+                trainings.setdefault(label, []).append(train(tree, workdir, start))
+                shutil.rmtree(workdir / "pretrain")
+                trainings.setdefault(f"{label}, compiled before", []).append(train(tree, workdir, start))
+                shutil.rmtree(workdir)
         programs = {label: fingerprint_program(tree) for label, tree in trees.items()}
         loading, rate = readers(scratch), hash_rate(scratch)
-    now = trainings[next(iter(trees))]
+    now = trainings[next(iter(trees))][-1]
     return {
-        "case": {"devices": DEVICES, "changes of nano.py:size=micro": CHANGES},
-        "trainings": trainings,
+        "case": {"devices": DEVICES, "changes of nano.py:size=micro": changes},
+        "trainings, a round each": trainings,
+        "medians, seconds": {
+            label: {name: statistics.median(one["seconds"][name] for one in rounds) for name in rounds[0]["seconds"]}
+            for label, rounds in trainings.items()
+        },
         "worked out for phi-1": worked_out(now, programs, loading, rate),
     }
 
@@ -286,11 +307,16 @@ def measure(options):
 def add_arguments(add):
     add("--tree", nargs="+", required=True, metavar="LABEL=DIR", help="checkouts; the first is what is worked out")
     add("--scratch", metavar="DIR", help="where 10 GB lie meanwhile (default: the system's place)")
+    add("--width", type=int, default=2048, metavar="N", help="of the model, a multiple of 512 (default 2048, phi-1's)")
+    add("--layers", type=int, default=2, metavar="N", help="blocks (default 2)")
+    add("--vocabulary", type=int, default=12_800, metavar="N", help="entries (default 12800)")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["timed"]:
         timed_training(*sys.argv[2:])
+    elif sys.argv[1:2] == ["tokens"]:
+        tokens(*sys.argv[2:])
     elif sys.argv[1:2] == ["read"]:
         read(*sys.argv[2:])
     else:

@@ -15,7 +15,8 @@ leave is not known. By `phi-jax plan` and `run --dry-run`, all four models on 8 
     350m    69 hours   115 GB, and 15 GB fetched
     1.3b   270 hours   454 GB, and 15 GB fetched
 
-Dedup holds the n-grams of all raw code in memory, about twice its size: 16 GB for 100m, 100 GB for the others (estimated).
+Dedup writes the n-grams of all raw code to disk while it works, about twice its size: 16 GB for 100m, 100 GB for the others
+(estimated); in memory it holds about 300 bytes a text.
 """
 
 import importlib.util

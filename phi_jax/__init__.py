@@ -1,9 +1,20 @@
 """phi_jax: phi-1 ("Textbooks Are All You Need", arXiv 2306.11644) end to end in JAX."""
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phi_jax.loading import Model
 
 # No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # it would draw over ours
+
+
+def load(directory: str | os.PathLike[str]) -> "Model":
+    """A model in memory; see `phi_jax.loading.Model`. directory: an export, a training, or what others published."""
+    from phi_jax.loading import Model
+
+    return Model(directory)

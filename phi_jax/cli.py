@@ -266,11 +266,10 @@ def _lint(options: Options, _: list[str]) -> None:
 
 
 def _sample(options: Options, _: list[str]) -> None:
-    from phi_jax.evaluation.backends.jax_sampler import complete_text
-    from phi_jax.model.sampling import Decoding
+    from phi_jax.loading import Model
 
-    decoding = Decoding(options.temperature, options.top_p, options.seed, options.top_k)
-    print(complete_text(options.model, options.prompt, max_new_tokens=options.max_new_tokens, decoding=decoding))
+    asked = (options.max_new_tokens, options.temperature, options.top_p, options.top_k, options.seed)
+    print(options.prompt + Model(options.model).complete(options.prompt, *asked))
 
 
 # --- The table of commands --------------------------------------------------------------------------------------------

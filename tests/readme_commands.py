@@ -1,15 +1,16 @@
-"""The commands of README.md: `python tests/readme_commands.py first|second` prints one of the two."""
+"""The commands of the READMEs: `python tests/readme_commands.py first|second` prints one of the two."""
 
 import re
 import sys
 from pathlib import Path
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+READMES = (ROOT / "README.md", *(ROOT / folder / "README.md" for folder in ("configs", "launch", "phi_jax", "tests")))
 
 
 def blocks():
-    """The text of every ```bash block, in order; continuation lines joined."""
-    found = re.findall(r"^```bash\n(.*?)^```", README.read_text(), re.M | re.S)
+    """The text of every ```bash block, in order, the two commands first; continuation lines joined."""
+    found = [block for path in READMES for block in re.findall(r"^```bash\n(.*?)^```", path.read_text(), re.M | re.S)]
     return [block.replace("\\\n", " ").strip() for block in found]
 
 

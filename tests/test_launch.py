@@ -16,7 +16,7 @@ from phi_jax.parallel import processes
 LAUNCH = ROOT / "launch"
 MANIFEST = LAUNCH / "gke.yaml"
 SWEEP = LAUNCH / "gke_sweep.yaml"
-SCRIPTS = [p for p in sorted(LAUNCH.iterdir()) if p.is_file() and p.suffix != ".yaml"]
+SCRIPTS = [p for p in sorted(LAUNCH.iterdir()) if p.is_file() and not p.suffix]
 DISRUPTED = {"type": "DisruptionTarget", "status": "True"}  # the schema of JobSet 0.9.1 requires a status
 GOES_ON = {EXIT_PREEMPTED, EXIT_PEER_LOST}
 

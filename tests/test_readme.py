@@ -1,4 +1,4 @@
-"""Every command of the README runs, with the micro config in place of nano and a temporary directory for runs/.
+"""Every command of the READMEs runs, with the micro config in place of nano and a temporary directory for runs/.
 
 A paid teacher is the tests' own server, asked for a tenth as many texts. The first finds a run that is done: from
 nothing, the same command runs in tests/test_wheel.py.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from llm_server import serving
-from readme_commands import blocks, commands
+from readme_commands import READMES, blocks, commands
 from running import ROOT
 
 SETUP = ("python3 -m venv", "pip install")  # what the two commands install is there already: these tests run in it
@@ -68,9 +68,17 @@ def run_all(ran, tmp_path, env, base_url):
 
 
 def test_nothing_is_left_to_guess():
-    readme = (ROOT / "README.md").read_text()
-    assert "@@" not in readme
-    for path in re.findall(r"`((?:configs|tests|phi_jax)/[\w./]+)`", readme):
-        assert (ROOT / path).exists(), path
+    assert len(READMES[0].read_text().splitlines()) <= 150
+    for readme in READMES:
+        text = readme.read_text()
+        assert "@@" not in text
+        for path in re.findall(r"`((?:configs|launch|tests|phi_jax)/[\w./]+)`", text):
+            assert (ROOT / path).exists(), f"{readme}: {path}"
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+            linked = readme.parent / path if path else readme
+            assert linked.exists(), f"{readme}: {path}"
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M) if anchor else ()
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in anchors, f"{readme}: {path}#{anchor}"
     assert Path(ROOT / "LICENSE").read_text().lstrip().startswith("Apache License")
     assert len(commands()) >= 6

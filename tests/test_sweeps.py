@@ -238,7 +238,9 @@ def stages_done(sweep_directory):
 
 
 def test_the_sweep_of_the_readme_has_nine_points(tmp_path):
-    text = re.search(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+    text = re.search(r"^```python\n(.*?)^```", (ROOT / "configs" / "README.md").read_text(), re.MULTILINE | re.DOTALL)[
+        1
+    ]
     (tmp_path / "mine.py").write_text(text.replace("/path/to", str(ROOT)))
     sweep = load(["--config", str(tmp_path / "mine.py")], "nano")
     assert len(sweep.points) == 9

@@ -1,16 +1,17 @@
-"""table_3: exercises like the benchmark's problems go, from five AST match rates on, and the model is trained again (paper, Table 3)."""
+"""table_3: exercises like the benchmark's problems go, from some AST match rate on, and the model is trained again (paper, Table 3)."""
 
 # At nano the problems are those that the grammar holds out; at paper HumanEval, of which the paper also tells similar
 # problems from others: the facts of stage `prune` name them.
 PROBLEMS = {"micro": "nano", "nano": "nano", "paper": "HumanEval.jsonl.gz"}
-RATES = (0.0, 0.95, 0.9, 0.85, 0.8)  # 0: none goes
+TABLE_3 = (0.0, 0.95, 0.9, 0.85, 0.8)  # 0: none goes
+RATES = {"micro": (0.0, 0.95, 0.8), "nano": (0.0, 0.95, 0.8), "paper": TABLE_3}
 PAPER = ("HumanEval pass@1 in %, 1.3B, finetuned (Table 3)", {
-    f"match_rate={rate:g} finetuned": score for rate, score in zip(RATES, (50.6, 50.6, 45.1, 46.3, 45.1), strict=True)
+    f"match_rate={rate:g} finetuned": score for rate, score in zip(TABLE_3, (50.6, 50.6, 45.1, 46.3, 45.1), strict=True)
 })
 
 
 def get_points(h):
     return h.product(
         h.point("", {"prune.problems": PROBLEMS[h.scale], "models.raw+exercises": None}),
-        h.sweep("prune.match_rate", RATES),
+        h.sweep("prune.match_rate", RATES[h.scale]),
     )

@@ -50,15 +50,25 @@ def measure(model: Json, training: Json, steps: int) -> Json:
       most in this process, None where it does not say (CPU).
     - compile_seconds (trace, lowering and XLA), first_loss, parameters, device_kind, devices, tokens_per_step.
 
-    Raises UserError for a case that cannot be computed.
+    Raises UserError for a case that cannot be computed or does not fit.
     """
+    import jax
+
     from phi_jax.model.phi import PhiConfig
     from phi_jax.parallel.processes import keep_freed_memory, set_cpu_devices
 
     keep_freed_memory()
     set_cpu_devices(training["cpu_devices"])
     case = {"model": model, "training": training, "steps": steps}
-    return {"case": case, "figures": _figures(PhiConfig(**model), Config(training), steps)}
+    try:
+        return {"case": case, "figures": _figures(PhiConfig(**model), Config(training), steps)}
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"bench train: out of memory on the {jax.devices()[0].device_kind}; take a smaller "
+            "global_batch_size, more microbatches, or remat dots or full"
+        ) from None
 
 
 def _figures(config: Any, rules: Config, steps: int) -> Json:

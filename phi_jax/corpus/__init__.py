@@ -1,1 +1,1 @@
-"""Raw code in, documents out."""
+"""Raw code in; documents deduplicated, graded and filtered out."""

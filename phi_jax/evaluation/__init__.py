@@ -1,1 +1,1 @@
-"""Problems, completions, verdicts and scores."""
+"""Benchmarks: problems, completions, verdicts, scores with intervals."""

@@ -27,7 +27,6 @@ from phi_jax.evaluation import evalplus
 from phi_jax.evaluation.stops import STOP_STRINGS, body_indent
 from phi_jax.progress import say
 from phi_jax.store import python_text, rows
-from phi_jax.store.artifact import Json
 from phi_jax.store.rows import Row
 
 # All ours. idioms: small completions in the idiom of library code. unconventional: 50 problems of several steps, unlike
@@ -132,7 +131,7 @@ def whole_rows(path: Path) -> Iterator[tuple[str, Row]]:
 # Each is (row, place) -> the fields of a Problem, and raises UserError naming place and field for what is missing.
 
 
-def _of_human_eval(row: Row, place: str) -> Json:
+def _of_human_eval(row: Row, place: str) -> dict[str, Any]:
     texts = dict.fromkeys(("task_id", "prompt", "entry_point", "test", "canonical_solution"), "text")
     _require(row, place, "human-eval", ("canonical_solution",), **texts)
     tests = python_text.parse(row["test"])
@@ -155,7 +154,7 @@ def _of_human_eval(row: Row, place: str) -> Json:
     }
 
 
-def _of_mbpp(row: Row, place: str) -> Json:
+def _of_mbpp(row: Row, place: str) -> dict[str, Any]:
     """From a row of mbpp.jsonl or sanitized-mbpp.json."""
     text = "text" if "text" in row else "prompt"
     fields = {text: "text", "task_id": "whole number", "code": "text", "test_list": "list of texts"}
@@ -173,7 +172,7 @@ def _of_mbpp(row: Row, place: str) -> Json:
     }
 
 
-def _of_evalplus(row: Row, place: str) -> Json:
+def _of_evalplus(row: Row, place: str) -> dict[str, Any]:
     """From a row of HumanEvalPlus.jsonl or MbppPlus.jsonl."""
     texts = dict.fromkeys(("task_id", "prompt", "entry_point", "canonical_solution"), "text")
     # A problem of MBPP+ that has no plus inputs has {} there.

@@ -1,1 +1,1 @@
-"""Where arrays live: the mesh and the one table that maps a model's axis names onto it."""
+"""Many devices and processes: the mesh, where a model's axes lie on it, the sampler, the watch over other processes."""

@@ -1,1 +1,1 @@
-"""Text to token shards to batches."""
+"""Text to token shards, token shards to batches."""

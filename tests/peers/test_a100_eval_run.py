@@ -111,7 +111,7 @@ def backend(transformers):
 
 def launch(model, problems, out, *more):
     """README's command with other places, on the CPU."""
-    (line,) = re.findall("^launch/a100_eval/run .*", (ROOT / "README.md").read_text(), re.M)
+    (line,) = re.findall("^launch/a100_eval/run .*", (ROOT / "phi_jax" / "README.md").read_text(), re.M)
     script, *options = shlex.split(line)
     places = {"--model": model, "--problems": problems, "--out": out}
     given = [word for name in options[::2] for word in (name, places[name])]

@@ -41,7 +41,14 @@ class Transformers(ExportBackend):
         """See TokenBackend."""
         for start in range(0, len(requests), self._batch_size):
             batch = slice(start, start + self._batch_size)
-            yield from enumerate(self._generate(requests[batch], prompts[batch]), start)
+            try:
+                rows = self._generate(requests[batch], prompts[batch])
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"--batch-size {self._batch_size}: the device's memory is full; lower it, and what is done stays "
+                    "done"
+                ) from None
+            yield from enumerate(rows, start)
 
     def _generate(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> list[list[int]]:
         """The new tokens of one batch."""

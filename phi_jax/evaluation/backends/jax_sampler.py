@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import Decoded, TokenBackend
 from phi_jax.evaluation.completion import Plan, Request
 from phi_jax.model.sampling import Decoding
@@ -48,27 +47,3 @@ class JaxBackend(TokenBackend):
         for i, completion in ended:
             end = [self.tokenizer.end_of_text_id] if completion.stop_reason == "end_of_text" else []
             yield i, [*completion.tokens, *end]
-
-
-def complete_text(model: str, prompt: str, *, max_new_tokens: int, decoding: Decoding) -> str:
-    """The prompt and its completion, as `phi-jax sample` prints them.
-
-    Raises UserError for a prompt that is empty, and for one that does not fit the model's context with what is asked.
-    """
-    params, config, tokenizer = load_model(Path(model))
-    tokens = tokenizer.encode(prompt)
-    if not tokens:
-        raise UserError("--prompt: empty; give some text to complete")
-    room = config.max_seq_len - len(tokens)
-    if room < 1:
-        raise UserError(f"--prompt: {len(tokens)} tokens fill the model's context of {config.max_seq_len}; shorten it")
-    if not 1 <= max_new_tokens <= room:
-        raise UserError(
-            f"--max-new-tokens {max_new_tokens}: must be from 1 to {room}, since the prompt has {len(tokens)} tokens "
-            f"and the model's context {config.max_seq_len}"
-        )
-    one = sampler.Sampler(
-        params, config, end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=max_new_tokens, slots=1
-    )
-    ((_, completion),) = one.complete([sampler.Request(tokens, decoding=decoding)])
-    return prompt + tokenizer.decode(completion.tokens)

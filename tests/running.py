@@ -35,3 +35,20 @@ def named_identities(point):
         json.loads(p.read_text()) for depth in ("*", "*/*") for p in Path(point).glob(f"{depth}/manifest.json")
     ]
     return {f"{m['stage']}/{m['name']}": m["identity"] for m in manifests}
+
+
+def sweep_of_finetunings(training_steps, finetune_steps):
+    """A sweep file: two models of raw code, finetuned for so many steps each, behind one pretraining."""
+    return f'''"""How long raw code's model is finetuned."""
+
+def get_points(h):
+    return h.product(
+        h.point("", {{
+            "config": "{ROOT}/configs/nano.py:size=micro", "models.base": None, "models.finetuned": None,
+            "collect.max_files": 60, "evaluate.further_benchmarks": (), "evaluate.perturbations": (),
+            "training.steps": {training_steps}, "training.schedule_steps": {training_steps},
+            "training.checkpoint_every": 10, "training.cpu_devices": 1,
+        }}),
+        h.zip(h.sweep("finetune.steps", {finetune_steps}), h.sweep("finetune.schedule_steps", {finetune_steps})),
+    )
+'''

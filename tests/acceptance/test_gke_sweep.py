@@ -19,24 +19,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import ROOT, named_identities, phi_jax
+from running import ROOT, named_identities, phi_jax, sweep_of_finetunings
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 
 RESULT = Path(__file__).with_name("gke_sweep.json")
-FILE = f'''"""preempted: how long raw code's model is finetuned."""
-
-def get_points(h):
-    return h.product(
-        h.point("", {{
-            "config": "{ROOT}/configs/nano.py:size=micro", "models.base": None, "models.finetuned": None,
-            "collect.max_files": 60, "evaluate.further_benchmarks": (), "evaluate.perturbations": (),
-            "training.steps": 60, "training.schedule_steps": 60, "training.checkpoint_every": 10,
-            "training.cpu_devices": 1,
-        }}),
-        h.zip(h.sweep("finetune.steps", (16, 24)), h.sweep("finetune.schedule_steps", (16, 24))),
-    )
-'''
 ONE, OTHER = "steps=16,schedule_steps=16", "steps=24,schedule_steps=24"
 
 
@@ -102,7 +89,7 @@ def compared_with_the_schema(jobset):
 
 
 def test_what_jobset_runs_comes_to_what_local_comes_to(tmp_path):
-    (tmp_path / "preempted.py").write_text(FILE)
+    (tmp_path / "preempted.py").write_text(sweep_of_finetunings(60, (16, 24)))
     sweep = ["sweep", "--config", str(tmp_path / "preempted.py"), "--workdir"]
     plain, directory = tmp_path / "local", tmp_path / "gke"
     phi_jax(*sweep, plain)

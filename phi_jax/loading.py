@@ -3,17 +3,19 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
+from flax import nnx
 
+from phi_jax import fields
+from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.model.phi import Phi, forward
 from phi_jax.model.sampling import Decoding
+from phi_jax.parallel.embedder import make_embedder
+from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.weights.models import load_model
-
-if TYPE_CHECKING:
-    from phi_jax.model.phi import Phi
 
 _BATCH = 8  # texts that a device embeds at once
 
@@ -43,8 +45,6 @@ class Model:
         temperature, top_p, top_k, seed: as phi_jax.model.sampling.Decoding has them. Raises UserError for one
         that means nothing, and for a prompt that is empty or does not fit the context with what is asked.
         """
-        from phi_jax.parallel.sampler import Request, Sampler
-
         tokens = self.tokenizer.encode(prompt)
         if not tokens:
             raise UserError("prompt: empty; give some text to complete")
@@ -63,10 +63,6 @@ class Model:
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """Next-token logits [T, V] float32 behind each of T tokens. Raises UserError for more than a context."""
-        import jax
-
-        from phi_jax.model.phi import forward
-
         if not 0 < len(tokens) <= self.config.max_seq_len:
             raise UserError(f"tokens: {len(tokens)}; the model takes 1 to {self.config.max_seq_len}")
         logits_1xTxV = jax.jit(forward, static_argnums=2)(self.params, np.asarray([tokens], np.int32), self.config)
@@ -77,20 +73,15 @@ class Model:
 
         Of a longer text what the context holds counts. Raises UserError for another pooling.
         """
-        from phi_jax.parallel.embedder import make_embedder
+        rules = {"embed_tokens": self.config.max_seq_len, "batch_size": _BATCH, "pooling": pooling}
+        fields.check({"filter": rules})
+        return make_embedder(self.params, self.config, Config(rules))(self.tokenizer.encode_batch(texts))
 
-        rules = SimpleNamespace(embed_tokens=self.config.max_seq_len, batch_size=_BATCH, pooling=pooling)
-        return make_embedder(self.params, self.config, rules)(self.tokenizer.encode_batch(texts))
-
-    def module(self) -> "Phi":
+    def module(self) -> Phi:
         """The Flax NNX module with these weights, for those who change it: `nnx.state` of it, an optimizer on it.
 
         `nnx.to_pure_dict(nnx.state(module, nnx.Param))` is again what `forward` takes.
         """
-        from flax import nnx
-
-        from phi_jax.model.phi import Phi
-
         module = nnx.eval_shape(lambda: Phi(self.config, rngs=nnx.Rngs(0)))
         state = nnx.state(module)
         nnx.replace_by_pure_dict(state, self.params)

@@ -39,8 +39,12 @@ def test_a_model_in_python(directory):
     one, two, none = model.embed([PROMPT, PROMPT * 3, ""], pooling="last")
     assert np.isnan(none).all()
     assert np.abs(one - two).max() > 0
-    for wrong in (lambda: model.complete(""), lambda: model.complete(PROMPT, 10**6), lambda: model.logits([])):
-        with pytest.raises(UserError):
+    for wrong, told in (
+        (lambda: model.complete(""), "prompt: empty"), (lambda: model.complete(PROMPT, 10**6), "max_new_tokens"),
+        (lambda: model.complete(PROMPT, temperature=-1), "temperature"), (lambda: model.logits([]), "tokens"),
+        (lambda: model.embed([PROMPT], pooling="max"), "pooling"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=told):
             wrong()
 
 

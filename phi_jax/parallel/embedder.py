@@ -5,10 +5,10 @@ same, bit for bit, whatever texts stand beside it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from phi_jax.config import Config
 from phi_jax.model.phi import Params, PhiConfig
 
 SMALLEST_BUCKET = 64  # tokens
@@ -22,10 +22,10 @@ def bucket(length: int, longest: int) -> int:
     return min(longest, max(SMALLEST_BUCKET, 1 << (length - 1).bit_length()))
 
 
-def make_embedder(params: Params, shape: PhiConfig, rules: Any) -> EmbedTokens:
+def make_embedder(params: Params, shape: PhiConfig, rules: Config) -> EmbedTokens:
     """What embeds texts by config.filter's rules: their first tokens, at most as many as the model's context holds.
 
-    Compiled once for each bucket, for a batch on each device. Raises UserError for an unknown pooling.
+    Compiled once for each bucket, for a batch on each device.
     """
     import jax
 

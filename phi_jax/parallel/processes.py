@@ -42,14 +42,19 @@ def keep_freed_memory() -> None:
 
 def give_memory_back() -> None:
     """Gives the kernel what a stage has freed and its libraries keep: 0.6 GiB after a training of nano."""
-    import ctypes
-
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
     if "pyarrow" in sys.modules:
         sys.modules["pyarrow"].default_memory_pool().release_unused()
     gc.unfreeze()
     gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Gives the kernel the freed memory that `keep_freed_memory` kept. Without effect with another C library."""
+    import ctypes
+
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 

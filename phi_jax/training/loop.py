@@ -23,6 +23,9 @@ from phi_jax.training.step import State, abstract_state, fresh_state, make_eval_
 from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.models import shape_of
 
+# XLA:CPU's buffers leave holes in glibc's heap, which takes no freed aligned block for the next one of its size.
+_TRIM_STEPS = 25
+
 
 def train(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `pretrain`: next-token training from fresh weights (paper, section 2.3), or those of the model in
@@ -78,7 +81,10 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
             validated = {name: value for name, value in figures.items() if name == VALIDATION_LOSS}
             checkpoints.save(step, state, {**record, "step": step}, metrics=validated)
 
-        hooks = [(1, profile.at), (rules.evaluate_every, validate), (rules.checkpoint_every, save)]
+        def trim(step: int, state: State) -> None:
+            processes.trim_heap()
+
+        hooks = [(1, profile.at), (_TRIM_STEPS, trim), (rules.evaluate_every, validate), (rules.checkpoint_every, save)]
 
         # --- Steps ------------------------------------------------------------------------------------------
         stream = opened.enter_context(contextlib.closing(data.train.iterate(step, rules.steps)))
@@ -136,6 +142,7 @@ def _settle(figures: Mapping[str, jax.Array]) -> None:
     jax.block_until_ready(figures)
     gc.collect()
     gc.freeze()  # later collections, which stall a step, pass by what exists now
+    processes.trim_heap()  # of what the compiler has freed
 
 
 def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, rules: Config, identity: str) -> None:

@@ -81,10 +81,7 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
             validated = {name: value for name, value in figures.items() if name == VALIDATION_LOSS}
             checkpoints.save(step, state, {**record, "step": step}, metrics=validated)
 
-        def trim(step: int, state: State) -> None:
-            processes.trim_heap()
-
-        hooks = [(1, profile.at), (_TRIM_STEPS, trim), (rules.evaluate_every, validate), (rules.checkpoint_every, save)]
+        hooks = [(1, profile.at), (rules.evaluate_every, validate), (rules.checkpoint_every, save)]
 
         # --- Steps ------------------------------------------------------------------------------------------
         stream = opened.enter_context(contextlib.closing(data.train.iterate(step, rules.steps)))
@@ -100,6 +97,8 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
                 _settle(figures)
                 watch.can_save = True
             stopping = watch.should_stop(step)
+            if step % _TRIM_STEPS == 0:
+                processes.trim_heap()
             for every, hook in hooks:
                 if step % every == 0 or step == rules.steps or (stopping and hook is save):
                     hook(step, state)

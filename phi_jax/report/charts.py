@@ -35,14 +35,15 @@ def bars(rows: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]], ours: str
 
     rows: (name, score, the paper's), the first on top. A score is {"value", "low", "high"} in shares, with "values"
     where there are several, a dot each; {} under a name makes it a heading. Each of the paper's begins with a number in
-    %; where it holds a "*" nobody has verified it, and its bar is dashed. ours, theirs: titles.
+    %; where it holds a "*" nobody has verified it, and its bar is dashed. ours, theirs: titles, which say of how many
+    problems the scores are.
     """
     most = max(len(texts) for *_, texts in rows)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, 1 + bool(most), sharey=True, squeeze=False)[0]
         for axes, title in zip(panels, (ours, theirs), strict=False):
-            axes.set(title=title, xlim=(0, 112), xticks=range(0, 101, 25))
+            axes.set(title=title, xlabel="pass@1 (% of problems)", xlim=(0, 150), xticks=range(0, 101, 25))
             axes.grid(axis="y", visible=False)
         panels[0].set_ylim(len(rows) - 0.45, -0.55)
         labels = panels[0].set_yticks(range(len(rows)), [name for name, *_ in rows], color=_INK)
@@ -57,20 +58,19 @@ def bars(rows: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]], ours: str
                 panels[1].barh(middle, value, 0.6 / (most + 0.5), color="none", edgecolor=_MUTED, linestyle=line)
                 panels[1].text(value + 2, middle, text, va="center", fontsize=8)
 
-    size = 9.4 if most else 7.2, 0.9 + (0.3 + 0.11 * most) * len(rows)
-    return _svg(draw, size, "pass@1 in percent, ours and the paper's")
+    return _svg(draw, (9.4 if most else 7.2, 0.9 + (0.35 + 0.1 * most) * len(rows)), f"pass@1: {ours}")
 
 
 def _bar(axes: Axes, place: int, score: Mapping[str, Any]) -> None:
     value, low, high = (100 * score[name] for name in ("value", "low", "high"))
     axes.barh(place, value, 0.5, color=_ACCENT)
     axes.plot([low, high], [place, place], color=_INK, linewidth=1.2, marker="|", markersize=6)
-    axes.text(max(value, high) + 2, place, f"{value:.1f}", va="center")
+    axes.text(max(value, high) + 2, place, f"{value:.1f} ({low:.1f} to {high:.1f})", va="center")
     if len(seeds := score.get("values", ())) > 1:
         axes.plot([100 * seed for seed in seeds], [place] * len(seeds), "o", color=_SECOND, markersize=3.5)
 
 
-def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str, x_label: str = "step") -> str:
+def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str, x_label: str = "optimizer step") -> str:
     """At most four named series of (x, y), of which some may be empty; of few points each gets a dot."""
 
     def draw(figure: Figure) -> None:
@@ -89,20 +89,19 @@ def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str, x_label
 
 
 def _svg(draw: Callable[[Figure], None], size: tuple[float, float], label: str) -> str:
-    """What `draw` draws in a figure of this size (inches), in the page's colours."""
+    """What `draw` draws in a figure of this size (inches), in the page's colours; label: for who cannot see it."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    metadata = {"Title": label, **dict.fromkeys(("Date", "Creator", "Format", "Type"))}
     with matplotlib.style.context(["default", _STYLE]):
         figure = Figure(size, layout="constrained")
         draw(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     svg = buffer.getvalue()
-    root = rf'<svg \1 role="img" aria-label="{label}">'
-    svg = re.sub(r'^.*?<svg [^>]*?(viewBox="[^"]*")[^>]*>', root, svg, flags=re.DOTALL)
-    svg = re.sub(r"<style.*?</style>", "", svg)  # it would be the whole page's
+    svg = re.sub(r'(?s)^.*?<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', svg)
+    svg = re.sub(r"(?s)<(style|metadata).*?</\1>", "", svg)  # the style would be the whole page's
     svg = re.sub(r' id="[A-Za-z.0-9]+(?:_\d+)+"', "", svg)  # matplotlib counts from 1 in every figure of the page
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
     for written, shown in _COLORS.items():

@@ -81,7 +81,10 @@ def test_the_stage_writes_the_same_bytes_for_the_same_numbers(tmp_path):
 def test_the_first_sentence_says_what_can_be_told_apart(full, tmp_path):
     data, html = full
     none = "No two models can be told apart on idioms. No two models can be told apart on libraries."
-    assert f"No two models can be told apart on nano. {none}" in text_of(html)
+    solved = "finetuned solves 100.0 %, raw+exercises solves 75.0 %, base solves 37.5 % and raw solves 0.0 %"
+    of = f"Of the 8 problems of nano {solved}"
+    assert f"{of}. No two models can be told apart on nano. {none}" in text_of(html)
+    assert html.index("</svg>") < html.index(solved[:9]) < html.index("<details")
     better = {**data["evaluation"], "models": [{**r, "p_page": r["p"]} for r in data["evaluation"]["models"]]}
     text = text_of(page_of({**data, "evaluation": better}))
     assert (
@@ -90,7 +93,9 @@ def test_the_first_sentence_says_what_can_be_told_apart(full, tmp_path):
     )
     every = {**better, "models": [{**r, "p_page": 0.049} for r in better["models"]]}
     assert evaluation.told_apart(every) == []
-    assert "told apart on" not in text_of(page_of({**data, "evaluation": every}))
+    text = text_of(page_of({**data, "evaluation": every}))
+    assert f"{of}; any two models can be told apart. " in text
+    assert "told apart on" not in text
 
 
 def test_the_terminal_gets_one_small_table(full):
@@ -106,14 +111,17 @@ def test_the_terminal_gets_one_small_table(full):
 
 
 def test_the_papers_bars_stand_beside_the_models_that_it_knows(full):
-    svg = re.search(r"<svg .*?</svg>", full[1], re.DOTALL)[0]
-    for model in SOLVED:
-        assert f">{model}</text>" in svg
+    first, svg = re.findall(r"<svg .*?</svg>", full[1], re.DOTALL)[:2]
+    for chart in (first, svg):
+        assert "<title>pass@1: nano: 8 problems, bars with 95 % intervals</title>" in chart
+        assert all(f">{model}</text>" in chart for model in SOLVED)
+        assert ">pass@1 (% of problems)</text>" in chart
+        assert ">37.5 (13.7 to 69.4)</text>" in chart
+    assert ">from 25.0 % filtered, 75.0 % grammar.textbooks</text>" in first
     for group, values in PAPER["figure_2_1"]["groups"].items():
-        assert svg.count(f"   {group}</text>") == len(values) == 3
+        assert svg.count(f" ({group})</text>") == len(values) == 3
         for value in values.values():
-            assert f">{value}   {group}</text>" in svg
-    assert ">37.5</text>" in svg
+            assert f">{value} ({group})</text>" in svg
     assert svg.count("var(--accent)") == 4
     assert svg.count("stroke-dasharray: 3") == sum(
         "*" in value for values in PAPER["figure_2_1"]["groups"].values() for value in values.values()
@@ -123,7 +131,8 @@ def test_the_papers_bars_stand_beside_the_models_that_it_knows(full):
 def test_who_wrote_what_a_model_learned_from_is_said(full, tmp_path):
     rows = dict(rows_of(full[1], "<th>trained on</th>"))
     grammar = "grammar.textbooks (the built-in grammar, no LLM)"
-    assert rows["base"] == f"25.0 % filtered (people) , 75.0 % {grammar} ; in the paper: CodeTextbook"
+    assert rows["base"] == f"25.0 % filtered (people) , 75.0 % {grammar}"
+    assert "base is CodeTextbook;" in text_of(full[1])
     assert rows["raw+exercises"] == "raw, then 100.0 % grammar.exercises (the built-in grammar, no LLM)"
     assert "one grammar wrote" in text_of(full[1])
     data = gather(CONFIG, inputs_of(tmp_path, writer="writer:0.8,ours:0.2", full=False))
@@ -206,6 +215,23 @@ def test_a_sample_shows_prompt_completions_and_verdicts(full):
     assert "failed: no" in html
 
 
+def test_the_first_three_samples_stand_open_and_the_rest_is_folded(full):
+    data, html = full
+    shown, folds = html.partition("<details")[::2]
+    tasks = [sample["task_id"] for sample in data["samples"]]
+    assert [f"<h3>{task}</h3>" in shown for task in tasks] == 3 * [True] + 3 * [False]
+    assert all(f"<h3>{task}</h3>" in folds for task in tasks[3:])
+    sections = re.findall(
+        r'<details class="fold"><summary><h2>.+</h2> <span class="muted">(.+)</span></summary>\n<div id="(.+)">', html
+    )
+    assert len(sections) == html.count('class="fold"') == 15
+    assert {target[1:] for target in re.findall(r'<a href="(.*?)">', html)} <= {id for _, id in sections}
+    says = {id: text_of(line) for line, id in sections}
+    assert says["samples"] == "3 more problems"
+    assert says["perturbed"] == "at most +100.0 points: typos, finetuned, 4 problems"
+    assert says["pairs"] == "0 of 18 told apart, p below 0.05, corrected"
+
+
 def test_files_to_grade_come_without_scores_and_licences(full):
     data, html = full
     assert len(data["reading"]) == 5
@@ -219,7 +245,8 @@ def test_the_filter_is_shown_with_its_calibration_and_the_files_at_its_threshold
     html = full[1][full[1].index("<h2>The filter") :].partition("<h2>")[2].partition("<h2>")[0]
     text = text_of(html)
     assert "ROC AUC, cross-validated: forest 0.812, linear 0.700" in text
-    assert "share graded high by score" in html
+    assert "<title>share graded high (0 to 1) by score (0 to 1)</title>" in html
+    assert ">n = 92 graded files</text>" in html
     assert "Files at each dot, from the left: 31, 31, 30." in text
     assert "just above 0.5001 above.py made here x = 1" in text
     assert "just below 0.4999 below.py made here x = 1" in text
@@ -228,7 +255,7 @@ def test_the_filter_is_shown_with_its_calibration_and_the_files_at_its_threshold
 def test_facts_are_lines_of_a_table_and_long_tables_are_cut(full):
     facts = {"kept": 1234567, "by_source": {f"s{n}": n for n in range(12)}, "reasons": [], "rows": [1], "on": True}
     html = page_of({**full[0], "stages": {"s": facts}})
-    cells = re.findall(r"<td>(.*?)</td><td class=.number.>(.*?)</td>", html.partition("<h3>s <")[2])
+    cells = re.findall(r"<td>(.*?)</td><td class=.number.>(.*?)</td>", html.partition("<h3>s</h3>")[2])
     rows = dict(cells[: cells.index(("on", "True")) + 1])
     assert rows["kept"] == "1,234,567"
     assert rows["by source: s9"] == "9"
@@ -260,22 +287,29 @@ def test_what_a_model_writes_is_escaped(full):
 @pytest.mark.parametrize("points", [[(0, 1.0)], [(0, 2.0), (1, 2.0)], [(0, 8.0), (50, 3.5), (100, 3.4)]])
 def test_a_chart_takes_any_number_of_points_in_the_pages_colours(points):
     svg = charts.lines({"training": points, "validation": points[-1:]}, "loss")
+    assert ">loss</text>" in svg
+    assert ">optimizer step</text>" in svg
+    assert "<title>loss by optimizer step</title>" in svg
     assert svg.startswith('<svg viewBox="')
     assert svg == charts.lines({"training": points, "validation": points[-1:]}, "loss")
     assert not re.search(r"#0[1-5]0|<metadata|<style|DejaVu|id=\"(figure|axes|matplotlib)", svg)
     assert {"var(--accent)", "var(--accent-2)", "var(--rule)"} <= set(re.findall(r"var\(--[a-z0-9-]+\)", svg))
 
 
-def in_a_browser(html, directory, width, scheme):
-    """(pixels that the page is too wide, red of its ground) as Chromium renders it, with nothing on the console."""
+def in_a_browser(html, directory, width, scheme, link=""):
+    """(pixels that the page is too wide with every section open, red of its ground, how many a link to it opens).
+
+    As Chromium renders it, with nothing on the console.
+    """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("needs a browser: apt-get install chromium")
     # The page reports its own layout through its title, which --dump-dom shows.
     probe = (
-        "<script>addEventListener('load', () => { document.title = 'overflow ' + "
-        "(document.documentElement.scrollWidth - innerWidth) + ' ' + getComputedStyle(document.body).backgroundColor; "
-        "})</script></body>"
+        "<script>addEventListener('load', () => { const opened = document.querySelectorAll('details[open]').length; "
+        "document.querySelectorAll('details').forEach(d => d.open = true); document.title = 'overflow ' + "
+        "(document.documentElement.scrollWidth - innerWidth) + ' ' + getComputedStyle(document.body).backgroundColor + "
+        "' opened ' + opened; })</script></body>"
     )
     (directory / "page.html").write_text(html.replace("</body>", probe))
     done = subprocess.run(
@@ -283,19 +317,21 @@ def in_a_browser(html, directory, width, scheme):
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          f"--user-data-dir={directory / 'profile'}", f"--window-size={max(width, 500)},900", "--enable-logging=stderr",
          f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}", "--dump-dom",
-         f"file://{directory / 'page.html'}"],
+         f"file://{directory / 'page.html'}{link}"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr, done.stderr
-    found = re.search(r"<title>overflow (-?\d+) rgb\((\d+)", done.stdout)
+    found = re.search(r"<title>overflow (-?\d+) rgb\((\d+).* opened (\d+)<", done.stdout)
     assert found, done.stdout[:500]
-    return int(found[1]), int(found[2])
+    return [int(group) for group in found.groups()]
 
 
 @pytest.mark.system
 @pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1300, "light"), (400, "dark"), (1300, "dark")])
 def test_in_a_browser(full, tmp_path, width, scheme):
-    """Rendered by Chromium: nothing on the console, nothing wider than the window."""
-    too_wide, red = in_a_browser(full[1], tmp_path, width, scheme)
+    """Rendered by Chromium: nothing on the console, nothing wider than the window; a link opens what it points to."""
+    link = "#pairs" if width == 1300 else ""
+    too_wide, red, opened = in_a_browser(full[1], tmp_path, width, scheme, link)
     assert too_wide <= 0
     assert (red < 60) == (scheme == "dark")
+    assert opened == bool(link)

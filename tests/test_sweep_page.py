@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_report import in_a_browser, rows_of
+from test_report import in_a_browser, rows_of, text_of
 
 from phi_jax.contamination.prune import MATCHES
 from phi_jax.evaluation.comparison import holm, mcnemar
@@ -177,9 +177,15 @@ def test_the_tables_are_report_jsons_and_the_papers(sweep):
     assert table_2[7] == ["ours: match_rate=0 finetuned", "91,904", "HumanEval", "60.0 % 50.0 % to 70.0 %"]
 
 
+def test_the_first_sentence_is_the_figures(sweep):
+    text = text_of(sweep[1].partition("<details")[0])
+    said = "match_rate=0 finetuned solves most, 70.0 %, and match_rate=0 raw least, 10.0 %"
+    assert f"Of the 10 problems of HumanEval, {said}; where intervals overlap, the figure tells no two apart" in text
+
+
 def test_the_papers_bars_stand_beside_ours_and_unverified_ones_are_dashed(sweep):
     svg = re.search(r"<svg .*?</svg>", sweep[1], re.DOTALL)[0]
-    for text in ("match_rate=0", "match_rate=0.9", "raw", "finetuned", "17 **", "50.6"):
+    for text in ("match_rate=0", "match_rate=0.9", "raw, n = 2 seeds", "finetuned, n = 2 seeds", "17 **", "50.6"):
         assert f">{text}</text>" in svg
     assert svg.count("stroke-dasharray: 3") == 1
 
@@ -227,7 +233,7 @@ def test_two_points_are_compared_on_the_same_problems(compared):
     assert cells[:4] == ["HumanEval, finetuned", "A − B", "80.0 %, 30.0 %", "+50.0"]
     assert list(data["losses"]) == ["finetune/finetuned"]
     for name in ("training A", "training B", "validation A", "validation B"):
-        assert f">{name}</text>" in html
+        assert f">{name}, n = {3 if name < 'v' else 1}</text>" in html
     assert "HumanEval, finetuned: 80.0 % and 30.0 % of 10 problems, A - B = +50.0" in sweep_page.compared(data)[-1]
 
 
@@ -236,6 +242,6 @@ def test_two_points_are_compared_on_the_same_problems(compared):
 def test_in_a_browser(sweep, compared, tmp_path, width, scheme):
     for number, (_, html) in enumerate((sweep, compared)):
         (tmp_path / str(number)).mkdir()
-        too_wide, red = in_a_browser(html, tmp_path / str(number), width, scheme)
+        too_wide, red, _ = in_a_browser(html, tmp_path / str(number), width, scheme)
         assert too_wide <= 0
         assert (red < 60) == (scheme == "dark")

@@ -7,7 +7,7 @@ SCALES = {
     "nano": ({"model.num_layers": 2, "model.hidden_size": 64, "model.intermediate_size": 256, "model.num_heads": 2}, 250, 700),
     "paper": ({"config": "../phi_1_small.py"}, 12_400, 36_200),
 }
-PAPER = ("HumanEval pass@1 in %, 350M and 1.3B (Figure 2.1; * from memory, ** second-hand)", {
+PAPER = ("HumanEval, 164 problems: pass@1 in %, 350M and 1.3B (Figure 2.1; * from memory, ** second-hand)", {
     "small,short raw": "11 *", "small,short base": "16 *", "small,short finetuned": "41 *",
     "small,long raw": "12 *", "small,long base": "20", "small,long finetuned": "45",
     "large,long raw": "17 **", "large,long base": "29", "large,long finetuned": "51",

@@ -81,8 +81,8 @@ def test_the_stage_writes_the_same_bytes_for_the_same_numbers(tmp_path):
 def test_the_first_sentence_says_what_can_be_told_apart(full, tmp_path):
     data, html = full
     none = "No two models can be told apart on idioms. No two models can be told apart on libraries."
-    solved = "finetuned solves 100.0 %, raw+exercises solves 75.0 %, base solves 37.5 % and raw solves 0.0 %"
-    of = f"Of the 8 problems of nano {solved}"
+    solved = "finetuned solves 100.0 %, raw+exercises 75.0 %, base 37.5 % and raw 0.0 %"
+    of = f"Of nano's 8 problems, {solved}"
     assert f"{of}. No two models can be told apart on nano. {none}" in text_of(html)
     assert html.index("</svg>") < html.index(solved[:9]) < html.index("<details")
     better = {**data["evaluation"], "models": [{**r, "p_page": r["p"]} for r in data["evaluation"]["models"]]}
@@ -113,7 +113,7 @@ def test_the_terminal_gets_one_small_table(full):
 def test_the_papers_bars_stand_beside_the_models_that_it_knows(full):
     first, svg = re.findall(r"<svg .*?</svg>", full[1], re.DOTALL)[:2]
     for chart in (first, svg):
-        assert "<title>pass@1: nano: 8 problems, bars with 95 % intervals</title>" in chart
+        assert "<title>pass@1: nano: 8 problems, one greedy completion of each; 95 % intervals</title>" in chart
         assert all(f">{model}</text>" in chart for model in SOLVED)
         assert ">pass@1 (% of problems)</text>" in chart
         assert ">37.5 (13.7 to 69.4)</text>" in chart
@@ -228,7 +228,7 @@ def test_the_first_three_samples_stand_open_and_the_rest_is_folded(full):
     assert {target[1:] for target in re.findall(r'<a href="(.*?)">', html)} <= {id for _, id in sections}
     says = {id: text_of(line) for line, id in sections}
     assert says["samples"] == "3 more problems"
-    assert says["perturbed"] == "at most +100.0 points: typos, finetuned, 4 problems"
+    assert says["perturbed"] == "a cost of up to +100.0 points: finetuned, typos, 4 problems"
     assert says["pairs"] == "0 of 18 told apart, p below 0.05, corrected"
 
 

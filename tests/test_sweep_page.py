@@ -180,7 +180,7 @@ def test_the_tables_are_report_jsons_and_the_papers(sweep):
 def test_the_first_sentence_is_the_figures(sweep):
     text = text_of(sweep[1].partition("<details")[0])
     said = "match_rate=0 finetuned solves most, 70.0 %, and match_rate=0 raw least, 10.0 %"
-    assert f"Of the 10 problems of HumanEval, {said}; where intervals overlap, the figure tells no two apart" in text
+    assert f"Of HumanEval's 10 problems, {said}; where intervals overlap, the figure tells no two apart" in text
 
 
 def test_the_papers_bars_stand_beside_ours_and_unverified_ones_are_dashed(sweep):

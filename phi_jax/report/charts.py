@@ -58,7 +58,7 @@ def bars(rows: Sequence[tuple[str, Mapping[str, Any], Sequence[str]]], ours: str
                 panels[1].barh(middle, value, 0.6 / (most + 0.5), color="none", edgecolor=_MUTED, linestyle=line)
                 panels[1].text(value + 2, middle, text, va="center", fontsize=8)
 
-    return _svg(draw, (9.4 if most else 7.2, 0.9 + (0.35 + 0.1 * most) * len(rows)), f"pass@1: {ours}")
+    return _svg(draw, (9.4, 0.9 + (0.4 + 0.1 * most) * len(rows)), f"pass@1: {ours}")
 
 
 def _bar(axes: Axes, place: int, score: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ def lines(series: Mapping[str, Sequence[Sequence[float]]], y_label: str, x_label
                     *zip(*points, strict=True), line, color=color, label=name, linewidth=width, marker=dot, markersize=3
                 )
         axes.set(xlabel=x_label, ylabel=y_label)
-        axes.legend()
+        figure.legend(loc="outside upper left", ncols=2)
 
     return _svg(draw, (4.6, 2.4), f"{y_label} by {x_label}")
 
@@ -94,14 +94,13 @@ def _svg(draw: Callable[[Figure], None], size: tuple[float, float], label: str) 
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
-    metadata = {"Title": label, **dict.fromkeys(("Date", "Creator", "Format", "Type"))}
     with matplotlib.style.context(["default", _STYLE]):
         figure = Figure(size, layout="constrained")
         draw(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Title": label})
     svg = buffer.getvalue()
     svg = re.sub(r'(?s)^.*?<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', svg)
-    svg = re.sub(r"(?s)<(style|metadata).*?</\1>", "", svg)  # the style would be the whole page's
+    svg = re.sub(r"(?s)<(style|metadata).*?</\1>", "", svg)  # a style would be the whole page's
     svg = re.sub(r' id="[A-Za-z.0-9]+(?:_\d+)+"', "", svg)  # matplotlib counts from 1 in every figure of the page
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
     for written, shown in _COLORS.items():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from phi_jax import config
+from phi_jax import config, progress
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError
 
 if TYPE_CHECKING:
@@ -32,17 +33,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         config_arguments, rest = config.take(sys.argv[1:] if arguments is None else arguments)
         options = _parser().parse_args(rest)
+        progress.verbose = options.verbose
         options.run(options, config_arguments)
     except UserError as error:
         _fail(str(error))
     except Preempted as stopped:
-        print(f"phi-jax: {stopped}; run the same command again to go on", file=sys.stderr)
+        progress.say(f"phi-jax: {stopped}; run the same command again to go on")
         sys.exit(EXIT_PREEMPTED)
     except PeerLost as error:
-        print(f"phi-jax: {error}", file=sys.stderr)
+        progress.say(f"phi-jax: {error}")
         sys.exit(EXIT_PEER_LOST)
-    except KeyboardInterrupt:
-        print("\nphi-jax: interrupted; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        from phi_jax.parallel import processes
+
+        if processes.is_leader():
+            progress.say(f"phi-jax: stopped{stopped}; the same command goes on from there")
         sys.exit(130)
     except Exception as error:
         if _disk_is_full(error):
@@ -55,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"phi-jax: error: {message}", file=sys.stderr)
+    progress.say(f"phi-jax: error: {message}")
     sys.exit(EXIT_FAILED)
 
 
@@ -466,6 +472,7 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         for names, kwargs in command.options:
             sub.add_argument(*names, **kwargs)
+        sub.add_argument("--verbose", action="store_true", help="more words: identities, settings in full")
         sub.set_defaults(run=command.run)
     return parser
 

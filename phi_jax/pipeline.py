@@ -22,7 +22,7 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.graph import COMPUTING, DISTRIBUTED, Stage, models_of, split_label, stages
 from phi_jax.parallel import compilations, processes
-from phi_jax.progress import say
+from phi_jax.progress import at_work, note, say
 from phi_jax.store import artifact
 from phi_jax.store.artifact import Artifact, Fields, Json
 from phi_jax.store.digests import PathDigests
@@ -30,6 +30,11 @@ from phi_jax.store.digests import PathDigests
 if TYPE_CHECKING:
     from phi_jax.teacher.teachers import Teachers
 
+_LINE = "{:27} {:41} {:>9}"  # a stage, what it made, how long it took: at most 79 columns
+_TOLD = {
+    "steps": "{:,} steps", "tokens": "{:,} tokens", "loss": "loss {:.3f}", "step": "step {}",
+    "entries": "{:,} entries", "problems": "{:,} problems", "parameters": "{:,} parameters",
+}  # fmt: skip
 _ANEW = "made anew"  # in the place of an identity
 WHOLE, STALE, INTERRUPTED, MISSING = "whole", "stale", "interrupted", "missing"
 
@@ -58,7 +63,7 @@ def run(config: Config, workdir: PathLike, *, only: Iterable[Stage] | None = Non
 
     again: stages ("collect") that are made anew though they are whole. With several processes
     (parallel/processes.py), which share the work directory, all of them make the same call. Raises UserError; finished
-    stages stay.
+    stages stay. A KeyboardInterrupt says where it came.
     """
     chosen = stages(config) if only is None else tuple(only)
     digests, new = PathDigests(workdir), not Path(workdir).is_dir()
@@ -80,9 +85,13 @@ def run(config: Config, workdir: PathLike, *, only: Iterable[Stage] | None = Non
         processes.on_leader(begin)
         if any(stage.stage in COMPUTING for stage in itertools.compress(chosen, due)):
             compilations.keep_compilations(workdir)
+        made = 0
         for stage in chosen:
-            _run_stage(stage, config, Path(workdir), digests, again=stage.stage in again)
-        processes.on_leader(lambda: _publish_scores(config, Path(workdir)))
+            try:
+                made += _run_stage(stage, config, Path(workdir), digests, again=stage.stage in again)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f" in {stage.label}") from None
+        processes.on_leader(lambda: _end(config, Path(workdir), len(chosen) - made, len(chosen)))
 
 
 def dry_run(
@@ -96,12 +105,13 @@ def dry_run(
     return standings, preflight.check(config, workdir, [found.stage for found in standings if found.due])
 
 
-def _run_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests, *, again: bool) -> None:
+def _run_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests, *, again: bool) -> bool:
+    """False where there was nothing to do."""
     if processes.count() > 1 and stage.stage not in DISTRIBUTED:
         raise UserError(f"{stage.label} runs in one process; only {', '.join(DISTRIBUTED)} take --distributed")
     opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, digests, again=again))
     if opened is None:
-        return
+        return False
     with processes.failing_together():
         inputs = _inputs_of(stage, workdir)
         values = stage.config_of(config).to_dict()
@@ -114,6 +124,7 @@ def _run_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests
         stage.run(config, inputs, draft)
     processes.on_leader(lambda: _commit(draft))
     processes.give_memory_back()
+    return True
 
 
 def _agreed(draft: artifact.Draft) -> Json:
@@ -128,13 +139,14 @@ def _open_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigest
     digests.save()
     existing = artifact.find(workdir, stage.stage, stage.name)
     if existing is not None and not again and not _changes(existing.manifest, stage, decides, workdir, {}):
-        say(f"{stage.label}: whole, skipped")
         return None
     for source in inputs.values():
         source.check()
     values = stage.config_of(config).to_dict()
     draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, decides=decides, again=again)
-    say(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
+    at_work(stage.label)
+    if draft.resumed:
+        note(f"{stage.label}: going on from what an interrupted run left")
     return _agreed(draft)
 
 
@@ -162,7 +174,20 @@ def _input(stage: Stage, label: str, workdir: PathLike, *, settle: bool = False)
 
 def _commit(draft: artifact.Draft) -> None:
     done = draft.commit()
-    say(f"{draft.label}: done in {done.manifest['seconds']:.1f} s, identity {done.identity[:12]}")
+    say(_LINE.format(draft.label, _made(done), f"{done.manifest['seconds']:,.1f} s"))
+    note(f"identity {done.identity[:12]}", detail=True)
+
+
+def _made(done: Artifact) -> str:
+    """What an artifact holds and how many of it, the texts first: 120 textbooks, 480 exercises, 24 problems."""
+    outputs = sorted(done.manifest["outputs"].items(), key=lambda output: output[1]["kind"] != "documents")
+    told = [
+        f"{about['rows']:,} {name.replace('_', ' ')}"
+        for name, about in outputs
+        if about["kind"] != "log" and about.get("rows") and name != "tokens"
+    ]
+    told += [form.format(done.facts[name]) for name, form in _TOLD.items() if done.facts.get(name)]
+    return ", ".join(told[:3])
 
 
 def evaluated(config: Config, workdir: PathLike) -> list[Artifact]:
@@ -171,8 +196,10 @@ def evaluated(config: Config, workdir: PathLike) -> list[Artifact]:
     return [a for a in found if a is not None]
 
 
-def _publish_scores(config: Config, workdir: Path) -> None:
-    """`W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
+def _end(config: Config, workdir: Path, whole: int, count: int) -> None:
+    """Leaves `W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
+    if whole:
+        say(_LINE.format("whole", f"{whole} of {count} stages", ""))
     if whole := evaluated(config, workdir):
         from phi_jax.evaluation.evaluate import combined_scores
 
@@ -300,7 +327,7 @@ def retry_poisoned(config: Config, workdir: PathLike, stage: Stage) -> int:
     with _teachers(config, workdir, stage) as teachers:
         reasons = Counter(reply.reason for reply in teachers.journal.poisoned())
         for reason, count in reasons.most_common():
-            say(f"{stage.label}: {count:,} given up before: {reason}")
+            note(f"{stage.label}: {count:,} given up before: {reason}")
         return teachers.journal.retry_given_up()
 
 

@@ -1,79 +1,80 @@
-"""Progress of long work: rate and ETA, redrawn on a terminal, one plain line now and then elsewhere."""
+"""What a user sees of work: its lines; rate and ETA, redrawn on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
+import io
 import sys
-import time
-from types import TracebackType
+from typing import Any
 
 PLAIN_LINE_SECONDS = 10.0
+verbose = False  # the command line's to set: `--verbose`
 
 
-def say(line: str) -> None:
+def say(line: str, end: str = "\n") -> None:
     """Prints one line for the user, above a progress line that is being redrawn."""
     from tqdm import tqdm
 
+    clear = "\r\033[K" if sys.stderr.isatty() else ""  # of what `at_work` or a key has left there
     with tqdm.external_write_mode(file=sys.stderr):
-        print(line, file=sys.stderr, flush=True)
+        print(clear + line, end=end, file=sys.stderr, flush=True)
+
+
+def note(line: str, *, detail: bool = False) -> None:
+    """Prints one line beside those that a reader looks for; a detail with `--verbose` only."""
+    if verbose or not detail:
+        say(f"  {line}")
+
+
+def at_work(label: str) -> None:
+    """Says what is at work: on a terminal until the next line, elsewhere with `--verbose` only."""
+    if sys.stderr.isatty():
+        say(f"{label} ...", end="")
+    elif verbose:
+        say(f"{label}: starting")
 
 
 class Progress:
     """Counts work done. Use as a context manager and call `advance`.
 
     label: what is being done, e.g. "pretrain/base". total: units in all. start: units that an earlier run did.
-    On a terminal the line is redrawn; elsewhere a line is printed every PLAIN_LINE_SECONDS and at the end.
+    On a terminal the line is redrawn until the work is done; elsewhere one is printed every PLAIN_LINE_SECONDS.
     """
 
     def __init__(self, label: str, total: int, unit: str, *, start: int = 0) -> None:
         from tqdm import tqdm
 
-        self._label, self._total, self._unit = label, total, unit
-        self._done = self._start = start
-        self._note = ""
-        self._begin = self._last = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=total, initial=start, desc=label, unit=f" {unit}", unit_scale=total > 100_000,
-                dynamic_ncols=True, file=sys.stderr,
-            )  # fmt: skip
+        shown = "{n_fmt}/{total_fmt}{unit} {elapsed}<{remaining} {rate_noinv_fmt}{postfix}"
+        where: dict[str, Any] = {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| " + shown, "file": sys.stderr,
+                                 "dynamic_ncols": True}  # fmt: skip
+        if not sys.stderr.isatty():
+            where = {"bar_format": "{desc}: " + shown, "file": _Lines(), "delay": PLAIN_LINE_SECONDS,
+                     "mininterval": PLAIN_LINE_SECONDS, "smoothing": 0}  # fmt: skip
+        self._bar = tqdm(
+            total=total, initial=start, desc=label, unit=f" {unit}", unit_scale=total > 100_000, miniters=0,
+            leave=False, **where,
+        )  # fmt: skip
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Counts `amount` more units; `note` (e.g. "loss 4.1") is shown beside the rate."""
-        self._done += amount
-        self._note = note
-        if self._bar is not None:
-            self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update(amount)
-        elif time.monotonic() - self._last >= PLAIN_LINE_SECONDS:
-            self._print()
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(amount)
 
     def skip(self, amount: int) -> None:
         """Counts `amount` more units that were done before: they say nothing of the rate."""
-        self._done += amount
-        self._start += amount
-        if self._bar is not None:
-            self._bar.initial += amount
-            self._bar.update(amount)
-
-    def _print(self) -> None:
-        from tqdm import tqdm
-
-        self._last = time.monotonic()
-        line = tqdm.format_meter(
-            self._done, self._total, self._last - self._begin, initial=self._start, prefix=self._label,
-            unit=f" {self._unit}", unit_scale=self._total > 100_000, postfix=self._note,
-            bar_format="{desc}: {n_fmt}/{total_fmt}{unit} {elapsed}<{remaining} {rate_fmt}{postfix}",
-        )  # fmt: skip
-        print(line, file=sys.stderr, flush=True)
+        self._bar.initial += amount
+        self._bar.update(amount)
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif kind is None:
-            self._print()
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+class _Lines(io.StringIO):
+    """For what redraws one line: each drawing becomes a line."""
+
+    def write(self, text: str) -> int:
+        if line := text.strip():
+            note(line)
+        return len(text)

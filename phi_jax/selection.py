@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import HELD_OUT, load_problems
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store.artifact import Draft, Inputs, write_atomic, write_json
 from phi_jax.training.rules import PASS_AT_1, VALIDATION_LOSS, candidates, rules_of
 from phi_jax.weights.checkpoints import Checkpoints
@@ -45,7 +45,7 @@ def select(config: Config, inputs: Inputs, draft: Draft) -> None:
     write_json(draft.directory / "choice.json", choice)
     draft.add_output("choice", "choice.json")
     draft.add_facts(**choice)
-    say(f"{draft.label}: step {step} of {', '.join(map(str, values))} is the best by {by}")
+    note(f"{draft.label}: step {step} of {', '.join(map(str, values))} is the best by {by}")
 
 
 def _pass_at_1(config: Config, inputs: Inputs, draft: Draft, steps: list[int]) -> dict[int, float | None]:

@@ -12,7 +12,7 @@ from phi_jax.config import Config
 from phi_jax.corpus.masking import masked
 from phi_jax.corpus.sources import FILES, RawFile, Reader, check, columns, list_files, opt_outs
 from phi_jax.errors import UserError
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store import documents
 from phi_jax.store.artifact import Draft, Inputs, write_lines
 from phi_jax.store.rows import Row, escaped
@@ -46,7 +46,7 @@ def collect(config: Config, inputs: Inputs, draft: Draft) -> None:
     """
     rules = config.collect
     for line in check(config, draft.name):
-        say(line)
+        note(line)
     snapshot = _snapshot(rules, draft.directory / _SNAPSHOT)
     kept, aside = draft.directory / "documents", draft.directory / "set_aside"
     reader, schema = Reader(columns(rules), opt_outs(rules)), _MASKED if rules.mask else documents.SCHEMA

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from phi_jax.config import Config
 from phi_jax.corpus import stackoverflow
 from phi_jax.errors import UserError
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store import hub, rows
 from phi_jax.store.artifact import digest_of, file_digest, is_object_store
 
@@ -143,10 +143,10 @@ def _installed(packages: Sequence[str]) -> Iterator[RawFile]:
             source, licence = f"{found.metadata['Name']} {found.version}", licence_of(found)
             files = sorted(found.files or [], key=str)
         except importlib.metadata.PackageNotFoundError:
-            say(f"config.collect.packages: {name} is not installed; its files are left out")
+            note(f"config.collect.packages: {name} is not installed; its files are left out")
             continue
         except ValueError as error:
-            say(f"config.collect.packages: {name}: its metadata cannot be read ({error}); its files are left out")
+            note(f"config.collect.packages: {name}: its metadata cannot be read ({error}); its files are left out")
             continue
         for installed in files:
             if installed.suffix == ".py" and ".." not in installed.parts:
@@ -209,7 +209,7 @@ def _warn(file: Any, error: UserError) -> None:
     """Says why a file is set aside. Raises the error where its bytes come through a network, which may have failed."""
     if is_object_store(file):
         raise error
-    say(f"warning: {error}")
+    note(f"warning: {error}")
 
 
 def _normal(row: rows.Row) -> tuple[rows.Row, str]:

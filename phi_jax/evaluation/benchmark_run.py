@@ -12,7 +12,7 @@ from phi_jax.evaluation.completion import TOO_LONG, Backend, Plan, complete, req
 from phi_jax.evaluation.execution import Records, execute, forms_of, write_results
 from phi_jax.evaluation.problems import Problem
 from phi_jax.evaluation.scores import Scores, scored
-from phi_jax.progress import say
+from phi_jax.progress import note
 
 if TYPE_CHECKING:
     from phi_jax.config import Config
@@ -42,7 +42,7 @@ class BenchmarkRun:
         samples = complete(requests, self.backend, self.directory / PARTS / place, f"{self.label} {place}")
         if count := len({s.task_id for s in samples if s.stop_reason == TOO_LONG}):
             self.too_long[place] = count
-            say(
+            note(
                 f"{self.label} {place}: warning: {count} of {len(problems)} prompts do not fit the model's context; "
                 "they count as failed"
             )

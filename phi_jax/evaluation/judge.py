@@ -20,7 +20,7 @@ from phi_jax.evaluation.execution import Records, decodings_of, shown_prompt
 from phi_jax.evaluation.intervals import bootstrap_interval
 from phi_jax.evaluation.problems import Problem, load_problems
 from phi_jax.evaluation.scores import Scores
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store.artifact import Json
 from phi_jax.teacher.request import Request, Status
 from phi_jax.teacher.teachers import Teachers
@@ -112,7 +112,7 @@ def judge_records(
             }
         )
         if reasons:
-            say(f"judge of {model} on {benchmark}, {decoding}: REFUSED, no score is published: {'; '.join(reasons)}")
+            note(f"judge of {model} on {benchmark}, {decoding}: REFUSED, no score is published: {'; '.join(reasons)}")
     return entries, grades, gold
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from phi_jax.errors import UserError
 from phi_jax.evaluation import evalplus
 from phi_jax.evaluation.stops import STOP_STRINGS, body_indent
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store import python_text, rows
 from phi_jax.store.rows import Row
 
@@ -110,7 +110,7 @@ def _read(path: Path) -> list[Problem]:
             raise UserError(f"{place}: task_id {problem.task_id} appears twice; keep one")
         problems[problem.task_id] = problem
     if left_out:
-        say(f"{path}: {_MBPP_PROTOCOL}; {left_out} problems outside the split are not evaluated")
+        note(f"{path}: {_MBPP_PROTOCOL}; {left_out} problems outside the split are not evaluated")
     if not problems:
         raise UserError(f"{path}: holds no problem")
     return list(problems.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 from etils import epath
 
 from phi_jax.errors import one_line
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store.artifact import digest_of
 
 # Less is compiled again: jax's own 1 s leaves out most of what an evaluation of a small model compiles.
@@ -28,7 +28,7 @@ def keep_compilations(workdir: epath.PathLike) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        say(f"{directory}: {one_line(error)}; what is compiled is not kept there")
+        note(f"{directory}: {one_line(error)}; what is compiled is not kept there")
         return
     compilation_cache.reset_cache()  # that of another work directory
     compilation_cache.set_cache_dir(os.fspath(directory))

@@ -124,10 +124,10 @@ def is_leader() -> bool:
     return index() == 0
 
 
-def say(line: str) -> None:
-    """Prints a line for the user, once for all processes."""
+def note(line: str, *, detail: bool = False) -> None:
+    """As progress.note, once for all processes."""
     if is_leader():
-        progress.say(line)
+        progress.note(line, detail=detail)
 
 
 def store() -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Self
 
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, Preempted, UserError, one_line
 from phi_jax.parallel import processes
-from phi_jax.progress import say
+from phi_jax.progress import note, say
 
 _BEAT_SECONDS = 1.0
 _ALIVE = "phi_jax/alive"  # in the store: a directory with an entry for each process
@@ -70,7 +70,7 @@ class Watch:
         if isinstance(error, Exception) and not isinstance(error, (UserError, Preempted)) and self._peers:
             # A collective fails at once when a peer dies, before its silence is long enough to be sure. If a peer is
             # lost, `_beat` ends this process with a line that names it.
-            say(f"{self._label}: process {processes.index()}: {one_line(error)}; asking the others")
+            note(f"{self._label}: process {processes.index()}: {one_line(error)}; asking the others")
             time.sleep(self._timeout + 5 * _BEAT_SECONDS)
         self._ended.set()
         if not processes.is_connected():
@@ -89,7 +89,7 @@ class Watch:
             self._end("asked to stop while there was nothing to save", EXIT_PREEMPTED)
         if not self.asked_to_stop:
             self.asked_to_stop = True
-            say(f"{self._label}: asked to stop; saving at the end of this step")
+            note(f"{self._label}: asked to stop; saving at the end of this step")
 
     def _end(self, why: str, code: int) -> NoReturn:
         if code != EXIT_PEER_LOST:

@@ -24,7 +24,7 @@ from typing import Any, Self
 from etils.epath import Path, PathLike
 
 from phi_jax.errors import UserError
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store.json_text import json_text
 from phi_jax.store.versions import git_revision, versions
 
@@ -470,7 +470,7 @@ def _put_into_place(partial: Path, final: Path) -> None:
             aside = final.parent / f"{final.name}.replaced-{old.identity[:12] if old else time.time_ns()}"
             remove(aside)  # the same artifact
             os.rename(final, aside)
-            say(f"{final.parent.name}/{final.name}: the training that stood there is kept in {aside}")
+            note(f"{final.parent.name}/{final.name}: the training that stood there is kept in {aside}")
         os.rename(partial, final)
     (final / _DRAFT).unlink(missing_ok=True)
 

@@ -75,9 +75,9 @@ def settle(shared: Shared, job: Job) -> list[str]:
 def commands(shared: Shared, job: Job, point: str, due: Sequence[str]) -> tuple[list[str], list[str]]:
     """What makes stages of a job in a point, and what then has all its points name them: `settle`, below."""
     place = os.fspath(shared.point(point))
-    run = ["phi_jax.cli", "run", "--config", f"{place}/config.json", "--workdir", place, "--only", ",".join(due)]
+    run = ["phi_jax.cli", "run", "--verbose", "--config", f"{place}/config.json", "--workdir", place, "--only"]
     name = ["phi_jax.sweeps.jobs", os.fspath(shared.directory), json.dumps(dataclasses.asdict(job))]
-    return [sys.executable, "-m", *run], [sys.executable, "-m", *name]
+    return [sys.executable, "-m", *run, ",".join(due)], [sys.executable, "-m", *name]
 
 
 def begun(shared: Shared, job: Job, due: Sequence[str]) -> str | None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Json, ValidationError
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store import hub
 from phi_jax.store.artifact import Draft, Inputs
 from phi_jax.store.rows import ENDINGS, Given, Row, escaped, files_below, named_columns, normal, read_rows, renamed
@@ -50,7 +50,7 @@ def synthesize(config: Config, inputs: Inputs, draft: Draft) -> None:
     """
     rules = getattr(config.texts, draft.name).over(_LATER)
     for line in check(config, draft.name):
-        say(line)
+        note(line)
     files = [file for source in rules.files for file in _files(source, draft.name)]
     facts = {
         kind: sift(draft, kind, (text for found, text in _texts(files, rules, draft.name) if found == kind), rules)

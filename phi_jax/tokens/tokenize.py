@@ -15,7 +15,7 @@ from etils import epath
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.progress import Progress, say
+from phi_jax.progress import Progress, note
 from phi_jax.store import documents
 from phi_jax.store.artifact import Draft, Inputs, write_atomic
 from phi_jax.tokens.data_card import data_card
@@ -58,7 +58,7 @@ def make_tokenizer(config: Config, inputs: Inputs, draft: Draft) -> None:
     _check_size(rules, origin, tokenizer)
     _, why = tokenizer.fast
     core = f"{tokenizer.core} ({why})" if why else tokenizer.core
-    say(f"{draft.label}: tokenizer {origin}, {tokenizer.vocab_size:,} entries, computed by {core}")
+    note(f"{draft.label}: tokenizer {origin}, {tokenizer.vocab_size:,} entries, computed by {core}", detail=True)
     tokenizer.save(Path(draft.directory) / "tokenizer", max_length=rules.seq_len)
     draft.add_output("tokenizer", "tokenizer")
     draft.add_facts(origin=origin, entries=tokenizer.vocab_size, core=tokenizer.core)

@@ -25,6 +25,7 @@ from phi_jax.weights.models import shape_of
 
 # XLA:CPU's buffers leave holes in glibc's heap, which takes no freed aligned block for the next one of its size.
 _TRIM_STEPS = 25
+_PLAIN = (0, 1, "none")  # settings that are off or as most are go without a word in the log, not in what is stored
 
 
 def train(config: Config, inputs: Inputs, draft: Draft) -> None:
@@ -48,7 +49,7 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
         eval_step = make_eval_step(shape, data.mesh, rules, document_end=end)
         abstract = abstract_state(shape, optimizer, data.mesh)
         banner = _banner(shape, rules, data, abstract)
-        processes.say(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items()))
+        processes.note(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items() if v not in _PLAIN))
         record = {"key": draft.key, "config": config.to_dict(), "tokens": data.identities,
                   "model": vars(shape), "banner": banner}  # fmt: skip
 
@@ -62,7 +63,7 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
             params = None
             if start:
                 params, where = initial_params(start, abstract["params"], data.tokens)
-                processes.say(f"{draft.label}: starts from the weights of {where}")
+                processes.note(f"{draft.label}: starts from the weights of {where}", detail=True)
             step, state = 0, fresh_state(shape, optimizer, data.mesh, config.seed, params)
 
         # --- What comes every so many steps, and after the last ---------------------------------------------
@@ -108,7 +109,7 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
         if stopping or any(processes.gather(watch.asked_to_stop)):
             raise Preempted(f"{draft.label}: asked to stop; step {step} is saved")
         _leave_outputs(draft, shape, data, rules, checkpoints.identity(step))
-        draft.add_facts(**banner)
+        draft.add_facts(loss=metrics.loss, **banner)
 
 
 def _saved(checkpoints: Checkpoints, abstract: State, draft: Draft) -> tuple[int, State] | None:
@@ -122,7 +123,7 @@ def _saved(checkpoints: Checkpoints, abstract: State, draft: Draft) -> tuple[int
             f"{draft.label}: {draft.directory / 'checkpoints'} holds step {step} of another run; put back the saves of "
             "this one, or remove the directory to start afresh"
         )
-    processes.say(f"{draft.label}: resumed from the checkpoint of step {step}")
+    processes.note(f"{draft.label}: resumed from the checkpoint of step {step}")
     return step, state
 
 
@@ -163,7 +164,7 @@ def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, rules: Config, id
 
 
 def _banner(shape: PhiConfig, rules: Config, data: Data, abstract: State) -> Json:
-    """Settings in effect, for the log's first line, the checkpoints and the report."""
+    """Settings in effect, for the log, the checkpoints and the report."""
     computed = ("attention", "attention_dropout", "residual_dropout", "compute_dtype", "remat", "scan_unroll")
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(abstract["params"])),

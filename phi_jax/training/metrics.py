@@ -45,6 +45,7 @@ class Metrics(contextlib.ExitStack):
         self._flops_per_token = training_flops_per_token(shape)
         chip = chip_of(data.mesh.local_devices[0].device_kind)
         self._peak_flops = chip.peak_flops * data.mesh.devices.size if chip else None
+        self.loss: float | None = None  # of the last step taken
         self._pending: Json = {}  # figures of the last step, which the devices may not have computed yet
         self._clock = time.monotonic()
         if processes.is_leader():
@@ -93,13 +94,14 @@ class Metrics(contextlib.ExitStack):
             self._file.flush()
             self._board.add(figures["step"], record)
             self._bar.advance(self._step_tokens, f"loss {record['loss']:.3f}")
+        self.loss = record["loss"]
         if in_a_row:
             self._name_skipped(figures, in_a_row)
         return figures
 
     def _name_skipped(self, figures: Mapping[str, Any], in_a_row: int) -> None:
         step = figures["step"]
-        processes.say(
+        processes.note(
             f"step {step} skipped: loss {figures['loss']:.4g}, gradient norm {figures['grad_norm']:.4g}; "
             f"records {', '.join(map(str, self._data.train.record_numbers(step)))}"
         )
@@ -164,7 +166,7 @@ class Profile(contextlib.ExitStack):
         first, last = steps or (end, end)
         self._begin, self._end = max(first, begin), min(last + 1, end)  # steps taken before and after the profile
         if steps and self._begin >= self._end and not directory.exists():
-            processes.say(
+            processes.note(
                 f"no profile: config.training.profile_steps={tuple(steps)} are not among the steps {begin} to "
                 f"{end - 1} of this run"
             )

@@ -109,7 +109,7 @@ class Checkpoints(contextlib.ExitStack):
         _silence_what_wait_raises()
         self._directory = Path(directory).resolve()
         for path in () if read_only else sorted(self._directory.glob(f"*{_CUT_OFF}*")):
-            processes.say(f"warning: checkpoint {path}: its save was cut off; skipped")
+            processes.note(f"warning: checkpoint {path}: its save was cut off; skipped")
         options = ocp.CheckpointManagerOptions(
             create=not read_only, read_only=read_only, max_to_keep=keep, keep_period=keep_every or None,
             lightweight_initialize=True,  # else one save's damaged metadata would keep all of them from being read
@@ -172,7 +172,7 @@ class Checkpoints(contextlib.ExitStack):
             try:
                 state, record = self._read(step, abstract_state)
             except _Damaged as problem:
-                processes.say(f"warning: checkpoint {self._path(step)}: {problem}; skipped")
+                processes.note(f"warning: checkpoint {self._path(step)}: {problem}; skipped")
                 damaged.append(step)
                 continue
             for bad in damaged:

@@ -81,7 +81,7 @@ def _fill(
         )  # fmt: skip
     peaks = activation_peaks(directory)
     if beyond := float16_overflow(peaks):
-        processes.say(f"warning: {name}: in float16 it overflows ({beyond}); use it in bfloat16 or float32 only")
+        processes.note(f"warning: {name}: in float16 it overflows ({beyond}); use it in bfloat16 or float32 only")
     card = model_card(
         source, config, weights=f"step {step:,} in {dtype}", peaks=peaks, name=name, licence=licence, scores=scores
     )

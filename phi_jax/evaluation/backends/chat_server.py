@@ -14,7 +14,7 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.backends import seed_of
 from phi_jax.evaluation.completion import Completion, Plan, Request
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store.artifact import Json
 from phi_jax.teacher import request as teacher
 from phi_jax.teacher.teachers import Teachers
@@ -63,7 +63,7 @@ class ServerBackend:
             teachers.ask(lambda: asked, label, len(asked))
             missing = Counter(reply.reason for _, reply in teachers.replies(asked) if reply.status == "poisoned")
             for reason, count in missing.most_common():
-                say(f"{label}: {count:,} of {len(asked):,} completions are empty, as no answer came: {reason}")
+                note(f"{label}: {count:,} of {len(asked):,} completions are empty, as no answer came: {reason}")
             for i, (_, reply) in enumerate(teachers.replies(asked)):
                 answered = reply.status == "answered"
                 reason = "end_of_text" if answered else reply.status

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from phi_jax.errors import UserError
-from phi_jax.progress import say
+from phi_jax.progress import note
 from phi_jax.store.artifact import Json
 from phi_jax.teacher.budget import Run, dollars
 from phi_jax.teacher.prices import Endpoint
@@ -147,7 +147,7 @@ class Asker:
             self._say(f"{INSTEAD[name]} ({why})")
 
     def _say(self, what: str) -> None:
-        say(f"teacher {self._endpoint.name}: {what}")
+        note(f"teacher {self._endpoint.name}: {what}")
 
     def _down(self, failure: Failure) -> UserError:
         name = self._endpoint.name

@@ -30,9 +30,10 @@ from phi_jax.store.digests import PathDigests
 if TYPE_CHECKING:
     from phi_jax.teacher.teachers import Teachers
 
-_LINE = "{:27} {:41} {:>9}"  # a stage, what it made, how long it took: at most 79 columns
+_WIDE = 41
+_LINE = f"{{:27}} {{:{_WIDE}}} {{:>9}}"  # a stage, what it made, how long it took: 79 columns
 _TOLD = {
-    "steps": "{:,} steps", "tokens": "{:,} tokens", "loss": "loss {:.3f}", "step": "step {}",
+    "steps": "{:,} steps", "loss": "loss {:.3f}", "tokens": "{:,} tokens", "step": "step {}",
     "entries": "{:,} entries", "problems": "{:,} problems", "parameters": "{:,} parameters",
 }  # fmt: skip
 _ANEW = "made anew"  # in the place of an identity
@@ -144,9 +145,7 @@ def _open_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigest
         source.check()
     values = stage.config_of(config).to_dict()
     draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, decides=decides, again=again)
-    at_work(stage.label)
-    if draft.resumed:
-        note(f"{stage.label}: going on from what an interrupted run left")
+    at_work(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
     return _agreed(draft)
 
 
@@ -179,7 +178,7 @@ def _commit(draft: artifact.Draft) -> None:
 
 
 def _made(done: Artifact) -> str:
-    """What an artifact holds and how many of it, the texts first: 120 textbooks, 480 exercises, 24 problems."""
+    """What an artifact holds and how many of it, texts first, as far as it fits: 120 textbooks, 480 exercises."""
     outputs = sorted(done.manifest["outputs"].items(), key=lambda output: output[1]["kind"] != "documents")
     told = [
         f"{about['rows']:,} {name.replace('_', ' ')}"
@@ -187,7 +186,9 @@ def _made(done: Artifact) -> str:
         if about["kind"] != "log" and about.get("rows") and name != "tokens"
     ]
     told += [form.format(done.facts[name]) for name, form in _TOLD.items() if done.facts.get(name)]
-    return ", ".join(told[:3])
+    while len(line := ", ".join(told)) > _WIDE:
+        told.pop()
+    return line
 
 
 def evaluated(config: Config, workdir: PathLike) -> list[Artifact]:
@@ -199,7 +200,7 @@ def evaluated(config: Config, workdir: PathLike) -> list[Artifact]:
 def _end(config: Config, workdir: Path, whole: int, count: int) -> None:
     """Leaves `W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
     if whole:
-        say(_LINE.format("whole", f"{whole} of {count} stages", ""))
+        say(f"{whole} of {count} stages were whole before")
     if whole := evaluated(config, workdir):
         from phi_jax.evaluation.evaluate import combined_scores
 

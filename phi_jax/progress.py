@@ -25,12 +25,11 @@ def note(line: str, *, detail: bool = False) -> None:
         say(f"  {line}")
 
 
-def at_work(label: str) -> None:
+def at_work(line: str) -> None:
     """Says what is at work: on a terminal until the next line, elsewhere with `--verbose` only."""
-    if sys.stderr.isatty():
-        say(f"{label} ...", end="")
-    elif verbose:
-        say(f"{label}: starting")
+    terminal = sys.stderr.isatty()
+    if terminal or verbose:
+        say(line, end="" if terminal else "\n")
 
 
 class Progress:

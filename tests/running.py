@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,11 @@ def identities(workdir):
     """Label -> identity of every artifact in a work directory."""
     manifests = [json.loads(p.read_text()) for p in sorted(Path(workdir).glob("**/manifest.json"))]
     return {f"{m['stage']}/{m['name']}": m["identity"] for m in manifests}
+
+
+def made_in(said):
+    """The labels of the stages that a run says it has made, in order."""
+    return re.findall(r"^(\S+) .* [\d,.]+ s$", said, re.MULTILINE)
 
 
 def named_identities(point):

@@ -134,7 +134,7 @@ def test_an_export_that_overflows_float16_says_so(tmp_path, capsys, architecture
     import_directory(str(source), str(tmp_path / "imported"))
     again = export(tmp_path / "imported", tmp_path / "again")
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "float16" in line]
-    assert warning.startswith(f"warning: again: in float16 it overflows ({reaches} ")
+    assert warning.startswith(f"  warning: again: in float16 it overflows ({reaches} ")
     assert (
         f"Not for float16, which holds 65,504 at most: over a few texts its activations reach more ({reaches} "
         in (again / "README.md").read_text()

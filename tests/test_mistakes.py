@@ -146,7 +146,7 @@ def pages_of(directory):
 
 def fails_on_a_disk_that_shrinks(mount, size, command):
     """The line of the error. size: bytes that the disk has from the stage's first line on."""
-    words = [sys.executable, "-m", "phi_jax.cli", *map(str, command)]
+    words = [sys.executable, "-m", "phi_jax.cli", *map(str, command), "--verbose"]
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert any(line.endswith(": starting\n") for line in process.stderr)
     subprocess.run(["mount", "-o", f"remount,size={size // 1024}k", str(mount)], check=True)

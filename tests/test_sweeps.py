@@ -12,7 +12,7 @@ import time
 from collections import Counter
 
 import pytest
-from running import ROOT, named_identities, phi_jax
+from running import ROOT, made_in, named_identities, phi_jax
 
 from phi_jax.errors import UserError
 from phi_jax.store.digests import PathDigests
@@ -234,7 +234,7 @@ def test_damaged_scores_stop_a_sweep_before_its_first_job(tmp_path, file):
 def stages_done(sweep_directory):
     """Label -> how often it was made, by the logs of all points."""
     text = "".join(log.read_text() for log in sweep_directory.glob("points/*/log.txt"))
-    return Counter(re.findall(r"^(\S+): done in", text, re.MULTILINE))
+    return Counter(made_in(text))
 
 
 def test_the_sweep_of_the_readme_has_nine_points(tmp_path):

@@ -124,10 +124,10 @@ def is_leader() -> bool:
     return index() == 0
 
 
-def note(line: str, *, detail: bool = False) -> None:
+def note(line: str) -> None:
     """As progress.note, once for all processes."""
     if is_leader():
-        progress.note(line, detail=detail)
+        progress.note(line)
 
 
 def store() -> Any:

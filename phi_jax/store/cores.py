@@ -36,7 +36,11 @@ def spread(function: Callable[[Any], Any], items: Sequence[Any], processes: int,
     # Left in the other order: a closed pipe ends what is still at work, which the pool would wait for.
     with ProcessPoolExecutor(processes, context, _begin, (alive, function)) as pool, held:
         try:
-            yield from pool.map(_call, items)
+            # A terminal sends it to all; the children, which start with it blocked, are ended by the parent.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            results = pool.map(_call, items)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            yield from results
         except (BrokenProcessPool, BrokenPipeError):
             raise UserError(
                 f"{label}: one of its {processes} processes was killed, perhaps for want of memory; run the same "
@@ -48,7 +52,6 @@ def _begin(parent: Connection, function: Callable[[Any], Any]) -> None:
     """In a child: ends it when the other end of `parent` is closed, which happens to a killed parent's too."""
     global _function
     _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends the others
     threading.Thread(target=lambda: os._exit(parent.poll(None)), daemon=True).start()
 
 

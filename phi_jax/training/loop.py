@@ -63,7 +63,7 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
             params = None
             if start:
                 params, where = initial_params(start, abstract["params"], data.tokens)
-                processes.note(f"{draft.label}: starts from the weights of {where}", detail=True)
+                processes.note(f"{draft.label}: starts from the weights of {where}")
             step, state = 0, fresh_state(shape, optimizer, data.mesh, config.seed, params)
 
         # --- What comes every so many steps, and after the last ---------------------------------------------

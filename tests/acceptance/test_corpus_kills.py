@@ -71,7 +71,7 @@ def arguments(source, problems, workdir):
     }  # fmt: skip
     fields = [f"--config.{name}={value}" for name, value in changes.items()]
     config = ["--config", str(ROOT / "configs" / "phi_1.py"), *fields]
-    return ["run", *config, "--only", ",".join(STAGES), "--workdir", str(workdir)]
+    return ["run", "--verbose", *config, "--only", ",".join(STAGES), "--workdir", str(workdir)]
 
 
 def killed(command, target, share, usual):

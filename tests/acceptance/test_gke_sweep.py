@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import ROOT, named_identities, phi_jax, sweep_of_finetunings
+from running import ROOT, made_in, named_identities, phi_jax, sweep_of_finetunings
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 
@@ -131,7 +131,7 @@ def test_what_jobset_runs_comes_to_what_local_comes_to(tmp_path):
     assert "3 of 3 jobs are whole" in third.stderr
     assert third.stdout.splitlines()[:-1] == phi_jax(*sweep, plain).stdout.splitlines()[:-1]
     logs = "".join(path.read_text() for path in directory.glob("points/*/log.txt"))
-    made = Counter(re.findall(r"^(\S+): done in", logs, re.M))
+    made = Counter(made_in(logs))
     kept = len(list(directory.glob("store/*/*")))
     assert made.total() == kept == len(list(plain.glob("store/*/*")))
     for name in (ONE, OTHER):

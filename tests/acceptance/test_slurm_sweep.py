@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from running import ROOT, named_identities, phi_jax, sweep_of_finetunings
+from running import ROOT, made_in, named_identities, phi_jax, sweep_of_finetunings
 from slurm_cluster import SlurmCluster
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
@@ -111,7 +111,7 @@ def test_killed_five_times_it_comes_to_what_local_comes_to(tmp_path):
     assert len(events) == 5
     # Each artifact was made once.
     logs = {name: (killed / "points" / name / "log.txt").read_text() for name in (ONE, OTHER)}
-    made = Counter(re.findall(r"^(\S+): done in", "".join(logs.values()), re.M))
+    made = Counter(made_in("".join(logs.values())))
     kept = len(list(killed.glob("store/*/*")))
     assert made.total() == kept == len(list(plain.glob("store/*/*")))
     began = Counter(re.findall(r"^(\S+): starting", "".join(logs.values()), re.M))

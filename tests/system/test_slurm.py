@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import MICRO, ROOT, named_identities
+from running import MICRO, ROOT, made_in, named_identities
 from slurm_cluster import SlurmCluster
 
 from phi_jax.errors import EXIT_PREEMPTED, UserError
@@ -155,7 +155,7 @@ def test_the_jobs_of_a_sweep_come_to_what_local_comes_to(tmp_path, monkeypatch):
         assert not slurm._queued()
         numbers = cluster.run("squeue", "-h", "--states=all", "-o", "%i").split()
         assert len(numbers) == 4  # of the three only the one that failed was submitted again
-    made = re.findall(r"^(\S+): done in", "".join(p.read_text() for p in directory.glob("points/*/log.txt")), re.M)
+    made = made_in("".join(p.read_text() for p in directory.glob("points/*/log.txt")))
     assert len(made) == len(list(directory.glob("store/*/*")))
     for name in (one, other):
         assert named_identities(directory / "points" / name) == named_identities(plain / "points" / name)

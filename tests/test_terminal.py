@@ -1,0 +1,165 @@
+"""What a user sees of a run: on a terminal, in a file, and when it is stopped by Ctrl-C."""
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from running import MICRO, ROOT, phi_jax
+from test_cores import is_running
+
+LABELS = ("export/base", "evaluate/base", "report")
+LIST = [
+    r"export/base                 91,904 parameters +[\d.]+ s",
+    r"evaluate/base               8 problems +[\d.]+ s",
+    r"report                      +[\d.]+ s",
+    r"\d+ of \d+ stages were whole before",
+]
+
+
+@pytest.fixture
+def almost_done(micro_run, tmp_path):
+    workdir = shutil.copytree(micro_run, tmp_path / "run")
+    for label in LABELS:
+        shutil.rmtree(workdir / label)
+    return workdir
+
+
+def assert_lines(lines, patterns):
+    assert len(lines) == len(patterns), lines
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), (line, pattern)
+        assert len(line) < 80
+
+
+def test_a_run_is_a_list_that_fills_and_nothing_else(almost_done):
+    """In a file; no library adds a word. With --verbose there are identities, and the log says what begins."""
+    done = phi_jax("run", *MICRO, "--workdir", almost_done, env={"TF_CPP_MIN_LOG_LEVEL": "0"})
+    assert_lines(done.stderr.splitlines(), LIST)
+    assert done.stdout.splitlines()[0].startswith("pass@1, greedy")
+    assert done.stdout.splitlines()[-1] == f"report: {almost_done}/report/index.html"
+    shutil.rmtree(almost_done / "report")
+    done = phi_jax("run", *MICRO, "--workdir", almost_done, "--verbose")
+    assert_lines(done.stderr.splitlines(), ["report: starting", LIST[2], r"  identity [0-9a-f]{12}", LIST[3]])
+
+
+def test_on_a_terminal_the_same_list_is_left(almost_done):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "phi_jax.cli", "run", *MICRO, "--workdir", almost_done]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        while True:
+            try:
+                said += os.read(ours, 1 << 16)
+            except OSError:  # the last one to hold the other end is gone
+                break
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"evaluate/base: starting" in said
+    assert b"%|" in said
+    assert_lines(shown(said.decode()), LIST)
+
+
+def shown(said):
+    """The lines that a terminal shows in the end; it knows what tqdm and we send to it."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\r|\n|\x1b\[K|\x1b\[A|[^\r\n\x1b]+", said):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[A":
+            row -= 1
+        elif part == "\x1b[K":
+            lines[row] = lines[row][:column]
+        else:
+            lines[row] = lines[row].ljust(column)[:column] + part + lines[row][column + len(part) :]
+            column += len(part)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------------------------------------
+
+POOL = """
+import functools, pathlib, sys
+import test_cores
+from phi_jax import cli, pipeline
+from phi_jax.store.cores import spread
+def run(config, workdir, **_):
+    list(spread(functools.partial(test_cores.slow, pathlib.Path(workdir)), range(4), 2, label="x"))
+pipeline.run = run
+cli.main(sys.argv[1:])
+"""
+
+
+def children_of(process):
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def importing(process, workdir):
+    return "/pyarrow/" in Path(f"/proc/{process}/maps").read_text()
+
+
+def starting_a_pool(process, workdir):
+    return len(children_of(process)) >= 3  # with the one that multiprocessing keeps
+
+
+def in_a_pool(process, workdir):
+    return len(list(workdir.iterdir())) >= 2
+
+
+def training(process, workdir):
+    metrics = workdir / "pretrain" / "raw.partial" / "metrics.jsonl"
+    return metrics.exists() and metrics.read_text().count("\n") > 2
+
+
+def evaluating(process, workdir):
+    return (workdir / "evaluate" / "base.partial").exists() and children_of(process)  # the sandbox's
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "arguments", "left", "told"),
+    [
+        (importing, "-m phi_jax.cli", ["run"], (), ""),
+        (starting_a_pool, POOL, ["run"], (), ""),
+        (in_a_pool, POOL, ["run"], (), ""),
+        (training, "-m phi_jax.cli", ["pretrain", "--name", "raw"], ("tokenize/raw",), " in pretrain/raw"),
+        (evaluating, "-m phi_jax.cli", ["evaluate", "--name", "base"], ("export/base", "synthesize/grammar"),
+         " in evaluate/base"),
+    ],
+)  # fmt: skip
+def test_ctrl_c_is_one_line(micro_run, tmp_path, where, code, arguments, left, told):
+    """A terminal sends it to the whole group. It says how to go on, and no process is left."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    for label in left:
+        shutil.copytree(micro_run / label, workdir / label)
+    begin = ["-c", code] if code == POOL else code.split()
+    process = subprocess.Popen(
+        [sys.executable, *begin, *arguments, *MICRO, "--workdir", str(workdir)], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who starts the tests may have it ignored
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not where(process.pid, workdir):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = children_of(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    notes = [line for line in said.splitlines() if not line.startswith("  ")]
+    assert notes == [f"phi-jax: stopped{told}; the same command goes on from there"], said
+    while alive := [child for child in children if is_running(child)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)

@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         if processes.is_leader():
             progress.say(f"phi-jax: stopped{stopped}; the same command goes on from there")
-        sys.exit(130)
+        sys.stdout.flush()
+        os._exit(130)  # what libraries have at work would speak, or be waited for
     except Exception as error:
         if _disk_is_full(error):
             where = getattr(options, "workdir", None) or getattr(options, "out", None) or "the disk"

@@ -136,12 +136,12 @@ def evaluating(process, workdir):
          " in evaluate/base"),
     ],
 )  # fmt: skip
-def test_ctrl_c_is_one_line(micro_run, tmp_path, where, code, arguments, left, told):
-    """A terminal sends it to the whole group. It says how to go on, and no process is left."""
+def test_ctrl_c_is_one_line(request, tmp_path, where, code, arguments, left, told):
+    """A terminal sends it to the whole group. left: what stands there before. No process is left behind."""
     workdir = tmp_path / "run"
     workdir.mkdir()
     for label in left:
-        shutil.copytree(micro_run / label, workdir / label)
+        shutil.copytree(request.getfixturevalue("micro_run") / label, workdir / label)
     begin = ["-c", code] if code == POOL else code.split()
     process = subprocess.Popen(
         [sys.executable, *begin, *arguments, *MICRO, "--workdir", str(workdir)], cwd=ROOT, text=True,

@@ -116,7 +116,7 @@ class Checkpoints(contextlib.ExitStack):
         )  # fmt: skip
         self._manager = ocp.CheckpointManager(self._directory, options=options)
         self.callback(self._manager.close)  # which waits: else the save in flight would be lost
-        self._say_once = functools.cache(processes.say)
+        self._say_once = functools.cache(processes.note)
 
     def save(
         self,

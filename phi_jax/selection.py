@@ -45,7 +45,7 @@ def select(config: Config, inputs: Inputs, draft: Draft) -> None:
     write_json(draft.directory / "choice.json", choice)
     draft.add_output("choice", "choice.json")
     draft.add_facts(**choice)
-    note(f"{draft.label}: step {step} of {', '.join(map(str, values))} is the best by {by}")
+    note(f"{draft.label}: step {step} of {', '.join(map(str, values))} is the best by {by}", detail=True)
 
 
 def _pass_at_1(config: Config, inputs: Inputs, draft: Draft, steps: list[int]) -> dict[int, float | None]:

@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         config_arguments, rest = config.take(sys.argv[1:] if arguments is None else arguments)
         options = _parser().parse_args(rest)
         progress.verbose = options.verbose
+        if vars(options).get("runner") == "ray":
+            from phi_jax.store.cores import use_ray
+
+            use_ray()
         options.run(options, config_arguments)
     except UserError as error:
         _fail(str(error))
@@ -302,6 +306,13 @@ _ONLY = _option("--only", "these stages alone: dedup/python,tokenize/raw", "S/N,
 _STAGE = (_CONFIG, _WORKDIR, _NAME)
 _EITHER = (_CONFIG, _option("--workdir", "stage form: where its artifacts lie", "W"), _NAME)
 _REFRESH = _flag("--refresh", "look at the sources again")
+_RUNNER = _option(
+    "--runner",
+    "where work on parts of documents is done: processes here (default), or ray, tasks of the cluster that RAY_ADDRESS "
+    "names, whose nodes all see W and the sources, or else of one on this machine",
+    choices=("processes", "ray"),
+)  # fmt: skip
+_PARTS = (*_STAGE, _RUNNER)
 _DISTRIBUTED = _option("--distributed", "how several processes find each other", choices=("env", "slurm", "tpu"))
 _TEACHING = (
     _option("--pilot", "make N requests and say what all of them would cost and yield", "N", type=int),
@@ -363,7 +374,7 @@ class Command(NamedTuple):
 GROUPS: dict[str, tuple[Command, ...]] = {
     "the whole pipeline": (
         Command("run", "Runs every stage that is not whole; finished stages are skipped, a killed one goes on.",
-                (_CONFIG, _WORKDIR, _REFRESH, _DRY_RUN, _ONLY), _run),
+                (_CONFIG, _WORKDIR, _REFRESH, _DRY_RUN, _ONLY, _RUNNER), _run),
         Command("sweep", "Runs every point of a sweep file; what points have in common is made once.", (
                     _option("--config", "--config.a.b=V sets a field of all", "FILE.py[:seeds=N]"),
                     _option("--workdir", "its place; S/also/* enter Table 1", "S", required=True),
@@ -383,16 +394,16 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 ), _status, "--workdir runs/nano"),
     ),
     "one stage (--config C --workdir W [--name N]; its inputs must be whole)": (
-        Command("collect", "Raw files -> documents.", (*_STAGE, _REFRESH)),
-        Command("dedup", "Documents -> documents without exact and near copies."),
+        Command("collect", "Raw files -> documents.", (*_PARTS, _REFRESH)),
+        Command("dedup", "Documents -> documents without exact and near copies.", _PARTS),
         Command("synthesize", "Writes textbooks and exercises; the grammar holds out problems too.",
-                (*_STAGE, *_TEACHING)),
-        Command("decontaminate", "Training texts -> the same without what the benchmark asks for."),
-        Command("prune", "Exercises -> the same without what is too like config.prune.problems."),
+                (*_PARTS, *_TEACHING)),
+        Command("decontaminate", "Training texts -> the same without what the benchmark asks for.", _PARTS),
+        Command("prune", "Exercises -> the same without what is too like config.prune.problems.", _PARTS),
         Command("annotate", "Documents -> grades of a sample of them, by a language model or a rubric.",
-                (*_STAGE, *_TEACHING)),
+                (*_PARTS, *_TEACHING)),
         Command("filter", "Documents, grades and a model -> the documents that score best.", (*_STAGE, _DISTRIBUTED)),
-        Command("tokenize", "Documents -> token shards, with a tokenizer that is given or learnt on them."),
+        Command("tokenize", "Documents -> token shards, with a tokenizer that is given or learnt on them.", _PARTS),
         Command("pretrain", "Token shards -> checkpoint.", (*_STAGE, _DISTRIBUTED)),
         Command("finetune", "Checkpoint and token shards -> checkpoint.", (*_STAGE, _DISTRIBUTED)),
         Command("select", "Saves of a training -> the one that is handed on."),

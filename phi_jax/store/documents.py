@@ -6,6 +6,7 @@ The id is the hash of the text. A part is written whole or not at all, so a stag
 import functools
 import hashlib
 import json
+import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from etils.epath import Path, PathLike
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
 from phi_jax.store.artifact import Draft, atomic_path
-from phi_jax.store.cores import cores, spread
+from phi_jax.store.cores import spread, workers
 from phi_jax.store.rows import Row, opened_parquet
 
 
@@ -100,7 +101,7 @@ def write_parts(
     share: which parts are this process's to write, where several write them.
     """
     missing = [index for index in range(count)[share] if not part_path(directory, index).exists()]
-    processes = cores() if sum(path.stat().length for path in apart) > _WORTH_PROCESSES else 1
+    processes = workers() if sum(path.stat().length for path in apart) > _WORTH_PROCESSES else 1
     with Progress(label, count, "parts") as bar:
         bar.skip(count - len(missing))
         for _ in spread(functools.partial(_make_part, directory, make, schema), missing, processes, label=label):
@@ -108,6 +109,8 @@ def write_parts(
 
 
 def _make_part(directory: PathLike, make: Callable[[int], Iterable[Row]], schema: pa.Schema, index: int) -> None:
+    if not (above := Path(directory).parent).exists():
+        raise UserError(f"{above}: not seen by the node {platform.node()}; all must share the work directory's disk")
     write_part(directory, index, list(make(index)), schema)
 
 

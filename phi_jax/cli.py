@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if vars(options).get("runner") == "ray":
             from phi_jax.store.cores import use_ray
 
-            use_ray()
+            use_ray(options.workdir)
         options.run(options, config_arguments)
     except UserError as error:
         _fail(str(error))

@@ -29,6 +29,7 @@ class Field:
     path: bool = False
     or_name: bool = False  # a path only where a "/" is in it
     neutral: Any = None  # at this value a field stays out of the key, as if it were not there: it came later
+    ordered: bool = True  # whether the order of several decides
 
     def problem(self, value: Any) -> str:
         """Why the field may not hold the value; "" where it may."""
@@ -111,7 +112,8 @@ SECONDS = _number(0.01, 86_400)
 # named here, such as `finetune`: a model may name it as the rules of its training.
 FIELDS: Mapping[str, Field] = {
     "seed": SEED,
-    "collect.sources": _path(NAMES), "collect.packages": TEXTS, "collect.max_files": COUNT_OR_0,
+    "collect.sources": dataclasses.replace(_path(NAMES), ordered=False), "collect.packages": TEXTS,
+    "collect.max_files": COUNT_OR_0,
     "collect.max_bytes": COUNT, "collect.min_bytes": COUNT_OR_0,
     "collect.max_mean_line": COUNT, "collect.max_line": COUNT,
     "collect.columns": LATER_TEXTS, "collect.license": LATER, "collect.licenses": LATER_TEXTS,

@@ -63,7 +63,8 @@ class Stage(NamedTuple):
             field = fields.field_of(path) or fields.ANY
             if field.decides and value != field.neutral:
                 is_path = field.path and ("/" in value or not field.or_name)
-                decided[path] = digests.of(value) if is_path else value
+                found = digests.of(value) if is_path else value
+                decided[path] = found if field.ordered else sorted(found, key=str)
         return decided
 
     def run(self, config: Config, inputs: Inputs, draft: Draft) -> None:

@@ -4,12 +4,13 @@ Ray.
 
 import collections
 import contextlib
-import functools
 import io
 import itertools
 import multiprocessing
 import os
+import platform
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,11 +18,14 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any
 
+from etils.epath import Path, PathLike
+
 from phi_jax.errors import UserError, one_line
 from phi_jax.progress import say
 
 _function: Callable[[Any], Any]  # of a child
 _ray: Any = None  # the module, from `use_ray` on
+_workdir: PathLike
 
 
 def cores() -> int:
@@ -39,26 +43,29 @@ def on_ray() -> bool:
     return _ray is not None
 
 
-def use_ray() -> None:
+def use_ray(workdir: PathLike) -> None:
     """From now on `spread` hands out tasks of a Ray cluster: the one that RAY_ADDRESS names, else one of this machine's
-    cores, which ends with this process.
+    cores, which ends with this process. workdir: what every node must see.
 
     Raises UserError where Ray is not installed, and where the cluster cannot be reached.
     """
-    global _ray
+    global _ray, _workdir
     address = os.environ.get("RAY_ADDRESS", "local")
+    host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
         import ray
 
+        if host:  # where nobody listens, Ray would try for a quarter of an hour
+            socket.create_connection((host, port), 10).close()
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="critical")
     except ImportError:
         raise UserError("--runner ray: Ray is not installed; pip install 'phi-jax[ray]'") from None
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # some are of no other kind
         raise UserError(
-            f"--runner ray: RAY_ADDRESS={address} gives no cluster ({one_line(error)}); name one that runs, or none "
-            "to use this machine's cores"
+            f"--runner ray: RAY_ADDRESS={address}: no cluster ({one_line(error)}); name one that runs, or local for "
+            "this machine's cores"
         ) from None
-    _ray = ray
+    _ray, _workdir = ray, workdir
 
 
 def spread(function: Callable[[Any], Any], items: Sequence[Any], processes: int, *, label: str) -> Iterator[Any]:
@@ -68,8 +75,8 @@ def spread(function: Callable[[Any], Any], items: Sequence[Any], processes: int,
     pickled, and a script that calls this needs its `if __name__ == "__main__"`. They end at once with this process,
     however it ends, and with an error in one of them, which is raised here. Raises UserError where one was killed.
 
-    After `use_ray` they are tasks of the cluster, twice as many handed out at once as it has cores. Ray starts a task
-    again that a lost worker held, three times at most; a task's own error ends it.
+    After `use_ray` they are tasks of the cluster, of which twice as many as it has cores are handed out at a time. Ray
+    starts a task again that died with its worker, three times at most; an error that a task raises is raised here.
     """
     processes = min(processes, len(items))
     if processes < 2:
@@ -106,39 +113,28 @@ def _call(item: Any) -> Any:
     return _function(item)
 
 
-# --- On a cluster -----------------------------------------------------------------------------------------------------
-
-
 def _over_cluster(function: Callable[[Any], Any], items: Sequence[Any], label: str) -> Iterator[Any]:
-    call = functools.partial(_ray.remote(_task).remote, (_ray.put(function),), os.getcwd())
-    handed_out = map(call, items)
-    waiting = collections.deque(itertools.islice(handed_out, 2 * workers()))
+    place = os.getcwd(), _workdir
+    # Ray keeps what is remote in each worker: what a stage holds is unpickled once.
+    tasks = map(_ray.remote(lambda item: _task(function, *place, item)).remote, items)
+    waiting = collections.deque(itertools.islice(tasks, 2 * workers()))
     while waiting:
         try:
             result, said = _ray.get(waiting.popleft())
-        except _ray.exceptions.RayTaskError as error:
-            raise error.cause from error
         except _ray.exceptions.RayError as error:
-            raise UserError(
-                f"{label}: the Ray cluster lost a task's workers again and again, perhaps for want of memory "
-                f"({one_line(error)}); run the same command again to go on"
-            ) from None
-        for line in said.splitlines():
+            lost = f"{label}: its workers died ({one_line(error)}), perhaps for want of memory; run the command again"
+            raise getattr(error, "cause", UserError(lost)) from error
+        for line in said:
             say(line)
         yield result
-        waiting.extend(itertools.islice(handed_out, 1))
+        waiting.extend(itertools.islice(tasks, 1))
 
 
-def _task(held: tuple[Any], place: str, item: Any) -> tuple[Any, str]:
-    """In a worker: (the function's result, what it said to the user). place: what relative paths are relative to."""
+def _task(function: Callable[[Any], Any], place: str, workdir: PathLike, item: Any) -> tuple[Any, list[str]]:
+    """In a worker: (the function's result, what was said to the user). place: where relative paths start."""
     with contextlib.suppress(OSError):
         os.chdir(place)
+    if not Path(workdir).exists():
+        raise UserError(f"--workdir {workdir}: not there on {platform.node()}; all nodes must share its disk")
     with contextlib.redirect_stderr(io.StringIO()) as said:
-        return _held(*held)(item), said.getvalue()
-
-
-@functools.lru_cache(1)  # what a stage holds may be large: a worker unpickles it once
-def _held(reference: Any) -> Callable[[Any], Any]:
-    import ray
-
-    return ray.get(reference)
+        return function(item), said.getvalue().splitlines()

@@ -103,7 +103,7 @@ def test_parts_have_the_same_bytes_from_two_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "_WORTH_PROCESSES", 0)
     digests = []
     for count in (1, 2):
-        monkeypatch.setattr(documents, "workers", lambda count=count: count)
+        monkeypatch.setattr(documents, "cores", lambda count=count: count)
         to = tmp_path / str(count)
         (to / "texts").mkdir(parents=True)
         check = functools.partial(decontaminate._check, parts, to, held_out, True)

@@ -170,7 +170,7 @@ def test_parts_bands_and_clusters_shared_out_over_processes_do_not_show(tmp_path
     whole = dedup(tmp_path, rows)
     monkeypatch.setattr(near_copies, "_SHARE", 8)
     monkeypatch.setattr(near_copies, "_SETS", 2)
-    monkeypatch.setattr(near_copies, "workers", lambda: 2)
+    monkeypatch.setattr(near_copies, "cores", lambda: 2)
     monkeypatch.setattr(documents, "cores", lambda: 2)
     monkeypatch.setattr(documents, "_WORTH_PROCESSES", 0)
     cut = dedup(tmp_path, rows, cuts=(5, 5, 40), name="cut")

@@ -1,4 +1,4 @@
-"""`--runner ray` where there is no Ray, or no cluster, and what `spread` hands out; tests/system/test_ray.py has one."""
+"""`--runner ray` where there is no Ray, or no cluster; tests/system/test_ray.py has one."""
 
 import socket
 from types import SimpleNamespace
@@ -14,7 +14,8 @@ from phi_jax.store import cores
 def run_with(tmp_path, module, **env):
     """The error of a run that finds this file for Ray; nothing is made."""
     (tmp_path / "ray.py").write_text(module)
-    line = fails("run", *MICRO, "--workdir", tmp_path / "w", "--runner", "ray", env={"PYTHONPATH": str(tmp_path), **env})
+    env["PYTHONPATH"] = str(tmp_path)
+    line = fails("run", *MICRO, "--workdir", tmp_path / "w", "--runner", "ray", env=env)
     assert not (tmp_path / "w").exists()
     return line
 

@@ -17,7 +17,7 @@ from phi_jax.errors import UserError
 from phi_jax.progress import Progress, note
 from phi_jax.store import documents
 from phi_jax.store.artifact import Draft, Inputs, write_lines
-from phi_jax.store.cores import spread, workers
+from phi_jax.store.cores import cores, spread, workers
 from phi_jax.store.rows import Row, escaped
 
 FILES_PER_PART = 1000
@@ -55,7 +55,7 @@ def collect(config: Config, inputs: Inputs, draft: Draft) -> None:
     kept, aside = draft.directory / "documents", draft.directory / "set_aside"
     schema = _MASKED if rules.mask else documents.SCHEMA
     look = functools.partial(_look, kept, aside, schema, rules)
-    processes = workers() if len(snapshot) > _WORTH_PROCESSES else 1
+    processes = workers(cores()) if len(snapshot) > _WORTH_PROCESSES else 1
     with Progress(draft.label, len(snapshot), "files") as bar:
         for count in spread(look, _runs(snapshot), processes, label=draft.label):
             bar.advance(count)

@@ -12,7 +12,7 @@ import platform
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -33,14 +33,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers() -> int:
-    """How many processes `spread` can have at work: one for each core of the Ray cluster, else of this process."""
-    return int(_ray.cluster_resources()["CPU"]) if _ray else cores()
-
-
-def on_ray() -> bool:
-    """Whether `use_ray` was called."""
-    return _ray is not None
+def workers(here: int) -> int:
+    """How many processes `spread` can have at work: one for each core of the Ray cluster, or else `here`."""
+    return int(_ray.cluster_resources()["CPU"]) if _ray else here
 
 
 def use_ray(workdir: PathLike) -> None:
@@ -68,7 +63,7 @@ def use_ray(workdir: PathLike) -> None:
     _ray, _workdir = ray, workdir
 
 
-def spread(function: Callable[[Any], Any], items: Sequence[Any], processes: int, *, label: str) -> Iterator[Any]:
+def spread(function: Callable[[Any], Any], items: Iterable[Any], processes: int, *, label: str) -> Iterator[Any]:
     """What `function` gives for the items, in their order, computed by so many processes; by this one where it is one.
 
     They are fresh interpreters, since a fork of a process that has started jax may hang: function and items are
@@ -78,12 +73,14 @@ def spread(function: Callable[[Any], Any], items: Sequence[Any], processes: int,
     After `use_ray` they are tasks of the cluster, of which twice as many as it has cores are handed out at a time. Ray
     starts a task again that died with its worker, three times at most; an error that a task raises is raised here.
     """
-    processes = min(processes, len(items))
+    if processes > 1 and _ray:
+        yield from _over_cluster(function, items, label)
+        return
+    if processes > 1:
+        items = list(items)
+        processes = min(processes, len(items))
     if processes < 2:
         yield from map(function, items)
-        return
-    if _ray:
-        yield from _over_cluster(function, items, label)
         return
     context = multiprocessing.get_context("spawn")
     alive, held = context.Pipe(duplex=False)
@@ -113,11 +110,11 @@ def _call(item: Any) -> Any:
     return _function(item)
 
 
-def _over_cluster(function: Callable[[Any], Any], items: Sequence[Any], label: str) -> Iterator[Any]:
+def _over_cluster(function: Callable[[Any], Any], items: Iterable[Any], label: str) -> Iterator[Any]:
     place = os.getcwd(), _workdir
     # Ray keeps what is remote in each worker: what a stage holds is unpickled once.
     tasks = map(_ray.remote(lambda item: _task(function, *place, item)).remote, items)
-    waiting = collections.deque(itertools.islice(tasks, 2 * workers()))
+    waiting = collections.deque(itertools.islice(tasks, 2 * workers(1)))
     while waiting:
         try:
             result, said = _ray.get(waiting.popleft())

@@ -16,7 +16,7 @@ from etils.epath import Path, PathLike
 from phi_jax.errors import UserError
 from phi_jax.progress import Progress
 from phi_jax.store.artifact import Draft, atomic_path
-from phi_jax.store.cores import spread, workers
+from phi_jax.store.cores import cores, spread, workers
 from phi_jax.store.rows import Row, opened_parquet
 
 
@@ -100,7 +100,7 @@ def write_parts(
     share: which parts are this process's to write, where several write them.
     """
     missing = [index for index in range(count)[share] if not part_path(directory, index).exists()]
-    processes = workers() if sum(path.stat().length for path in apart) > _WORTH_PROCESSES else 1
+    processes = workers(cores()) if sum(path.stat().length for path in apart) > _WORTH_PROCESSES else 1
     with Progress(label, count, "parts") as bar:
         bar.skip(count - len(missing))
         for _ in spread(functools.partial(_make_part, directory, make, schema), missing, processes, label=label):

@@ -13,8 +13,8 @@ always stay.
 
 A text is read once, by the process that signs its part: its hashes go into a Parquet part, its set of n-grams into a
 file beside it. Daft puts texts with the same hash into one *bucket*, band by band; it moves numbers, no text.
-Texts linked by buckets are a *cluster*. No choice depends on another cluster, so the cores share them out, and read the
-sets that they compare from the files. In memory lie about 200 bytes a text, and 100 more while a band is grouped,
+Texts linked by buckets are a *cluster*. No choice depends on another cluster, so the cores, or those of Ray's nodes, share
+them out, and read the sets that they compare from the files. In memory lie about 200 bytes a text, and 100 more while a band is grouped,
 however long the texts are.
 """
 
@@ -35,7 +35,7 @@ from scipy.sparse.csgraph import connected_components
 from phi_jax.progress import Progress
 from phi_jax.store import documents
 from phi_jax.store.artifact import atomic_path
-from phi_jax.store.cores import on_ray, spread, workers
+from phi_jax.store.cores import cores, spread, workers
 from phi_jax.store.ngrams import Hashes, gram_hashes, jaccard
 from phi_jax.store.rows import Row
 
@@ -92,7 +92,7 @@ def find_copies(
     shares = _shares(signed, sets, places, first, rules)
     choose = functools.partial(_choose, scratch, rules, old)
     with Progress(label, len(shares), "groups of documents compared") as bar:
-        for dropped in spread(choose, shares, workers(), label=label):
+        for dropped in spread(choose, shares, workers(cores()), label=label):
             for text, other, score in dropped:
                 kept[text], similarity[text] = other, score
             bar.advance()
@@ -110,11 +110,9 @@ def find_copies(
 
 
 def _table(files: Sequence[Path]) -> Any:
-    """Parquet files as a table of Daft, which works where `spread` does."""
+    """Parquet files as a table of Daft, whose runner is the one that DAFT_RUNNER names, or its own."""
     import daft
 
-    if on_ray():
-        daft.set_runner_ray(noop_if_initialized=True)
     return daft.read_parquet([os.fspath(file) for file in files])
 
 

@@ -19,7 +19,8 @@ from phi_jax.errors import UserError
 from phi_jax.progress import Progress, note
 from phi_jax.store import documents
 from phi_jax.store.artifact import Draft, Inputs, write_atomic
-from phi_jax.store.cores import on_ray, spread, workers
+from phi_jax.store.cores import spread, workers
+from phi_jax.store.rows import Row
 from phi_jax.tokens.data_card import data_card
 from phi_jax.tokens.shards import SplitWriter, write_metadata
 from phi_jax.tokens.tokenizer import Tokenizer, train
@@ -90,19 +91,20 @@ def tokenize(config: Config, inputs: Inputs, draft: Draft) -> None:
         )
         for split in ("train", "validation")
     }  # fmt: skip
-    parts, text_bytes = documents.parts(source), documents.totals(source).bytes
+    text_bytes = documents.totals(source).bytes
     texts, of_source = Counter[tuple](), Counter[tuple]()  # by source and licence: how many, tokens
-    encode = functools.partial(_encoded, parts, tokenizer, dtype)
-    processes = workers() if on_ray() else 1  # one has threads
-    with Progress(draft.label, len(parts), "parts") as bar:
-        for encoded in spread(encode, range(len(parts)), processes, label=draft.label):
+    with Progress(draft.label, text_bytes, "B") as bar:
+        rows = documents.read(source, ("id", "text", "source", "license"))
+        batches = iter(lambda: list(itertools.islice(rows, _ENCODE_BATCH)), [])
+        # In this process they are shared out over threads.
+        for encoded in spread(functools.partial(_encoded, tokenizer), batches, workers(1), label=draft.label):
             for row, ids in encoded:
                 split = "validation" if is_held_out(row["id"], fraction) else "train"
-                splits[split].add(ids)
+                splits[split].add([*ids, tokenizer.end_of_text_id])
                 origin = row["source"], row["license"] or "not named"
                 texts[origin] += 1
-                of_source[origin] += len(ids)
-            bar.advance()
+                of_source[origin] += len(ids) + 1
+            bar.advance(sum(len(row["text"].encode()) for row, _ in encoded))
     facts = {name: writer.close() for name, writer in splits.items()}
     for name in ("train", *(["validation"] if fraction else [])):
         if not facts[name]["records"]:
@@ -128,15 +130,8 @@ def tokenize(config: Config, inputs: Inputs, draft: Draft) -> None:
     write_atomic(draft.directory / "CARD.md", data_card(draft.label, told, inputs["documents"]))
 
 
-def _encoded(
-    parts: Sequence[epath.Path], tokenizer: Tokenizer, dtype: np.dtype, index: int
-) -> list[tuple[documents.Row, np.ndarray]]:
-    """The documents of a part: (id, source and license; tokens, the last of them <|endoftext|>)."""
-    rows, found = documents.read_part(parts[index], ("id", "text", "source", "license")), []
-    while batch := list(itertools.islice(rows, _ENCODE_BATCH)):
-        for row, ids in zip(batch, tokenizer.encode_batch([row.pop("text") for row in batch]), strict=True):
-            found.append((row, np.array([*ids, tokenizer.end_of_text_id], dtype)))
-    return found
+def _encoded(tokenizer: Tokenizer, batch: Sequence[Row]) -> list[tuple[Row, list[int]]]:
+    return list(zip(batch, tokenizer.encode_batch([row["text"] for row in batch]), strict=True))
 
 
 def output_of(name: str) -> str:

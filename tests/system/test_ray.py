@@ -116,15 +116,14 @@ def aside(workdir):
 
 def test_the_same_from_hostile_shuffled_input_though_workers_are_killed(cluster, tmp_path):
     one, other = sources(tmp_path)
-    plain, here = tmp_path / "plain", tmp_path / "ray"
+    plain, here = tmp_path / "plain", tmp_path / "clustered"
     done = subprocess.run(command(plain, (one, other)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
     said, hit = [], []
     # From another directory: nothing may rest on where a worker was started.
-    process = subprocess.Popen(
-        command("ray", (other, one), "--runner", "ray"), cwd=tmp_path, stderr=subprocess.PIPE, stdout=-3, text=True
-    )
+    arguments = command("clustered", (other, one), "--runner", "ray")
+    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, stdout=-3, text=True)
     reader = threading.Thread(target=lambda: said.extend(iter(process.stderr.readline, "")), daemon=True)
     reader.start()
     while process.poll() is None:

@@ -6,22 +6,22 @@
 raw+exercises 74 to 86 %.
 """
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 # What phi_jax needed at run time when nano was measured. A fixed list: nano's raw code is the same whatever is installed.
-PACKAGES = (
-    "absl-py", "aiofiles", "anyio", "array_record", "attrs", "certifi", "charset-normalizer", "click", "cloudpickle", "daft",
-    "dm-tree", "docstring_parser", "einops", "etils", "filelock", "flax", "fsspec", "gguf", "googleapis-common-protos", "grain",
-    "h11", "hf-xet", "httpcore2", "httpx2", "huggingface_hub", "humanize", "idna", "immutabledict", "jax", "jaxlib", "joblib",
-    "markdown-it-py", "mdurl", "ml_collections", "ml_dtypes", "msgpack", "narwhals", "numpy", "opt_einsum", "optax",
-    "orbax-checkpoint", "packaging", "portpicker", "prometheus_client", "promise", "protobuf", "psutil", "pyarrow", "Pygments",
-    "PyYAML", "regex", "requests", "rich", "safetensors", "scikit-learn", "scipy", "simple-parsing", "simplejson", "six",
-    "tensorboardX", "tensorflow-datasets", "tensorflow-metadata", "tensorstore", "termcolor", "threadpoolctl", "tiktoken",
-    "tokenizers", "toml", "tqdm", "treescope", "truststore", "typing_extensions", "urllib3", "uvloop", "wrapt", "zipp",
-)
+PACKAGES = """
+absl-py aiofiles anyio array_record attrs certifi charset-normalizer click cloudpickle daft
+dm-tree docstring_parser einops etils filelock flax fsspec gguf googleapis-common-protos grain
+h11 hf-xet httpcore2 httpx2 huggingface_hub humanize idna immutabledict jax jaxlib joblib
+markdown-it-py mdurl ml_collections ml_dtypes msgpack narwhals numpy opt_einsum optax
+orbax-checkpoint packaging portpicker prometheus_client promise protobuf psutil pyarrow Pygments
+PyYAML regex requests rich safetensors scikit-learn scipy simple-parsing simplejson six
+tensorboardX tensorflow-datasets tensorflow-metadata tensorstore termcolor threadpoolctl tiktoken
+tokenizers toml tqdm treescope truststore typing_extensions urllib3 uvloop wrapt zipp
+"""
 
 
 def get_config(argument: str = "size=laptop") -> ConfigDict:
@@ -32,14 +32,11 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     micro = sizes[argument]
 
     # configs/ is no package: a config is loaded by its path, from any directory.
-    spec = importlib.util.spec_from_file_location("phi_1", Path(__file__).with_name("phi_1.py"))
-    phi_1 = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(phi_1)
-    c = phi_1.get_config()
+    c = runpy.run_path(str(Path(__file__).with_name("phi_1.py")))["get_config"]()
 
     # --- Raw code: what every installation has ---
     c.collect.sources = ("installed",)  # standard library and c.collect.packages: no download
-    c.collect.packages = PACKAGES  # see above
+    c.collect.packages = tuple(PACKAGES.split())  # see above
     c.collect.max_files = 400 if micro else 4000  # files looked at, those of the lowest content hashes
 
     # --- Texts: a grammar writes them, so that no language model is asked ---

@@ -19,7 +19,7 @@ Dedup writes the n-grams of all raw code to disk while it works, about twice its
 (estimated); in memory it holds about 300 bytes a text.
 """
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -29,10 +29,7 @@ SIZES = ("100m", "350m", "1.3b", "micro")
 
 def _config(name: str, argument: str = "") -> ConfigDict:
     # configs/ is no package: a config is loaded by its path, from any directory.
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument)
+    return runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"](argument)
 
 
 def get_config(argument: str = "size=100m") -> ConfigDict:

@@ -1,6 +1,6 @@
 """phi-1-small (350M): phi-1 in every field but the model's size. Arguments as in phi_1.py."""
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -11,11 +11,7 @@ HARDWARE = {"8xa100": 128, "8xh100": 128, "8xh200": 256, "1xh100": 16}  # as phi
 def get_config(argument: str = "") -> ConfigDict:
     """argument: as phi_1.py's."""
     # configs/ is no package: a config is loaded by its path, from any directory.
-    spec = importlib.util.spec_from_file_location("phi_1", Path(__file__).with_name("phi_1.py"))
-    phi_1 = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(phi_1)
-
-    c = phi_1.get_config(argument, HARDWARE)
+    c = runpy.run_path(str(Path(__file__).with_name("phi_1.py")))["get_config"](argument, HARDWARE)
     c.model.num_layers = 20  # blocks (paper, section 2.3)
     c.model.hidden_size = 1024  # width D (paper, section 2.3)
     c.model.intermediate_size = 4096  # MLP width F (paper, section 2.3)

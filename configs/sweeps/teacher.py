@@ -7,7 +7,7 @@ mistakes, of which the checks find those that show when a text is run. There the
 student is trained from fresh weights. With strong=1.0 it learns what the weak teacher learnt.
 """
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 PAPER = ("no numbers; GPT-4's texts are expected to help", {})
@@ -15,10 +15,8 @@ PAPER = ("no numbers; GPT-4's texts are expected to help", {})
 
 def get_points(h):
     # configs/ is no package: a sweep is loaded by its path.
-    spec = importlib.util.spec_from_file_location("collapse", Path(__file__).with_name("collapse.py"))
-    collapse = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(collapse)
-    base, paper = collapse.get_points(h)["replaced"], h.scale == "paper"
+    base = runpy.run_path(str(Path(__file__).with_name("collapse.py")))["get_points"](h)["replaced"]
+    paper = h.scale == "paper"
     weak = base["models"]["gen1"]
     teachers = ("grader", "writer") if paper else ("grammar.exercises", "gen2.exercises")
 

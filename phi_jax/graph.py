@@ -16,19 +16,21 @@ from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import HELD_OUT
 from phi_jax.store.artifact import Draft, Inputs, Json
 from phi_jax.store.digests import PathDigests
+from phi_jax.training.rules import LATEST, PASS_AT_1
 
 TRAININGS = ("pretrain", "finetune")
 DISTRIBUTED = (*TRAININGS, "filter")  # stages that run in several processes at once
 COMPUTING = (*DISTRIBUTED, "select", "evaluate")  # stages that run jax
 RAW, FILTERED = "raw", "filtered"  # the token sets that no text entry wrote
-LATEST, PASS_AT_1 = "latest", "pass_at_1"  # values of config.models.*.select
 GRAMMAR, FILES = "grammar", "files"  # values of config.texts.*.writer that name no language model
 STATIC = "static"  # the value of config.annotate.grader that names no language model
 _KINDS = ("textbooks", "exercises")
+# Stage -> the field that asks for it, where an experiment may be without.
+_ASKED_BY = {"prune": "config.prune.problems", "select": "config.models.*.select", "finetune": "config.models.*.start"}
+_TRAIN, _CHECK_RULES = "phi_jax.training.loop:train", "phi_jax.training.rules:check"
 _WRITERS = {
     GRAMMAR: "phi_jax.synthesis.grammar.from_grammar:synthesize",
     FILES: "phi_jax.synthesis.from_files:synthesize",
-    "llm": "phi_jax.synthesis.llm.from_llm:synthesize",
 }
 
 
@@ -95,8 +97,10 @@ def select(config: Config, stage: str, name: str | None) -> list[Stage]:
     there = stages(config)
     found = [s for s in there if s.stage == stage and name in (None, s.name)]
     if not found:
-        names = ", ".join(s.name for s in there if s.stage == stage) or "none"
-        raise UserError(f"--name {name}: {stage} has no such instance; there are: {names}")
+        if names := [s.name for s in there if s.stage == stage]:
+            raise UserError(f"--name {name}: {stage} has no such instance; there are: {', '.join(names)}")
+        asks = _ASKED_BY.get(stage, "config.models")
+        raise UserError(f"{stage}: this experiment has no such stage; set {asks}, which asks for it")
     return found
 
 
@@ -104,7 +108,7 @@ def labelled(config: Config, labels: Sequence[str]) -> list[Stage]:
     """The stages of these labels, each after its inputs. Raises UserError for one that is not there."""
     there = {stage.label: stage for stage in stages(config)}
     if missing := [label for label in labels if label not in there]:
-        raise UserError(f"no stage {missing[0]!r}; there are: {', '.join(there)}")
+        raise UserError(f"--only {missing[0]}: no such stage; there are: {', '.join(there)}")
     return [stage for label, stage in there.items() if label in labels]
 
 
@@ -144,7 +148,8 @@ class _Graph:
             for name in trained:
                 self._need(f"{stage}/{name}")
         before = tuple(self._found.values())
-        return (*before, Stage("report", "", {s.label: s.label for s in before}, ("report",), _REPORT))
+        inputs = {stage.label: stage.label for stage in before}
+        return (*before, Stage("report", "", inputs, ("report",), "phi_jax.report.page:report"))
 
     def _need(self, label: str) -> str:
         """Adds the stage `label` and before it all that it needs; returns the label."""
@@ -180,15 +185,18 @@ class _Graph:
             return Stage(
                 "synthesize", name, inputs, ("seed", f"texts.{name}"), "phi_jax.synthesis.from_model:synthesize"
             )
-        asked = () if writer in (GRAMMAR, FILES) else self._teaching(f"texts.{name}.writer", writer)
-        function = _WRITERS.get(writer, _WRITERS["llm"])
+        asked = () if writer in _WRITERS else self._teaching(f"texts.{name}.writer", writer)
+        function = _WRITERS.get(writer, "phi_jax.synthesis.llm.from_llm:synthesize")
         check = "phi_jax.synthesis.from_files:check" if writer == FILES else ""
         return Stage("synthesize", name, {}, (f"texts.{name}", *asked), function, check)
 
     def _decontaminate(self, name: str) -> Stage:
         documents = self._need("dedup/python" if name == RAW else f"synthesize/{name}")
         inputs = {"documents": documents, **self._held_out("decontaminate.problems")}
-        return Stage("decontaminate", name, inputs, ("decontaminate",), _DECONTAMINATE, _CHECK_PROBLEMS)
+        return Stage(
+            "decontaminate", name, inputs, ("decontaminate",),
+            "phi_jax.contamination.decontaminate:decontaminate", "phi_jax.contamination.decontaminate:check"
+        )  # fmt: skip
 
     def _prune(self, name: str) -> Stage:
         inputs = {"documents": self._need(f"decontaminate/{name}"), **self._held_out("prune.problems")}
@@ -214,7 +222,10 @@ class _Graph:
         if name == "tokenizer":
             learnt = () if self._config.tokenize.tokenizer else self._config.tokenize.learn_on
             inputs = {s: self._need(self._documents_of(s, "tokenize.learn_on")) for s in learnt}
-            return Stage("tokenize", name, inputs, ("tokenize",), _TOKENIZER, "phi_jax.tokens.tokenize:check")
+            return Stage(
+                "tokenize", name, inputs, ("tokenize",),
+                "phi_jax.tokens.tokenize:make_tokenizer", "phi_jax.tokens.tokenize:check"
+            )  # fmt: skip
         inputs = {
             "documents": self._need(self._documents_of(name, "models")),
             "tokenizer": self._need("tokenize/tokenizer"),
@@ -272,7 +283,10 @@ class _Graph:
         inputs |= self._held_out("evaluate.benchmark") | self._held_out("evaluate.further_benchmarks")
         judge = self._config.judge.grader
         asked = self._teaching("judge.grader", judge) if judge else ()
-        return Stage("evaluate", name, inputs, ("seed", "evaluate", "judge", *asked), _EVALUATE, _CHECK_BENCHMARKS)
+        return Stage(
+            "evaluate", name, inputs, ("seed", "evaluate", "judge", *asked),
+            "phi_jax.evaluation.evaluate:evaluate", "phi_jax.evaluation.evaluate:check"
+        )  # fmt: skip
 
     def _model(self, field: str, name: str) -> str:
         """The label of the artifact that hands on a model's weights: its selection, else its training."""
@@ -335,13 +349,3 @@ class _Graph:
 def models_of(config: Config) -> list[str]:
     """The names of the experiment's models, in the order in which they are trained."""
     return [stage.name for stage in stages(config) if stage.stage in TRAININGS]
-
-
-_CHECK_BENCHMARKS = "phi_jax.evaluation.evaluate:check"
-_CHECK_PROBLEMS = "phi_jax.contamination.decontaminate:check"
-_CHECK_RULES = "phi_jax.training.rules:check"
-_DECONTAMINATE = "phi_jax.contamination.decontaminate:decontaminate"
-_TOKENIZER = "phi_jax.tokens.tokenize:make_tokenizer"
-_TRAIN = "phi_jax.training.loop:train"
-_EVALUATE = "phi_jax.evaluation.evaluate:evaluate"
-_REPORT = "phi_jax.report.page:report"

@@ -7,7 +7,7 @@ from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation.problems import HELD_OUT, load_problems
 from phi_jax.progress import note
-from phi_jax.store.artifact import Draft, Inputs, write_atomic, write_json
+from phi_jax.store.artifact import Draft, Inputs, write_json
 from phi_jax.training.rules import PASS_AT_1, VALIDATION_LOSS, candidates, rules_of
 from phi_jax.weights.checkpoints import Checkpoints
 
@@ -34,7 +34,7 @@ def select(config: Config, inputs: Inputs, draft: Draft) -> None:
             values = {step: checkpoints.metrics(step).get(VALIDATION_LOSS) for step in steps}
         else:
             values = _pass_at_1(config, inputs, draft, steps)
-        step = _best(values, higher=by == PASS_AT_1, label=training.label, by=by)
+        step = _best(values, by, training.label)
         identity = checkpoints.identity(step)
     choice = {
         "step": step,
@@ -62,12 +62,12 @@ def _pass_at_1(config: Config, inputs: Inputs, draft: Draft, steps: list[int]) -
         if not measured.exists():
             share = greedy_pass_at_1(load_model(training.directory, step=step), problems, rules)
             measured.parent.mkdir(exist_ok=True)
-            write_atomic(measured, json.dumps(share))
+            write_json(measured, share)
         values[step] = json.loads(measured.read_text())
     return values
 
 
-def _best(values: Mapping[int, float | None], *, higher: bool, label: str, by: str) -> int:
+def _best(values: Mapping[int, float | None], by: str, label: str) -> int:
     """The step of the best finite value; the earliest of equals."""
     finite = {step: value for step, value in sorted(values.items()) if value is not None}
     if not finite:
@@ -75,4 +75,4 @@ def _best(values: Mapping[int, float | None], *, higher: bool, label: str, by: s
             f"{label}: none of its saves has a finite {by} to be chosen by; make config.training.checkpoint_every a "
             "multiple of evaluate_every, or lower the learning rate where the loss is not finite, and train again"
         )
-    return (max if higher else min)(finite, key=finite.__getitem__)
+    return (max if by == PASS_AT_1 else min)(finite, key=finite.__getitem__)

@@ -165,4 +165,3 @@ def attend_splash(
 
 
 FUSED = {"cudnn": attend_cudnn, "splash": attend_splash}
-KERNELS = ("xla", *FUSED)

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 
 from phi_jax.errors import UserError
-from phi_jax.fields import DROPOUT, POSITIVE, Field
+from phi_jax.fields import FIELDS, Field
 from phi_jax.model import attention
 from phi_jax.model.attention import Attend, dropout
 
@@ -31,12 +31,11 @@ _REMAT_POLICIES = {
 # Field of PhiConfig, or the type of those that are not named -> what it may hold.
 _RANGES: dict[Any, Field] = {
     int: Field(1, 2**31 - 1, kind="a whole number"),
-    float: POSITIVE,
-    "attention_dropout": DROPOUT,
-    "residual_dropout": DROPOUT,
-    "compute_dtype": Field(choices=("float32", "bfloat16")),
-    "remat": Field(choices=(*_REMAT_POLICIES,)),
-    "attention": Field(choices=attention.KERNELS),
+    float: Field(1e-30, kind="a number"),
+    **{
+        name: FIELDS[f"model.{name}"]
+        for name in ("attention_dropout", "residual_dropout", "compute_dtype", "remat", "attention")
+    },
 }
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from jax import Array
 
 from phi_jax.errors import UserError
-from phi_jax.fields import NUMBER, SEED, SHARE_ABOVE_0, Field
+from phi_jax.fields import FIELDS, Field
 
 _RANGES = {
-    "temperature": NUMBER, "top_p": SHARE_ABOVE_0, "top_k": Field(0, 2**31 - 1, kind="a whole number"), "seed": SEED,
+    "temperature": Field(0, kind="a number"), "top_p": FIELDS["evaluate.top_p"],
+    "top_k": Field(0, 2**31 - 1, kind="a whole number"), "seed": FIELDS["seed"],
 }  # fmt: skip
 _ABOVE_ONE = 0x3F800001  # the bits of the float32 that follows 1, which no weight reaches
 

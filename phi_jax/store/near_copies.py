@@ -13,9 +13,9 @@ always stay.
 
 A text is read once, by the process that signs its part: its hashes go into a Parquet part, its set of n-grams into a
 file beside it. Daft puts texts with the same hash into one *bucket*, band by band; it moves numbers, no text.
-Texts linked by buckets are a *cluster*. No choice depends on another cluster, so the cores, or those of Ray's nodes, share
-them out, and read the sets that they compare from the files. In memory lie about 200 bytes a text, and 100 more while a band is grouped,
-however long the texts are.
+Texts linked by buckets are a *cluster*. No choice depends on another cluster, so the cores, or those of Ray's nodes,
+share them out, and read the sets that they compare from the files. In memory lie about 200 bytes a text, and 100 more
+while a band is grouped, however long the texts are.
 """
 
 import functools

@@ -83,6 +83,7 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
             checkpoints.save(step, state, {**record, "step": step}, metrics=validated)
 
         hooks = [(1, profile.at), (rules.evaluate_every, validate), (rules.checkpoint_every, save)]
+        hooks.append((_TRIM_STEPS, lambda step, state: processes.trim_heap()))
 
         # --- Steps ------------------------------------------------------------------------------------------
         stream = opened.enter_context(contextlib.closing(data.train.iterate(step, rules.steps)))
@@ -95,11 +96,8 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
             metrics.note(step, figures)
             step += 1
             if not watch.can_save:
-                _settle(figures)
-                watch.can_save = True
+                _settle(figures, watch)
             stopping = watch.should_stop(step)
-            if step % _TRIM_STEPS == 0:
-                processes.trim_heap()
             for every, hook in hooks:
                 if step % every == 0 or step == rules.steps or (stopping and hook is save):
                     hook(step, state)
@@ -137,12 +135,13 @@ def _shape_and_start(config: Config, inputs: Inputs, data: Data) -> tuple[PhiCon
     return shape, config.training.initial_checkpoint
 
 
-def _settle(figures: Mapping[str, jax.Array]) -> None:
+def _settle(figures: Mapping[str, jax.Array], watch: Watch) -> None:
     """Waits for the first step, with its compilation."""
     jax.block_until_ready(figures)
     gc.collect()
     gc.freeze()  # later collections, which stall a step, pass by what exists now
     processes.trim_heap()  # of what the compiler has freed
+    watch.can_save = True
 
 
 def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, rules: Config, identity: str) -> None:

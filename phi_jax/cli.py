@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import os
 import signal
@@ -53,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         if processes.is_leader():
             progress.say(f"phi-jax: stopped{stopped}; the same command goes on from there")
+        atexit._run_exitfuncs()
         sys.stdout.flush()
-        os._exit(130)  # what libraries have at work would speak, or be waited for
+        os._exit(130)  # sys.exit ends by SIGINT where an import was interrupted, and waits for threads
     except Exception as error:
         if _disk_is_full(error):
             where = getattr(options, "workdir", None) or getattr(options, "out", None) or "the disk"

@@ -109,7 +109,9 @@ def importing(process, workdir):
 
 
 def starting_a_pool(process, workdir):
-    return len(children_of(process)) >= 3  # with the one that multiprocessing keeps
+    begun = len(children_of(process)) >= 3  # with the one that multiprocessing keeps
+    time.sleep(0.2 * begun)  # a child then imports
+    return begun
 
 
 def in_a_pool(process, workdir):

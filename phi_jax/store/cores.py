@@ -68,7 +68,8 @@ def spread(function: Callable[[Any], Any], items: Iterable[Any], processes: int,
 
     They are fresh interpreters, since a fork of a process that has started jax may hang: function and items are
     pickled, and a script that calls this needs its `if __name__ == "__main__"`. They end at once with this process,
-    however it ends, and with an error in one of them, which is raised here. Raises UserError where one was killed.
+    however it ends, and with an error in one of them, which is raised here. Raises UserError where one was killed. For
+    the main thread.
 
     After `use_ray` they are tasks of the cluster, of which twice as many as it has cores are handed out at a time. Ray
     starts a task again that died with its worker, three times at most; an error that a task raises is raised here.
@@ -87,16 +88,33 @@ def spread(function: Callable[[Any], Any], items: Iterable[Any], processes: int,
     # Left in the other order: a closed pipe ends what is still at work, which the pool would wait for.
     with ProcessPoolExecutor(processes, context, _begin, (alive, function)) as pool, held:
         try:
-            # A terminal sends it to all; the children, which start with it blocked, are ended by the parent.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            results = pool.map(_call, items)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            yield from results
+            with _uninterrupted():
+                # Not pool.map, which cancels what is left: when the children end, a thread of the pool fails over that.
+                results = [pool.submit(_call, item) for item in items][::-1]
+            while results:
+                yield results.pop().result()
         except (BrokenProcessPool, BrokenPipeError):
             raise UserError(
                 f"{label}: one of its {processes} processes was killed, perhaps for want of memory; run the same "
                 "command again to go on"
             ) from None
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C, which a terminal sends to all, comes afterwards; the children that start meanwhile never see it: one
+    that is interrupted while it starts, or whose parent is, has a traceback for the user.
+    """
+    came = list[int]()
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))  # it may reach another thread
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what the children begin with
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _begin(parent: Connection, function: Callable[[Any], Any]) -> None:

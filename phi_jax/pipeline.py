@@ -30,8 +30,7 @@ from phi_jax.store.digests import PathDigests
 if TYPE_CHECKING:
     from phi_jax.teacher.teachers import Teachers
 
-_WIDE = 41
-_LINE = f"{{:27}} {{:{_WIDE}}} {{:>9}}"  # a stage, what it made, how long it took: 79 columns
+_LINE = "{:27} {:41} {:>9}"  # a stage, what it made, how long it took: 79 columns
 _TOLD = {
     "steps": "{:,} steps", "loss": "loss {:.3f}", "tokens": "{:,} tokens", "step": "step {}",
     "entries": "{:,} entries", "problems": "{:,} problems", "parameters": "{:,} parameters",
@@ -80,19 +79,19 @@ def run(config: Config, workdir: PathLike, *, only: Iterable[Stage] | None = Non
             if new:
                 held.enter_context(artifact.locked(workdir))
             artifact.write_json(Path(workdir) / "config.json", config.to_dict())
+            say(f"{due.count(False)} of {len(due)} stages are whole")
 
         due = processes.on_leader(look)
         preflight.check(config, workdir, list(itertools.compress(chosen, due)))
         processes.on_leader(begin)
         if any(stage.stage in COMPUTING for stage in itertools.compress(chosen, due)):
             compilations.keep_compilations(workdir)
-        made = 0
         for stage in chosen:
             try:
-                made += _run_stage(stage, config, Path(workdir), digests, again=stage.stage in again)
+                _run_stage(stage, config, Path(workdir), digests, again=stage.stage in again)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f" in {stage.label}") from None
-        processes.on_leader(lambda: _end(config, Path(workdir), len(chosen) - made, len(chosen)))
+        processes.on_leader(lambda: _publish_scores(config, Path(workdir)))
 
 
 def dry_run(
@@ -106,13 +105,12 @@ def dry_run(
     return standings, preflight.check(config, workdir, [found.stage for found in standings if found.due])
 
 
-def _run_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests, *, again: bool) -> bool:
-    """False where there was nothing to do."""
+def _run_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests, *, again: bool) -> None:
     if processes.count() > 1 and stage.stage not in DISTRIBUTED:
         raise UserError(f"{stage.label} runs in one process; only {', '.join(DISTRIBUTED)} take --distributed")
     opened = processes.on_leader(lambda: _open_stage(stage, config, workdir, digests, again=again))
     if opened is None:
-        return False
+        return
     with processes.failing_together():
         inputs = _inputs_of(stage, workdir)
         values = stage.config_of(config).to_dict()
@@ -125,7 +123,6 @@ def _run_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests
         stage.run(config, inputs, draft)
     processes.on_leader(lambda: _commit(draft))
     processes.give_memory_back()
-    return True
 
 
 def _agreed(draft: artifact.Draft) -> Json:
@@ -186,7 +183,7 @@ def _made(done: Artifact) -> str:
         if about["kind"] != "log" and about.get("rows") and name != "tokens"
     ]
     told += [form.format(done.facts[name]) for name, form in _TOLD.items() if done.facts.get(name)]
-    while len(line := ", ".join(told)) > _WIDE:
+    while len(line := ", ".join(told)) > 41:
         told.pop()
     return line
 
@@ -197,10 +194,8 @@ def evaluated(config: Config, workdir: PathLike) -> list[Artifact]:
     return [a for a in found if a is not None]
 
 
-def _end(config: Config, workdir: Path, whole: int, count: int) -> None:
-    """Leaves `W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
-    if whole:
-        say(f"{whole} of {count} stages were whole before")
+def _publish_scores(config: Config, workdir: Path) -> None:
+    """`W/evaluate/scores.json`: the scores of every model that has been evaluated, in one list."""
     if whole := evaluated(config, workdir):
         from phi_jax.evaluation.evaluate import combined_scores
 

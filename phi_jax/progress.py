@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any
 
 PLAIN_LINE_SECONDS = 10.0
 verbose = False  # the command line's to set: `--verbose`
@@ -42,15 +41,14 @@ class Progress:
     def __init__(self, label: str, total: int, unit: str, *, start: int = 0) -> None:
         from tqdm import tqdm
 
+        terminal = sys.stderr.isatty()
+        wait = 0.1 if terminal else PLAIN_LINE_SECONDS
         shown = "{n_fmt}/{total_fmt}{unit} {elapsed}<{remaining} {rate_noinv_fmt}{postfix}"
-        where: dict[str, Any] = {"bar_format": "{desc}: {percentage:3.0f}%|{bar}| " + shown, "file": sys.stderr,
-                                 "dynamic_ncols": True}  # fmt: skip
-        if not sys.stderr.isatty():
-            where = {"bar_format": "{desc}: " + shown, "file": _Lines(), "delay": PLAIN_LINE_SECONDS,
-                     "mininterval": PLAIN_LINE_SECONDS, "smoothing": 0}  # fmt: skip
         self._bar = tqdm(
             total=total, initial=start, desc=label, unit=f" {unit}", unit_scale=total > 100_000, miniters=0,
-            leave=False, **where,
+            mininterval=wait, delay=wait, dynamic_ncols=terminal, leave=False,
+            file=sys.stderr if terminal else _Lines(),
+            bar_format=("{desc}: {percentage:3.0f}%|{bar}| " if terminal else "{desc}: ") + shown,
         )  # fmt: skip
 
     def advance(self, amount: int = 1, note: str = "") -> None:

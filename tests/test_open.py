@@ -54,7 +54,7 @@ def test_public_data_become_an_evaluated_model(ran):
     scores = json.loads((workdir / "evaluate" / "scores.json").read_text())
     assert {(s["model"], s["benchmark"]) for s in scores} == {(m, "idioms") for m in ("raw", "base", "finetuned")}
     count = len(list(workdir.glob("**/manifest.json")))
-    assert f"{count} of {count} stages were whole before" in again
+    assert f"{count} of {count} stages are whole" in again
     assert not any("README" in path for path in asked)
 
 

@@ -53,7 +53,7 @@ def test_finished_stages_are_skipped(micro_run, tmp_path):
     workdir = copy(micro_run, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in workdir.glob("*/*/manifest.json")}
     done = phi_jax("run", *MICRO, "--workdir", workdir)
-    assert done.stderr == f"{len(LABELS)} of {len(LABELS)} stages were whole before\n"
+    assert done.stderr == f"{len(LABELS)} of {len(LABELS)} stages are whole\n"
     assert "report: " in done.stdout
     assert {p: p.stat().st_mtime_ns for p in workdir.glob("*/*/manifest.json")} == before
 
@@ -67,7 +67,7 @@ def test_a_changed_field_runs_again_only_what_depends_on_it(micro_run, tmp_path)
     done = phi_jax("run", *MICRO, change, "--workdir", workdir)
     changed = {label for label in LABELS if label.startswith("evaluate/")} | {"report/"}
     assert set(made_in(done.stderr)) == {label.rstrip("/") for label in changed}
-    assert f"{len(LABELS) - len(changed)} of {len(LABELS)} stages were whole before" in done.stderr
+    assert f"{len(LABELS) - len(changed)} of {len(LABELS)} stages are whole" in done.stderr
     after, before = identities(workdir), identities(micro_run)
     assert {k for k in LABELS if after[k] != before[k]} == changed
 

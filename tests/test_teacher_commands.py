@@ -42,7 +42,7 @@ def test_what_was_given_up_is_asked_again(tmp_path):
         assert 0 < first["poisoned"] < first["requests"]
         asked = len(server.ledger())
         again = command(server, tmp_path, **live)  # poisoned stays poisoned, and whole stays whole
-        assert again.stderr == "1 of 1 stages were whole before\n"
+        assert again.stderr == "1 of 1 stages are whole\n"
         assert len(server.ledger()) == asked
     with serving() as server:
         done = command(server, tmp_path, "--retry-poisoned", **live)

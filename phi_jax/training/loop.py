@@ -25,7 +25,6 @@ from phi_jax.weights.models import shape_of
 
 # XLA:CPU's buffers leave holes in glibc's heap, which takes no freed aligned block for the next one of its size.
 _TRIM_STEPS = 25
-_PLAIN = (0, 1, "none")  # settings that are off or as most are go without a word in the log, not in what is stored
 
 
 def train(config: Config, inputs: Inputs, draft: Draft) -> None:
@@ -49,7 +48,8 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
         eval_step = make_eval_step(shape, data.mesh, rules, document_end=end)
         abstract = abstract_state(shape, optimizer, data.mesh)
         banner = _banner(shape, rules, data, abstract)
-        processes.note(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items() if v not in _PLAIN))
+        # What is off, or one, is stored and needs no word here.
+        processes.note(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items() if v not in (0, 1, "none")))
         record = {"key": draft.key, "config": config.to_dict(), "tokens": data.identities,
                   "model": vars(shape), "banner": banner}  # fmt: skip
 

@@ -94,7 +94,7 @@ def recorded(workdir, seconds, gibibytes):
         "peak_gibibytes": round(gibibytes, 2),
         "run_again_seconds": round(again_seconds, 1),
         "help_seconds": round(min(timed("--help")[0] for _ in range(3)), 3),
-        "stages_skipped_again": int(re.search(r"^(\d+) of \d+ stages were whole", log, re.M)[1]),
+        "stages_skipped_again": int(re.search(r"^(\d+) of \d+ stages are whole", log, re.M)[1]),
         "identical_again": first == identities(workdir),
         "stage_seconds": {label: m["seconds"] for label, m in manifests.items()},
         "facts": {label: m["facts"] for label, m in manifests.items()},

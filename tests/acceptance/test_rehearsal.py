@@ -105,4 +105,4 @@ def test_again_asks_nothing(rehearsal):
     again = subprocess.run([*command, str(root / "w")], capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 0, again.stderr
     count = len(list((root / "w").rglob("manifest.json")))
-    assert again.stderr == f"{count} of {count} stages were whole before\n"
+    assert again.stderr == f"{count} of {count} stages are whole\n"

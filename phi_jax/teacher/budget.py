@@ -42,7 +42,8 @@ class Run:
         spent, reserved = dollars(self.journal.spent), dollars(self.journal.reserved)
         return UserError(
             f"the budget of {dollars(self.cap)} is used up: {spent} spent, {reserved} reserved, and "
-            f"the next request {why}; what is answered is kept: raise config.budget.max_dollars and start again"
+            f"the next request {why}; what is answered is kept: raise config.budget.max_dollars "
+            "(--max-dollars of evaluate --server) and start again"
         )
 
     def check(self) -> None:

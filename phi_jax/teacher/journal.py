@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_jax.config import Config
-from phi_jax.errors import UserError
+from phi_jax.errors import UserError, one_line
 from phi_jax.store.artifact import atomic_path, is_object_store
 from phi_jax.teacher.request import Reply, Request, Status, Usage
 
@@ -237,7 +237,7 @@ class Journal(contextlib.ExitStack):
         self._database.executescript(_LATER_TABLES)
 
     def _unusable(self, error: OSError | sqlite3.Error) -> UserError:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         if "locked" in said:
             return UserError(f"{self.path}: {said}; another process uses this journal: wait for it, or stop it first")
         return UserError(

@@ -68,6 +68,16 @@ class Endpoint(NamedTuple):
     json_mode: str = "schema"  # how JSON is asked for: "schema", "object" or "text" (server/dialect.py)
 
 
+# Of the teacher that `evaluate --server` makes, the command's options; the name of no section of a config.
+SERVER = "--server"
+_OPTIONS = {"model": "--server-model", "key_variable": "--key-variable", "price_as": "--price-as"}
+
+
+def option_of(name: str, field: str) -> str:
+    """What the user sets a field of a teacher by, for messages."""
+    return _OPTIONS.get(field, SERVER) if name == SERVER else f"config.teachers.{name}.{field}"
+
+
 class _Table(BaseModel):
     unit: Literal["dollars per million tokens"]
     models: dict[str, Price]
@@ -78,7 +88,7 @@ def price_of(name: str, model: str, price_as: str, prices: Mapping[str, Price]) 
     entry = price_as or model
     if entry not in prices:
         raise UserError(
-            f"teacher {name}: no price of {entry!r} in the price table; set config.teachers.{name}.price_as to an "
+            f"teacher {name}: no price of {entry!r} in the price table; set {option_of(name, 'price_as')} to an "
             'entry of it ("local" costs nothing), or name a file with one in config.budget.prices'
         )
     return prices[entry]

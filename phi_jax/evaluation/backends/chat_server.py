@@ -17,11 +17,11 @@ from phi_jax.evaluation.completion import Completion, Plan, Request
 from phi_jax.progress import note
 from phi_jax.store.artifact import Json
 from phi_jax.teacher import request as teacher
+from phi_jax.teacher.prices import SERVER
 from phi_jax.teacher.teachers import Teachers
 from phi_jax.teacher.templates import read_template
 
 _TEMPLATE = Path(__file__).with_name("chat.v1.md")
-_NAME = "server"  # of the one teacher
 
 
 class Server(NamedTuple):
@@ -56,10 +56,10 @@ class ServerBackend:
             "timeout": 600.0, "attempts": 6, "json_mode": "text",
         }  # fmt: skip
         budget = {"max_dollars": server.max_dollars, "journal": self._journal, "prices": ""}
-        config = Config({"teachers": {_NAME: section}, "budget": budget})
+        config = Config({"teachers": {SERVER: section}, "budget": budget})
         asked = [self._asked(request) for request in requests]
         with Teachers(config, self._journal) as teachers:
-            teachers.shares(_NAME)
+            teachers.shares(SERVER)
             teachers.ask(lambda: asked, label, len(asked))
             missing = Counter(reply.reason for _, reply in teachers.replies(asked) if reply.status == "poisoned")
             for reason, count in missing.most_common():

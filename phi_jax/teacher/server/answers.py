@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from phi_jax.errors import UserError
-from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.prices import Endpoint, option_of
 from phi_jax.teacher.request import Status, Usage
 
 if TYPE_CHECKING:
@@ -145,11 +145,12 @@ def read_failure(endpoint: Endpoint, status: int, body: bytes, key: str, wait: f
     """Of an HTTP error, which cost nothing."""
     text = body.decode(errors="replace")
     reason = one_line(f"HTTP {status}: {text}", key)
-    section = f"config.teachers.{endpoint.name}"
-    check_key = f"check the API key in {endpoint.key_variable or f'the variable {section}.key_variable'}"
+    variable = endpoint.key_variable or f"the variable that {option_of(endpoint.name, 'key_variable')} names"
+    check_key = f"check the API key in {variable}"
     if status in (401, 402) or _FATAL.search(text) or (status == 404 and "model" in text.lower()):
         what = f"the server turns every request away ({reason})"
-        remedy = f"{check_key}, what credit or quota the account has left, and {section}.model={endpoint.model}"
+        model = f"{option_of(endpoint.name, 'model')}={endpoint.model}"
+        remedy = f"{check_key}, what credit or quota the account has left, and {model}"
         return Failure("fatal", f"teacher {endpoint.name} ({endpoint.base_url}): {what}; {remedy}")
     if status == 429 and "Request too large" not in text:  # OpenAI says that of what no waiting makes fit
         return Failure("limited", reason, wait=wait)
@@ -224,7 +225,7 @@ def api_key(endpoint: Endpoint) -> str:
         raise UserError(
             f"teacher {endpoint.name} ({endpoint.base_url}): the environment variable {endpoint.key_variable} "
             "is not set, or holds characters that no API key has; put the API key there, or set "
-            f"config.teachers.{endpoint.name}.key_variable"
+            f"{option_of(endpoint.name, 'key_variable')}"
         )
     return key
 
@@ -240,7 +241,7 @@ def open_client(endpoint: Endpoint) -> AsyncOpenAI:
     except (httpx2.InvalidURL, ValueError) as error:
         raise UserError(
             f"teacher {endpoint.name}: {endpoint.base_url!r} is no address ({error}); set "
-            f"config.teachers.{endpoint.name}.base_url"
+            f"{option_of(endpoint.name, 'base_url')}"
         ) from None
 
 

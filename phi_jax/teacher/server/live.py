@@ -14,7 +14,7 @@ from phi_jax.errors import UserError
 from phi_jax.progress import note
 from phi_jax.store.artifact import Json
 from phi_jax.teacher.budget import Run, dollars
-from phi_jax.teacher.prices import Endpoint
+from phi_jax.teacher.prices import Endpoint, option_of
 from phi_jax.teacher.request import Reply, Request, Status
 from phi_jax.teacher.server.answers import Answer, Failure, api_key, call, open_client, pause, read_completion
 from phi_jax.teacher.server.dialect import INSTEAD, body_of, fit, refused_parameter
@@ -117,6 +117,8 @@ class Asker:
         # At temperature 0, the same request brings the same reply.
         same = kind in ("void", "unfit") and request.temperature == 0 and "temperature" not in self._refused
         if kind != "refused" and not same and self._tries[key] < self._endpoint.attempts * _WHOLE:
+            if kind == "failed" and not self._answered:
+                self._say_once(f"no answer yet, and asked again: {why}")
             return True
         self._held[key] = failure
         if kind == "unfit":  # the server has answered
@@ -153,8 +155,8 @@ class Asker:
         name = self._endpoint.name
         return UserError(
             f"teacher {name} ({self._endpoint.base_url}): the server answers no request, the last of {len(self._held)} "
-            f"given up with: {failure.reason}; check config.teachers.{name}, put that right and start again: what was "
-            "answered is kept"
+            f"given up with: {failure.reason}; check {option_of(name, 'base_url')}, put that right and start again: "
+            "what was answered is kept"
         )
 
 

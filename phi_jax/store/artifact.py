@@ -85,20 +85,15 @@ def atomic_path(final: PathLike) -> Iterator[Path]:
 def new_directory(final: PathLike) -> Iterator[LocalPath]:
     """Yields a directory to fill; it appears at `final` as `atomic_path` says. Local disks only.
 
-    Raises UserError as `require_new`.
+    Raises UserError where `final` exists, or cannot, since a file stands where a directory above it would.
     """
-    require_new(final)
-    with atomic_path(final) as temporary:
-        temporary.mkdir(parents=True)
-        yield LocalPath(temporary)
-
-
-def require_new(final: PathLike) -> None:
-    """Raises UserError where `final` exists, or cannot, since a file stands where a directory above it would."""
     if LocalPath(final).exists():
         raise UserError(f"{final}: exists; name a new directory, or remove that one first")
     if (above := next(path for path in LocalPath(final).absolute().parents if path.exists())).is_file():
         raise UserError(f"{above}: a file, in which {final} cannot lie; name another directory")
+    with atomic_path(final) as temporary:
+        temporary.mkdir(parents=True)
+        yield LocalPath(temporary)
 
 
 def remove(path: Path) -> None:

@@ -36,7 +36,7 @@ def pin(source: str, known: str = "") -> str:
         if not re.fullmatch("[0-9a-f]{40}", revision):
             from huggingface_hub import HfApi
 
-            with _asking(source):
+            with _asking_for_data(source):
                 revision = str(HfApi().dataset_info(name, revision=unquote(revision) or None).sha)
         _pins[source] = f"{place}@{revision}/{glob}"
     return _pins[source]
@@ -50,7 +50,7 @@ def fetch(source: str, endings: Sequence[str]) -> list[tuple[str, str, Path]]:
     from huggingface_hub import snapshot_download
 
     place, name, commit, glob = _parts(pin(source))
-    with _asking(source):
+    with _asking_for_data(source):
         top = Path(snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=glob))
         paths = sorted(file.relative_to(top).as_posix() for file in top.rglob("*") if file.is_file())
     found = [path for path in fnmatch.filter(paths, glob) if path.lower().endswith(tuple(endings))]
@@ -67,13 +67,17 @@ def _parts(source: str) -> Sequence[str]:
     return form.groups("")
 
 
+def _asking_for_data(source: str) -> contextlib.AbstractContextManager[None]:
+    return asking(
+        f"{source}: not",
+        "check name, revision and network; one that is gated wants its terms accepted on its page, and HF_TOKEN",
+    )
+
+
 @contextlib.contextmanager
-def _asking(source: str) -> Iterator[None]:
-    """Raises UserError for whatever the Hub's client raises inside."""
+def asking(what: str, remedy: str) -> Iterator[None]:
+    """Raises UserError for whatever the Hub's client raises inside: "{what} to be had from ...; {remedy}"."""
     try:
         yield
     except Exception as error:  # the client's own, its HTTP library's, the operating system's
-        raise UserError(
-            f"{source}: not to be had from the Hugging Face Hub ({one_line(error)}); check name, revision and network; "
-            "one that is gated wants its terms accepted on its page, and HF_TOKEN"
-        ) from None
+        raise UserError(f"{what} to be had from the Hugging Face Hub ({one_line(error)}); {remedy}") from None

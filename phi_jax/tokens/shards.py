@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phi_jax.errors import UserError
+from phi_jax.errors import UserError, one_line
 from phi_jax.store.artifact import Json, atomic_path, write_json
 
 # Without a group size of 1, a random read decodes its neighbours too: 8.0k records/s against 1.5k.
@@ -124,7 +124,7 @@ def metadata(directory: Path) -> Json:
 
 def damaged(place: Path | str, error: Exception) -> UserError:
     """What is to be said of a file of token shards that cannot be read, whatever a library raised."""
-    why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return UserError(
-        f"{place}: cannot be read ({why}); remove its stage's directory and rebuild with `phi-jax tokenize`"
+        f"{place}: cannot be read ({type(error).__name__}: {one_line(error)}); remove its stage's directory and "
+        "rebuild with `phi-jax tokenize`"
     )

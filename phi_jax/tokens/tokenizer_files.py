@@ -7,7 +7,6 @@ codegen1/jaxformer/hf/sample.py, include_whitespace and include_tabs).
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import tokenizers
@@ -15,6 +14,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from phi_jax.errors import UserError
 from phi_jax.store.artifact import Json, write_atomic, write_json
+from phi_jax.store.hub import asking
 
 END_OF_TEXT = "<|endoftext|>"
 WHITESPACE_RUNS = [" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)]
@@ -94,7 +94,7 @@ def download(name: str) -> Path:
     """
     import huggingface_hub
 
-    with _of_hub(name):
+    with _asking(name):
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(PUBLISHED_FILES)))
 
 
@@ -106,22 +106,16 @@ def look_up(name: str) -> Path | None:
         found = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
         if (found / "tokenizer.json").exists() or (found / "vocab.json").exists():
             return found
-    with _of_hub(name):
+    with _asking(name):
         huggingface_hub.HfApi().model_info(name)
     return None
 
 
-@contextlib.contextmanager
-def _of_hub(name: str) -> Iterator[None]:
-    """Raises UserError for whatever the Hub's client raises inside."""
-    try:
-        yield
-    except Exception as error:  # the client's own, its HTTP library's, the operating system's
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(
-            f"{name}: neither a directory here nor to be had from the Hugging Face Hub ({said.rstrip('.')}); "
-            "give a directory with tokenizer.json, or with vocab.json and merges.txt"
-        ) from None
+def _asking(name: str) -> contextlib.AbstractContextManager[None]:
+    return asking(
+        f"{name}: neither a directory here nor",
+        "give a directory with tokenizer.json, or with vocab.json and merges.txt",
+    )
 
 
 def write(backend: tokenizers.Tokenizer, directory: Path, *, max_length: int) -> None:

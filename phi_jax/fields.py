@@ -27,8 +27,8 @@ class Field:
     above: bool = False
     kind: str = "a text in one line"
     choices: Sequence[str] = ()
-    decides: bool = True
-    path: bool = False
+    decides: bool = True  # what comes out; else it says only where, how fast or how often something is kept
+    path: bool = False  # whose digest stands for it
     or_name: bool = False  # a path only where a "/" is in it
     neutral: Any = None  # at this value a field stays out of the key, as if it were not there: it came later
     ordered: bool = True  # whether the order of several decides
@@ -42,14 +42,11 @@ class Field:
             return f"use one of {', '.join(map(repr, self.choices))}" if unknown else ""
         if isinstance(value, str | list | tuple):
             return "must not be empty" if len(value) < self.low else ""
+        most = min(self.high, _MOST[self.kind])
         # NaN fails every comparison, and infinity is above every `high`.
-        if not self.low <= value <= min(self.high, _MOST[self.kind]) or (self.above and value == self.low):
-            return f"must be {self.kind}, {self._range()}"
-        return ""
-
-    def _range(self) -> str:
-        least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-        return f"{least} and at most {min(self.high, _MOST[self.kind]):g}"
+        if self.low <= value <= most and not (self.above and value == self.low):
+            return ""
+        return f"must be {self.kind}, {'above' if self.above else 'at least'} {self.low:g} and at most {most:g}"
 
 
 def _is_whole(value: Any) -> bool:
@@ -75,7 +72,6 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 }
 # What float64 holds exactly, and what float32 holds.
 _MOST = {"a whole number": 10**15, "a number": 3e38, "True or False": 1}
-
 
 ANY = Field()
 # Dotted path -> Field. "*" stands for the name of an entry. `training` stands for itself and every section that is not

@@ -413,7 +413,7 @@ def test_limits_under_which_nothing_passes_are_an_error():
 def test_refuses_nonsense():
     with pytest.raises(UserError, match='"full" or "none"'):
         Sandbox(confinement="some")
-    with pytest.raises(UserError, match="at least one worker"):
+    with pytest.raises(UserError, match="takes 1 to 1024 workers, not 0"):
         Sandbox(workers=0)
 
 

@@ -145,7 +145,7 @@ def _hidden(
 def _product(spec: str, kernel: Array, x: Array, **options: Any) -> Array:
     """einsum(spec, kernel, x), whose rows come last, with its rows first.
 
-    The kernel is the left factor: on a CPU few rows take up to half of the time that they take as left factor (notes).
+    The kernel is the left factor: on a CPU few rows take up to half of the time that they take there (NOTES.md).
     The barrier keeps XLA from exchanging the two.
     """
     return jnp.moveaxis(jax.lax.optimization_barrier(jnp.einsum(spec, kernel, x, **options)), -1, 0)

@@ -32,8 +32,8 @@ def supervise(arguments: Sequence[str]) -> int:
         return code
     name = signal.Signals(-code).name
     if -code == signal.SIGABRT:
-        say("phi-jax: this process was aborted by jax: process 0, which keeps the run together, is gone (see the lines "
-            "above; if it says otherwise, believe that); run the same command again to go on")  # fmt: skip
+        say("phi-jax: this process was aborted by jax: process 0, which keeps the run together, is gone, unless the "
+            "lines above name another cause; run the same command again to go on")  # fmt: skip
         return EXIT_PEER_LOST
     if -code == signal.SIGTERM:
         say("phi-jax: asked to stop before training began; run the same command again to go on")

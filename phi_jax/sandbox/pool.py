@@ -46,6 +46,7 @@ _ENVIRONMENT = {
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR")
 
 _HANG_SECONDS = 60.0  # without an answer that is due, on a loaded machine, before a server counts as hung
+_MOST_WORKERS = 1024  # each is a process, and two more while it runs a program
 _ATTEMPTS = 2  # servers lost on one program before that is an error
 
 # Passes over the end of a server: it is noticed where its answer is missing.
@@ -72,8 +73,8 @@ class Sandbox:
     ) -> None:
         if confinement not in ("full", "none"):
             raise UserError(f'the sandbox\'s confinement is "full" or "none", not {confinement!r}')
-        if workers < 1:
-            raise UserError(f"the sandbox needs at least one worker, got {workers}")
+        if not 1 <= workers <= _MOST_WORKERS:
+            raise UserError(f"the sandbox takes 1 to {_MOST_WORKERS} workers, not {workers}")
         if confinement == "full":
             require_full()
         self._workers = [_Worker(limits or Limits(), confinement, hash_seed) for _ in range(workers)]
@@ -151,7 +152,7 @@ class _Job:
         if self.servers_lost >= _ATTEMPTS:
             raise UserError(
                 f"the sandbox's fork server died or hung {self.servers_lost} times on program {self.index} of this run "
-                "(killed for memory?). It has no verdict; use fewer workers or lower Limits.memory_bytes."
+                "(killed for memory?). It has no verdict; use fewer workers, or a machine with more memory"
             )
 
 

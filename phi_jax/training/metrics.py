@@ -32,7 +32,7 @@ class Metrics(contextlib.ExitStack):
     On opening, records of steps from `first_step` on are dropped: the run that is being resumed wrote them after
     its last checkpoint, and they are about to be made again.
 
-    Beside the step's own figures a record has "learning_rate", "step_seconds", which no validation counts among,
+    Beside the step's own figures a record has "learning_rate", "step_seconds" (without the time of validations),
     "tokens_per_second" over all devices, and "mfu", their share of the chips' bf16 peak with attention counted in full,
     where parallel/chips.py knows the chip.
     """

@@ -190,7 +190,7 @@ class Checkpoints(contextlib.ExitStack):
         return unflatten_dict(dict(self.each_param(step, abstract_params)), sep="/")
 
     def each_param(self, step: int, abstract_params: PyTree) -> Iterator[tuple[str, Any]]:
-        """(path such as "blocks/fc1/bias", array) of each parameter of a step, read when it is asked for.
+        """(path such as "layers/mlp/fc1/bias", array) of each parameter of a step, read when it is asked for.
 
         A numpy array where `abstract_params` has no shardings. Raises UserError where one is damaged, or they differ
         from `abstract_params` in path, shape or dtype.

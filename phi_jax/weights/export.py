@@ -40,6 +40,8 @@ def export_checkpoint(
     evaluations in its work directory. Raises UserError where there is no whole artifact or it is damaged, where the
     target exists, and where the architecture or dtype cannot hold the model.
     """
+    if not licence.strip():
+        raise UserError(f"--license {licence!r}: must not be empty; name an SPDX id in lower case, or other")
     training, _ = open_training(checkpoint)
     source = read_artifact(checkpoint) or training
     chosen = architecture or training.facts.get("architecture", "phi")

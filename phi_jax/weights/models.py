@@ -74,7 +74,9 @@ def open_training(model: epath.PathLike | Artifact) -> tuple[Artifact, int]:
         source = found.manifest["inputs"]["training"]
         training = read_artifact(found.directory.parent.parent / source["artifact"])
         if training is None or training.identity != source["identity"]:
-            raise UserError(f"{found.label}: {source['artifact']}, of which it chose a step, is gone or was made again")
+            raise UserError(
+                f"{found.label}: {source['artifact']}, of which it chose a step, is gone or was made again; run it again"
+            )
         return training, read_object(verified(found, "choice"))["step"]
     if "checkpoint" not in outputs:
         raise UserError(f"{found.directory}: an artifact of {found.label}, not a model; name e.g. W/pretrain/base")

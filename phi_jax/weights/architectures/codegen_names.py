@@ -87,7 +87,7 @@ def _read_config(path: Path, c: Json) -> PhiConfig:
     if width % heads:
         raise UserError(f"{path}: n_head is {heads}, which must divide n_embd={width}; get a good copy")
     if heads % _PARTS:
-        raise UserError(f"{path}: n_head is {heads}, which must be a multiple of {_PARTS}")
+        raise UserError(f"{path}: n_head is {heads}, which must be a multiple of {_PARTS}; use another model")
     allowed = {
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
         "tie_word_embeddings": (False,),

@@ -75,7 +75,7 @@ def open_training(model: epath.PathLike | Artifact) -> tuple[Artifact, int]:
         training = read_artifact(found.directory.parent.parent / source["artifact"])
         if training is None or training.identity != source["identity"]:
             raise UserError(
-                f"{found.label}: {source['artifact']}, of which it chose a step, is gone or was made again; run it again"
+                f"{found.label}: {source['artifact']}, of which it chose a step, is gone or was made again; run again"
             )
         return training, read_object(verified(found, "choice"))["step"]
     if "checkpoint" not in outputs:

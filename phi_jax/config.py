@@ -131,9 +131,7 @@ def load(config_arguments: Sequence[str]) -> Config:
     except UserError:
         raise
     except SystemExit:
-        raise UserError(
-            f"--config {file}: ends the process; it must only define get_config()"
-        ) from None
+        raise UserError(f"--config {file}: ends the process; it must only define get_config()") from None
     except KeyError as error:
         raise UserError(f"--config {file}: there is no field or key {error}") from None
     except Exception as error:  # whatever the file raises

@@ -74,17 +74,9 @@ class Config:
         """Dotted paths of the fields read so far, through this view or any other view of the same config."""
         return frozenset(self._reads)
 
-    def fields(self) -> list[str]:
-        """Dotted paths of all fields at and below this view."""
-        found = []
-        for name, value in self._values.items():
-            path = f"{self._path}.{name}".lstrip(".")
-            found += Config(value, path).fields() if isinstance(value, Mapping) else [path]
-        return found
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values (tuples become lists). Does not count as reading the fields."""
-        return {name: _plain(value) for name, value in self._values.items()}
+        return _plain(self._values)
 
 
 def _plain(value: Any) -> Any:

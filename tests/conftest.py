@@ -47,11 +47,11 @@ def pytest_runtest_makereport(item, call):
 
 _RUN_AND_NOTE_READS = """
 import json, sys
-from phi_jax import config, pipeline
+from phi_jax import config, fields, pipeline
 chosen = config.load(sys.argv[2:])
 pipeline.run(chosen, sys.argv[1])
 with open(sys.argv[1] + ".unread.json", "w") as file:
-    json.dump(sorted(set(chosen.fields()) - chosen.reads), file)
+    json.dump(sorted({path for path, _ in fields.leaves(chosen.to_dict())} - chosen.reads), file)
 """
 
 

@@ -10,6 +10,7 @@ import jax
 
 from phi_jax.config import Config
 from phi_jax.errors import Preempted, UserError
+from phi_jax.model.flops import num_params
 from phi_jax.model.phi import PhiConfig
 from phi_jax.parallel import processes
 from phi_jax.parallel.watch import Watch
@@ -47,7 +48,7 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
         train_step = jax.transfer_guard("disallow")(train_step)  # the devices are sent nothing but what `place` sends
         eval_step = make_eval_step(shape, data.mesh, rules, document_end=end)
         abstract = abstract_state(shape, optimizer, data.mesh)
-        banner = _banner(shape, rules, data, abstract)
+        banner = _banner(shape, rules, data)
         # What is off, or one, is stored and needs no word here.
         processes.note(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items() if v not in (0, 1, "none")))
         record = {"key": draft.key, "config": config.to_dict(), "tokens": data.identities,
@@ -162,11 +163,11 @@ def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, rules: Config, id
     )
 
 
-def _banner(shape: PhiConfig, rules: Config, data: Data, abstract: State) -> Json:
+def _banner(shape: PhiConfig, rules: Config, data: Data) -> Json:
     """Settings in effect, for the log, the checkpoints and the report."""
     computed = ("attention", "attention_dropout", "residual_dropout", "compute_dtype", "remat", "scan_unroll")
     return {
-        "parameters": sum(x.size for x in jax.tree.leaves(abstract["params"])),
+        "parameters": num_params(shape),
         **{name: getattr(shape, name) for name in computed},
         "optimizer": rules.optimizer,
         "document_masks": rules.document_masks,

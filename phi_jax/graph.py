@@ -27,6 +27,8 @@ STATIC = "static"  # the value of config.annotate.grader that names no language 
 _KINDS = ("textbooks", "exercises")
 # Stage -> the field that asks for it, where an experiment may be without.
 _ASKED_BY = {"prune": "config.prune.problems", "select": "config.models.*.select", "finetune": "config.models.*.start"}
+# Of a Stage, what its label does not say: inputs, sections, function, check.
+_Parts = tuple[dict[str, str], tuple[str, ...], str, str]
 _TRAIN, _CHECK_RULES = "phi_jax.training.loop:train", "phi_jax.training.rules:check"
 _WRITERS = {
     GRAMMAR: "phi_jax.synthesis.grammar.from_grammar:synthesize",
@@ -162,75 +164,67 @@ class _Graph:
             )
         self._open.append(label)
         stage, name = split_label(label)
-        made: Stage = getattr(self, f"_{stage}")(name)
+        parts: _Parts = getattr(self, f"_{stage}")(name)
         self._open.pop()
-        self._found[label] = made
+        self._found[label] = Stage(stage, name, *parts)
         return label
 
     # --- Data -------------------------------------------------------------------------------------------------------
 
-    def _collect(self, name: str) -> Stage:
-        return Stage(
-            "collect", name, {}, ("collect",), "phi_jax.corpus.collect:collect", "phi_jax.corpus.sources:check"
-        )
+    def _collect(self, name: str) -> _Parts:
+        return {}, ("collect",), "phi_jax.corpus.collect:collect", "phi_jax.corpus.sources:check"
 
-    def _dedup(self, name: str) -> Stage:
+    def _dedup(self, name: str) -> _Parts:
         inputs = {"documents": self._need(f"collect/{name}")}
-        return Stage("dedup", name, inputs, ("dedup",), "phi_jax.corpus.dedup:dedup", "phi_jax.corpus.dedup:check")
+        return inputs, ("dedup",), "phi_jax.corpus.dedup:dedup", "phi_jax.corpus.dedup:check"
 
-    def _synthesize(self, name: str) -> Stage:
+    def _synthesize(self, name: str) -> _Parts:
         writer = self._texts[name].writer
         if writer.startswith("models."):  # of this experiment
             inputs = {"model": self._model(f"texts.{name}.writer", writer.removeprefix("models."))}
-            return Stage(
-                "synthesize", name, inputs, ("seed", f"texts.{name}"), "phi_jax.synthesis.from_model:synthesize"
-            )
+            return inputs, ("seed", f"texts.{name}"), "phi_jax.synthesis.from_model:synthesize", ""
         asked = () if writer in _WRITERS else self._teaching(f"texts.{name}.writer", writer)
         function = _WRITERS.get(writer, "phi_jax.synthesis.llm.from_llm:synthesize")
         check = "phi_jax.synthesis.from_files:check" if writer == FILES else ""
-        return Stage("synthesize", name, {}, (f"texts.{name}", *asked), function, check)
+        return {}, (f"texts.{name}", *asked), function, check
 
-    def _decontaminate(self, name: str) -> Stage:
+    def _decontaminate(self, name: str) -> _Parts:
         documents = self._need("dedup/python" if name == RAW else f"synthesize/{name}")
         inputs = {"documents": documents, **self._held_out("decontaminate.problems")}
-        return Stage(
-            "decontaminate", name, inputs, ("decontaminate",),
-            "phi_jax.contamination.decontaminate:decontaminate", "phi_jax.contamination.decontaminate:check"
-        )  # fmt: skip
+        function, check = (
+            "phi_jax.contamination.decontaminate:decontaminate",
+            "phi_jax.contamination.decontaminate:check",
+        )
+        return inputs, ("decontaminate",), function, check
 
-    def _prune(self, name: str) -> Stage:
+    def _prune(self, name: str) -> _Parts:
         inputs = {"documents": self._need(f"decontaminate/{name}"), **self._held_out("prune.problems")}
         sections = ("prune", "filter.embed_tokens", "filter.pooling", "filter.batch_size")
-        return Stage(
-            "prune", name, inputs, sections, "phi_jax.contamination.prune:prune", "phi_jax.contamination.prune:check"
-        )
+        return inputs, sections, "phi_jax.contamination.prune:prune", "phi_jax.contamination.prune:check"
 
-    def _annotate(self, name: str) -> Stage:
+    def _annotate(self, name: str) -> _Parts:
         grader = self._config.annotate.grader
         asked = () if grader == STATIC else self._teaching("annotate.grader", grader)
         inputs = {"documents": self._need(f"decontaminate/{RAW}")}
-        return Stage("annotate", name, inputs, ("annotate", *asked), "phi_jax.corpus.annotate:annotate")
+        return inputs, ("annotate", *asked), "phi_jax.corpus.annotate:annotate", ""
 
-    def _filter(self, name: str) -> Stage:
+    def _filter(self, name: str) -> _Parts:
         inputs = {"documents": self._need(f"decontaminate/{RAW}"), "grades": self._need(f"annotate/{name}")}
         model, check = self._config.filter.model, "phi_jax.corpus.filter:check"
         if "/" not in model:  # a directory has one, the name of a model never
             inputs["model"], check = self._model("filter.model", model), ""
-        return Stage("filter", name, inputs, ("seed", "filter"), "phi_jax.corpus.filter:filter_documents", check)
+        return inputs, ("seed", "filter"), "phi_jax.corpus.filter:filter_documents", check
 
-    def _tokenize(self, name: str) -> Stage:
+    def _tokenize(self, name: str) -> _Parts:
         if name == "tokenizer":
             learnt = () if self._config.tokenize.tokenizer else self._config.tokenize.learn_on
             inputs = {s: self._need(self._documents_of(s, "tokenize.learn_on")) for s in learnt}
-            return Stage(
-                "tokenize", name, inputs, ("tokenize",),
-                "phi_jax.tokens.tokenize:make_tokenizer", "phi_jax.tokens.tokenize:check"
-            )  # fmt: skip
+            return inputs, ("tokenize",), "phi_jax.tokens.tokenize:make_tokenizer", "phi_jax.tokens.tokenize:check"
         inputs = {
             "documents": self._need(self._documents_of(name, "models")),
             "tokenizer": self._need("tokenize/tokenizer"),
         }
-        return Stage("tokenize", name, inputs, ("tokenize",), "phi_jax.tokens.tokenize:tokenize")
+        return inputs, ("tokenize",), "phi_jax.tokens.tokenize:tokenize", ""
 
     def _documents_of(self, name: str, field: str) -> str:
         """The label of the artifact that holds the documents of a token set."""
@@ -248,17 +242,17 @@ class _Graph:
 
     # --- Models -----------------------------------------------------------------------------------------------------
 
-    def _pretrain(self, name: str) -> Stage:
+    def _pretrain(self, name: str) -> _Parts:
         sections = ("seed", "model", *self._rules(name), f"models.{name}")
-        return Stage("pretrain", name, self._mixture(name), sections, _TRAIN, _CHECK_RULES)
+        return self._mixture(name), sections, _TRAIN, _CHECK_RULES
 
-    def _finetune(self, name: str) -> Stage:
+    def _finetune(self, name: str) -> _Parts:
         start = self._model(f"models.{name}.start", self._models[name].start)
         sections = ("seed", *self._rules(name), f"models.{name}")
         inputs = {"checkpoint": start, **self._mixture(name)}
-        return Stage("finetune", name, inputs, sections, _TRAIN, _CHECK_RULES)
+        return inputs, sections, _TRAIN, _CHECK_RULES
 
-    def _select(self, name: str) -> Stage:
+    def _select(self, name: str) -> _Parts:
         inputs, check = {"training": self._need(self._training(name))}, ""
         if self._models[name].select == PASS_AT_1:
             problems = self._config.select.problems
@@ -272,21 +266,19 @@ class _Graph:
             inputs |= self._held_out("select.problems")
             check = "phi_jax.selection:check"
         sections = ("seed", "select", *self._rules(name), f"models.{name}")
-        return Stage("select", name, inputs, sections, "phi_jax.selection:select", check)
+        return inputs, sections, "phi_jax.selection:select", check
 
-    def _export(self, name: str) -> Stage:
+    def _export(self, name: str) -> _Parts:
         inputs = {"checkpoint": self._model("models", name)}
-        return Stage("export", name, inputs, ("export",), "phi_jax.weights.export:export")
+        return inputs, ("export",), "phi_jax.weights.export:export", ""
 
-    def _evaluate(self, name: str) -> Stage:
+    def _evaluate(self, name: str) -> _Parts:
         inputs = {"model": self._need(f"export/{name}")}
         inputs |= self._held_out("evaluate.benchmark") | self._held_out("evaluate.further_benchmarks")
         judge = self._config.judge.grader
         asked = self._teaching("judge.grader", judge) if judge else ()
-        return Stage(
-            "evaluate", name, inputs, ("seed", "evaluate", "judge", *asked),
-            "phi_jax.evaluation.evaluate:evaluate", "phi_jax.evaluation.evaluate:check"
-        )  # fmt: skip
+        sections = ("seed", "evaluate", "judge", *asked)
+        return inputs, sections, "phi_jax.evaluation.evaluate:evaluate", "phi_jax.evaluation.evaluate:check"
 
     def _model(self, field: str, name: str) -> str:
         """The label of the artifact that hands on a model's weights: its selection, else its training."""

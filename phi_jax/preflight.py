@@ -1,14 +1,14 @@
 """What can be known of a run before its first stage: `run` checks it then, and `run --dry-run` does nothing else.
 
 A stage's own check is named by the graph (Stage.check) and stands in its room: paths, and fields that must go together.
-What stages share is checked here. Each check raises UserError, and gives lines that say what was found.
+What stages share is checked here. A check raises UserError; most give lines that say what was found.
 """
 
 import os
 import pkgutil
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from phi_jax import fields
@@ -20,8 +20,6 @@ from phi_jax.store import artifact
 
 _LARGE = {"pretrain": "checkpoints", "finetune": "checkpoints", "export": "exports"}
 _GIB = 2**30
-
-Check = Callable[[Config, str, Sequence[Stage]], Iterable[str]]  # (config, work directory, the stages that are to run)
 
 
 def check(config: Config, workdir: os.PathLike | str, due: Sequence[Stage]) -> list[str]:
@@ -36,16 +34,18 @@ def check(config: Config, workdir: os.PathLike | str, due: Sequence[Stage]) -> l
 
 def check_without_devices(config: Config, workdir: str, due: Sequence[Stage]) -> list[str]:
     """As `check`, in one process, and without what would hold its devices."""
-    return [line for one in ON_ONE for line in one(config, workdir, due)]
+    _check_directory(workdir)
+    _check_lengths(config, due)
+    return [*_own(config, due), *_sandbox(config, due), *_budget(config, workdir, due), *_disk(config, workdir, due)]
 
 
-def _own(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
+def _own(config: Config, due: Sequence[Stage]) -> Iterator[str]:
     """The stages' own checks; one that reads the same sections for several stages is made once."""
     for stage in {(stage.check, stage.sections): stage for stage in due if stage.check}.values():
         yield from pkgutil.resolve_name(stage.check)(config, stage.name) or ()
 
 
-def _lengths(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
+def _check_lengths(config: Config, due: Sequence[Stage]) -> None:
     """A completion leaves room for a prompt."""
     for name in sorted({stage.stage for stage in due if stage.check} & {"select", "evaluate"}):
         longest, context = getattr(config, name).max_new_tokens, config.tokenize.seq_len
@@ -54,20 +54,18 @@ def _lengths(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str
                 f"config.{name}.max_new_tokens={longest}: config.tokenize.seq_len={context} leaves no room for a "
                 "prompt; lower it"
             )
-    return ()
 
 
-def _directory(config: Config, workdir: str, due: Sequence[Stage]) -> Iterable[str]:
+def _check_directory(workdir: str) -> None:
     if not workdir:
         raise UserError("--workdir is empty; name a directory, which is created where needed")
     place = _existing(workdir)
     if not artifact.is_object_store(workdir) and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         why = f"{place} is a file" if place.is_file() else f"{place} cannot be written to"
         raise UserError(f"--workdir {workdir}: {why}; name a directory, which is created where needed")
-    return ()
 
 
-def _sandbox(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
+def _sandbox(config: Config, due: Sequence[Stage]) -> Iterator[str]:
     """One known program runs under each confinement that is asked for."""
     asked = dict[str, str]()
     for stage in due:
@@ -150,7 +148,9 @@ def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
     try:
         devices = jax.devices()
     except RuntimeError as error:
-        raise UserError(f"jax finds no device ({one_line(error)}); see JAX_PLATFORMS") from None
+        raise UserError(
+            f"jax finds no device ({one_line(error)}); correct the environment variable JAX_PLATFORMS, or leave it out"
+        ) from None
     yield f"devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     for stage in computing:
         if stage.stage in TRAININGS:
@@ -167,6 +167,3 @@ def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
                 f"{stage.label}: mesh {dict(mesh.shape)}, attention {shape.attention}, {shape.compute_dtype}, "
                 f"{rules.global_batch_size} sequences a step in {rules.microbatches} parts"
             )
-
-
-ON_ONE: Sequence[Check] = (_directory, _lengths, _own, _sandbox, _budget, _disk)

@@ -14,10 +14,11 @@ from running import ROOT, phi_jax
 
 from phi_jax.config import Config
 from phi_jax.errors import UserError
+from phi_jax.evaluation.completion import Request
 from phi_jax.evaluation.evaluate import benchmarks
 from phi_jax.evaluation.execution import Sample, execute, read_samples, shown_prompt
 from phi_jax.evaluation.problems import Problem, load_problems
-from phi_jax.evaluation.stops import STOP_STRINGS, body_indent, cut, is_complete
+from phi_jax.evaluation.stops import STOP_STRINGS, body_indent, cut
 
 PROMPT = 'def f(x):\n    """Doc."""\n'
 DOC = '"""\nDoubles.\nassert f(1) == 2\n"""\n'
@@ -191,13 +192,14 @@ TEXTS = st.lists(PIECES, max_size=12).map("".join)
 @given(st.sampled_from(sorted(STOP_STRINGS)), TEXTS, TEXTS, st.lists(st.integers(0, 80), max_size=4))
 def test_a_cut_is_a_prefix_and_stays_when_more_is_decoded(rule, prompt, completion, places):
     """Whatever pieces it is decoded in: a stop may begin in one token and end in another."""
+    request = Request("t", 0, "greedy", prompt, rule)
     kept = cut(prompt, completion, rule)
     assert completion.startswith(kept)
     for place in places:
         before = completion[:place]
-        if is_complete(prompt, before, rule):
+        if request.has_stopped(before):
             assert cut(prompt, before, rule) == kept
-    assert is_complete(prompt, completion, rule) == (kept != completion)
+    assert request.has_stopped(completion) == (kept != completion)
 
 
 @given(st.sampled_from([rule for rule in STOP_STRINGS if STOP_STRINGS[rule]]), TEXTS, st.sampled_from(["x", "x\n"]))

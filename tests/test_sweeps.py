@@ -259,7 +259,9 @@ def test_gpus_are_divided_by_number_and_by_name(monkeypatch, named, parallel, sh
 
 def test_gpus_that_cannot_be_divided_are_one_line(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    with pytest.raises(UserError, match="--parallel 2: 3 GPUs cannot be divided so"):
+    with pytest.raises(
+        UserError, match="--parallel 2: 3 GPUs cannot be divided equally"
+    ):
         local._divided(local._gpus(), 2, "GPUs")
 
 

@@ -65,7 +65,7 @@ def split_held_out(labels: Mapping[str, str], share: float) -> set[str]:
         ids = sorted((i for i in labels if labels[i] == label), key=lambda i: (documents.uniform(i, "held out"), i))
         if len(ids) < 3:  # two to learn from, in two folds, and one to test on
             raise UserError(
-                f"grades: {len(ids)} of {len(labels)} files are labelled {label}, to learn from and to test on takes "
+                f"grades: {len(ids)} of {len(labels)} files are labelled {label}; learning and testing take at least "
                 "three; raise config.annotate.max_files or change config.annotate.high_share"
             )
         held_out.update(ids[: min(max(1, round(share * len(ids))), len(ids) - 2)])

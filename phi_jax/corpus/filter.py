@@ -147,7 +147,7 @@ def _keep(config: Config, inputs: Inputs, draft: Draft) -> None:
 
 def make_embed(params: Any, shape: Any, tokenizer: Tokenizer, rules: Config) -> Embed:
     """What embeds texts by config.filter's rules, from the first code behind the comments that a text opens with; see
-    parallel/embedder.py. Raises UserError for an unknown pooling.
+    parallel/embedder.py.
     """
     embed_tokens = make_embedder(params, shape, rules)
 

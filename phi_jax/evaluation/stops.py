@@ -43,11 +43,6 @@ def cut(prompt: str, completion: str, rule: str = "dedent") -> str:
     return "".join(kept)
 
 
-def is_complete(prompt: str, completion: str, rule: str) -> bool:
-    """Whether a completion that is still growing has met its stop."""
-    return len(cut(prompt, completion, rule)) < len(completion)
-
-
 def body_indent(prompt: str) -> int:
     """Columns that the body to be written is indented by, told from the last line of the prompt."""
     line = (prompt.rstrip().splitlines() or [""])[-1].expandtabs()

@@ -58,7 +58,7 @@ def write_configs(directory: Path, points: Mapping[str, Config]) -> None:
         place.mkdir(parents=True, exist_ok=True)
         # One journal and one cap for all: what one point has paid for no other pays for again.
         values = config.to_dict()
-        if "budget" in values and not values["budget"]["journal"]:
+        if not values["budget"]["journal"]:
             values["budget"]["journal"] = os.path.abspath(directory / "teacher")
         artifact.write_json(place / "config.json", values)
         digests = directory / DIGESTS
@@ -95,7 +95,7 @@ def last_line(point: Path) -> str:
     """What a point's log ends with."""
     log = point / LOG
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return f"{log}: {next((line for line in reversed(lines) if line.strip()), 'no word')}"
+    return f"{log}: {next((line for line in reversed(lines) if line.strip()), 'nothing yet')}"
 
 
 def refuse_failed(jobs: Sequence[Job], failed: Mapping[int, str]) -> None:

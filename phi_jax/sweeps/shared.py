@@ -12,7 +12,6 @@ from pathlib import Path
 
 from etils import epath
 
-from phi_jax.errors import UserError
 from phi_jax.graph import split_label
 from phi_jax.store import artifact
 from phi_jax.store.artifact import Artifact
@@ -69,9 +68,3 @@ def _keep(own: Path, kept: Path) -> None:
         os.rename(own, kept)
     except OSError:  # one is there
         artifact.remove(epath.Path(own))
-
-
-def require_local(directory: str) -> None:
-    """Raises UserError for an object store, which has no links."""
-    if artifact.is_object_store(directory):
-        raise UserError(f"--workdir {directory}: a sweep's points name shared artifacts by links; use a disk")

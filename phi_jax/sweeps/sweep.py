@@ -21,7 +21,7 @@ from phi_jax.store.artifact import Artifact
 from phi_jax.store.digests import PathDigests
 from phi_jax.sweeps import gke, jobs, local, slurm
 from phi_jax.sweeps.points import SEED, Sweep
-from phi_jax.sweeps.shared import Shared, require_local
+from phi_jax.sweeps.shared import Shared
 
 _GIB = 2**30
 _ENTRY = "{model:s} {benchmark:s} {metric:s} {value:f} {low:f} {high:f}"  # what Table 1 reads of one in scores.json
@@ -98,7 +98,7 @@ def prune(sweep: Sweep, workdir: str) -> list[str]:
 def compare(workdir: str, names: Sequence[str]) -> list[str]:
     """Writes a page on what differs between two points; returns it for a terminal. names: or other work directories.
 
-    Raises UserError for a directory in which nothing was run.
+    Raises UserError for a point that is not there, and for a directory in which nothing was run.
     """
     points = Path(workdir) / "points"
     if wrong := [name for name in names if not (points / name).is_dir()]:
@@ -113,7 +113,8 @@ def compare(workdir: str, names: Sequence[str]) -> list[str]:
 
 def _checked(sweep: Sweep, workdir: str, digests: PathDigests, parallel: int) -> list[jobs.Job]:
     """The jobs, after the checks of every point that need no device. Changes nothing."""
-    require_local(workdir)
+    if artifact.is_object_store(workdir):
+        raise UserError(f"--workdir {workdir}: an object store, which has no links to shared artifacts; name a disk")
     local.check_parallel(parallel)
     shared = Shared(Path(workdir))
     todo = jobs.jobs_of(sweep, digests)

@@ -51,7 +51,7 @@ def random_value(kind: str, rng: random.Random, longest: int = 8) -> Any:
 def behaviours(family_cap: int) -> list[Known]:
     """Behaviours of which no two are the same, at most `family_cap` of each family, chosen by hash.
 
-    Of several that are the same, the one that comes first in families.py stays.
+    Of several that are the same, the one that comes first in grammar.toml stays.
     """
     found: dict[str, Known] = {}
     for behaviour in all_behaviours():

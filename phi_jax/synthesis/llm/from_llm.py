@@ -74,7 +74,7 @@ def synthesize(config: Config, inputs: Inputs, draft: Draft) -> None:
     (path, code, reason, text).
 
     Lessons are asked for first. Then the replies are checked in the lessons' order. So what is written is a function of
-    the replies in the journal. Raises as Teachers.ask, and UserError where the curriculum has fewer lessons.
+    the replies in the journal. Raises as Teachers.ask.
     """
     rules = getattr(config.texts, draft.name)
     counts = requested(rules)

@@ -54,6 +54,7 @@ class Stage(NamedTuple):
 
     @property
     def label(self) -> str:
+        """ "stage/name", or the stage alone where it has no name."""
         return "/".join(filter(None, (self.stage, self.name)))
 
     def config_of(self, config: Config) -> Config:
@@ -72,6 +73,7 @@ class Stage(NamedTuple):
         return decided
 
     def run(self, config: Config, inputs: Inputs, draft: Draft) -> None:
+        """Imports the stage's function and calls it with the part of the config that it may read."""
         pkgutil.resolve_name(self.function)(self.config_of(config), inputs, draft)
 
     def asks_teachers(self) -> bool:

@@ -152,7 +152,10 @@ def test_samples_of_a_problem_are_numbered_in_their_order(tmp_path):
     [
         ('{"task_id": "idioms/0"}\n', "s.jsonl:1: needs text in task_id"),
         ('{"task_id": "idioms/99", "completion": ""}\n', "s.jsonl:1: task_id idioms/99 is not in the benchmark"),
-        ('{"task_id": "idioms/0", "completion": ""}\n', "no sample for idioms/1 and 38 other problems"),
+        (
+            '{"task_id": "idioms/0", "completion": ""}\n',
+            "no sample for 39 of 40 problems, idioms/1 the first; pass@k needs one for each",
+        ),
     ],
 )
 def test_sample_files_name_what_is_wrong(tmp_path, idioms, lines, message):

@@ -63,7 +63,10 @@ def test_points_are_products_zips_and_chains():
             "def get_points(h): return h.sweep('training.stepz', (1, 2))",
             "point stepz=1: config.training.stepz: no such",
         ),
-        ("def get_points(h): return h.sweep('trainings.steps', (1, 2))", "there is no section config.trainings"),
+        (
+            "def get_points(h): return h.sweep('trainings.steps', (1, 2))",
+            "config.trainings.steps: there is no section 'trainings'",
+        ),
         ("def get_points(h): return h.sweep('training.steps', (1, 'x'))", "point steps=x: config.training.steps='x'"),
         ("def get_points(h): return h.point('a/b', {})", "'a/b' is no name of a point"),
         (
@@ -259,9 +262,7 @@ def test_gpus_are_divided_by_number_and_by_name(monkeypatch, named, parallel, sh
 
 def test_gpus_that_cannot_be_divided_are_one_line(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    with pytest.raises(
-        UserError, match="--parallel 2: 3 GPUs cannot be divided equally"
-    ):
+    with pytest.raises(UserError, match="--parallel 2: 3 GPUs cannot be divided equally"):
         local._divided(local._gpus(), 2, "GPUs")
 
 

@@ -50,7 +50,7 @@ def decontaminate(config: Config, inputs: Inputs, draft: Draft) -> None:
     source, chosen = inputs["documents"], config.decontaminate.problems
     held_out = HeldOut(os.fspath(inputs["problems"].path("problems")) if chosen == HELD_OUT else chosen)
     if held_out.untold:
-        note(f"{draft.label}: too short to be found in any text: {', '.join(held_out.untold)}")
+        note(f"{draft.label}: these problems are too short to be found in a text: {', '.join(held_out.untold)}")
     written_by = source.facts["written_by"]
     prose = not (chosen == HELD_OUT and written_by == "grammar")
     sets = [name for name in SETS if name in source.manifest["outputs"]]

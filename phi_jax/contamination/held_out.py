@@ -87,5 +87,5 @@ def solutions(file: str, problem: Problem) -> Iterator[syntax.AnyFunction]:
         names = re.findall(r"\w+", problem.entry_point or problem.tests)
         chosen = [f for f in found if f.name in names] or found[-1:]
         if not chosen:
-            raise UserError(f"{file}: {problem.task_id}: no function in its solution or a rendering; mend the line")
+            raise UserError(f"{file}: {problem.task_id}: no function in its solution or a rendering; correct the line")
         yield chosen[0]

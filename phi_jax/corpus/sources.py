@@ -72,7 +72,7 @@ def list_files(source: str, packages: Sequence[str] = (), posts: Any = None) -> 
 def check(config: Config, name: str) -> Iterator[str]:
     """What is to be known of entries of config.collect.sources on the Hub: commit and licence.
 
-    Raises UserError for an entry that is not there, or none of what can be read.
+    Raises UserError for an entry that is not there, or none of what can be read, and as `columns` and `opt_outs`.
     """
     columns(config.collect)
     opt_outs(config.collect)
@@ -87,7 +87,9 @@ def columns(rules: Config) -> _Columns:
     """What config.collect.columns says. Raises UserError for what cannot be."""
     names = rows.named_columns(rules.columns, "config.collect.columns", ("text", *_FIELDS))
     if rules.opt_outs and "repository" not in names:
-        raise UserError('config.collect.opt_outs: of which column? add "repository=COLUMN" to config.collect.columns')
+        raise UserError(
+            'config.collect.opt_outs: no column names the repository; add "repository=COLUMN" to config.collect.columns'
+        )
     return names
 
 

@@ -50,6 +50,7 @@ class Request(NamedTuple):
 
     @property
     def is_greedy(self) -> bool:
+        """Whether its most probable tokens are taken, instead of draws."""
         return self.decoding == GREEDY
 
     def has_stopped(self, text: str) -> bool:

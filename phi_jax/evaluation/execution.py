@@ -107,8 +107,8 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
         seen[task] += 1
     missing = [task for task, count in seen.items() if not count]
     if missing:
-        others = f"{missing[0]} and {len(missing) - 1} other problems"
-        raise UserError(f"{path}: no sample for {others}; pass@k needs one for each")
+        count = f"{len(missing)} of {len(seen)} problems, {missing[0]} the first"
+        raise UserError(f"{path}: no sample for {count}; pass@k needs one for each")
     return samples
 
 

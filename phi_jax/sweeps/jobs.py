@@ -32,6 +32,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """For people: the point, or all that share it."""
         return self.points[0] if len(self.points) == 1 else f"shared by {len(self.points)}: {', '.join(self.points)}"
 
 
@@ -43,7 +44,9 @@ def jobs_of(sweep: Sweep, digests: PathDigests) -> list[Job]:
             owners.setdefault((label, key), []).append(point)
         asking |= {stage.label for stage in stages(config) if stage.asks_teachers()}
     if same := next((points for (label, _), points in owners.items() if label == "report" and len(points) > 1), None):
-        raise UserError(f"points {' and '.join(same)}: the same experiment; change what differs, or leave one out")
+        raise UserError(
+            f"points {' and '.join(same)}: the same experiment; leave one out, or give them different fields"
+        )
     grouped: dict[tuple[str, ...], dict[str, str]] = {}
     for (label, key), points in owners.items():
         grouped.setdefault(tuple(points), {})[label] = key

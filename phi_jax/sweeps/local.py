@@ -120,7 +120,9 @@ def _divided(devices: list[T], parallel: int, what: str) -> list[list[T]]:
     if not devices:
         return [[]] * parallel
     if len(devices) % parallel:
-        raise UserError(f"--parallel {parallel}: {len(devices)} {what} cannot be divided equally; use a divisor of that")
+        raise UserError(
+            f"--parallel {parallel}: {len(devices)} {what} cannot be divided equally; name a divisor of them"
+        )
     each = len(devices) // parallel
     return [devices[place * each : (place + 1) * each] for place in range(parallel)]
 

@@ -57,7 +57,7 @@ def _merged(combinations: Iterable[Sequence[tuple[str, Overrides]]]) -> Points:
     for combination in combinations:
         name = ",".join(filter(None, (name for name, _ in combination)))
         if name in found:
-            raise ValueError(f"two points are called {name!r}")
+            raise ValueError(f"two points are called {name!r}; name them apart")
         found[name] = {path: value for _, overrides in combination for path, value in overrides.items()}
     return found
 
@@ -134,7 +134,7 @@ def overridden(base: Config, overrides: Mapping[str, Any]) -> Config:
         for step in outer:
             section = section.get(step)
             if not isinstance(section, dict):
-                raise UserError(f"{path}: there is no section config.{step}")
+                raise UserError(f"config.{path}: there is no section {step!r}")
         if value is None:
             section.pop(name, None)
         else:  # 1 is 1.0 where the base has a real number: another spelling is no other experiment

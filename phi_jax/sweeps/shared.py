@@ -26,6 +26,7 @@ class Shared:
     directory: Path
 
     def point(self, name: str) -> Path:
+        """The work directory of a point."""
         return self.directory / "points" / name
 
     def kept(self, label: str, key: str) -> Path:

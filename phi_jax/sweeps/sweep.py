@@ -79,7 +79,10 @@ def dry_run(sweep: Sweep, workdir: str, parallel: int, devices: str) -> Iterator
 
 
 def prune(sweep: Sweep, workdir: str) -> list[str]:
-    """Removes the artifacts that no point of the sweep needs, and the points that it no longer has; says which."""
+    """Removes the artifacts that no point of the sweep needs, and the points that it no longer has; says which.
+
+    Raises UserError where there is no such directory, and where another phi-jax works in it.
+    """
     directory = Path(workdir)
     if not directory.is_dir():
         raise UserError(f"--workdir {workdir}: no such directory")

@@ -92,7 +92,7 @@ def _files(source: str, name: str) -> list[_File]:
     if lost or not texts:
         raise UserError(
             f"config.texts.{name}.files: {[*lost, source][0]}: no regular file in {', '.join(ENDINGS)}, nor a "
-            "directory of such; mend it"
+            "directory of such; name what can be read"
         )
     return [(escaped(file.name), escaped(file.name), file) for file in texts]
 

@@ -38,7 +38,7 @@ class Transformers(ExportBackend):
         )
 
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Decoded:
-        """See TokenBackend."""
+        """See TokenBackend. Raises UserError where the device's memory is full."""
         for start in range(0, len(requests), self._batch_size):
             batch = slice(start, start + self._batch_size)
             try:

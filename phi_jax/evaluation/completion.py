@@ -63,7 +63,7 @@ class Completion(NamedTuple):
 
     text: str
     tokens: int = 0
-    stop_reason: str = ""  # "end_of_text", "stop", "length", TOO_LONG, or what a server says
+    stop_reason: str = ""  # "end_of_text", "stop", "length", TOO_LONG, or a teacher.request.Status
 
 
 class Backend(Protocol):

@@ -57,8 +57,8 @@ def judge_records(
 
     Each distinct program is graded rules.repeats times, by requests that differ in their seed. A reply that is no grade
     (refused, cut, malformed to the last attempt) is an outcome, which is counted; a completion without any grade is
-    left out of the means, and a result with too many of them is refused. Raises UserError for a grader that is not
-    there or a problem without a reference, and as Teachers.ask.
+    left out of the means, and a result with too many of them is refused. Raises UserError where rules.grader lists
+    several, for a problem without a reference, and as Teachers.ask.
     """
     shares = teachers.shares(rules.grader)
     if len(shares) > 1:

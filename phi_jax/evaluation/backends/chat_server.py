@@ -48,7 +48,10 @@ class ServerBackend:
         self.settings: Json = {"backend": "server", "url": server.url, "prompt": self._template.note()}
 
     def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
-        """Replies that are in the journal cost nothing. A reply that is no answer is an empty completion."""
+        """Replies that are in the journal cost nothing. A reply that is no answer is an empty completion.
+
+        Raises UserError as Teachers.ask, with the options of the command line in the place of config fields.
+        """
         server = self._server
         section = {
             "base_url": server.url, "model": server.model, "key_variable": server.key_variable,

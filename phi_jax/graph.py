@@ -4,6 +4,7 @@ config.texts says who writes, an entry for each set of texts; config.models says
 which weights and by which rules. A stage is there when something needs it.
 """
 
+import operator
 import pkgutil
 import re
 from collections.abc import Mapping, Sequence
@@ -315,8 +316,7 @@ class _Graph:
 
     def _held_out(self, field: str) -> dict[str, str]:
         """The input "problems" where a field asks for what the grammar holds out; a file of problems is no artifact."""
-        section, _, name = field.partition(".")
-        asked = getattr(getattr(self._config, section), name)
+        asked = operator.attrgetter(field)(self._config)
         if HELD_OUT not in ((asked,) if isinstance(asked, str) else asked):
             return {}
         writers = [entry for entry, text in self._texts.items() if text.writer == GRAMMAR]

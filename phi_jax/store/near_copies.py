@@ -34,7 +34,7 @@ from scipy.sparse.csgraph import connected_components
 
 from phi_jax.progress import Progress
 from phi_jax.store import documents
-from phi_jax.store.artifact import atomic_path
+from phi_jax.store.artifact import atomic_path, is_object_store
 from phi_jax.store.cores import cores, spread, workers
 from phi_jax.store.ngrams import Hashes, gram_hashes, jaccard
 from phi_jax.store.rows import Row
@@ -110,10 +110,11 @@ def find_copies(
 
 
 def _table(files: Sequence[Path]) -> Any:
-    """Parquet files as a table of Daft, whose runner is the one that DAFT_RUNNER names, or its own."""
+    """Parquet files as a table of Daft, whose runner is the one that DAFT_RUNNER or a running Ray names, or its own."""
     import daft
 
-    return daft.read_parquet([os.fspath(file) for file in files])
+    # Ray's workers have a directory of their own.
+    return daft.read_parquet([os.fspath(f if is_object_store(f) else f.absolute()) for f in files])
 
 
 def _sign(files: Sequence[Path], scratch: Path, rules: Rules, part: int) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def cluster(monkeypatch):
     node = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
     # In a short place: sockets are in it.
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as place:
-        found = utils.Cluster(initialize_head=True, head_node_args={**node, "_temp_dir": place})
+        found = utils.Cluster(initialize_head=True, head_node_args={**node, "temp_dir": place})
         try:
             found.add_node(num_cpus=1, object_store_memory=100 << 20)
             monkeypatch.setenv("RAY_ADDRESS", found.address)
@@ -47,20 +48,19 @@ def cluster(monkeypatch):
 
 
 def pieces():
-    """Python of a few kilobytes each, some of it twice, as it is or nearly."""
-    found, size = [], 2500
-    for file in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+    """Python of two kilobytes each, some of it twice, as it is or nearly."""
+    found, size, library = [], 2000, Path(sysconfig.get_path("stdlib"))
+    for file in sorted([*library.glob("*.py"), *library.glob("[c-e]*/*.py")]):
         text = file.read_text(errors="ignore")
         found += ["# A piece.\n" + text[n : n + size].partition("\n")[2] for n in range(0, len(text) - size, size)]
-    for number in range(0, 300, 7):
-        found.append(found[number] + ("" if number % 2 else "\n# the end\n"))
-    return found
+    again = [text + ("" if number % 2 else "\n# the end\n") for number, text in enumerate(found[:300:7])]
+    return found[: 2 * ROWS] + again
 
 
 def sources(root):
     """Two directories of tables and files, each with the same text once, and hostile ones among them."""
     texts = pieces()
-    assert len(texts) > 2 * ROWS
+    assert len(texts) == 2 * ROWS + 43
     one, other = root / "one", root / "other"
     for place in (one, other):
         (place / "deep").mkdir(parents=True)
@@ -96,7 +96,7 @@ def busy_worker(place):
     for process in filter(str.isdigit, os.listdir("/proc")):
         try:
             said = Path(f"/proc/{process}/cmdline").read_bytes()
-            if said.startswith(b"ray::") and b"IDLE" not in said:
+            if re.match(b"ray::(?!IDLE|.*Agent)", said):
                 parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
                 if place.encode() in Path(f"/proc/{parent}/cmdline").read_bytes():
                     return int(process)

@@ -4,7 +4,8 @@
 
 A kill waits until the driver says that a stage starts or goes on, and then a random share of the time which that stage
 takes undisturbed. The next run goes on in the same work directory; after five kills it runs to its end and is compared
-with the undisturbed run, and the next five begin afresh. Writes corpus_kills.json. About ten minutes on two cores;
+with the undisturbed run, and the next five begin afresh. So by processes, and by a Ray cluster of this machine, beside
+the undisturbed run by processes. Writes corpus_kills.json and corpus_kills_ray.json. About ten minutes on two cores;
 PHI_JAX_KILLS=N kills N times only, and PHI_JAX_KILLS_MB=N makes the corpus smaller.
 """
 
@@ -97,7 +98,7 @@ def killed(command, target, share, usual):
     if process.wait() != -signal.SIGKILL:
         assert process.returncode == 0, rest
         return None
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive, f"left behind: {alive}"
     later = [match[1] for line in rest.splitlines() if (match := _SAID.match(line))]
     return (later or [said[1]])[-1], said[2] != "starting", round(time.monotonic() - begin, 2), len(children)
@@ -133,7 +134,10 @@ def check(workdir, quiet, counts):
         assert "whole" in standings[label], verified.stdout
 
 
-def test_nothing_is_lost_or_doubled(tmp_path, shared_data):
+@pytest.mark.parametrize("runner", ["processes", "ray"])
+def test_nothing_is_lost_or_doubled(tmp_path, shared_data, runner):
+    if runner == "ray":
+        pytest.importorskip("ray", reason="needs Ray: pip install -e '.[ray]'")
     size, files = corpus(tmp_path / "src")
     problems, quiet = shared_data / "eval" / "HumanEval.jsonl.gz", tmp_path / "quiet"
     begin = time.monotonic()
@@ -147,7 +151,7 @@ def test_nothing_is_lost_or_doubled(tmp_path, shared_data):
     rng.shuffle(targets)
     while len(hits) < KILLS:
         workdir = tmp_path / f"run-{rounds}"
-        command = arguments(tmp_path / "src", problems, workdir)
+        command = [*arguments(tmp_path / "src", problems, workdir), "--runner", runner]
         chosen = targets[rounds * A_ROUND :][:A_ROUND] or [0]
         rounds += 1
         for target in sorted(chosen)[: KILLS - len(hits)]:  # in order, since a run goes forward
@@ -171,7 +175,8 @@ def test_nothing_is_lost_or_doubled(tmp_path, shared_data):
         "rows": {f"{label} {output}": len(rows_of(quiet, label, output)) for label, output in OUTPUTS},
         "identities": identities(quiet),
     }
-    Path(__file__).with_name("corpus_kills.json").write_text(json.dumps(result, indent=1) + "\n")
+    name = "corpus_kills.json" if runner == "processes" else "corpus_kills_ray.json"
+    Path(__file__).with_name(name).write_text(json.dumps(result, indent=1) + "\n")
     assert len(hits) == KILLS
     if KILLS >= 20:
         assert all(by_stage.values()), by_stage

@@ -196,10 +196,13 @@ def note(name, figures):
     path.write_text(json.dumps({**before, "surroundings": surroundings(), name: figures}, indent=1) + "\n")
 
 
-def test_all_of_it_goes_through_all_stages(sources, tmp_path, shared_data):
+@pytest.mark.parametrize("runner", ["processes", "ray"])
+def test_all_of_it_goes_through_all_stages(sources, tmp_path, shared_data, runner):
+    if runner == "ray":
+        pytest.importorskip("ray", reason="needs Ray: pip install -e '.[ray]'")
     workdir = tmp_path / "run"
     problems = shared_data / "eval" / "HumanEval.jsonl.gz"
-    command = [*arguments(sources, problems), "--only", ",".join(STAGES)]
+    command = [*arguments(sources, problems), "--only", ",".join(STAGES), "--runner", runner]
     code, said, peak, seconds = watched_run(command, workdir)
     assert code == 0, said[-3000:]
     assert "Traceback" not in said
@@ -226,7 +229,7 @@ def test_all_of_it_goes_through_all_stages(sources, tmp_path, shared_data):
     assert sum(count for _, _, count, _ in tokens["sources"]) == len(left)
 
     note(
-        "chain",
+        "chain" if runner == "processes" else "chain on Ray",
         {
             "large_bytes": LARGE, "files": facts["files"], "kept": facts["kept"], "set_aside": facts["set_aside"],
             "deep_and_odd": {n: reasons.get(f"deep/{n}.py", "kept") for n in {**DEEP, **ODD}},
@@ -234,7 +237,8 @@ def test_all_of_it_goes_through_all_stages(sources, tmp_path, shared_data):
             "peak_pss_gib": round(peak, 2), "seconds": round(seconds, 1),
         },
     )  # fmt: skip
-    assert peak <= BAR_GIB
+    if runner == "processes":  # Ray's own processes take some
+        assert peak <= BAR_GIB
 
 
 @pytest.mark.parametrize("damage", ["truncated.parquet", "zeros.parquet", "no.parquet", "truncated.jsonl.gz"])

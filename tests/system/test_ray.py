@@ -29,19 +29,21 @@ KILLED_IN = ("collect/python", "decontaminate/raw", "tokenize/raw")  # while a w
 ROWS = 1100  # of a table: two parts
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def cluster():
     """Two nodes of a core each. Yields the directory that the command lines of their raylets name."""
     utils = pytest.importorskip("ray.cluster_utils", reason="needs Ray: pip install -e '.[ray]'")
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")  # of a busy machine
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    node = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
-    # In a short place: sockets are in it.
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as place:
-        found = utils.Cluster(initialize_head=True, head_node_args={**node, "temp_dir": place})
+    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    # In a short place, since sockets are in it.
+    scratch = tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True)
+    with pytest.MonkeyPatch.context() as patch, scratch as place:
+        patch.setenv("RAY_raylet_start_wait_time_s", "600")  # of a busy machine
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        head = {**node, "include_dashboard": False, "temp_dir": place}
+        found = utils.Cluster(initialize_head=True, head_node_args=head)
         try:
-            found.add_node(num_cpus=1, object_store_memory=100 << 20)
-            monkeypatch.setenv("RAY_ADDRESS", found.address)
+            found.add_node(**node)
+            patch.setenv("RAY_ADDRESS", found.address)
             yield place
         finally:
             found.shutdown()
@@ -131,7 +133,7 @@ def test_the_same_from_hostile_shuffled_input_though_workers_are_killed(cluster,
         if stage in KILLED_IN and stage not in hit and (worker := busy_worker(cluster)):
             os.kill(worker, signal.SIGKILL)
             hit.append(stage)
-        time.sleep(0.01)
+        time.sleep(0.03)
     reader.join(60)
     assert process.returncode == 0, "".join(said)
     assert hit == [*KILLED_IN]
@@ -156,7 +158,7 @@ def test_the_same_from_hostile_shuffled_input_though_workers_are_killed(cluster,
     assert len(warned[0]) >= 2
 
 
-def test_a_directory_that_a_node_does_not_see_is_named(cluster, tmp_path, monkeypatch):
+def test_a_directory_that_a_node_does_not_see_is_named(cluster, tmp_path):
     """As seen by the workers: they are told of another place than the driver's."""
     code = (
         "import sys\nfrom phi_jax.store import cores\nfrom phi_jax.errors import UserError\n"

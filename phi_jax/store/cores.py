@@ -23,7 +23,8 @@ from etils.epath import Path, PathLike
 from phi_jax.errors import UserError, one_line
 from phi_jax.progress import say
 
-_function: Callable[[Any], Any]  # of a child
+Function = Callable[[Any], Any]
+_function: Function  # of a child
 _ray: Any = None  # the module, from `use_ray` on
 _workdir: PathLike
 
@@ -63,7 +64,7 @@ def use_ray(workdir: PathLike) -> None:
     _ray, _workdir = ray, workdir
 
 
-def spread(function: Callable[[Any], Any], items: Iterable[Any], processes: int, *, label: str) -> Iterator[Any]:
+def spread(function: Function, items: Iterable[Any], processes: int, *, label: str) -> Iterator[Any]:
     """What `function` gives for the items, in their order, computed by so many processes; by this one where it is one.
 
     They are fresh interpreters, since a fork of a process that has started jax may hang: function and items are
@@ -117,7 +118,7 @@ def _uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _begin(parent: Connection, function: Callable[[Any], Any]) -> None:
+def _begin(parent: Connection, function: Function) -> None:
     """In a child: ends it when the other end of `parent` is closed, which happens to a killed parent's too."""
     global _function
     _function = function
@@ -128,10 +129,10 @@ def _call(item: Any) -> Any:
     return _function(item)
 
 
-def _over_cluster(function: Callable[[Any], Any], items: Iterable[Any], label: str) -> Iterator[Any]:
-    place = os.getcwd(), _workdir
+def _over_cluster(function: Function, items: Iterable[Any], label: str) -> Iterator[Any]:
+    place, workdir = os.getcwd(), _workdir
     # Ray keeps what is remote in each worker: what a stage holds is unpickled once.
-    tasks = map(_ray.remote(lambda item: _task(function, *place, item)).remote, items)
+    tasks = map(_ray.remote(lambda item: _task(function, place, workdir, item)).remote, items)
     waiting = collections.deque(itertools.islice(tasks, 2 * workers(1)))
     while waiting:
         try:
@@ -145,7 +146,7 @@ def _over_cluster(function: Callable[[Any], Any], items: Iterable[Any], label: s
         waiting.extend(itertools.islice(tasks, 1))
 
 
-def _task(function: Callable[[Any], Any], place: str, workdir: PathLike, item: Any) -> tuple[Any, list[str]]:
+def _task(function: Function, place: str, workdir: PathLike, item: Any) -> tuple[Any, list[str]]:
     """In a worker: (the function's result, what was said to the user). place: where relative paths start."""
     with contextlib.suppress(OSError):
         os.chdir(place)

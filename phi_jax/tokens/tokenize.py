@@ -4,11 +4,10 @@ A split's stream is its documents in order, each followed by <|endoftext|> (pape
 """
 
 import bisect
-import functools
 import itertools
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from phi_jax.progress import Progress, note
 from phi_jax.store import documents
 from phi_jax.store.artifact import Draft, Inputs, write_atomic
 from phi_jax.store.cores import spread, workers
-from phi_jax.store.rows import Row
 from phi_jax.tokens.data_card import data_card
 from phi_jax.tokens.shards import SplitWriter, write_metadata
 from phi_jax.tokens.tokenizer import Tokenizer, train
@@ -95,16 +93,18 @@ def tokenize(config: Config, inputs: Inputs, draft: Draft) -> None:
     texts, of_source = Counter[tuple](), Counter[tuple]()  # by source and licence: how many, tokens
     with Progress(draft.label, text_bytes, "B") as bar:
         rows = documents.read(source, ("id", "text", "source", "license"))
-        batches = iter(lambda: list(itertools.islice(rows, _ENCODE_BATCH)), [])
-        # In this process they are shared out over threads.
-        for encoded in spread(functools.partial(_encoded, tokenizer), batches, workers(1), label=draft.label):
-            for row, ids in encoded:
+        batches, others = itertools.tee(iter(lambda: list(itertools.islice(rows, _ENCODE_BATCH)), []))
+        texts_of = ([row["text"] for row in batch] for batch in others)
+        # In this process a batch is shared out over threads.
+        encoded = spread(tokenizer.encode_batch, texts_of, workers(1), label=draft.label)
+        for batch, tokens_of in zip(batches, encoded, strict=True):
+            for row, ids in zip(batch, tokens_of, strict=True):
                 split = "validation" if is_held_out(row["id"], fraction) else "train"
                 splits[split].add([*ids, tokenizer.end_of_text_id])
                 origin = row["source"], row["license"] or "not named"
                 texts[origin] += 1
                 of_source[origin] += len(ids) + 1
-            bar.advance(sum(len(row["text"].encode()) for row, _ in encoded))
+            bar.advance(sum(len(row["text"].encode()) for row in batch))
     facts = {name: writer.close() for name, writer in splits.items()}
     for name in ("train", *(["validation"] if fraction else [])):
         if not facts[name]["records"]:
@@ -128,10 +128,6 @@ def tokenize(config: Config, inputs: Inputs, draft: Draft) -> None:
     }
     draft.add_facts(**told)
     write_atomic(draft.directory / "CARD.md", data_card(draft.label, told, inputs["documents"]))
-
-
-def _encoded(tokenizer: Tokenizer, batch: Sequence[Row]) -> list[tuple[Row, list[int]]]:
-    return list(zip(batch, tokenizer.encode_batch([row["text"] for row in batch]), strict=True))
 
 
 def output_of(name: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import atexit
 import errno
+import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -31,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     EXIT_PREEMPTED or EXIT_PEER_LOST (errors.py) where starting again goes on.
     """
     options = Options()
+    sys.unraisablehook = functools.partial(_come_again, sys.unraisablehook)
     try:
         config_arguments, rest = config.take(sys.argv[1:] if arguments is None else arguments)
         options = _parser().parse_args(rest)
@@ -65,6 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _fail(f"{error.filename}: {error.strerror}")
         raise
     sys.exit(0)
+
+
+def _come_again(report: Callable[[Any], object], found: Any) -> None:
+    """Has Ctrl-C that came where nothing can be raised, as in jax's callback of the garbage collector, come again."""
+    if found.exc_type is KeyboardInterrupt:
+        threading.Timer(0.1, _thread.interrupt_main).start()
+    else:
+        report(found)
 
 
 def _fail(message: str) -> NoReturn:

@@ -76,6 +76,7 @@ class PhiConfig:
 
     @property
     def dtype(self) -> Any:
+        """Of activations, as jax.numpy has it."""
         return jnp.dtype(self.compute_dtype)
 
 

@@ -97,6 +97,8 @@ class _Child:
 
 
 class Server:
+    """Runs one program after the other. paths: what its programs may import from."""
+
     def __init__(self, limits: Limits, paths: list[str], *, full: bool) -> None:
         self.limits = limits
         for name in _PRELOADED:

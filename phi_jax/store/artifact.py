@@ -166,10 +166,12 @@ class Artifact:
 
     @property
     def key(self) -> str:
+        """Hash (hex) of what decided it; see the module."""
         return self.manifest["key"]
 
     @property
     def identity(self) -> str:
+        """Hash (hex) of what came out; see the module."""
         return self.manifest["identity"]
 
     @property
@@ -233,6 +235,7 @@ class Draft:
 
     @property
     def label(self) -> str:
+        """`stage/name`, as the pipeline calls it."""
         return f"{self.stage}/{self.name}".rstrip("/")
 
     @property

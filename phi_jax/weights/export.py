@@ -38,7 +38,7 @@ def export_checkpoint(
 
     architecture: None = the one it was imported from, else phi. The model card holds the scores of the artifact's
     evaluations in its work directory. Raises UserError where there is no whole artifact or it is damaged, where the
-    target exists, and where the architecture or dtype cannot hold the model.
+    target exists, for an empty licence, and where the architecture or dtype cannot hold the model.
     """
     if not licence.strip():
         raise UserError(f"--license {licence!r}: must not be empty; name an SPDX id in lower case, or other")

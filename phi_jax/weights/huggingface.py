@@ -89,7 +89,7 @@ def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
         known = ", ".join(map(repr, ARCHITECTURES))
         raise UserError(f"{path}: model_type is {content.get('model_type')!r}; only {known} can be read")
     if not content.get("is_causal", True):  # by which transformers lets each token see those behind it
-        raise UserError(f"{path}: is_causal is {content['is_causal']!r}, the phi model here has only True")
+        raise UserError(f"{path}: is_causal is {content['is_causal']!r}, only True can be read; use another model")
     try:
         return architecture, architecture.read_config(path, content)
     except UserError as error:
@@ -121,7 +121,9 @@ def read_tensors(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
     architecture, config = read_architecture(directory)
     stored = open_tensors(directory)
     if config.num_layers > len(stored):  # a name for each of a billion layers would take hours to make
-        raise UserError(f"{directory}: config.json says {config.num_layers} layers, of {len(stored)} tensors in all")
+        raise UserError(
+            f"{directory}: {config.num_layers} layers by config.json, {len(stored)} tensors; get a good copy"
+        )
     shapes = architecture.shapes(config)
     for name, shape in shapes.items():
         if name not in stored:

@@ -55,7 +55,7 @@ def _write_config(config: PhiConfig, end_of_text_id: int) -> Json:
         (f"rope_theta is {config.rope_theta}, not {_ROPE_THETA}", config.rope_theta != _ROPE_THETA),
     ):
         if wrong:
-            raise UserError(f"a CodeGen cannot hold this model: {problem}; export as phi")
+            raise UserError(f"a CodeGen cannot hold this model: {problem}; add --architecture phi")
     return {
         "architectures": ["CodeGenForCausalLM"],
         "model_type": "codegen",

@@ -105,7 +105,8 @@ def test_another_tokenizer_under_the_same_path_is_another_artifact(small, tmp_pa
     assert first.identity == again.identity != other.identity
 
 
-def test_the_banner_says_why_the_core_is_the_slow_one(small, tmp_path, capsys):
+def test_the_banner_says_why_the_core_is_the_slow_one(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "verbose", True)
     state = json.loads(small.backend.to_str())
     state["model"]["ignore_merges"] = True
     Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(state))).save(tmp_path / "given", max_length=64)

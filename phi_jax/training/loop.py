@@ -49,7 +49,6 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
         eval_step = make_eval_step(shape, data.mesh, rules, document_end=end)
         abstract = abstract_state(shape, optimizer, data.mesh)
         banner = _banner(shape, rules, data)
-        # What is off, or one, is stored and needs no word here.
         processes.note(f"{draft.label}: " + ", ".join(f"{k} {v}" for k, v in banner.items() if v not in (0, 1, "none")))
         record = {"key": draft.key, "config": config.to_dict(), "tokens": data.identities,
                   "model": vars(shape), "banner": banner}  # fmt: skip
@@ -164,7 +163,7 @@ def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, rules: Config, id
 
 
 def _banner(shape: PhiConfig, rules: Config, data: Data) -> Json:
-    """Settings in effect, for the log, the checkpoints and the report."""
+    """Settings in effect, for the log (but what is off, or one), the checkpoints and the report."""
     computed = ("attention", "attention_dropout", "residual_dropout", "compute_dtype", "remat", "scan_unroll")
     return {
         "parameters": num_params(shape),

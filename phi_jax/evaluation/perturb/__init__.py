@@ -21,9 +21,9 @@ from phi_jax.evaluation.problems import Problem
 from phi_jax.store.artifact import Json
 from phi_jax.store.python_text import parse
 
-Site = tuple[
-    int, int, list[str]
-]  # a place of a text that may change, and what may stand there then: the draw takes one
+# A place of a text that may change, (start, end), and what may stand there then: the draw takes one.
+Site = tuple[int, int, list[str]]
+Names = tuple[Sequence[str], Sequence[str]]  # names of a program, and neutral ones that may take their places
 SHORTEST = 3  # letters of a word that may be misspelt
 # Neutral names. Of arguments: not "a", which a docstring cannot tell from the article, and not i to n, which say much.
 FUNCTIONS, CLASSES, ARGUMENTS = ("func", "func_2", "func_3"), ("Thing", "Thing_2", "Thing_3"), "pqrstuvwxyz"
@@ -144,21 +144,20 @@ def _draw(problem: Problem, name: str, site: int, seed: int) -> random.Random:
 # --- Names ---------------------------------------------------------------------------------------------------
 
 
-def rename_function(problem: Problem, rate: float, seed: int) -> Problem | None:
-    """Calls what the tests call `func`, or a class `Thing`. None where its name is not told, special or neutral."""
+def rename_function(problem: Problem) -> Names:
+    """Calls what the tests call `func`, or a class `Thing`. Not where its name is not told, special or neutral."""
     source = problem.prompt + (problem.reference or "")
     called = {*re.findall(r"^def (\w+)", source, re.MULTILINE)} & {*re.findall(r"\w+", problem.tests)}
     name = problem.entry_point or (called.pop() if len(called) == 1 else "")
-    if not name or name.startswith("__") or name in FUNCTIONS + CLASSES:
-        return None
-    return _renamed(problem, "rename_function", [name], CLASSES if name[0].isupper() else FUNCTIONS, rate, seed)
+    stays = not name or name.startswith("__") or name in FUNCTIONS + CLASSES
+    return [] if stays else [name], CLASSES if name[:1].isupper() else FUNCTIONS
 
 
-def rename_arguments(problem: Problem, rate: float, seed: int) -> Problem | None:
+def rename_arguments(problem: Problem) -> Names:
     """Calls the arguments of the function to be written, the last of the prompt, p, q, r ...
 
     An argument of one letter is neutral already and stays, and so does one with a builtin's name that stands anywhere
-    else in the prompt's code. None where there is no other.
+    else in the prompt's code.
     """
     tree = parse(problem.prompt)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] if tree else []
@@ -170,17 +169,16 @@ def rename_arguments(problem: Problem, rate: float, seed: int) -> Problem | None
         for name in arguments
         if len(name) > 1 and name != "self" and not (hasattr(builtins, name) and code.count(name) > 1)
     ]
-    return _renamed(problem, "rename_arguments", names, ARGUMENTS, rate, seed)
+    return names, ARGUMENTS
 
 
-def _renamed(
-    problem: Problem, perturbation: str, names: Sequence[str], neutral: Sequence[str], rate: float, seed: int
-) -> Problem | None:
+def _renamed(names_of: Callable[[Problem], Names], problem: Problem, rate: float, seed: int) -> Problem | None:
     """The problem with neutral names, at a chance of `rate`; None where it cannot be or nothing would change.
 
     Wherever a program of the problem says such a name it is another, so that what the program does stays. Not made
     where a name is imported, passed as a keyword or used in an f-string, and where a program is no Python.
     """
+    names, neutral = names_of(problem)
     texts: dict[str, Any] = {
         f: getattr(problem, f) or "" for f in ("tests", "base_tests", "setup", "trusted", "reference")
     }
@@ -193,7 +191,7 @@ def _renamed(
     prompt = _PIECE.sub(lambda piece: _in_prompt(piece[0], new), problem.prompt)
     if (prompt, texts["tests"]) == (problem.prompt, problem.tests):
         return None
-    if _draw(problem, perturbation, 0, seed).random() >= rate:
+    if _draw(problem, names_of.__name__, 0, seed).random() >= rate:
         return problem
     if problem.trusted == problem.prompt:
         texts["trusted"] = prompt
@@ -234,6 +232,6 @@ def _is_safe(program: ast.Module | None, new: Mapping[str, str]) -> bool:
 PERTURBATIONS: Mapping[str, Callable[[Problem, float, int], Problem | None]] = {
     "typos": functools.partial(_reworded, typos),
     "paraphrase": functools.partial(_reworded, paraphrase),
-    "rename_function": rename_function,
-    "rename_arguments": rename_arguments,
+    "rename_function": functools.partial(_renamed, rename_function),
+    "rename_arguments": functools.partial(_renamed, rename_arguments),
 }

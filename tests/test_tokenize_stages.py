@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT
 
-from phi_jax import config
+from phi_jax import config, progress
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
@@ -136,7 +136,10 @@ def test_the_papers_sizes(shared_data):
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(600, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
-def test_a_given_tokenizer_is_copied_and_the_vocabulary_is_the_configs(small, tmp_path, capsys, vocab_size, dtype):
+def test_a_given_tokenizer_is_copied_and_the_vocabulary_is_the_configs(
+    small, tmp_path, capsys, monkeypatch, vocab_size, dtype
+):
+    monkeypatch.setattr(progress, "verbose", True)
     small.save(tmp_path / "given", max_length=64)
     made = tokenize(tmp_path, TEXTS[:20], tokenizer=tmp_path / "given", vocab_size=vocab_size)
     about = shards.metadata(Path(made.path("tokens")))

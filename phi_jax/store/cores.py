@@ -6,6 +6,7 @@ import collections
 import contextlib
 import io
 import itertools
+import logging
 import multiprocessing
 import os
 import platform
@@ -53,7 +54,7 @@ def use_ray(workdir: PathLike) -> None:
 
         if host:  # where nobody listens, Ray would try for a quarter of an hour
             socket.create_connection((host, port), 10).close()
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="critical")
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
     except ImportError:
         raise UserError("--runner ray: Ray is not installed; pip install 'phi-jax[ray]'") from None
     except Exception as error:  # some are of no other kind

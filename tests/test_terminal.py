@@ -164,3 +164,25 @@ def test_ctrl_c_is_one_line(request, tmp_path, where, code, arguments, left, tol
     while alive := [child for child in children if is_running(child)]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.05)
+
+
+DEAF = """
+import signal, sys, time
+from phi_jax import cli, pipeline
+class Deaf:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+def run(*_, **__):
+    Deaf()
+    time.sleep(600)
+pipeline.run = run
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_is_not_lost_where_nothing_can_be_raised(tmp_path):
+    """As in jax's callback of the garbage collector, where a training is now and then."""
+    command = [sys.executable, "-c", DEAF, "run", *MICRO, "--workdir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (130, "phi-jax: stopped; the same command goes on from there\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import argparse
 import atexit
 import errno
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _come_again(report: Callable[[Any], object], found: Any) -> None:
     """Has Ctrl-C that came where nothing can be raised, as in jax's callback of the garbage collector, come again."""
     if found.exc_type is KeyboardInterrupt:
-        threading.Timer(0.1, _thread.interrupt_main).start()
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
         report(found)
 

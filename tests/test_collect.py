@@ -10,13 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import MICRO
 
+from phi_jax import config, pipeline
 from phi_jax.config import Config
 from phi_jax.corpus import collect as stage
 from phi_jax.corpus import sources
 from phi_jax.corpus.masking import masked
 from phi_jax.errors import UserError
 from phi_jax.store import artifact, documents
+from phi_jax.store.digests import PathDigests
 
 RULES = {
     "columns": (), "license": "", "licenses": (), "mask": False, "opt_outs": "", "packages": (), "max_files": 0,
@@ -294,6 +297,50 @@ def test_a_killed_run_goes_on_at_the_first_missing_part(tmp_path, tree, monkeypa
     again = collect(tmp_path, tree, name="killed")
     assert rows(again) == rows(whole)
     assert aside(again)["pkg/same.py"] == "identical text"  # of a text in a part that the first run wrote
+
+
+@pytest.mark.parametrize("last", ["set_aside", "documents"])
+def test_a_run_killed_while_it_takes_copies_out_goes_on(tmp_path, tree, monkeypatch, last):
+    monkeypatch.setattr(stage, "FILES_PER_PART", 2)
+    whole = collect(tmp_path, tree)
+    original, copies = documents.write_part, []
+
+    def killed(directory, index, *more):
+        original(directory, index, *more)
+        copies.extend([index] if index >= 7 else [])  # a part of set_aside behind those of the 7 parts
+        if copies and directory.name == last:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(documents, "write_part", killed)
+    with pytest.raises(KeyboardInterrupt):
+        collect(tmp_path, tree, name="killed")
+    monkeypatch.setattr(documents, "write_part", original)
+    again = collect(tmp_path, tree, name="killed")
+    assert rows(again) == rows(whole)
+    assert aside(again) == aside(whole)
+    assert again.facts == whole.facts
+
+
+def test_the_order_of_the_sources_does_not_show(tmp_path, tree, monkeypatch):
+    monkeypatch.setattr(stage, "FILES_PER_PART", 2)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a_copy.py").write_text(CODE.format(2))
+    (other / "new.py").write_text(CODE.format(9))
+    one, two = collect(tmp_path, tree, other), collect(tmp_path, other, tree, name="two")
+    assert rows(one) == rows(two)
+    assert aside(one)["pkg/b.py"] == "identical text"  # "other" comes before "src"
+    assert aside(one) == aside(two)
+    assert one.manifest["outputs"]["set_aside"]["sha256"] == two.manifest["outputs"]["set_aside"]["sha256"]
+
+    def keys(field, *values):
+        chosen = config.load([*MICRO, f"--config.{field}={tuple(map(str, values))}"])
+        return pipeline.keys_of(chosen, PathDigests(None))
+
+    assert keys("collect.sources", tree, other) == keys("collect.sources", other, tree)
+    assert keys("collect.sources", tree, other) != keys("collect.sources", tree)
+    benchmarks = "evaluate.further_benchmarks"
+    assert keys(benchmarks, "idioms", "libraries") != keys(benchmarks, "libraries", "idioms")
 
 
 def test_installed_is_the_standard_library_and_the_packages_named(capsys):

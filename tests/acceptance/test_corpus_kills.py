@@ -98,7 +98,7 @@ def killed(command, target, share, usual):
     if process.wait() != -signal.SIGKILL:
         assert process.returncode == 0, rest
         return None
-    _, alive = psutil.wait_procs(children, timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=300)  # Ray's agents look after their raylet now and then
     assert not alive, f"left behind: {alive}"
     later = [match[1] for line in rest.splitlines() if (match := _SAID.match(line))]
     return (later or [said[1]])[-1], said[2] != "starting", round(time.monotonic() - begin, 2), len(children)

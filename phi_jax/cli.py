@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import errno
 import functools
 import os
 import signal
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from phi_jax import config, progress
-from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError
+from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError, disk_is_full
 
 if TYPE_CHECKING:
     from phi_jax.pipeline import Standing
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
         os._exit(130)  # sys.exit ends by SIGINT where an import was interrupted, and waits for threads
     except Exception as error:
-        if _disk_is_full(error):
+        if disk_is_full(error):
             where = getattr(options, "workdir", None) or getattr(options, "out", None) or "the disk"
             _fail(f"no space left on the disk of {where}; free some and run the same command again to go on")
         if isinstance(error, OSError) and error.filename and error.strerror:  # read-only, not permitted, gone, ...
@@ -81,16 +80,6 @@ def _come_again(report: Callable[[Any], object], found: Any) -> None:
 def _fail(message: str) -> NoReturn:
     progress.say(f"phi-jax: error: {message}")
     sys.exit(EXIT_FAILED)
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Libraries wrap ENOSPC in exceptions of their own, so the text is looked at too."""
-    while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 # --- What the commands do ---------------------------------------------------------------------------------------------

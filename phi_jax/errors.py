@@ -1,5 +1,7 @@
 """The exceptions that reach a user as a line instead of a traceback, and the exit codes that launchers act upon."""
 
+import errno
+
 EXIT_FAILED = 1  # an error that starting again does not mend
 EXIT_PREEMPTED = 75  # asked to stop (SIGTERM); what was reached is saved: start again to go on (EX_TEMPFAIL)
 EXIT_PEER_LOST = 76  # another process of the run died or hangs: start all of them again
@@ -27,3 +29,13 @@ class Preempted(Exception):
 def one_line(error: BaseException) -> str:
     """What an exception of a library says, for a message of one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether that is why. Libraries wrap ENOSPC in exceptions of their own, so the text is looked at too."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -211,7 +211,7 @@ def as_sources(path: Path) -> Counter:
     if path.name.endswith(".json"):
         return Counter()
     listed = list(sources.list_files(str(path)))
-    kept, aside = collect._look_at(listed, RULES, sources.Reader({}), set())
+    kept, aside = collect._look_at(listed, RULES, sources.Reader({}))
     assert len(kept) + len(aside) == len(listed) == count_rows(path)
     pa.Table.from_pylist(kept, schema=documents.SCHEMA)
     pa.Table.from_pylist(aside, schema=collect._SET_ASIDE)

@@ -146,7 +146,7 @@ def test_the_whole_command_scores_as_evaluate_does(transformers, bigram_export, 
     passed = sum(r["passed"] for r in rows)
     assert 0 < passed < sum(r["completion"] == BODY for r in rows) < len(rows)
     assert f"pass@1 {passed / len(rows):.3f} [" in done.stdout
-    print(f"\n{done.stderr.splitlines()[0]}\n{done.stdout}")
+    print(f"\n{done.stderr}\n{done.stdout}")
 
 
 # --- One batch -------------------------------------------------------------------------------------------------

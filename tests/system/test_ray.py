@@ -124,7 +124,7 @@ def test_the_same_from_hostile_shuffled_input_though_workers_are_killed(cluster,
 
     said, hit = [], []
     # From another directory: nothing may rest on where a worker was started.
-    arguments = command("clustered", (other, one), "--runner", "ray")
+    arguments = command("clustered", (other, one), "--runner", "ray", "--verbose")
     process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, stdout=-3, text=True)
     reader = threading.Thread(target=lambda: said.extend(iter(process.stderr.readline, "")), daemon=True)
     reader.start()

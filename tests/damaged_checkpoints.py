@@ -86,7 +86,7 @@ def restore(copy):
     assert same(state, state_of(0, step)), "another state"
     assert record == {"run": 0}, "another record"
     lines = said.getvalue().splitlines()
-    assert all(line.startswith("warning: checkpoint ") for line in lines), lines
+    assert all(line.startswith("  warning: checkpoint ") for line in lines), lines
     assert len(lines) <= 1
     return "result" if step == 2 else "the save before"
 

@@ -57,7 +57,7 @@ def test_where_nothing_can_be_kept_it_says_so_once_and_goes_on(tmp_path):
     (tmp_path / ".jax_cache").write_text("in the way")
     hits, _, said = run(tmp_path)
     assert (hits, len(said)) == (0, 1)
-    assert said[0].startswith(str(tmp_path / ".jax_cache"))
+    assert said[0].strip().startswith(str(tmp_path / ".jax_cache"))
     assert said[0].endswith("; what is compiled is not kept there")
 
 

@@ -146,7 +146,7 @@ def test_skipped_steps_are_named_and_too_many_stop_the_run(micro_run, tmp_path):
     assert "Traceback" not in done.stderr
     for step in (1, 2, 3):
         assert re.search(
-            rf"^step {step} skipped: loss \S+, gradient norm \S+; records \d+, \d+, \d+, \d+$", done.stderr, re.M
+            rf"^  step {step} skipped: loss \S+, gradient norm \S+; records \d+, \d+, \d+, \d+$", done.stderr, re.M
         )
     assert "step 3: 3 steps in a row were skipped, as many as config.training.max_skipped" in done.stderr
     lines = (workdir / "pretrain" / "raw.partial" / "metrics.jsonl").read_text().splitlines()

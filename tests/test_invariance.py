@@ -12,7 +12,9 @@ from invariance import FACTORS, every_way, pairwise
 from running import ROOT
 
 LOSS_TOLERANCE = 2e-5  # nats, over 10 steps
-GRADIENT_TOLERANCE = 1e-5  # of the largest gradient, at the first step
+# Of the largest gradient, at the first step. Muon's Newton-Schulz raises what is small in a gradient 3.44^5 = 485 fold,
+# its rounding too.
+GRADIENT_TOLERANCE = {"sgd": 2e-6, "muon": 1e-4}
 
 
 # Optimising the code takes LLVM ten times as long as running it here does.
@@ -43,7 +45,7 @@ def check(ways):
     for f in found:
         way = {k: f[k] for k in FACTORS}
         np.testing.assert_allclose(f["losses"], f["control"], rtol=0, atol=LOSS_TOLERANCE, err_msg=str(way))
-        assert f["gradient_error"] <= GRADIENT_TOLERANCE, way
+        assert f["gradient_error"] <= GRADIENT_TOLERANCE[f["optimizer"]], way
         assert f["losses"][-1] < f["losses"][0]
     return found
 

@@ -45,12 +45,14 @@ class Metrics(contextlib.ExitStack):
         self._flops_per_token = training_flops_per_token(shape)
         chip = chip_of(data.mesh.local_devices[0].device_kind)
         self._peak_flops = chip.peak_flops * data.mesh.devices.size if chip else None
-        self.loss: float | None = None  # of the last step taken
+        self.loss: float | None = None  # of the last step that metrics.jsonl holds
         self._pending: Json = {}  # figures of the last step, which the devices may not have computed yet
         self._clock = time.monotonic()
         if processes.is_leader():
             path = draft.directory / "metrics.jsonl"
-            write_atomic(path, "".join(_records_before(path, first_step)))
+            records = list(_records_before(path, first_step))
+            self.loss = json.loads(records[-1])["loss"] if records else None
+            write_atomic(path, "".join(records))
             self._file = self.enter_context(path.open("a"))
             self._board = self.enter_context(ScalarEvents(draft.directory / "tensorboard", first_step))
             total, done = rules.steps * self._step_tokens, first_step * self._step_tokens

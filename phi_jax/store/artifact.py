@@ -151,9 +151,7 @@ class Artifact:
             manifest = json.loads(path.read_text())
             if manifest["format"] != FORMAT:
                 raise UserError(
-                    f"{path}: format {manifest['format']}, this phi_jax reads {FORMAT}; start in a new work directory. "
-                    "A checkpoint in this one can still be exported, sampled and trained on: "
-                    f"--config.training.initial_checkpoint={directory}"
+                    f"{path}: format {manifest['format']}, this phi_jax reads {FORMAT}; start in a new work directory"
                 )
             return cls(directory, manifest)
         except (ValueError, KeyError, TypeError) as error:

@@ -9,7 +9,7 @@ from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import Artifact
 from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.models import load_model, open_training, read_artifact, shape_of, tokenizer_of
+from phi_jax.weights.models import load_model, open_training, shape_of, tokenizer_of
 
 PyTree = Any
 # Fields of PhiConfig that decide what weights compute.
@@ -24,7 +24,7 @@ def initial_params(start: str, abstract_params: PyTree, tokens: Artifact) -> tup
     UserError where it is none of these, a parameter's shape differs, or an artifact's tokenizer is not that of the
     tokens.
     """
-    if read_artifact(start) is None:
+    if Artifact.read(start) is None:
         params, _, _ = load_model(start)
         return jax.tree_util.tree_map_with_path(_laid_out, params, abstract_params), start
     training, step = open_training(start)

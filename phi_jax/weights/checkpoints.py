@@ -2,8 +2,7 @@
 
 A save holds three Orbax items: "params", "rest" (optimizer state, step) and "about", a JSON record with the
 fingerprint of each leaf and a digest of the record itself. Every reader compares them: a damaged save is skipped with
-a line, and the save before it is taken. Saves of earlier versions (one item "state", no fingerprints) are read
-unverified, which a line says.
+a line, and the save before it is taken.
 """
 
 import contextlib
@@ -116,7 +115,6 @@ class Checkpoints(contextlib.ExitStack):
         )  # fmt: skip
         self._manager = ocp.CheckpointManager(self._directory, options=options)
         self.callback(self._manager.close)  # which waits: else the save in flight would be lost
-        self._say_once = functools.cache(processes.note)
 
     def save(
         self,
@@ -225,9 +223,6 @@ class Checkpoints(contextlib.ExitStack):
             problem = _cannot_be_read(error)
         if any(processes.gather(bool(problem))):  # another process may have met the damage in its part alone
             raise _Damaged(problem or "another process cannot read its part")
-        if self._is_old(step):
-            self._say_once(f"{self._path(step)}: saved by an earlier version, without digests; not verified")
-            return state, record
         for path, found in fingerprints(state).items():
             if found != about["fingerprints"][path]:
                 raise _Damaged(f"damaged ({path} is not what was saved)")
@@ -246,29 +241,26 @@ class Checkpoints(contextlib.ExitStack):
                 )
 
     def _restore(self, step: int, abstract: State, *, partial: bool) -> State:
-        old = self._is_old(step)
         arguments = {
             name: ocp.args.PyTreeRestore(
-                tree, ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=old or partial
+                tree, ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=partial
             )
-            for name, tree in ({"state": abstract} if old else _items(abstract)).items()
+            for name, tree in _items(abstract).items()
         }
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        return restored["state"] if old else {"params": restored["params"], **(restored.get("rest") or {})}
+        return {"params": restored["params"], **(restored.get("rest") or {})}
 
     def _about(self, step: int) -> Json:
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        if not self._is_old(step) and about.pop("digest", "") != digest_of(about):
+        if about.pop("digest", "") != digest_of(about):
             raise ValueError("its record is damaged")
-        if about.get("step", step) != step:
+        if about["step"] != step:
             raise ValueError(f"it is the save of step {about['step']}")
         return about
 
     def _intact(self, step: int) -> Json:
-        """The record of a step that this version has saved."""
+        """The record of a step that was saved."""
         self.wait()
-        if self._is_old(step):
-            raise UserError(f"checkpoint {self._path(step)}: saved by an earlier version, without digests; train again")
         try:
             return self._about(step)
         except Exception as error:
@@ -276,9 +268,6 @@ class Checkpoints(contextlib.ExitStack):
 
     def _path(self, step: int) -> Path:
         return self._directory / str(step)
-
-    def _is_old(self, step: int) -> bool:
-        return (self._path(step) / "state").exists()
 
     def wait(self) -> None:
         """Blocks until every save that was started is on disk; raises what went wrong with it."""

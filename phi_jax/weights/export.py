@@ -15,7 +15,7 @@ from phi_jax.tokens.tokenizer import Tokenizer
 from phi_jax.weights.activations import activation_peaks, float16_overflow
 from phi_jax.weights.card import model_card, scores_of
 from phi_jax.weights.huggingface import ARCHITECTURES, MODEL_CARD, export_model
-from phi_jax.weights.models import open_save, open_training, read_artifact, verified
+from phi_jax.weights.models import open_save, open_training, verified
 
 
 def export(config: Config, inputs: Inputs, draft: Draft) -> None:
@@ -43,7 +43,7 @@ def export_checkpoint(
     if not licence.strip():
         raise UserError(f"--license {licence!r}: must not be empty; name an SPDX id in lower case, or other")
     training, _ = open_training(checkpoint)
-    source = read_artifact(checkpoint) or training
+    source = Artifact.read(checkpoint) or training
     chosen = architecture or training.facts.get("architecture", "phi")
     if gguf and chosen != "phi":
         raise UserError(f"--gguf: llama.cpp has no architecture for a {chosen}; add --architecture phi")

@@ -15,7 +15,6 @@ from phi_jax.weights.checkpoints import Checkpoints
 from phi_jax.weights.huggingface import load_directory, load_tokenizer, read_architecture
 
 Loaded = tuple[Params, PhiConfig, Tokenizer]  # a model in memory; its parameters are float32 numpy arrays
-_OLD_FORMAT = 1  # of manifests of earlier versions, whose models are still read
 
 
 def load_model(directory: epath.PathLike, *, step: int | None = None) -> Loaded:
@@ -24,7 +23,7 @@ def load_model(directory: epath.PathLike, *, step: int | None = None) -> Loaded:
     directory: in Hugging Face's format, or of a training or select artifact. step: of an artifact's saves; None = the
     one it hands on. Raises UserError where there is no model, or it is damaged.
     """
-    if read_artifact(directory) is None:
+    if Artifact.read(directory) is None:
         params, config = load_directory(Path(directory))
         return params, config, load_tokenizer(Path(directory), config)
     training, handed_on = open_training(directory)
@@ -36,7 +35,7 @@ def load_model(directory: epath.PathLike, *, step: int | None = None) -> Loaded:
 
 def shape_of(directory: epath.PathLike) -> PhiConfig:
     """The shape of a model, in a directory as `load_model` takes it. Raises UserError where there is no model."""
-    if read_artifact(directory) is None:
+    if Artifact.read(directory) is None:
         return read_architecture(Path(directory))[1]
     return _shape_of(open_training(directory)[0])
 
@@ -55,8 +54,7 @@ def open_save(training: Artifact, step: int) -> Iterator[tuple[Checkpoints, PhiC
         if step not in checkpoints.steps():
             raise UserError(f"{training.directory}: step {step} is not kept; those are: {checkpoints.steps()}")
         made = training.manifest["outputs"]["checkpoint"]
-        is_old = training.manifest.get("format") == _OLD_FORMAT
-        if step == made["step"] and not is_old and checkpoints.identity(step) != made["sha256"]:
+        if step == made["step"] and checkpoints.identity(step) != made["sha256"]:
             raise UserError(f"{training.directory}: its step {step} is another run's save; put back a good copy")
         yield checkpoints, config
 
@@ -66,13 +64,13 @@ def open_training(model: epath.PathLike | Artifact) -> tuple[Artifact, int]:
 
     Raises UserError where `model` is neither, and where what a select artifact chose from is gone or made again.
     """
-    found = model if isinstance(model, Artifact) else read_artifact(model)
+    found = model if isinstance(model, Artifact) else Artifact.read(model)
     if found is None:
         raise UserError(f"{model}: no whole training artifact there; name e.g. W/pretrain/base")
     outputs = found.manifest["outputs"]
     if "choice" in outputs:
         source = found.manifest["inputs"]["training"]
-        training = read_artifact(found.directory.parent.parent / source["artifact"])
+        training = Artifact.read(found.directory.parent.parent / source["artifact"])
         if training is None or training.identity != source["identity"]:
             raise UserError(
                 f"{found.label}: {source['artifact']}, of which it chose a step, is gone or was made again; run again"
@@ -81,14 +79,6 @@ def open_training(model: epath.PathLike | Artifact) -> tuple[Artifact, int]:
     if "checkpoint" not in outputs:
         raise UserError(f"{found.directory}: an artifact of {found.label}, not a model; name e.g. W/pretrain/base")
     return found, outputs["checkpoint"]["step"]
-
-
-def read_artifact(directory: epath.PathLike) -> Artifact | None:
-    """As `Artifact.read`, which refuses the manifests of earlier versions; None where there is no manifest."""
-    path = epath.Path(directory) / MANIFEST
-    if path.exists() and (manifest := read_object(path)).get("format") == _OLD_FORMAT:
-        return Artifact(path.parent, manifest)
-    return Artifact.read(directory)
 
 
 def tokenizer_of(artifact: Artifact) -> str:

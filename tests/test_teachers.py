@@ -113,7 +113,7 @@ def test_a_pilot_asks_live(tmp_path):
 
 def test_what_a_batch_brought_is_not_paid_again_live(tmp_path):
     """Cancelled half-way: what was done lies in the journal, undrawn; a live run takes it and asks for the rest."""
-    with serving(batch_seconds=1.0) as server:
+    with serving(batch_seconds=3.0) as server:
         batches = config(writer={"base_url": server.base_url, "mode": "batch"})
         live = config(writer={"base_url": server.base_url})
         with Teachers(batches, tmp_path) as teachers:

@@ -268,7 +268,7 @@ def test_a_damaged_table_beside_good_files(tmp_path, shared_data, damage):
     code, said, peak, _ = watched_run(command, workdir)
     collected = Artifact.read(workdir / "collect" / "python")
     facts = collected.facts if collected else {}
-    warned = [re.sub(r"\S*/src/", "", line) for line in said.splitlines() if line.startswith("warning: ")]
+    warned = [re.sub(r"\S*/src/", "", line) for line in said.splitlines() if line.startswith("  warning: ")]
     note(damage, {"exit code": code, "said": warned, **{n: facts.get(n) for n in ("files", "kept", "set_aside")}})
     assert code == 0, said[-2000:]
     kept, aside = paths_of(collected, "documents"), paths_of(collected, "set_aside")

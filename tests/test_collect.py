@@ -443,7 +443,7 @@ def test_rows_of_owners_and_repositories_that_opted_out(tmp_path):
     built = collect(tmp_path, *sources_, **rules, columns=("repository=repo",))
     assert [r["path"] for r in rows(built)] == ["d.parquet#0", "d.parquet#4", "d.parquet#5", "mine.py"]
     assert built.facts["set_aside"] == {"opted out": 4}  # a row that names no repository may be anyone's
-    assert "repository" not in documents.schema_of_part(documents.parts(built.path("documents"))[0]).names
+    assert "repository" not in documents.schema_of(documents.parts(built.path("documents"))[0]).names
     with pytest.raises(
         UserError, match=r'config\.collect\.opt_outs: no column names the repository; add "repository=COLUMN"'
     ):

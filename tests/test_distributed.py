@@ -151,7 +151,7 @@ processes.connect("env")
 from phi_jax.parallel.mesh import local_rows, make_mesh
 from phi_jax.tokens.batches import TokenBatches
 rows = local_rows(make_mesh((-1, 1, 1)), 4)
-batches = TokenBatches(Path(sys.argv[1]), split="train", global_batch_size=4, seed=0, rows=rows)
+batches = TokenBatches({Path(sys.argv[1]): 1.0}, split="train", global_batch_size=4, seed=0, rows=rows)
 print(json.dumps([rows, [batches.batch(step)[1].tolist() for step in (0, 7)]]))
 """
 
@@ -164,7 +164,7 @@ def test_each_process_reads_only_its_rows(micro_run, tmp_path):
     assert [p.wait() for p in processes] == [0, 0], [p.log() for p in processes]
     found = [json.loads(p.log().splitlines()[-1]) for p in processes]
     assert [rows for rows, _ in found] == [[0, 1], [2, 3]]
-    whole = TokenBatches(directory, split="train", global_batch_size=4, seed=0)
+    whole = TokenBatches({directory: 1.0}, split="train", global_batch_size=4, seed=0)
     for i, step in enumerate((0, 7)):
         assert [number for _, numbers in found for number in numbers[i]] == whole.record_numbers(step)
 

@@ -8,8 +8,7 @@ import pytest
 
 from phi_jax.sandbox import support
 from phi_jax.synthesis.grammar import catalogue, grammar_texts
-from phi_jax.synthesis.llm.exercises import check_exercises
-from phi_jax.synthesis.llm.prompts import Exercise
+from phi_jax.synthesis.llm.exercises import Written, check_exercises
 from phi_jax.synthesis.llm.run_checks import as_fault
 
 SANDBOX = "none" if support().missing else "full"
@@ -125,8 +124,8 @@ HOSTILE = {
 
 
 def checked(cases):
-    written = [Exercise(code=case[0], tests=list(case[1])) for case in cases]
-    return check_exercises(written, [case[2] for case in cases], "exercises", sandbox=SANDBOX, workers=2)
+    written = [Written(code, list(tests), name) for code, tests, name, *_ in cases]
+    return check_exercises(written, "exercises", sandbox=SANDBOX, workers=2)
 
 
 @pytest.fixture(scope="module")

@@ -382,7 +382,7 @@ def cut_again(whole, count):
     """Cuts an artifact's documents into `count` parts; they and its identity stay the same."""
     directory, manifest = whole.path("documents"), whole.manifest
     (part,) = documents.parts(directory)
-    schema = documents.schema_of(directory)
+    schema = documents.schema_of(documents.parts(directory)[0])
     rows = list(documents.read_part(part, schema.names))
     for index in range(count):
         documents.write_part(

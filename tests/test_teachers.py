@@ -86,14 +86,14 @@ def test_several_teachers_one_journal(tmp_path):
             make = lambda: (request(n, endpoint_of(shares, n).model) for n in range(40))  # noqa: E731
             tally = teachers.ask(make, "test", 40)
             assert tally.found == 0
-            replies = [reply for _, reply in teachers.replies(make())]
+            replies = [*map(teachers.reply, make())]
             assert {r.status for r in replies} == {"answered"}
             note = teachers.note()
             assert note["teachers"]["writer"]["requests"] + note["teachers"]["ours"]["requests"] == 40
             assert note["teachers"]["ours"]["dollars"] == 0 < note["teachers"]["writer"]["dollars"] == note["dollars"]
             assert note["dollars"] == pytest.approx(teachers.journal.spent / PICODOLLARS)
             with pytest.raises(KeyError, match="has no reply in the journal"):
-                teachers.reply(request(41).key)
+                teachers.reply(request(41))
         ledger = server.ledger()
         assert Counter(e["model"] for e in ledger)["ours"] >= note["teachers"]["ours"]["requests"]
         with Teachers(chosen, tmp_path) as teachers:

@@ -1,8 +1,6 @@
 # ruff: noqa: E501 (sections as they are, one per line)
 """Sections that an LLM could write: what their blocks show when they run; none touches another's verdict."""
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +8,8 @@ from hypothesis import strategies as st
 from phi_jax.sandbox import support
 from phi_jax.store.markdown import fences
 from phi_jax.synthesis.grammar import catalogue, grammar_texts
-from phi_jax.synthesis.llm.textbooks import Block, blocks, check_textbooks
+from phi_jax.synthesis.llm.run_checks import check
+from phi_jax.synthesis.llm.textbooks import Block, blocks, read_section
 
 SANDBOX = "none" if support().missing else "full"
 
@@ -86,7 +85,7 @@ HOSTILE = {
 def verdicts():
     """Of all the sections above, hostile ones between the others."""
     texts = [*RIGHT.values(), *(text for text, _ in HOSTILE.values()), *(text for text, _ in WRONG.values())]
-    found = check_textbooks(texts, "sections", sandbox=SANDBOX, workers=2)
+    found = check(texts, read_section, "sections", sandbox=SANDBOX, workers=2)
     return dict(zip(texts, found, strict=True))
 
 
@@ -112,7 +111,7 @@ def test_who_attacks_is_set_aside_alone(verdicts, name):
 @pytest.mark.skipif(SANDBOX == "none", reason="unconfined, a process may fork")
 def test_a_fork_bomb_does_not_fork():
     bomb = python("import os\nwhile True:\n    os.fork()")
-    (fault,) = check_textbooks([bomb], "bomb", sandbox="full", workers=1)
+    (fault,) = check([bomb], read_section, "bomb", sandbox="full", workers=1)
     assert fault.reason == "block 1 fails: BlockingIOError: [Errno 11] Resource temporarily unavailable"
 
 
@@ -121,7 +120,7 @@ def test_the_grammars_sections_as_markdown_pass_and_with_another_output_do_not()
     texts = [grammar_texts.textbook_section(k, 0) for k in known]
     right = [python(t.code, t.printed) for t in texts]
     wrong = [python(t.code, f"{t.printed}and more") for t in texts]
-    found = check_textbooks([*right, *wrong], "sections", sandbox=SANDBOX, workers=2)
+    found = check([*right, *wrong], read_section, "sections", sandbox=SANDBOX, workers=2)
     assert found[: len(right)] == [None] * len(right)
     assert all(fault.code == "wrong_output" for fault in found[len(right) :])
 
@@ -137,10 +136,11 @@ LINES = st.lists(
 def test_fences_do_not_overlap_and_hold_what_lies_between_them(lines):
     text = "\n".join(lines)
     found = fences(text)
-    assert all(a.last < b.first for a, b in pairwise(found))
-    for fence in found:
-        assert fence.content.count("\n") == fence.last - fence.first - (1 if fence.closed else 0)
-    outside = set(range(len(lines))) - {n for f in found for n in range(f.first, f.last + 1)}
+    # Behind each block: what the fences and the lines between them take.
+    ends = [fence.first + 1 + fence.content.count("\n") + fence.closed for fence in found]
+    assert all(end <= following.first for end, following in zip(ends, found[1:], strict=False))
+    assert all(fence.closed or end == len(text.split("\n")) for fence, end in zip(found, ends, strict=True))
+    outside = set(range(len(lines))) - {n for f, end in zip(found, ends, strict=True) for n in range(f.first, end)}
     assert not any(lines[number].lstrip().startswith(("```", "~~~")) for number in outside)
 
 

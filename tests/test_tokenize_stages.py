@@ -157,7 +157,9 @@ def test_each_document_is_in_one_split_and_the_text_comes_back(tmp_path):
     for split, held_out in (("train", False), ("validation", True)):
         texts = [t for t in TEXTS[:40] if stage.is_held_out(documents.document_id(t), 0.1) == held_out]
         stream = [i for t in texts for i in [*tokenizer.encode(t), tokenizer.end_of_text_id]]
-        batches = TokenBatches(Path(made.path("tokens")), split=split, global_batch_size=1, seed=0, shuffle=False)
+        batches = TokenBatches(
+            {Path(made.path("tokens")): 1.0}, split=split, global_batch_size=1, seed=0, shuffle=False
+        )
         assert batches.num_records == facts[split]["records"] == len(stream) // 17
         found = [i for step in range(batches.num_records) for i in batches.batch(step)[0][0].tolist()]
         assert found == stream[: len(found)]
@@ -190,4 +192,4 @@ def test_without_a_validation_split(tmp_path):
     made = tokenize(tmp_path, TEXTS[:5], validation_fraction=0.0)
     assert made.facts["validation"]["documents"] == 0
     with pytest.raises(UserError, match="split validation holds nothing"):
-        TokenBatches(Path(made.path("tokens")), split="validation", global_batch_size=1, seed=0)
+        TokenBatches({Path(made.path("tokens")): 1.0}, split="validation", global_batch_size=1, seed=0)

@@ -156,7 +156,7 @@ def test_tensorflow_is_never_imported(tmp_path):
     write(tmp_path / "t", [list(range(200))])
     code = (
         "import sys; from phi_jax.tokens.batches import TokenBatches\n"
-        f"TokenBatches({str(tmp_path / 't')!r}, split='train', global_batch_size=2, seed=0).batch(0)\n"
+        f"TokenBatches({{{str(tmp_path / 't')!r}: 1.0}}, split='train', global_batch_size=2, seed=0).batch(0)\n"
         "print('tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -174,7 +174,8 @@ def directory(tmp_path_factory):
 
 
 def batches(directory, **kwargs):
-    return TokenBatches(directory, **{"split": "train", "global_batch_size": 4, "seed": 0, **kwargs})
+    weights = directory if isinstance(directory, dict) else {directory: 1.0}
+    return TokenBatches(weights, **{"split": "train", "global_batch_size": 4, "seed": 0, **kwargs})
 
 
 def test_a_batch_is_a_function_of_seed_and_step(directory):

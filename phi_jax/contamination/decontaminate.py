@@ -15,7 +15,6 @@ blocks of Python are compared. Text without Python 3 is compared by its words on
 """
 
 import functools
-import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -48,7 +47,7 @@ def decontaminate(config: Config, inputs: Inputs, draft: Draft) -> None:
     else HeldOut.inspect says of one. Raises UserError for problems that cannot be compared with.
     """
     source, chosen = inputs["documents"], config.decontaminate.problems
-    held_out = HeldOut(os.fspath(inputs["problems"].path("problems")) if chosen == HELD_OUT else chosen)
+    held_out = HeldOut(str(inputs["problems"].path("problems")) if chosen == HELD_OUT else chosen)
     if held_out.untold:
         note(f"{draft.label}: these problems are too short to be found in a text: {', '.join(held_out.untold)}")
     written_by = source.facts["written_by"]
@@ -86,7 +85,7 @@ def _check(
 ) -> list[documents.Row]:
     """The findings in a part. They are written behind the texts that they speak of: where they are both are."""
     name, index, path = parts[number]
-    schema = documents.schema_of_part(path)
+    schema = documents.schema_of(path)
     clean, findings = [], []
     for row in documents.read_part(path, schema.names):
         found = held_out.inspect(row["text"], prose=prose)

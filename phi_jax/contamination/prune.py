@@ -14,7 +14,6 @@ Every exercise is compared with every problem by
 """
 
 import functools
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -80,8 +79,7 @@ def prune(config: Config, inputs: Inputs, draft: Draft) -> None:
     UserError as `check`.
     """
     rules, given, matches = config.prune, inputs["documents"].path("exercises"), draft.directory / "matches"
-    held_out = rules.problems == HELD_OUT
-    likeness = Likeness(os.fspath(inputs["problems"].path("problems")) if held_out else rules.problems)
+    likeness = Likeness(str(inputs["problems"].path("problems")) if rules.problems == HELD_OUT else rules.problems)
     parts, kept = documents.parts(given), draft.directory / "exercises"
     find = functools.partial(_prune, parts, kept, likeness, rules.match_rate)
     documents.write_parts(matches, len(parts), find, MATCHES, label=draft.label, apart=parts)
@@ -112,7 +110,7 @@ def prune(config: Config, inputs: Inputs, draft: Draft) -> None:
 def _prune(parts: Sequence[Path], kept: Path, likeness: Likeness, limit: float, number: int) -> list[documents.Row]:
     """The matches in a part. They are written behind the exercises that stay: where they are both are."""
     stay, found = [], []
-    schema = documents.schema_of_part(parts[number])
+    schema = documents.schema_of(parts[number])
     for row in documents.read_part(parts[number], schema.names):
         matches = likeness.matches(row["text"], min(TAUS[-1], limit or 1))
         found += [{"id": row["id"], **match} for match in matches]

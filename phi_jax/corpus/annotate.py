@@ -93,11 +93,11 @@ def pilot(config: Config, inputs: Inputs, workdir: PathLike, requests: int) -> J
         chosen = sample(source, min(whole, -(-requests // rules.votes)))
         first = list(itertools.islice((vote for row in _rows(source, chosen) for vote in votes(row)), requests))
         teachers.ask(lambda: first, "annotate pilot", len(first))
-        replies = list(teachers.replies(first))
+        replies = list(map(teachers.reply, first))
     return {
         "total": whole * rules.votes,
-        "costs": [reply.cost for _, reply in replies],
-        "rejected": Counter(reply.status for _, reply in replies if reply.status != "answered"),
+        "costs": [reply.cost for reply in replies],
+        "rejected": Counter(reply.status for reply in replies if reply.status != "answered"),
     }
 
 

@@ -44,11 +44,11 @@ def dedup(config: Config, inputs: Inputs, draft: Draft) -> None:
     """Stage `dedup`. Outputs: "documents" (the rows kept) and "duplicates" (the rows dropped: id, kept, kind,
     similarity, source, path). Rows are dropped for those of config.dedup.against as well, which are in no output.
 
-    Raises UserError as `check`, for documents that cannot be read and for an id that several rows have.
+    Raises UserError for documents that cannot be read and for an id that several rows have.
     """
-    check(config, draft.name)
     source = inputs["documents"].path("documents")
-    schema, parts = documents.schema_of(source), documents.parts(source)
+    parts = documents.parts(source)
+    schema = documents.schema_of(parts[0])
     chosen = config.dedup
     rules = Rules(chosen.threshold, chosen.ngram, chosen.num_perm, chosen.bands)
     scratch = draft.directory / "signatures"

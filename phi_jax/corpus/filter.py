@@ -107,7 +107,8 @@ def _keep(config: Config, inputs: Inputs, draft: Draft) -> None:
         )
     for row in scored:
         row["kept"] = row["id"] in kept
-    schema, parts = documents.schema_of(source), documents.parts(source)
+    parts = documents.parts(source)
+    schema = documents.schema_of(parts[0])
 
     def written_rows(index: int) -> Iterator[Row]:
         rows = documents.read_part(parts[index], schema.names)

@@ -44,8 +44,8 @@ _BOILERPLATE = {ast.alias: 1.0, ast.Assert: 1.0, ast.Constant: 0.5, ast.Expr: 0.
 class Grade(NamedTuple):
     """What a grader says of one file.
 
-    value: 0 (worthless to the student) to 1. parts: the rubric's parts, each 0 to 1. reason: why a file was given 0
-    without being weighed, else None.
+    value: 0 (worthless to the student) to 1. parts: the rubric's parts, each 0 to 1; none where there is a reason.
+    reason: why a file was given 0 without being weighed, else None.
     """
 
     value: float
@@ -57,7 +57,7 @@ def grade(text: str) -> Grade:
     """The `static` grade of a Python file: the sum of WEIGHTS times the parts. Never raises for what a text holds."""
     tree = parse(text)
     if tree is None:
-        return Grade(0.0, dict.fromkeys(WEIGHTS, 0.0), "does not parse")
+        return Grade(0.0, {}, "does not parse")
     credits = []  # of the docstrings, the module's own first; they count nowhere else
     nodes: Counter[type] = Counter()
     lines = set()  # that code begins on
@@ -82,7 +82,7 @@ def grade(text: str) -> Grade:
             case ast.Return(value) if not isinstance(value, _NOTHING_WORKED_OUT):
                 nodes[ast.BinOp] += 1
     if not lines:
-        return Grade(0.0, dict.fromkeys(WEIGHTS, 0.0), "no code")
+        return Grade(0.0, {}, "no code")
     computing = sum(nodes[kind] for kind in _COMPUTING)
     boilerplate = sum(weight * nodes[kind] for kind, weight in _BOILERPLATE.items())
     nothing, enough, plenty, too_much = _LINES

@@ -83,9 +83,6 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Ends the fork servers and whatever they run. The sandbox may be used again; they start anew."""
         for worker in self._workers:
             worker.stop()

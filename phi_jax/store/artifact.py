@@ -225,8 +225,8 @@ class Draft:
     config: Json
     inputs: dict[str, dict[str, str]]
     key: str
-    resumed: bool
-    decides: Json = dataclasses.field(default_factory=dict)
+    decides: Json
+    resumed: bool = False
     _outputs: dict[str, Json] = dataclasses.field(default_factory=dict)
     _facts: Json = dataclasses.field(default_factory=dict)
     _started: float = dataclasses.field(default_factory=time.monotonic)
@@ -238,8 +238,8 @@ class Draft:
 
     @property
     def workdir(self) -> Path:
-        """Where the artifacts of the run lie."""
-        return self.final.parent.parent if self.name else self.final.parent
+        """Where the artifacts of the run lie, of a stage whose instances have names."""
+        return self.final.parent.parent
 
     def add_output(
         self, name: str, path: str, *, kind: str = "files", digest: str | None = None, **counts: int
@@ -347,7 +347,6 @@ def join_draft(
         config=dict(config),
         inputs={k: a.reference for k, a in inputs.items()},
         key=artifact_key(stage, decides, {k: a.key for k, a in inputs.items()}),
-        resumed=True,
         decides=decides,
     )
 

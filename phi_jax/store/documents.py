@@ -119,7 +119,7 @@ def totals(directory: PathLike) -> Totals:
     """
     rows = size = total = 0
     for path in parts(directory):
-        footer = (schema_of_part(path).metadata or {}).get(_FOOTER)
+        footer = (schema_of(path).metadata or {}).get(_FOOTER)
         if footer is None:
             raise UserError(f"{path}: was not written by phi-jax; name it in config.collect.sources")
         found = json.loads(footer)
@@ -127,12 +127,7 @@ def totals(directory: PathLike) -> Totals:
     return Totals(rows, size, hashlib.sha256(f"{rows} {total % 2**256:064x}".encode()).hexdigest())
 
 
-def schema_of(directory: PathLike) -> pa.Schema:
-    """The columns of a document set, those of its first part. Raises UserError where that is damaged."""
-    return schema_of_part(parts(directory)[0]).remove_metadata()
-
-
-def schema_of_part(path: PathLike) -> pa.Schema:
+def schema_of(path: PathLike) -> pa.Schema:
     """The columns of one Parquet file, with what its footer says. Raises UserError for a damaged one."""
     with opened_parquet(path) as file:
         return file.schema_arrow

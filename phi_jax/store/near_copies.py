@@ -66,7 +66,7 @@ class Rules(NamedTuple):
 
 
 def find_copies(
-    directory: PathLike, rules: Rules, scratch: Path, *, against: Sequence[PathLike] = (), label: str = "dedup"
+    directory: PathLike, rules: Rules, scratch: Path, *, against: Sequence[PathLike] = (), label: str
 ) -> pa.Table:
     """What becomes of each document of a set, by the choice that the module's docstring describes, in their order: its
     `id`; `kept`, the id of the text kept in its place, null where it stays; the `similarity` (Jaccard) of the two; and
@@ -75,12 +75,16 @@ def find_copies(
     scratch: directory for hashes and n-grams, two to three times the texts; a killed run goes on with its parts; the
     caller removes it. label: what the progress is called. Raises UserError for parts that cannot be read.
     """
+    import daft
+
     files = [part for one in (*against, directory) for part in documents.parts(one)]
     new = (len(files) - len(documents.parts(directory))) * _PART  # the first set that is no earlier text's
     sign = functools.partial(_sign, files, scratch, rules)
     documents.write_parts(scratch, len(files), sign, _SIGNED, label=f"{label} signing", apart=files)
 
-    signed = _table(documents.parts(scratch))
+    # By the runner that DAFT_RUNNER or a running Ray names, or Daft's own. Ray's workers have a directory of their own.
+    hashes = [os.fspath(f if is_object_store(f) else f.absolute()) for f in documents.parts(scratch)]
+    signed: Any = daft.read_parquet(hashes)
     visited = signed.sort([signed["set"] >= new, "visit", "id"]).select("id", "words", "set").to_arrow()
     ids, words, sets = (visited[name].combine_chunks() for name in ("id", "words", "set"))
     sets = sets.to_numpy()
@@ -107,14 +111,6 @@ def find_copies(
             "kind": np.where(instead == originals, "exact", "near"),
         }
     )
-
-
-def _table(files: Sequence[Path]) -> Any:
-    """Parquet files as a table of Daft, whose runner is the one that DAFT_RUNNER or a running Ray names, or its own."""
-    import daft
-
-    # Ray's workers have a directory of their own.
-    return daft.read_parquet([os.fspath(f if is_object_store(f) else f.absolute()) for f in files])
 
 
 def _sign(files: Sequence[Path], scratch: Path, rules: Rules, part: int) -> Iterator[Row]:

@@ -18,8 +18,9 @@ from phi_jax.store.artifact import Draft
 from phi_jax.store.near_copies import Rules, find_copies
 from phi_jax.store.rows import Row, plain
 from phi_jax.synthesis.boilerplate import without_boilerplate
+from phi_jax.synthesis.llm import run_checks
 from phi_jax.synthesis.llm.exercises import Written, check_exercises
-from phi_jax.synthesis.llm.textbooks import check_textbooks
+from phi_jax.synthesis.llm.textbooks import read_section
 from phi_jax.synthesis.outputs import CHECKED, LANGUAGES, Fault, Sorted, judged
 
 # A writer gives rows of these columns but for id, language and boilerplate, which have gone through outputs.judged. A
@@ -51,11 +52,17 @@ def check(kind: str, texts: Iterable[Row], label: str, rules: Config) -> list[Ro
     passed = [row for row in rows if row["code"] is None]
     box = {"sandbox": rules.sandbox, "workers": rules.sandbox_workers}
     if kind == "textbooks":
-        faults = check_textbooks([row["text"] for row in passed], label, **box)
+        faults = run_checks.check([row["text"] for row in passed], read_section, label, **box)
     else:
-        exercises = [Written(row["text"], json.loads(row.get("tests") or "null")) for row in passed]
-        names = [json.loads(row.get("lesson") or "{}").get("name") for row in passed]
-        faults = check_exercises(exercises, names, label, **box)
+        exercises = [
+            Written(
+                row["text"],
+                json.loads(row.get("tests") or "null"),
+                json.loads(row.get("lesson") or "{}").get("name"),
+            )
+            for row in passed
+        ]
+        faults = check_exercises(exercises, label, **box)
     for row, fault in zip(passed, faults, strict=True):
         row |= judged(row, fault)
     return rows

@@ -100,7 +100,7 @@ def load_prices(path: str = "") -> dict[str, Price]:
     Raises UserError for a file that cannot be read, or an entry that is no price.
     """
     prices: dict[str, Price] = {}
-    for file in (_PACKAGED, Path(path)) if path else (_PACKAGED,):
+    for file in filter(None, (_PACKAGED, path)):
         with opened(file) as table:
             text = table.read()
         try:

@@ -100,16 +100,12 @@ class Teachers(contextlib.ExitStack):
             if endpoint.mode == "batch"
         )
 
-    def reply(self, key: str) -> Reply:
-        """What came of the request with this key. Raises KeyError where it was not asked."""
-        found = self.journal.find(key)
+    def reply(self, request: Request) -> Reply:
+        """What came of a request. Raises KeyError where it was not asked."""
+        found = self.journal.find(request.key)
         if found is None:
-            raise KeyError(f"request {key} has no reply in the journal")
+            raise KeyError(f"request {request.key} has no reply in the journal")
         return found
-
-    def replies(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Reply]]:
-        """Each request with what came of it, in their order."""
-        return ((request, self.reply(request.key)) for request in requests)
 
     def note(self) -> Json:
         """For an artifact's facts, over all requests that were asked for through this object: by teacher the model,
@@ -117,7 +113,8 @@ class Teachers(contextlib.ExitStack):
         """
         counts: dict[str, Counter[str]] = {model: Counter() for model in self._chosen}
         for requests in self._asked:
-            for request, reply in self.replies(requests()):
+            for request in requests():
+                reply = self.reply(request)
                 counts[request.model].update(
                     {
                         reply.status: 1,

@@ -37,7 +37,7 @@ def vote_of(teachers: Teachers, request: Request) -> tuple[Status, Any]:
 
     Raises KeyError where the vote was not asked for.
     """
-    reply = teachers.reply(request.key)
+    reply = teachers.reply(request)
     if reply.status != "answered" or request.schema is None:
         return reply.status, None
     return reply.status, request.schema.model_validate_json(reply.text)

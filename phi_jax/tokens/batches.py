@@ -28,7 +28,7 @@ class TokenBatches:
 
     def __init__(
         self,
-        sources: Path | Mapping[Path, float],
+        weights: Mapping[Path, float],
         *,
         split: str,
         global_batch_size: int,
@@ -36,14 +36,13 @@ class TokenBatches:
         rows: Sequence[int] | None = None,
         shuffle: bool = True,
     ) -> None:
-        """sources: a token directory, or several with the share of records that each gives. rows: those of a global
-        batch that are read here; None = all.
+        """weights: token directories, with the share of records that each gives. rows: those of a global batch that are
+        read here; None = all.
 
         Raises UserError where shards are missing, damaged or do not go together, or hold less than one global batch.
         """
         import grain
 
-        weights = sources if isinstance(sources, Mapping) else {sources: 1.0}
         self.seq_len, self.vocab_size, self.end_of_text_id = _common_shape([*weights])
         self._opened = [_open(directory, split, self.seq_len + 1) for directory in weights]
         self._rows = list(range(global_batch_size) if rows is None else rows)

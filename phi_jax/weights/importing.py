@@ -37,7 +37,7 @@ def import_directory(source: str, target: str) -> Artifact:
             config={},
             inputs={},
             key=artifact_key("import", {"architecture": architecture.model_type}, {}),
-            resumed=False,
+            decides={},
         )
         draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=digest, step=0)
         draft.add_output("model", "model.json")

@@ -107,7 +107,7 @@ def killed(command, target, share, usual):
 def rows_of(workdir, label, output):
     """Sorted rows; an id that comes twice shows."""
     built = Artifact.read(workdir / label)
-    columns = documents.schema_of(built.path(output)).names
+    columns = documents.schema_of(documents.parts(built.path(output))[0]).names
     return sorted(json.dumps(row, sort_keys=True) for row in documents.read(built.path(output), columns))
 
 

@@ -187,7 +187,8 @@ def arguments(source, problems):
 
 
 def paths_of(built, output):
-    return {r["path"]: r for r in documents.read(built.path(output), documents.schema_of(built.path(output)).names)}
+    columns = documents.schema_of(documents.parts(built.path(output))[0]).names
+    return {r["path"]: r for r in documents.read(built.path(output), columns)}
 
 
 def note(name, figures):

@@ -22,8 +22,7 @@ import pytest
 
 from phi_jax.synthesis.grammar import catalogue, grammar_texts
 from phi_jax.synthesis.llm import exercises
-from phi_jax.synthesis.llm.exercises import check_exercises
-from phi_jax.synthesis.llm.prompts import Exercise
+from phi_jax.synthesis.llm.exercises import Written, check_exercises
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 
@@ -65,8 +64,8 @@ def returns_its_argument(known):
     return [repr(arguments[0]) for arguments in inputs] == list(known.outputs)
 
 
-def checked(written, names):
-    return check_exercises(written, names, "exercises", sandbox="full", workers=1)
+def checked(written):
+    return check_exercises(written, "exercises", sandbox="full", workers=1)
 
 
 def groups(reasons):
@@ -95,7 +94,7 @@ def mbpp(directory):
         defined = [node.name for node in ast.parse(problem["code"]).body if isinstance(node, ast.FunctionDef)]
         name = next((name for name in reversed(defined) if f"{name}(" in problem["test_list"][0]), None)
         if name is not None and not problem["test_setup_code"]:
-            yield Exercise(code=documented(problem["code"], name, problem["text"]), tests=problem["test_list"]), name
+            yield Written(documented(problem["code"], name, problem["text"]), problem["test_list"], name)
 
 
 def humaneval(directory):
@@ -108,7 +107,7 @@ def humaneval(directory):
                 asserts = [text for text in map(ast.unparse, statements) if "candidate" in text]  # not "assert True"
                 tests = [text.replace("candidate", problem["entry_point"]) for text in asserts]
                 code = problem["prompt"] + problem["canonical_solution"]
-                yield Exercise(code=ast.unparse(_without_examples(code)), tests=tests), problem["entry_point"]
+                yield Written(ast.unparse(_without_examples(code)), tests, problem["entry_point"])
 
 
 def _without_examples(code):
@@ -123,13 +122,12 @@ def _without_examples(code):
 def test_good_suites_stay_and_vacuous_ones_go(shared_data):
     known = [k for k in catalogue.held_out(catalogue.behaviours(120), 10)[0] if not returns_its_argument(k)]
     chosen = [suites(k) for k in random.Random(0).sample(known, EXERCISES)]
-    names = [text.entry_point for text, _, _ in chosen]
     good, vacuous = {}, {}
     for place, table in ((1, good), (2, vacuous)):
         for kind in chosen[0][place]:
-            written = [Exercise(code=entry[0].code, tests=entry[place][kind]) for entry in chosen]
+            written = [Written(entry[0].code, entry[place][kind], entry[0].entry_point) for entry in chosen]
             cpu, wall = cpu_seconds(), time.monotonic()
-            reasons = checked(written, names)
+            reasons = checked(written)
             table[kind] = {
                 "exercises": len(reasons),
                 "set_aside": sum(reason is not None for reason in reasons),
@@ -138,8 +136,7 @@ def test_good_suites_stay_and_vacuous_ones_go(shared_data):
                 "per_cpu_second": round(len(reasons) / (cpu_seconds() - cpu), 1),
             }
     for name, problems in (("MBPP", mbpp), ("HumanEval", humaneval)):
-        written, asked = zip(*problems(shared_data / "eval"), strict=True)
-        reasons = checked(written, asked)
+        reasons = checked([*problems(shared_data / "eval")])
         good[name] = {
             "exercises": len(reasons),
             "set_aside": sum(reason is not None for reason in reasons),

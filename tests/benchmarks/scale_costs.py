@@ -199,7 +199,7 @@ def read(directory, number, seconds):
     from phi_jax.tokens.batches import TokenBatches
 
     rows = range(1024 * int(number) // READERS, 1024 * (int(number) + 1) // READERS)
-    batches = TokenBatches(Path(directory), split="train", global_batch_size=1024, seed=0, rows=rows)
+    batches = TokenBatches({Path(directory): 1.0}, split="train", global_batch_size=1024, seed=0, rows=rows)
     stream = batches.iterate(0, 10**6)
     next(stream)
     begin, count = time.time(), 0

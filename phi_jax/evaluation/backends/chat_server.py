@@ -64,10 +64,11 @@ class ServerBackend:
         with Teachers(config, self._journal) as teachers:
             teachers.shares(SERVER)
             teachers.ask(lambda: asked, label, len(asked))
-            missing = Counter(reply.reason for _, reply in teachers.replies(asked) if reply.status == "poisoned")
+            replies = list(map(teachers.reply, asked))
+            missing = Counter(reply.reason for reply in replies if reply.status == "poisoned")
             for reason, count in missing.most_common():
                 note(f"{label}: {count:,} of {len(asked):,} completions are empty, as no answer came: {reason}")
-            for i, (_, reply) in enumerate(teachers.replies(asked)):
+            for i, reply in enumerate(replies):
                 answered = reply.status == "answered"
                 reason = "end_of_text" if answered else reply.status
                 yield i, Completion(reply.text if answered else "", reply.completion, reason)

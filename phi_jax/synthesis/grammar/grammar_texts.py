@@ -30,14 +30,6 @@ class Text:
     printed: str | None  # what the program prints, as the text states; None where it prints nothing
 
 
-def _words(behaviour: Behaviour, rng: random.Random) -> tuple[list[str], str]:
-    """(names of the parameters, verb) of one text."""
-    first, *others = behaviour.signature
-    names = [rng.choice(grammar()["names"][first])]
-    names += [rng.choice(grammar()["second_names"][kind]) for kind in others]
-    return names, rng.choice(grammar()["words"]["verbs"])
-
-
 def _form(name: str, behaviour: Behaviour, **more: str) -> str:
     """A form of grammar.toml, with "$0" and "$1" for the parameters."""
     return grammar()["forms"][name].format(b=behaviour, **more)
@@ -110,7 +102,7 @@ def textbook_section(known: Known, number: int) -> Text:
         title=behaviour.family.capitalize(),
         opening=opening,
         form="Here a loop gathers the results." if looped else "This is how Python says it.",
-        head=_documented(behaviour, verb, examples[:1]) if documented else _form("plain", behaviour, verb=verb),
+        head=_documented(behaviour, verb, examples) if documented else _form("plain", behaviour, verb=verb),
         code=behaviour.loop if looped else behaviour.body,
         calls="\n".join(f"print({_call(behaviour, arguments)})  # {result}" for arguments, result in examples),
     )
@@ -124,7 +116,10 @@ def problem(known: Known) -> dict[str, Any]:
     """
     rng = random.Random(f"problem {known.digest}")
     behaviour = known.behaviour
-    names, verb = _words(behaviour, rng)
+    first, *others = behaviour.signature
+    names = [rng.choice(grammar()["names"][first])]
+    names += [rng.choice(grammar()["second_names"][kind]) for kind in others]
+    verb = rng.choice(grammar()["words"]["verbs"])
     cases = "".join(
         f"    assert candidate({', '.join(map(repr, arguments))}) == {output}\n"
         for arguments, output in zip(fixed_inputs(behaviour.signature), known.outputs, strict=True)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from phi_jax.synthesis.llm.examples import docstring_examples, parsed
 from phi_jax.synthesis.llm.mutations import mutants, trivial_bodies
-from phi_jax.synthesis.llm.prompts import Exercise
 from phi_jax.synthesis.llm.run_checks import TAMPERS, as_fault, check, run
 from phi_jax.synthesis.llm.sandbox_checks import Block
 from phi_jax.synthesis.outputs import Fault
@@ -29,18 +28,15 @@ class Written(NamedTuple):
 
     code: str
     tests: Sequence[str] | None  # None = it has none and is only run
-    name: str | None = None  # of the function that the tests test
+    name: str | None = None  # what the function must be called; None = the last function that the tests name
 
 
-def check_exercises(
-    exercises: Sequence[Written | Exercise], names: Sequence[str | None], label: str, **box: Any
-) -> list[Fault | None]:
+def check_exercises(exercises: Sequence[Written], label: str, **box: Any) -> list[Fault | None]:
     """For each exercise None, or why it is set aside.
 
-    One without tests is run, and its examples hold. names: what the function must be called; None = the last function
-    that the tests name. box: `sandbox` and `workers` of run_checks.run.
+    One without tests is run, and its examples hold. box: `sandbox` and `workers` of run_checks.run.
     """
-    asked = [Written(each.code, each.tests, name or _tested(each)) for each, name in zip(exercises, names, strict=True)]
+    asked = [each._replace(name=each.name or _tested(each)) for each in exercises]
     faults = check(asked, _read, label, **box)
     sound = [place for place, fault in enumerate(faults) if fault is None and asked[place].tests is not None]
     versions = [_wrong_versions(asked[place]) for place in sound]
@@ -54,7 +50,7 @@ def check_exercises(
     return faults
 
 
-def _tested(exercise: Written | Exercise) -> str | None:
+def _tested(exercise: Written) -> str | None:
     """The last function of the code that the tests name."""
     functions = re.findall(r"^def (\w+)", exercise.code, re.MULTILINE)
     named = set(re.findall(r"\w+", "\n".join(exercise.tests or ())))

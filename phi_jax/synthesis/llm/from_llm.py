@@ -50,7 +50,7 @@ class _Lessons:
     def texts(self, kind: str) -> Iterator[Row]:
         """What the replies say, in the lessons' order, as review.SCHEMA has it."""
         for lesson, request in self.requests(kind):
-            reply = self._teachers.reply(request.key)
+            reply = self._teachers.reply(request)
             text, tests, fault = reply.text, None, None
             if reply.status != "answered":
                 fault = Fault(reply.status, reply.reason)
@@ -109,6 +109,6 @@ def pilot(config: Config, inputs: Inputs, workdir: epath.PathLike, requests: int
         rows = [row for kind in KINDS for row in check(kind, [*asked.texts(kind)], f"pilot {name} {kind}", rules)]
         return {
             "total": total,
-            "costs": [teachers.reply(request.key).cost for request in made],
+            "costs": [teachers.reply(request).cost for request in made],
             "rejected": Counter(row["code"] for row in rows if row["code"]),
         }

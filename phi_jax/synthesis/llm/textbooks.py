@@ -9,13 +9,11 @@ blocks are prose.
 
 import ast
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from phi_jax.store.markdown import Fence, fences
 from phi_jax.synthesis.llm import sandbox_checks
 from phi_jax.synthesis.llm.examples import UNREADABLE, docstring_examples, examples_of, parsed
-from phi_jax.synthesis.llm.run_checks import check
 from phi_jax.synthesis.outputs import Fault
 
 _PYTHON = re.compile(r"i?py(thon)?[\d.]*(-?(con|console|repl))?|doctest")
@@ -63,13 +61,8 @@ def _does_something(code: str) -> bool:
     return calls or not all(isinstance(node, ast.Expr) for node in tree.body)
 
 
-def check_textbooks(texts: Sequence[str], label: str, **box: Any) -> list[Fault | None]:
-    """For each section None, or why it is set aside. box: `sandbox` and `workers` of run_checks.run."""
-    return check(texts, _read, label, **box)
-
-
-def _read(text: str) -> str | Fault:
-    """The call that runs the section's blocks, or a fault. Raises one of UNREADABLE."""
+def read_section(text: str) -> str | Fault:
+    """The call that runs the section's blocks, or a fault, for run_checks.check. Raises one of UNREADABLE."""
     read: list[sandbox_checks.Block] = []
     for number, (code, output) in enumerate(blocks(text), 1):
         name = f"block {number}"

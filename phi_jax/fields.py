@@ -61,7 +61,7 @@ def _all(values: Any, holds: Callable[[Any], bool]) -> bool:
     return isinstance(values, list | tuple) and all(map(holds, values))
 
 
-_KINDS: Mapping[str, Callable[[Any], bool]] = {
+_KINDS = {
     "a whole number": _is_whole,
     "a number": lambda value: _is_whole(value) or isinstance(value, float),
     "True or False": lambda value: isinstance(value, bool),
@@ -73,13 +73,12 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 # What float64 holds exactly, and what float32 holds.
 _MOST = {"a whole number": 10**15, "a number": 3e38, "True or False": 1}
 
-ANY = Field()
 # Dotted path -> Field. "*" stands for the name of an entry. `training` stands for itself and every section that is not
 # named here, such as `finetune`: a model may name it as the rules of its training.
 _TABLE = Path(__file__).with_name("fields.toml").read_text(encoding="utf-8")
 FIELDS = {path: Field(**about) for path, about in tomllib.loads(_TABLE).items()}
 _ENTRIES = ("teachers", "texts", "models")  # sections whose next name is an entry's
-_SECTIONS = frozenset(path.partition(".")[0] for path in FIELDS)
+_SECTIONS = {path.partition(".")[0] for path in FIELDS}
 
 
 def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -117,6 +116,5 @@ def check(values: Mapping[str, Any]) -> None:
             raise UserError(
                 f"config.{path}: no such field; the fields are those of configs/phi_1.py and configs/nano.py"
             )
-        problem = field.problem(value)
-        if problem:
+        if problem := field.problem(value):
             raise UserError(f"config.{path}={value!r}: {problem}")

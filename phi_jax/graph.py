@@ -66,8 +66,8 @@ class Stage(NamedTuple):
         """Dotted path -> value of the fields that decide what comes out; a path counts as what it holds."""
         decided = {}
         for path, value in fields.leaves(self.config_of(config).to_dict()):
-            field = fields.field_of(path) or fields.ANY
-            if field.decides and value != field.neutral:
+            field = fields.field_of(path)
+            if field and field.decides and value != field.neutral:
                 is_path = field.path and ("/" in value or not field.or_name)
                 found = digests.of(value) if is_path else value
                 decided[path] = found if field.ordered else sorted(found, key=str)
@@ -121,12 +121,12 @@ class _Graph:
     def __init__(self, config: Config) -> None:
         self._config = config
         values = config.to_dict()
-        self._texts: dict[str, Config] = {name: getattr(config.texts, name) for name in values.get("texts", {})}
-        self._models: dict[str, Config] = {name: getattr(config.models, name) for name in values.get("models", {})}
+        self._texts = {name: getattr(config.texts, name) for name in values.get("texts", {})}
+        self._models = {name: getattr(config.models, name) for name in values.get("models", {})}
         self._teachers = values.get("teachers", {})
         self._found: dict[str, Stage] = {}
         self._open: list[str] = []  # labels of the stages whose inputs are being made, outermost first
-        prune = self._config.prune
+        prune = config.prune
         if (prune.match_rate or prune.model) and not prune.problems:
             raise UserError(
                 'config.prune.problems="": with no problems nothing is pruned; name some, or leave match_rate and model'
@@ -194,11 +194,8 @@ class _Graph:
     def _decontaminate(self, name: str) -> _Parts:
         documents = self._need("dedup/python" if name == RAW else f"synthesize/{name}")
         inputs = {"documents": documents, **self._held_out("decontaminate.problems")}
-        function, check = (
-            "phi_jax.contamination.decontaminate:decontaminate",
-            "phi_jax.contamination.decontaminate:check",
-        )
-        return inputs, ("decontaminate",), function, check
+        function = "phi_jax.contamination.decontaminate:decontaminate"
+        return inputs, ("decontaminate",), function, "phi_jax.contamination.decontaminate:check"
 
     def _prune(self, name: str) -> _Parts:
         inputs = {"documents": self._need(f"decontaminate/{name}"), **self._held_out("prune.problems")}

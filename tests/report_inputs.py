@@ -147,7 +147,7 @@ def _evaluated(place, model, problems, further, full):
             files[name] = lambda p, lines=lines: _write(p / "completions.jsonl", lines)
     if full:
         typos = {task: [False] for task in list(base)[:4]}
-        rows = robustness(base, {"typos": typos, "rename_arguments": {}})
+        rows = [{"perturbation": n, **robustness(base, v)} for n, v in (("typos", typos), ("rename_arguments", {}))]
         about = ({"rate": 0.2, "unchanged": 3}, {"rate": 1.0, "unchanged": 7})
         rows = [{**row, **facts, "not_applicable": 1} for row, facts in zip(rows, about, strict=True)]
         files["robustness.json"] = json.dumps(rows)

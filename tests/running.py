@@ -1,5 +1,7 @@
 """What several tests run: the command line in a process of its own, on the micro config."""
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -58,3 +60,21 @@ def get_points(h):
         h.zip(h.sweep("finetune.steps", {finetune_steps}), h.sweep("finetune.schedule_steps", {finetune_steps})),
     )
 '''
+
+
+@contextlib.contextmanager
+def fewer_slots(count):
+    """The sampler fills only the first so many slots of each device; the others stay idle."""
+    from phi_jax.parallel.sampler import Sampler
+
+    whole = Sampler._prompts
+
+    def some(self, slots, waiting, bucket):
+        first = itertools.islice(slots.items(), count * self._devices)  # the slots of all devices take turns
+        return whole(self, dict(first), waiting, bucket)
+
+    Sampler._prompts = some
+    try:
+        yield
+    finally:
+        Sampler._prompts = whole

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from running import ROOT
 
 from phi_jax.errors import UserError
-from phi_jax.model import phi
+from phi_jax.model import attention, phi
 from phi_jax.model.attention import attend, attend_cudnn, attend_splash, causal_mask, check_kernel_on, segments_of
 from phi_jax.model.embed import embed
-from phi_jax.parallel.mesh import make_mesh
+from phi_jax.parallel.mesh import BatchCut, make_mesh
 from phi_jax.parallel.sampler import Request, Sampler
 from phi_jax.parallel.sharded_attention import sharded_attention
 
@@ -45,6 +45,14 @@ def xla(q, k, v, segments):
 
 
 interpreted_splash = functools.partial(attend_splash, interpret=True)
+
+
+def interpret():
+    """Has this process run splash in Pallas' interpreter, on whatever devices there are."""
+    attention.FUSED["splash"] = interpreted_splash
+    attention._PLATFORMS["splash"] = ("cpu",)
+
+
 KERNELS = {"xla": xla, "splash": interpreted_splash}
 JITTED = {name: jax.jit(kernel) for name, kernel in KERNELS.items()}
 forward = jax.jit(phi.forward, static_argnames=("config", "attend"))
@@ -170,19 +178,20 @@ import dataclasses, sys, jax, jax.numpy as jnp, numpy as np
 sys.path.insert(0, "tests")
 import test_attention as t
 from jax.sharding import NamedSharding, PartitionSpec
-config = dataclasses.replace(t.SMALL, attention="splash", num_heads=4)
+config = dataclasses.replace(t.SMALL, attention="splash", num_heads=4, vocab_size=32)
+t.interpret()
 inputs = t.draw(8, "float32", batch=8, length=128, heads=4)
 rows = t.segments_from([{0, 16 * i + 5} for i in range(8)], 128)
 for shape, segments in (((8, 1, 1), None), ((2, 2, 2), rows)):
     mesh = t.make_mesh(shape)
     def in_ways(*arrays):  # as training/step.py does
-        one = t.sharded_attention(config, mesh, batch_axes=("fsdp",), interpret=True)
+        one = t.sharded_attention(config, t.BatchCut(mesh, ("fsdp",)))
         parts = jax.tree.map(lambda x: x.reshape(shape[0], -1, *x.shape[1:]), arrays)
         return jax.vmap(one, spmd_axis_name="data")(*parts).reshape(arrays[0].shape)
 
     spec = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor", None))
     expected = t.outputs_and_gradients(t.xla, *inputs, segments)
-    for attend in (t.sharded_attention(config, mesh, interpret=True), in_ways):
+    for attend in (t.sharded_attention(config, t.BatchCut(mesh)), in_ways):
         got = t.outputs_and_gradients(attend, *jax.device_put(inputs, spec), segments)
         for a, b in zip(got, expected, strict=True):
             assert a.sharding.is_equivalent_to(spec, 4), (shape, a.sharding)
@@ -200,7 +209,7 @@ def test_a_sharded_kernel_computes_what_an_unsharded_one_does():
 
 
 def test_xla_cuts_its_own_kernel():
-    assert sharded_attention(SMALL, make_mesh((1, 1, 1))) is None
+    assert sharded_attention(SMALL, BatchCut(make_mesh((1, 1, 1)))) is None
 
 
 # --- Mistakes ------------------------------------------------------------------------------------------------
@@ -247,19 +256,14 @@ def test_a_kernel_is_refused_on_devices_that_lack_it(kernel, here, elsewhere):
 @pytest.mark.parametrize("change", [{"attention": "splash"}, {"attention": "cudnn", "compute_dtype": "bfloat16"}])
 def test_training_on_devices_without_the_kernel_is_refused(change):
     config = dataclasses.replace(SMALL, **change)
-    refused(lambda: sharded_attention(config, make_mesh((1, 1, 1))), "cpu")
-
-
-def test_the_interpreter_is_splashs_alone():
-    config = dataclasses.replace(SMALL, attention="cudnn", compute_dtype="bfloat16")
-    refused(lambda: sharded_attention(config, make_mesh((1, 1, 1)), interpret=True), "cpu")
+    refused(lambda: sharded_attention(config, BatchCut(make_mesh((1, 1, 1)))), "cpu")
 
 
 def test_heads_that_the_mesh_cannot_cut_are_named():
     devices = np.array([SimpleNamespace(platform="tpu")])
     mesh = SimpleNamespace(devices=devices, shape={"data": 1, "fsdp": 1, "tensor": 3})
     with pytest.raises(UserError, match=r"config\.model\.num_heads=2: .* 3 equal parts"):
-        sharded_attention(dataclasses.replace(SMALL, attention="splash"), mesh)
+        sharded_attention(dataclasses.replace(SMALL, attention="splash"), BatchCut(mesh))
 
 
 @pytest.mark.parametrize("name", ["cudnn", "splash"])
@@ -273,11 +277,3 @@ def test_no_kernel_runs_in_another_ones_place(name):
 def test_positions_that_a_kernel_cannot_do_are_refused():
     q, k, v, _ = draw(8, "bfloat16", batch=1, length=129)
     refused(lambda: attend_cudnn(q, k, v, np.zeros((1, 129), np.int32)), "129 positions", "even")
-
-
-def test_dropout_is_not_lost_on_a_function_that_has_none(params):
-    config = dataclasses.replace(SMALL, attention_dropout=0.1)
-    with pytest.raises(ValueError, match="no dropout"):
-        phi.forward(
-            params, np.zeros((1, 4), int), config, attend=xla, dropout_keys_B=jax.random.split(jax.random.key(0), 1)
-        )

@@ -163,16 +163,6 @@ def test_the_latest_and_every_nth_stay(tmp_path, state):
         assert checkpoints.steps() == [3, 6, 7]
 
 
-def test_a_step_is_saved_again_in_its_own_place(tmp_path, state, abstract):
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(1, state, {"try": 1})
-        checkpoints.save(1, plus(state, 1), {"try": 2})
-        checkpoints.wait()
-        _, restored, record = checkpoints.restore_latest(abstract)
-    assert record == {"try": 2}
-    assert same(restored, plus(state, 1))
-
-
 def test_no_checkpoint_is_none(tmp_path, abstract):
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.restore_latest(abstract) is None

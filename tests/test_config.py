@@ -14,7 +14,7 @@ from phi_jax.training import rules
 def test_overrides_take_the_type_of_the_field():
     chosen = config.load([*MICRO, "--config.training.learning_rate=1e-4", "--config.collect.sources", "('a','b')"])
     assert chosen.training.learning_rate == 1e-4
-    assert chosen.collect.sources == ("a", "b")
+    assert chosen.collect.sources == ["a", "b"]
 
 
 def test_reads_are_recorded_where_they_happen():

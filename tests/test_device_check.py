@@ -14,8 +14,8 @@ from running import ROOT
 
 from phi_jax.bench.train_speed import case_of
 from phi_jax.config import load
+from phi_jax.model import attention
 from phi_jax.model.attention import attend_splash
-from phi_jax.parallel import sharded_attention
 
 
 @pytest.fixture
@@ -40,16 +40,17 @@ def test_a_kernel_that_takes_no_notice_of_documents_is_found(parts, monkeypatch)
     case = parts._case
     monkeypatch.setattr(parts, "_case", lambda tiny, **changes: case(tiny, **{"attention": "splash", **changes}))
     monkeypatch.setattr(parts, "_seconds", lambda *_: 0.0)
-    monkeypatch.setattr(parts, "sharded_attention", functools.partial(parts.sharded_attention, interpret=True))
+    monkeypatch.setitem(attention._PLATFORMS, "splash", ("cpu",))
+    monkeypatch.setitem(attention.FUSED, "splash", functools.partial(attend_splash, interpret=True))
     figures = {}
     parts.attention(figures, True)
     assert "wrong" not in figures
     assert sum(name.startswith("splash, ") for name in figures) == 2 * (4 + 1)
 
-    def blind(q, k, v, segments, *, interpret):
-        return attend_splash(q, k, v, None, interpret=interpret)
+    def blind(q, k, v, segments):
+        return attend_splash(q, k, v, None, interpret=True)
 
-    monkeypatch.setattr(sharded_attention, "attend_splash", blind)
+    monkeypatch.setitem(attention.FUSED, "splash", blind)
     parts.attention(figures, True)
     assert [line.split("[")[0] for line in figures["wrong"]] == ["splash, documents"] * 4
 

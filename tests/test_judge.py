@@ -30,7 +30,6 @@ from phi_jax.evaluation.judge import (
     gold_items,
     is_missed,
     judge_records,
-    judge_table,
     question_of,
 )
 from phi_jax.evaluation.problems import Problem, load_problems
@@ -252,7 +251,7 @@ def test_a_judge_that_fails_on_the_gold_set_is_refused(tmp_path, server, capsys,
     assert all(name in done.entries[0]["judge"]["reasons"][0] for name in names)
     printed = capsys.readouterr()
     assert f"judge of ours on idioms, greedy: REFUSED, no score is published: {said}" in printed.out + printed.err
-    assert [row["status"] for row in judge_table(done.entries)] == ["refused"] * 2
+    assert [entry["judge"]["status"] for entry in done.entries] == ["refused"] * 2
 
 
 def ungradable(sample):

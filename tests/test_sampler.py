@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import ROOT
+from running import ROOT, fewer_slots
 from scipy import stats
 
 from phi_jax.errors import UserError
@@ -228,7 +228,8 @@ def test_a_completion_does_not_depend_on_its_neighbours(params):
     assert len({tuple(c.tokens) for c in together.values()}) > 20
     rng = np.random.default_rng(0)
     for live in (1, 3, 8):
-        assert texts(params, [REQUESTS[i] for i in rng.permutation(len(REQUESTS))], live_slots=live) == together
+        with fewer_slots(live):
+            assert texts(params, [REQUESTS[i] for i in rng.permutation(len(REQUESTS))]) == together
     assert texts(params, REQUESTS[7:8]) == {REQUESTS[7][1:3]: together[REQUESTS[7][1:3]]}
 
 
@@ -236,11 +237,8 @@ ON_DEVICES = """
 import json, sys
 sys.path[:0] = ["tests", "."]
 from test_sampler import SHORT, some_params, texts
-from phi_jax.parallel.mesh import make_mesh
-for mesh in (make_mesh((4, 1, 1)), make_mesh((2, 1, 2))):
-    made = texts(some_params(), SHORT, mesh=mesh)
-    rows = sorted((*k, c.tokens, c.stop_reason) for k, c in made.items())
-    print(json.dumps(rows))
+made = texts(some_params(), SHORT)
+print(json.dumps(sorted((*k, c.tokens, c.stop_reason) for k, c in made.items())))
 """
 
 
@@ -249,11 +247,7 @@ def test_the_number_of_devices_changes_no_bit(params):
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
     done = subprocess.run([sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    apart, cut = (json.loads(line) for line in done.stdout.splitlines())
-    assert apart == expected
-    # Cut along tensor, sums come in another order: nearly all tokens are the same, and the greedy ones are.
-    assert [m for m in cut if m[1] == 0] == [m for m in expected if m[1] == 0]
-    assert sum(a == b for a, b in zip(cut, expected, strict=True)) >= 0.8 * len(expected)
+    assert json.loads(done.stdout) == expected
 
 
 def test_seed_prompt_and_sample_change_the_draws(params):
@@ -267,13 +261,14 @@ def test_seed_prompt_and_sample_change_the_draws(params):
 
 
 def test_one_compilation_a_bucket(params):
-    """Lengths, seeds, temperatures and how many slots are live are inputs of a program, not programs of their own."""
+    """Lengths, seeds, temperatures and how many slots are used are inputs of a program, not programs of their own."""
     made = make(params, slots=5)
     admit, decode_segment = (program._cache_size() for program in made.programs)
     for number, decoding in enumerate((DRAWN, Decoding(0.5, 0.8, 1, top_k=9), Decoding())):
-        again = make(params, slots=5, live_slots=1 + number)
+        again = make(params, slots=5)
         assert again.programs is made.programs
-        complete(again, [Request(p, decoding=decoding) for p in prompts([1, 20, 64, 65, 128])])
+        with fewer_slots(1 + number):
+            complete(again, [Request(p, decoding=decoding) for p in prompts([1, 20, 64, 65, 128])])
     assert [program._cache_size() for program in made.programs] == [admit + 2, decode_segment + 2]
 
 
@@ -430,7 +425,6 @@ def test_a_prompt_that_cannot_be_completed_is_named(params, tokens, complaint):
         (lambda p: Decoding(1.0, top_k=-1), "top_k=-1"),
         (lambda p: Decoding(1.0, seed=-1), "seed=-1"),
         (lambda p: make(p, slots=0), "slots=0"),
-        (lambda p: make(p, slots=4, live_slots=5), "live_slots=5"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(params, make_it, complaint):

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from random_model import export_random
-from running import ROOT
+from running import ROOT, fewer_slots
 
 from phi_jax.evaluation import completion
 from phi_jax.evaluation.backends import open_backend
@@ -78,19 +78,21 @@ def expected(model, problems, tmp_path_factory):
     return samples, completions
 
 
-def test_fewer_live_slots_write_the_same_bytes(model, problems, expected, tmp_path):
-    assert evaluated(model, problems, tmp_path / "out", live_slots=1) == expected
+def test_fewer_slots_write_the_same_bytes(model, problems, expected, tmp_path):
+    with fewer_slots(1):
+        assert evaluated(model, problems, tmp_path / "out") == expected
 
 
 ON_DEVICES = """
 import json, sys
 sys.path[:0] = ["tests", "."]
 from pathlib import Path
-from test_samples_deterministic import evaluated
+from test_samples_deterministic import evaluated, fewer_slots
 import jax
 assert jax.local_device_count() == 8
 model, problems, out = sys.argv[1:]
-evaluated(model, problems, Path(out), live_slots=3)
+with fewer_slots(3):
+    evaluated(model, problems, Path(out))
 """
 
 
@@ -139,6 +141,7 @@ def test_an_evaluation_that_lost_parts_comes_out_the_same(model, problems, tmp_p
     for part in rng.sample(written_parts, 6):
         part.unlink()
     left = {part: part.read_bytes() for part in parts.iterdir()}
-    resumed = complete(requests, open_backend("jax", model, plan, live_slots=5), parts, "on")
+    with fewer_slots(5):
+        resumed = complete(requests, open_backend("jax", model, plan), parts, "on")
     assert resumed == whole
     assert {part: part.read_bytes() for part in left} == left, "a part that was there has been written over"

@@ -66,7 +66,7 @@ def attention(figures: Json, tiny: bool) -> None:
         heads, pull = jax.vjp(lambda *qkv: kernel(*qkv, segments), *inputs[:3])
         return {"heads": heads, "d_qkv": pull(inputs[3])}
 
-    fused = sharded_attention(shape, tokens.sharding.mesh) or xla
+    fused = sharded_attention(shape, BatchCut(tokens.sharding.mesh)) or xla
     for name, segments in (("whole", None), ("documents", segments_of(tokens[:, :-1], END))):
         with jax.default_matmul_precision("highest"):
             expected = run(xla, segments, *(x.astype(jnp.float32) for x in inputs))

@@ -33,6 +33,7 @@ from phi_jax.errors import UserError, one_line
 from phi_jax.evaluation.commands import evaluate_model
 from phi_jax.evaluation.intervals import wilson_interval
 from phi_jax.evaluation.problems import load_problems
+from phi_jax.progress import say
 from phi_jax.sandbox import Program, Sandbox
 from phi_jax.store.artifact import Artifact, atomic_path, differences, file_digest, locked, write_atomic, write_json
 from phi_jax.store.rows import read_object
@@ -82,7 +83,7 @@ class Check:
         """Runs what is not done; a part that failed is tried again."""
         for part, do in PARTS.items():
             if "error" in self.found.get(part, {"error": ""}):
-                print(f"{self.name}: {part}", file=sys.stderr, flush=True)
+                say(f"{self.name}: {part}")
                 start = time.monotonic()
                 try:
                     result = do(self)
@@ -91,20 +92,19 @@ class Check:
                     result = {"says": f"error: {said}", "error": said}
                 self.found[part] = {**result, "seconds": round(time.monotonic() - start, 1)}
                 save()
-                print(f"{self.name}: {part}: {result['says']}", file=sys.stderr, flush=True)
+                say(f"{self.name}: {part}: {result['says']}")
                 if "error" in result and part in NEEDED:
                     return
 
     def evaluate(self, part: str, benchmark: str, model: str, **backend: Any) -> Result:
         """The greedy score; `phi-jax evaluate` goes on where it was killed."""
         options, done = self.options, self.path(part) / "scores.json"
-        if done.exists():
-            (score, *_) = json.loads(done.read_text())
-        else:
-            (score, *_) = evaluate_model(
+        if not done.exists():
+            evaluate_model(
                 str(self.path(model)), benchmark, str(done.parent), problems_file=str(self.problems[benchmark]),
                 sandbox=options.sandbox, max_new_tokens=options.max_new_tokens, samples_per_problem=0, **backend,
             )  # fmt: skip
+        score, *_ = json.loads(done.read_text())
         return {"says": f"{100 * score['value']:.1f}", **score}
 
 
@@ -272,7 +272,7 @@ def main() -> int:
         with locked(options.out):
             return run(options)
     except UserError as error:
-        print(f"published_check: error: {error}", file=sys.stderr)
+        say(f"published_check: error: {error}")
         return 1
 
 

@@ -16,7 +16,7 @@ from phi_jax.store.artifact import Json
 HEAD_SCALE = 10.0
 
 
-def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> None:
+def run(options: argparse.Namespace, config_arguments: Sequence[str]) -> None:
     """Measures, prints the result as JSON and writes it to options.out. Raises UserError for slots without sense."""
     model = case_of(load(config_arguments))["model"]
     work = work_of(model)

@@ -20,7 +20,7 @@ WARMUP_STEPS = 3  # the first calls allocate and fill caches
 BATCHES = 8  # different random ones, used in turn
 
 
-def run(options: argparse.Namespace, config_arguments: Sequence[str] = ()) -> None:
+def run(options: argparse.Namespace, config_arguments: Sequence[str]) -> None:
     """Measures config.model with the rules of config.training, prints the result as JSON and writes it to options.out.
 
     Raises UserError for options without sense, and as `measure` does.

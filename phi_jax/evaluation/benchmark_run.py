@@ -71,7 +71,7 @@ def greedy_pass_at_1(loaded: Loaded, problems: Sequence[Problem], rules: Config)
 
     plan = Plan(rules.prompt_form, rules.max_new_tokens, samples_per_problem=0)
     with tempfile.TemporaryDirectory() as scratch:
-        backend = JaxBackend(loaded, plan, slots=rules.slots)
+        backend = JaxBackend(loaded, plan, rules.slots)
         run = BenchmarkRun(backend, plan, Path(scratch), "", "select", rules.sandbox, rules.sandbox_workers)
         records = run.records(problems, "validation", rules.prompt_form)
     return sum(record["passed"] for record in records) / len(records)

@@ -60,17 +60,10 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def robustness(base: Verdicts, perturbed: Mapping[str, Verdicts]) -> list[Json]:
-    """What each perturbation of the prompts costs in pass@1, one row each.
+def robustness(base: Verdicts, perturbed: Verdicts) -> Json:
+    """What a perturbation of the prompts costs in pass@1: `paired` of base (first) and perturbed (second).
 
-    perturbed: by name, the verdicts on the problems that the perturbation changed, and on no others: a problem that
-    stayed as it was would only dilute the difference. A row is `paired` of base (first) and perturbed (second) on these
-    problems, with its "perturbation". One that changed no problem has only their number, and None for "p".
+    perturbed: the verdicts on the problems that the perturbation changed, and on no others: a problem that stayed as it
+    was would only dilute the difference. Where it changed none there are only their number, and None for "p".
     """
-    return [
-        {
-            "perturbation": name,
-            **(paired({task: base[task] for task in verdicts}, verdicts) if verdicts else {"problems": 0, "p": None}),
-        }
-        for name, verdicts in perturbed.items()
-    ]
+    return paired({task: base[task] for task in perturbed}, perturbed) if perturbed else {"problems": 0, "p": None}

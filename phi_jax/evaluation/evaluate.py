@@ -86,16 +86,15 @@ def _perturbed(config: Config, run: BenchmarkRun, problems: Sequence[Problem], r
     """What each perturbation of the prompts costs, greedy, in the first prompt form."""
     rules = config.evaluate
     form = forms_of(rules.prompt_form)[0]
-    verdicts, facts = {}, {}
+    base, rows = verdicts_of(records, GREEDY, form), []
     greedy = dataclasses.replace(run, plan=run.plan._replace(samples_per_problem=0))
     for name in rules.perturbations:
         rate = rules.error_rate if name == "typos" else 1.0
         found = perturb.perturb(problems, name, rate=rate, seed=config.seed)
         made = greedy.records(found.problems, f"perturbed/{name}", form)
-        verdicts[name] = verdicts_of(made, GREEDY, form)
-        facts[name] = {"rate": rate, "unchanged": found.unchanged, "not_applicable": found.not_applicable}
-    rows = robustness(verdicts_of(records, GREEDY, form), verdicts)
-    return [{**row, **facts[row["perturbation"]]} for row in rows]
+        row = {"perturbation": name, **robustness(base, verdicts_of(made, GREEDY, form))}
+        rows.append({**row, "rate": rate, "unchanged": found.unchanged, "not_applicable": found.not_applicable})
+    return rows
 
 
 def _judged(config: Config, draft: Draft, benchmark: str, problems: Sequence[Problem], records: Records) -> Scores:

@@ -105,8 +105,7 @@ def read_samples(path: Path, problems: Sequence[Problem]) -> list[Sample]:
             raise UserError(f"{place}: task_id {task} is not in the benchmark; name the right --problems")
         samples.append(Sample(task, completion, completion, sample=seen[task]))
         seen[task] += 1
-    missing = [task for task, count in seen.items() if not count]
-    if missing:
+    if missing := [task for task, count in seen.items() if not count]:
         count = f"{len(missing)} of {len(seen)} problems, {missing[0]} the first"
         raise UserError(f"{path}: no sample for {count}; pass@k needs one for each")
     return samples

@@ -116,14 +116,6 @@ def judge_records(
     return entries, grades, gold
 
 
-def judge_table(scores: Scores) -> Scores:
-    """The judge's entries among `scores`, in their order, each with what "judge" holds ("judge": the grader's name).
-
-    Scores are 0 to 1, None where refused.
-    """
-    return [{**entry, **entry["judge"]} for entry in scores if entry["metric"] == METRIC]
-
-
 # --- What is asked ---------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,6 @@ Params = dict[str, Any]
 BlockAttention = Callable[[Array, Array, Array, Array | None], Array]
 
 _REMAT_POLICIES = {
-    "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -175,13 +174,12 @@ def hidden_states(
     segments_BxT: int32 number of the document that each position belongs to (attention.segments_of); a position then
     sees only those of its own at or before it. Rotary positions count on from the row's start all the same: attention
     depends on their differences alone. None: the row is one document.
-    attend: computes attention, for arrays over several devices; None: the kernel that config.attention names, for
-    arrays on one. dropout_keys_B: a key for each row; None: no dropout. Raises ValueError for attention dropout with
-    `attend`, which has none.
+    attend: computes attention, without dropout, for arrays over several devices; None: the kernel that config.attention
+    names, for arrays on one. dropout_keys_B: a key for each row; None: no dropout.
     layout: where there is a mesh.
     """
     length = tokens_BxT.shape[1]
-    attend_block = block_attention(config, length, segments_BxT, attend, dropout_keys_B)
+    attend_block = block_attention(config, length, segments_BxT, attend)
     cos_sin = rotary(jnp.arange(length)[None], config)
     x_BxTxD = layout.rows(layout.looked_up(params["embed"]["tokens"].astype(config.dtype)[tokens_BxT]))
 
@@ -265,11 +263,9 @@ def _dense(spec: str, weights: Params, x: Array, config: PhiConfig) -> Array:
 
 
 def block_attention(
-    config: PhiConfig, length: int, segments_BxT: Array | None, attend: Attend | None, dropout_keys_B: Array | None
+    config: PhiConfig, length: int, segments_BxT: Array | None, attend: Attend | None
 ) -> BlockAttention:
     """Attention of a block: (q, k, v, dropout keys [B] or None) -> heads, each [B, T, H, K]."""
-    if attend is not None and config.attention_dropout > 0 and dropout_keys_B is not None:
-        raise ValueError(f"attention_dropout={config.attention_dropout}: a function given as `attend` has no dropout")
     if attend is None and config.attention == "xla":
         mask_BxTxT = attention.causal_mask(length, segments_BxT)
         return lambda q, k, v, keys_B: attention.attend(

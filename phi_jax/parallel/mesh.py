@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -77,14 +77,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> NamedSharding:
-    """The sharding of a batch [B, ...], or of a part of it that is cut along some of the axes only."""
-    return NamedSharding(mesh, PartitionSpec(axes))
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch [B, ...]."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def batch_ways(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> int:
-    """Equal parts that the rows of a batch are cut into along these axes."""
-    return math.prod(mesh.shape[axis] for axis in axes)
+def batch_ways(mesh: Mesh) -> int:
+    """Equal parts that the rows of a batch are cut into."""
+    return BatchCut(mesh).ways
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +97,11 @@ class BatchCut(Layout):
     @property
     def ways(self) -> int:
         """Equal parts that the rows are cut into."""
-        return batch_ways(self.mesh, self.axes)
+        return math.prod(self.mesh.shape[axis] for axis in self.axes)
 
     def rows(self, x_BxX: Array) -> Array:
         """Keeps an array [B, ...] cut along its rows."""
-        return jax.lax.with_sharding_constraint(x_BxX, batch_sharding(self.mesh, self.axes))
+        return jax.lax.with_sharding_constraint(x_BxX, NamedSharding(self.mesh, PartitionSpec(self.axes)))
 
     def looked_up(self, x_BxTxD: Array) -> Array:
         """Keeps what an embedding gives, [B, T, D], cut along D as the embedding's rows are, and B over the rest."""
@@ -110,10 +110,10 @@ class BatchCut(Layout):
         return jax.lax.with_sharding_constraint(x_BxTxD, NamedSharding(self.mesh, spec))
 
 
-def check_cut(mesh: Mesh, config: PhiConfig, fields: Iterable[str] = _CUT) -> None:
-    """Raises UserError where the mesh cuts one of these fields of a model into no equal parts."""
-    for field in fields:
-        axis, size = _CUT[field], getattr(config, field)
+def check_cut(mesh: Mesh, config: PhiConfig) -> None:
+    """Raises UserError where the mesh cuts a field of a model's shape into no equal parts."""
+    for field, axis in _CUT.items():
+        size = getattr(config, field)
         if size % (ways := mesh.shape[axis]):
             raise UserError(
                 f"config.model.{field}={size}: cannot be cut into {ways} equal parts; make the {axis} axis of "

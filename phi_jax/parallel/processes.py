@@ -82,8 +82,7 @@ def connect(method: str) -> None:
     (JAX_COORDINATOR_ADDRESS = host:port of process 0, JAX_NUM_PROCESSES, JAX_PROCESS_ID). Raises UserError where the
     environment is not of that kind, PeerLost where the processes do not meet: one of them may only have been slow.
     """
-    missing = [name for name in _NEEDED.get(method, ()) if name not in os.environ]
-    if missing:
+    if missing := [name for name in _NEEDED.get(method, ()) if name not in os.environ]:
         starts = "with srun" if method == "slurm" else "with them set, as launch/local does"
         raise UserError(f"--distributed {method}: {', '.join(missing)} not set; start every process {starts}")
     import jax

@@ -1,8 +1,8 @@
-"""Batched completion over a mesh: which request is decoded in which slot, and when a slot is refilled.
+"""Batched completion on several devices: which request is decoded in which slot, and when a slot is refilled.
 
-Each part of the mesh along (data, fsdp), a device below, has slots of its own; weights are cut along tensor.
+Each device of this process holds the whole weights and has slots of its own.
 
-Shapes are static: a device has a fixed number of slots, whatever share of them is live, prompts are padded to the right
+Shapes are static: a device has a fixed number of slots, whatever share of them is used, prompts are padded to the right
 up to a power of two (their bucket), one prompt is read at a time, and tokens are decoded in segments of fixed length.
 So there is one compilation a bucket, and a completion is the same, bit for bit, whatever stands beside it, in whichever
 slot of whichever device it is decoded, and whenever. A draw is keyed by (seed, prompt, sample, position).
@@ -27,10 +27,8 @@ from phi_jax.parallel import mesh as meshes
 
 SMALLEST_BUCKET = 64  # tokens
 _IDLE = -1  # index of the request of a slot that has none
-_ROW = np.dtype([
-    ("token", np.int32), ("position", np.int32), ("seed", np.uint32), ("prompt", np.int32), ("sample", np.int32),
-    ("temperature", np.float32), ("top_p", np.float32), ("top_k", np.int32),
-])  # fmt: skip
+# Of a slot's token and position, and of the fields of Draws.
+_DTYPES = (np.int32, np.int32, np.uint32, np.int32, np.int32, np.float32, np.float32, np.int32)
 
 Waiting = dict[tuple[int, ...], deque[int]]  # prompt -> indices of its requests
 # Asked between segments with a request's index and the tokens decoded for it so far: whether it may end here.
@@ -64,7 +62,7 @@ def programs(config: phi.PhiConfig, mesh: Mesh) -> tuple[Callable[..., Any], Cal
     def program(function: Callable[..., Any]) -> Callable[..., Any]:
         apart = jax.shard_map(
             functools.partial(function, config=config), mesh=mesh, in_specs=(whole, rows, rows), out_specs=rows,
-            axis_names=set(meshes.BATCH_AXES), check_vma=False,
+            check_vma=False,
         )  # fmt: skip
         return jax.jit(apart, donate_argnums=1, out_shardings=meshes.batch_sharding(mesh))
 
@@ -84,9 +82,7 @@ class Sampler:
 
     params: as abstract_params(config) describes them. max_new_tokens: length of a completion at most; the
     end-of-text token is not counted. slots: completions that a device decodes at once; another number may change last
-    bits. live_slots: so many of them are used, all if None; changes no bit. mesh: of this process's devices; None: all
-    of them apart. While its tensor axis is 1, it changes no bit. Raises UserError for sizes that leave nothing to do,
-    or that tensor cuts into no equal parts.
+    bits. Raises UserError for a number of slots that leaves nothing to do.
     """
 
     def __init__(
@@ -97,19 +93,15 @@ class Sampler:
         end_of_text_id: int,
         max_new_tokens: int,
         slots: int = 32,
-        live_slots: int | None = None,
-        mesh: Mesh | None = None,
     ) -> None:
-        live = slots if live_slots is None else live_slots
-        if not 0 < live <= slots:
-            raise UserError(f"slots={slots}, live_slots={live}: must be at least 1, and no more live than there are")
+        if slots < 1:
+            raise UserError(f"slots={slots}: must be at least 1")
         self._config, self._end_of_text_id, self._max_new_tokens = config, end_of_text_id, max_new_tokens
-        self._mesh = meshes.make_mesh((-1, 1, 1), jax.local_devices()) if mesh is None else mesh
-        self._devices, self._slots, self._live = meshes.batch_ways(self._mesh), slots, live
+        self._mesh = meshes.make_mesh((-1, 1, 1), jax.local_devices())
+        self._devices, self._slots = self._mesh.size, slots
         self.programs = programs(config, self._mesh)
-        meshes.check_cut(self._mesh, config, ("num_heads", "intermediate_size", "vocab_size"))
-        laid_out = meshes.parameter_shardings(phi.logical_axes(config), self._mesh, gathered=True)
-        self._weights = jax.jit(decode.weights_of, static_argnums=1)(jax.device_put(params, laid_out), config)
+        everywhere = jax.device_put(params, meshes.replicated(self._mesh))
+        self._weights = jax.jit(decode.weights_of, static_argnums=1)(everywhere, config)
 
     def complete(
         self, requests: Sequence[Request], stopped: Stopped = lambda index, tokens: False
@@ -148,7 +140,7 @@ class Sampler:
     ) -> Iterator[tuple[int, Completion]]:
         """waiting: is emptied."""
         # Each device's first slot, then each one's second, ...
-        slots = {d * self._slots + n: _Slot(d) for n in range(self._live) for d in range(self._devices)}
+        slots = {d * self._slots + n: _Slot(d) for n in range(self._slots) for d in range(self._devices)}
         length = bucket + -(-self._max_new_tokens // SEGMENT) * SEGMENT
         empty = functools.partial(decode.empty_caches, self._config, self._devices * self._slots, length)
         caches = jax.jit(empty, out_shardings=meshes.batch_sharding(self._mesh))()
@@ -190,24 +182,24 @@ class Sampler:
 
     def _rows(self, busy: dict[int, _Slot], requests: Sequence[Request]) -> decode.Slots:
         """Where each slot stands, as arrays; those of slots that do nothing count for nothing."""
-        rows = np.zeros(self._devices * self._slots, _ROW)
+        rows: list[tuple[float, ...]] = [(0,) * len(_DTYPES)] * (self._devices * self._slots)
         for number, slot in busy.items():
             tokens, prompt, sample, how = requests[slot.index]
             rows[number] = (
                 (slot.decoded or tokens)[-1], len(tokens) + len(slot.decoded) - 1, how.seed, prompt, sample,
                 how.temperature, how.top_p, how.top_k,
             )  # fmt: skip
-        token, position, *draws = (rows[name] for name in _ROW.names or ())
+        token, position, *draws = map(np.array, zip(*rows, strict=True), _DTYPES)
         return decode.Slots(token, position, Draws(*draws))
 
     def _extend(self, slot: _Slot, new: list[int], stopped: Stopped) -> str:
         """Appends a segment; returns why the completion has ended, or an empty string."""
-        for token in new:
+        for token in new[: self._max_new_tokens - len(slot.decoded)]:
             if token == self._end_of_text_id:
                 return "end_of_text"
             if token < 0:
                 raise UserError("the model's logits are not finite: its activations overflow; take other weights")
             slot.decoded.append(token)
-            if len(slot.decoded) == self._max_new_tokens:
-                return "stop" if stopped(slot.index, slot.decoded) else "length"
-        return "stop" if stopped(slot.index, slot.decoded) else ""
+        if stopped(slot.index, slot.decoded):
+            return "stop"
+        return "length" if len(slot.decoded) == self._max_new_tokens else ""

@@ -13,7 +13,7 @@ from phi_jax.config import Config
 from phi_jax.evaluation.comparison import Verdicts, holm, paired
 from phi_jax.evaluation.evaluate import GREEDY, combined_scores
 from phi_jax.evaluation.execution import forms_of, verdicts_of
-from phi_jax.evaluation.judge import METRIC, judge_table
+from phi_jax.evaluation.judge import METRIC
 from phi_jax.report import tables
 from phi_jax.store.artifact import Artifact, Fields, Json
 
@@ -25,9 +25,10 @@ def gather(evaluated: Sequence[Artifact]) -> Json:
     """What report.json says of the evaluations. evaluated: one artifact a model, at least one, of one config.
 
     -> "main" (the benchmark), "form" (of prompts: the first that the config asks for, of which all tables are),
-    "scores" (the entries of scores.json), "chosen" (model -> benchmark -> its greedy pass@1), "graded" (the same of the
-    judge), "judged" (rows of judge_table), "too_long" (model -> benchmark/form -> prompts that do not fit the context),
-    and rows of comparison.paired: "models" and "robustness".
+    "scores" (the entries of scores.json but the judge's), "chosen" (model -> benchmark -> its greedy pass@1), "graded"
+    (the same of the judge), "judged" (the judge's entries, each with what its "judge" holds, where "judge" is the
+    grader's name), "too_long" (model -> benchmark/form -> prompts that do not fit the context), and rows of
+    comparison.paired: "models" and "robustness".
     """
     form = _form(evaluated[0])
     scores = combined_scores(evaluated)
@@ -41,7 +42,7 @@ def gather(evaluated: Sequence[Artifact]) -> Json:
         "scores": [score for score in scores if score["metric"] != METRIC],
         "chosen": chosen["pass@1"],
         "graded": chosen[METRIC],
-        "judged": judge_table(scores),
+        "judged": [{**score, **score["judge"]} for score in scores if score["metric"] == METRIC],
         "too_long": {a.manifest["name"]: a.facts["prompts_too_long"] for a in evaluated},
         "models": of_models(verdicts(evaluated)),
         "robustness": of_perturbations(evaluated),

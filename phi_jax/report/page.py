@@ -30,7 +30,7 @@ def report(config: Config, inputs: Inputs, draft: Draft) -> None:
     data = gather(config, inputs)
     write_json(draft.directory / "report.json", data)
     seconds = {label: a.manifest["seconds"] for label, a in inputs.items()}
-    versions = next(a for a in inputs.values() if a.manifest["stage"] in TRAININGS).manifest["versions"]
+    versions = of_stage(inputs, *TRAININGS)[0].manifest["versions"]
     write_atomic(draft.directory / "index.html", page(data, seconds, versions))
     draft.add_output("report", "report.json")
     draft.add_output("page", "index.html", kind="log")

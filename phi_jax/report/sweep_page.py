@@ -12,15 +12,13 @@ from phi_jax.report.table_3 import Made, experiment, table_3
 from phi_jax.report.tables import PAPER, lines, over_seeds
 from phi_jax.store.artifact import Fields, Json, differences, write_atomic, write_json
 
-Row = Json
-
 
 def gather(
     title: str,
     points: Mapping[str, Made],
     seed: str,
     paper: Fields,
-    also: Mapping[str, list[Row]],
+    also: Mapping[str, list[Json]],
     plans: Mapping[str, Fields],
 ) -> Json:
     """All that the page shows. seed: the field whose values are repetitions of one experiment.

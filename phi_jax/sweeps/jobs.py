@@ -83,9 +83,11 @@ def commands(shared: Shared, job: Job, point: str, due: Sequence[str]) -> tuple[
     return [sys.executable, "-m", *run, ",".join(due)], [sys.executable, "-m", *name]
 
 
-def begun(shared: Shared, job: Job, due: Sequence[str]) -> str | None:
+def begun(shared: Shared, job: Job) -> str | None:
     """The point in whose work directory a stage of the job was interrupted, or None."""
-    return next((p for p in job.points for label in due if (shared.point(p) / f"{label}.partial").exists()), None)
+    return next(
+        (p for p in job.points for label in job.stages if (shared.point(p) / f"{label}.partial").exists()), None
+    )
 
 
 def needed_by(jobs: Sequence[Job], number: int) -> set[int]:

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from phi_jax.errors import Preempted, UserError
 from phi_jax.parallel.supervise import die_with_parent
@@ -16,7 +16,6 @@ from phi_jax.progress import say
 from phi_jax.sweeps.jobs import LOG, Job, begun, commands, last_line, needed_by, refuse_failed, settle
 from phi_jax.sweeps.shared import Shared
 
-T = TypeVar("T")
 _LOOK_SECONDS = 0.2
 
 
@@ -34,7 +33,7 @@ def run(directory: Path, jobs: Sequence[Job], parallel: int) -> None:
 
     Raises UserError at the end where one failed.
     """
-    shared, cores, gpus = Shared(directory), _divided(_cores(), parallel, "cores"), _divided(_gpus(), parallel, "GPUs")
+    shared, (cores, gpus) = Shared(directory), shares(parallel)
     due = {number: settle(shared, job) for number, job in enumerate(jobs)}
     waiting = [number for number, labels in due.items() if labels]
     running: list[_Running] = []
@@ -46,7 +45,7 @@ def run(directory: Path, jobs: Sequence[Job], parallel: int) -> None:
         needs = {*waiting, *(one.number for one in running)} & needed_by(jobs, number)
         if needs or (job.asks_teachers and any(jobs[one.number].asks_teachers for one in running)):
             return None
-        interrupted = begun(shared, job, due[number])
+        interrupted = begun(shared, job)
         return next((p for p in ([interrupted] if interrupted else job.points) if p not in busy), None)
 
     with _ended(running):
@@ -75,12 +74,11 @@ def run(directory: Path, jobs: Sequence[Job], parallel: int) -> None:
     refuse_failed(jobs, failed)
 
 
-def check_parallel(parallel: int) -> None:
-    """Raises UserError where the devices of this machine cannot be divided among so many jobs."""
+def shares(parallel: int) -> tuple[list[list[int]], list[list[str]]]:
+    """The cores, and the GPUs, of each of so many jobs. Raises UserError where they cannot be divided equally."""
     if parallel < 1:
         raise UserError(f"--parallel {parallel}: must be at least 1")
-    _divided(_cores(), parallel, "cores")
-    _divided(_gpus(), parallel, "GPUs")
+    return _divided(_cores(), parallel, "cores"), _divided(_gpus(), parallel, "GPUs")
 
 
 def _start(command: Sequence[str], log: Path, cores: list[int], gpus: list[str]) -> subprocess.Popen:
@@ -115,7 +113,7 @@ def _ended(running: list[_Running]) -> Iterator[None]:
             one.child.wait()
 
 
-def _divided(devices: list[T], parallel: int, what: str) -> list[list[T]]:
+def _divided(devices: list[Any], parallel: int, what: str) -> list[list[Any]]:
     """Equal shares."""
     if not devices:
         return [[]] * parallel

@@ -48,7 +48,7 @@ def run(directory: Path, jobs: Sequence[Job]) -> None:
     for number, job in enumerate(jobs):
         # Where it was interrupted, else where no other job runs.
         free = [point for point in job.points if point not in places] or job.points
-        places.append(begun(shared, job, list(job.stages)) or free[0])
+        places.append(begun(shared, job) or free[0])
         name = f"{job.points[0]} {digest_of([str(shared.directory), *dataclasses.astuple(job)])[:12]}"
         needs, here = needed_by(jobs, number), queued.get(name)
         if here and not needs & submitted:

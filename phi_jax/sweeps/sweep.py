@@ -118,7 +118,7 @@ def _checked(sweep: Sweep, workdir: str, digests: PathDigests, parallel: int) ->
     """The jobs, after the checks of every point that need no device. Changes nothing."""
     if artifact.is_object_store(workdir):
         raise UserError(f"--workdir {workdir}: an object store, which has no links to shared artifacts; name a disk")
-    local.check_parallel(parallel)
+    local.shares(parallel)  # refuses what this machine cannot divide
     shared = Shared(Path(workdir))
     todo = jobs.jobs_of(sweep, digests)
     whole = {key for job in todo for label, key in job.stages.items() if Artifact.read(shared.kept(label, key))}

@@ -8,8 +8,7 @@ import numpy as np
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import Artifact
-from phi_jax.weights.checkpoints import Checkpoints
-from phi_jax.weights.models import load_model, open_training, shape_of, tokenizer_of
+from phi_jax.weights.models import load_model, open_save, open_training, shape_of, tokenizer_of
 
 PyTree = Any
 # Fields of PhiConfig that decide what weights compute.
@@ -21,8 +20,8 @@ def initial_params(start: str, abstract_params: PyTree, tokens: Artifact) -> tup
     """(parameters laid out as `abstract_params` says, what they are called) of the model in the directory `start`.
 
     start: a training or select artifact, or a Hugging Face directory. tokens: what is going to be trained on. Raises
-    UserError where it is none of these, a parameter's shape differs, or an artifact's tokenizer is not that of the
-    tokens.
+    UserError where it is none of these, a parameter's shape differs, an artifact's tokenizer is not that of the
+    tokens, or its save is not kept or damaged.
     """
     if Artifact.read(start) is None:
         params, _, _ = load_model(start)
@@ -33,8 +32,9 @@ def initial_params(start: str, abstract_params: PyTree, tokens: Artifact) -> tup
             f"{tokens.label}: its tokenizer is not the one that {training.label} was trained with; "
             "tokenize the texts again with that one"
         )
-    with Checkpoints(training.path("checkpoint"), read_only=True) as checkpoints:
-        return checkpoints.restore_params(step, abstract_params), f"{training.label}, step {step}"
+    with open_save(training, step) as (checkpoints, _):
+        params = checkpoints.restore_params(step, abstract_params)
+    return params, f"{training.label}, step {step}"
 
 
 def check_shape(start: str, wanted: PhiConfig, *, learnt: bool) -> None:

@@ -151,10 +151,9 @@ def _leave_outputs(draft: Draft, shape: PhiConfig, data: Data, rules: Config, id
     draft.add_output("checkpoint", "checkpoints", kind="checkpoint", digest=identity, step=rules.steps)
     draft.add_output("model", "model.json")
     draft.add_output("tokenizer", "tokenizer")
-    logs = {"metrics": "metrics.jsonl", "tensorboard": "tensorboard", "profile": "profile"}
-    for output, name in logs.items():
-        if (draft.directory / name).exists():
-            draft.add_output(output, name, kind="log")
+    for log in ("metrics.jsonl", "tensorboard", "profile"):
+        if (draft.directory / log).exists():
+            draft.add_output(log.removesuffix(".jsonl"), log, kind="log")
     draft.add_facts(
         steps=rules.steps,
         tokens=rules.steps * data.batch_size * shape.max_seq_len,

@@ -33,7 +33,7 @@ def batch_loss(
         inputs_BxT,
         config,
         segments_BxT=None if document_end is None else segments_of(inputs_BxT, document_end),
-        attend=sharded_attention(config, cut.mesh, batch_axes=cut.axes),
+        attend=sharded_attention(config, cut),
         dropout_keys_B=dropout_keys_B,
         layout=cut,
     )

@@ -89,7 +89,7 @@ class Metrics(contextlib.ExitStack):
         taken = figures["step"] - figures["skipped"] + (in_a_row > 0)
         record = {**figures, "learning_rate": float(self._learning_rate(taken)), "step_seconds": seconds,
                   "tokens_per_second": rate}  # fmt: skip
-        if self._peak_flops is not None:
+        if self._peak_flops:
             record["mfu"] = rate * self._flops_per_token / self._peak_flops
         if processes.is_leader():
             self._file.write(json_text(record) + "\n")

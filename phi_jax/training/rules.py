@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from phi_jax.model.phi import PhiConfig
 
 LATEST, VALIDATION_LOSS, PASS_AT_1 = "latest", "validation_loss", "pass_at_1"  # values of config.models.*.select
-_OF_TOKENS = ("vocab_size", "max_seq_len")  # fields of PhiConfig that the tokens decide
-_FIXED = ("layer_norm_eps", "rope_theta", "initializer_range")  # ... and that are phi-1's own
+# Fields of PhiConfig that the tokens decide, and those that are phi-1's own.
+_NOT_CHOSEN = {"vocab_size", "max_seq_len", "layer_norm_eps", "rope_theta", "initializer_range"}
 
 
 def rules_of(config: Config, model_name: str) -> Config:
@@ -29,7 +29,7 @@ def model_config(model: Config, *, vocab_size: int, seq_len: int) -> PhiConfig:
     """
     from phi_jax.model.phi import PhiConfig
 
-    names = {field.name for field in dataclasses.fields(PhiConfig)} - {*_OF_TOKENS, *_FIXED}
+    names = {field.name for field in dataclasses.fields(PhiConfig)} - _NOT_CHOSEN
     return PhiConfig(vocab_size=vocab_size, max_seq_len=seq_len, **{name: getattr(model, name) for name in names})
 
 

@@ -76,7 +76,7 @@ def _block(weights: phi.Params, x_BxTxD: Array, config: phi.PhiConfig) -> tuple[
     length = x_BxTxD.shape[1]
     seen = phi.block(
         jax.tree.map(lambda stacked: stacked[0], weights), x_BxTxD, phi.rotary(jnp.arange(length)[None], config),
-        phi.block_attention(config, length, None, None, None), config,
+        phi.block_attention(config, length, None, None), config,
     )  # fmt: skip
     others = {
         _SCORES: jnp.einsum("bthk,bshk->bhts", seen["queries"], seen["keys"]),

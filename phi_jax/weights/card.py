@@ -15,25 +15,17 @@ from phi_jax.weights.activations import float16_overflow
 
 
 def model_card(
-    source: Artifact,
-    config: PhiConfig,
-    *,
-    weights: str,
-    peaks: Mapping[str, float],
-    name: str,
-    licence: str,
-    scores: Sequence[Fields] = (),
+    source: Artifact, config: PhiConfig, *, peaks: Mapping[str, float], scores: Sequence[Fields] = (), **about: str
 ) -> str:
     """Markdown with the front matter that the Hub reads.
 
-    source: a training or select artifact. weights: which of it, e.g. "step 7 in float16". peaks: of activations
-    (activations.py). name: what the card calls the model. licence: an SPDX id in lower case, or "other". scores:
-    entries of scores.json.
+    source: a training or select artifact. peaks: of activations (activations.py). scores: entries of scores.json.
+    about: "weights", which of it, e.g. "step 7 in float16"; "name", what the card calls the model; "licence", an SPDX
+    id in lower case, or "other".
     """
     return rendered(
-        "weights/templates/card.md.j2", made=[*lineage(source), source],
-        config=config, weights=weights, name=name, licence=licence, scores=scores,
-        parameters=num_params(config), peak=next(iter(peaks.items())), beyond=float16_overflow(peaks),
+        "weights/templates/card.md.j2", made=[*lineage(source), source], config=config, scores=scores,
+        parameters=num_params(config), peak=next(iter(peaks.items())), beyond=float16_overflow(peaks), **about,
     )  # fmt: skip
 
 

@@ -124,13 +124,10 @@ class Checkpoints(contextlib.ExitStack):
         *,
         metrics: Mapping[str, float | None] | None = None,
     ) -> None:
-        """Starts saving `state` as `step`, in place of one that is there; the arrays may be donated on return.
+        """Starts saving `state` as `step`, which is not there yet; the arrays may be donated on return.
 
         state: "params" and the rest. record: JSON. metrics: validation figures of this step, null where not finite.
         """
-        if step in self.steps():
-            self.wait()
-            self._manager.delete(step)
         about = {
             "step": step, "record": record, "metrics": metrics or {},
             "leaves": described(state), "fingerprints": fingerprints(state),

@@ -16,7 +16,6 @@ from phi_jax.model.phi import PhiConfig
 from phi_jax.store.artifact import atomic_path
 from phi_jax.store.rows import read_object
 from phi_jax.tokens.tokenizer_files import why_cut_otherwise
-from phi_jax.weights.architectures.architecture import DTYPES
 from phi_jax.weights.huggingface import read_architecture
 from phi_jax.weights.tensor_files import CODES, open_tensors
 
@@ -43,7 +42,7 @@ def write_gguf(directory: Path, target: Path) -> None:
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.PHI2])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.PHI2, config.num_layers)
     for name, shape in shapes.items():
-        stored, width = (kind, DTYPES[dtype]) if len(shape) == 2 else ("F32", DTYPES["float32"])
+        stored, width = (kind, np.dtype(dtype)) if len(shape) == 2 else ("F32", np.dtype(np.float32))
         writer.add_tensor_info(
             str(names.get_name(name, (".weight", ".bias"))), shape, width, math.prod(shape) * width.itemsize,
             raw_dtype=gguf.GGMLQuantizationType[stored],

@@ -16,7 +16,7 @@ from phi_jax.model.phi import Params, PhiConfig, abstract_params
 from phi_jax.store.artifact import write_json
 from phi_jax.store.rows import read_object
 from phi_jax.tokens.tokenizer import Tokenizer
-from phi_jax.weights.architectures.architecture import DTYPES, Architecture
+from phi_jax.weights.architectures.architecture import Architecture
 from phi_jax.weights.architectures.codegen_names import CODEGEN
 from phi_jax.weights.architectures.phi_names import PHI
 from phi_jax.weights.tensor_files import CODES, open_tensors, write_tensors
@@ -49,7 +49,7 @@ def export_model(
     other, of which few are in memory at a time. vocab_size may exceed the tokenizer's.
     tokenizer_directory: where TOKENIZER_FILES are copied from, as many as are there; None = weights only.
     end_of_text_id: written as bos and eos id, which transformers 5 otherwise takes for 1 and 2.
-    dtype: of DTYPES. Raises UserError for a value that is not finite or that the dtype cannot hold, and for a
+    dtype: of CODES. Raises UserError for a value that is not finite or that the dtype cannot hold, and for a
     model that the architecture cannot hold.
     """
     directory.mkdir(exist_ok=True)
@@ -57,18 +57,18 @@ def export_model(
     write_json(directory / "config.json", about)
     ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
     write_json(directory / "generation_config.json", {"_from_model_config": True, **ids})
-    if tokenizer_directory is not None:
+    if tokenizer_directory:
         for file in TOKENIZER_FILES:
             if (tokenizer_directory / file).is_file():
                 shutil.copyfile(tokenizer_directory / file, directory / file)
     leaves = flatten_dict(params, sep="/").items() if isinstance(params, dict) else params
     cast = ((name, _cast(name, tensor, dtype)) for name, tensor in architecture.tensors(leaves, config))
-    write_tensors(directory, architecture.shapes(config), DTYPES[dtype], cast)
+    write_tensors(directory, architecture.shapes(config), np.dtype(dtype), cast)
 
 
 def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
-        cast = tensor.astype(DTYPES[dtype], copy=False)
+        cast = tensor.astype(dtype, copy=False)
     if not np.isfinite(cast).all():
         raise UserError(
             f"tensor {name} holds values that are not finite in {dtype}: export as bfloat16 or float32, or, where they "
@@ -82,7 +82,7 @@ def _cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
 
 def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
     """What config.json says. Raises UserError where it is missing or phi.forward computes something else."""
-    path = Path(directory) / "config.json"
+    path = directory / "config.json"
     content = read_object(path)
     architecture = ARCHITECTURES.get(str(content.get("model_type")))
     if architecture is None:
@@ -116,7 +116,7 @@ def read_tensors(directory: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(name, tensor) of a whole model, read one at a time, as the files have them.
 
     Raises UserError as `read_architecture` does, for a missing, unknown or misshapen tensor and for a dtype that is
-    none of DTYPES, all by the headers, before it returns; and for a non-finite tensor when that is read.
+    none of CODES, all by the headers, before it returns; and for a non-finite tensor when that is read.
     """
     architecture, config = read_architecture(directory)
     stored = open_tensors(directory)

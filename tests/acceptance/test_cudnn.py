@@ -15,7 +15,7 @@ from attention_reference import LENGTH, STARTS, draw, largest_errors, outputs_an
 
 from phi_jax.model import phi
 from phi_jax.model.attention import attend, causal_mask, segments_of
-from phi_jax.parallel.mesh import make_mesh
+from phi_jax.parallel.mesh import BatchCut, make_mesh
 from phi_jax.parallel.sharded_attention import sharded_attention
 
 pytestmark = pytest.mark.acceptance
@@ -39,7 +39,7 @@ def cudnn():
     """The kernel as training gets it."""
     if jax.devices()[0].platform != "gpu":
         pytest.skip("needs an NVIDIA GPU: JAX_PLATFORMS=cuda pytest tests/acceptance/test_cudnn.py")
-    return sharded_attention(CONFIG, make_mesh((1, jax.device_count(), 1)))
+    return sharded_attention(CONFIG, BatchCut(make_mesh((1, jax.device_count(), 1))))
 
 
 @pytest.mark.parametrize("documents", [False, True], ids=["whole", "documents"])

@@ -81,12 +81,15 @@ EVALUATE = """
 import json, sys
 import jax
 from phi_jax.evaluation.commands import evaluate_model
+sys.path.insert(0, "tests")
+from running import fewer_slots
 model, problems, out, live, devices = sys.argv[1:]
 assert jax.local_device_count() == int(devices)
-evaluate_model(
-    model, "humaneval", out, problems_file=problems, sandbox="full", workers=2, live_slots=int(live),
-    max_new_tokens=32, samples_per_problem=5, temperature=0.8, slots=32,
-)
+with fewer_slots(int(live)):
+    evaluate_model(
+        model, "humaneval", out, problems_file=problems, sandbox="full", workers=2,
+        max_new_tokens=32, samples_per_problem=5, temperature=0.8, slots=32,
+    )
 """
 
 

@@ -30,7 +30,7 @@ Decoded = Iterator[tuple[int, list[int]]]  # (index of a request, new tokens)
 def open_backend(name: str, model: Path, plan: Plan, **options: Any) -> Backend:
     """The model at `model` on the backend jax, transformers or vllm.
 
-    options: of jax, slots and live_slots; of transformers, batch_size, dtype ("": the export's) and device
+    options: of jax, slots; of transformers, batch_size, dtype ("": the export's) and device
     ("cuda" or "cpu"); of vllm, dtype. Raises UserError where model, libraries or device are not there, and for an
     option that this backend does not have.
     """
@@ -71,20 +71,21 @@ class TokenBackend(abc.ABC):
 
     def complete(self, requests: Sequence[Request], label: str) -> Iterator[tuple[int, Completion]]:
         """See completion.Backend."""
-        fitting: list[tuple[int, list[int]]] = []
+        fitting: dict[int, list[int]] = {}  # index of a request -> its prompt
         for i, request in enumerate(requests):
             prompt = self.tokenizer.encode(request.shown)
             if len(prompt) + self.plan.max_new_tokens <= self.context:
-                fitting.append((i, prompt))
+                fitting[i] = prompt
             else:
                 yield i, Completion("", stop_reason=TOO_LONG)
         end = self.tokenizer.end_of_text_id
-        for k, tokens in self.decode([requests[i] for i, _ in fitting], [prompt for _, prompt in fitting]):
+        indices = list(fitting)
+        for k, tokens in self.decode([requests[i] for i in indices], list(fitting.values())):
             kept = tokens[: tokens.index(end)] if end in tokens else tokens
             text = self.tokenizer.decode(kept)
-            stopped = requests[fitting[k][0]].has_stopped(text)
+            stopped = requests[indices[k]].has_stopped(text)
             reason = "stop" if stopped else "end_of_text" if end in tokens else "length"
-            yield fitting[k][0], Completion(text, len(kept), reason)
+            yield indices[k], Completion(text, len(kept), reason)
 
     @abc.abstractmethod
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Decoded:

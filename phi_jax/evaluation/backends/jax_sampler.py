@@ -15,23 +15,22 @@ from phi_jax.weights.models import Loaded, load_model
 SLOTS = 32  # completions decoded at once on each device
 
 
-def open_model(model: Path, plan: Plan, *, slots: int = SLOTS, live_slots: int | None = None) -> JaxBackend:
+def open_model(model: Path, plan: Plan, *, slots: int = SLOTS) -> JaxBackend:
     """Loads a Hugging Face directory or a training artifact. Raises UserError where there is none."""
-    return JaxBackend(load_model(model), plan, slots=slots, live_slots=live_slots)
+    return JaxBackend(load_model(model), plan, slots)
 
 
 class JaxBackend(TokenBackend):
-    """A model in memory. live_slots: how many of the slots are used, all if None; it changes no completion."""
+    """A model in memory. slots: completions decoded at once on each device."""
 
-    def __init__(self, loaded: Loaded, plan: Plan, *, slots: int = SLOTS, live_slots: int | None = None) -> None:
+    def __init__(self, loaded: Loaded, plan: Plan, slots: int = SLOTS) -> None:
         params, config, tokenizer = loaded
         super().__init__(tokenizer, config.max_seq_len, plan)
         self.settings = {"backend": "jax", "slots": slots}
+        end = tokenizer.end_of_text_id
         self._sampler = sampler.Sampler(
-            params, config,
-            end_of_text_id=tokenizer.end_of_text_id, max_new_tokens=plan.max_new_tokens,
-            slots=slots, live_slots=live_slots,
-        )  # fmt: skip
+            params, config, end_of_text_id=end, max_new_tokens=plan.max_new_tokens, slots=slots
+        )
 
     def decode(self, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Decoded:
         """See TokenBackend. What keys a problem's draws is the same wherever it stands in a file."""
@@ -43,7 +42,6 @@ class JaxBackend(TokenBackend):
             )
             for r, tokens in zip(requests, prompts, strict=True)
         ]
-        ended = self._sampler.complete(asked, lambda i, tokens: self.has_stopped(requests[i], tokens))
-        for i, completion in ended:
+        for i, completion in self._sampler.complete(asked, lambda i, tokens: self.has_stopped(requests[i], tokens)):
             end = [self.tokenizer.end_of_text_id] if completion.stop_reason == "end_of_text" else []
             yield i, [*completion.tokens, *end]

@@ -229,7 +229,7 @@ def _is_safe(program: ast.Module | None, new: Mapping[str, str]) -> bool:
     return program is not None
 
 
-PERTURBATIONS: Mapping[str, Callable[[Problem, float, int], Problem | None]] = {
+PERTURBATIONS = {
     "typos": functools.partial(_reworded, typos),
     "paraphrase": functools.partial(_reworded, paraphrase),
     "rename_function": functools.partial(_renamed, rename_function),

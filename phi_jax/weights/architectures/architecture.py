@@ -8,19 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from phi_jax.errors import UserError
 from phi_jax.model.phi import PhiConfig, abstract_params
 from phi_jax.store.artifact import Json
-
-DTYPES = {
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float16": np.dtype(np.float16),
-}
 
 
 class Architecture(NamedTuple):
@@ -121,9 +114,16 @@ def require_sizes(path: Path, config: Json, fields: Sequence[str]) -> None:
             raise UserError(f"{path}: {field} is {value!r}; it must be a whole number from 1; get a good copy")
 
 
+# Values of fields that all families have; others make it another function than `phi.forward`.
+_ALLOWED = {"tie_word_embeddings": (False,), "embd_pdrop": (0.0,), "quantization_config": ()}
+
+
 def require_values(path: Path, config: Json, allowed: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raises UserError for the first field whose value is none of those allowed; absent or null always is."""
-    for field, values in allowed.items():
+    """Raises UserError for the first field whose value is none of those allowed; absent or null always is.
+
+    allowed: fields of this family, beside those of all.
+    """
+    for field, values in {**allowed, **_ALLOWED}.items():
         value = config.get(field)
         if value is not None and value not in values:
             has = f"only {values[0]!r}" if values else "none"

@@ -90,9 +90,6 @@ def _read_config(path: Path, c: Json) -> PhiConfig:
         raise UserError(f"{path}: n_head is {heads}, which must be a multiple of {_PARTS}; use another model")
     allowed = {
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
-        "tie_word_embeddings": (False,),
-        "embd_pdrop": (0.0,),
-        "quantization_config": (),
         # By these names transformers sets the same fields.
         "hidden_size": (width,),
         "num_attention_heads": (heads,),

@@ -109,13 +109,10 @@ def _read_config(path: Path, c: Json) -> PhiConfig:
         {
             "hidden_act": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
             "qk_layernorm": (False,),
-            "tie_word_embeddings": (False,),
             "num_key_value_heads": (heads,),
-            "embd_pdrop": (0.0,),
             "rope_scaling": (),
             "rope_parameters.rope_type": ("default",),
             "rope_parameters.type": ("default",),  # its name in transformers 4
-            "quantization_config": (),
         },
     )
     head_dim = given(c, "head_dim", c["hidden_size"] // heads)

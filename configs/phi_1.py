@@ -4,26 +4,34 @@ Expected: the paper trained phi-1-base in under 4 days on 8 A100s, 770 GPU-hours
 pass@1 29 % (base) and 50.6 % (finetuned). Nobody has run this config yet: `phi-jax plan` says what it takes.
 
 `phi_1.py` keeps the paper's attention dropout with the kernel `xla`; `phi_1.py:attention=cudnn` (GPU) and
-`phi_1.py:attention=splash` (TPU) are faster, and have no attention dropout. `phi_1.py:hardware=8xa100` takes cudnn,
-recomputes nothing, and takes the most rows that fit there, as compiled (tests/acceptance/plan_gpu.json).
+`phi_1.py:attention=splash` (TPU) are faster, and have no attention dropout. `phi_1.py:hardware=8xa100` takes such a
+kernel, the remat with the least bound of a step, and the most rows that fit, as compiled (tests/acceptance/plan_gpu.json,
+plan_tpu.json) or, where these have no figure, as estimated.
 `phi_1.py:optimizer=muon` trains with Muon instead of the paper's AdamW. "Ours" marks where the paper is silent.
 """
 
 from ml_collections import ConfigDict
 
-# Devices (A100s of 80 GB) -> sequences that all of them compute at once, with attention cudnn and remat none.
-HARDWARE = {"8xa100": 64, "8xh100": 64, "8xh200": 128, "1xh100": 4}
+# Devices (A100s of 80 GB; slices v5e:4x4, v5p:2x2x4, v6e:4x4), sequences that all of them compute at once, kernel, remat.
+HARDWARE = """\
+8xa100  64  cudnn   none
+8xh100  64  cudnn   none
+8xh200  128 cudnn   none
+1xh100  4   cudnn   none
+16xv5e  64  splash  dots
+16xv5p  128 splash  none
+16xv6e  128 splash  dots"""
 CHOICES = {  # the first is the default
     "attention": ("xla", "cudnn", "splash"),
     "optimizer": ("adamw", "muon"),
-    "hardware": ("any", *HARDWARE),
+    "hardware": ("any", *(line.split()[0] for line in HARDWARE.splitlines())),
 }
 
 
-def get_config(argument: str = "", settings: dict[str, int] = HARDWARE) -> ConfigDict:
+def get_config(argument: str = "", settings: str = HARDWARE) -> ConfigDict:
     """argument: "hardware=8xa100", "optimizer=muon" or the like, or several with commas between; see CHOICES.
 
-    settings: for each hardware, as in HARDWARE, those of another model.
+    settings: a table as HARDWARE, of another model.
     """
     chosen = {name: values[0] for name, values in CHOICES.items()}
     for part in filter(None, argument.split(",")):
@@ -32,9 +40,8 @@ def get_config(argument: str = "", settings: dict[str, int] = HARDWARE) -> Confi
             known = (f"{name}={value}" for name, values in CHOICES.items() for value in values)
             raise ValueError(f"phi_1.py:{argument}: {part} is unknown; use {', '.join(known)}")
         chosen[name] = value
-    rows, kernel, remat = 32, chosen["attention"], "full"
-    if chosen["hardware"] in settings:
-        rows, kernel, remat = settings[chosen["hardware"]], "cudnn", "none"
+    table = {name: values for name, *values in map(str.split, settings.splitlines())}
+    rows, kernel, remat = table.get(chosen["hardware"], ("32", chosen["attention"], "full"))
     if kernel != chosen["attention"] and "attention=" in argument:
         raise ValueError(f"phi_1.py:{argument}: hardware={chosen['hardware']} takes attention={kernel}; name one of both")
 
@@ -157,7 +164,7 @@ def get_config(argument: str = "", settings: dict[str, int] = HARDWARE) -> Confi
     c.training.schedule_steps = 36_000  # steps at which the linear decay reaches 0 (paper, section 2.3)
     c.training.warmup_steps = 750  # steps of linear warmup (paper, section 2.3)
     c.training.global_batch_size = 1024  # sequences in one step over all devices (paper, section 2.3)
-    c.training.microbatches = 1024 // rows  # equal parts that a step's batch is cut into: 4 sequences a GPU on the paper's 8, or as in HARDWARE (ours)
+    c.training.microbatches = 1024 // int(rows)  # equal parts that a step's batch is cut into: 4 sequences a GPU on the paper's 8, or as in HARDWARE (ours)
     c.training.optimizer = chosen["optimizer"]  # adamw (paper, section 2.3); or muon on the kernels of the blocks and adamw on the rest
     c.training.learning_rate = 1e-3  # peak (paper, section 2.3)
     c.training.weight_decay = 0.1  # AdamW, decoupled (paper, section 2.3)
@@ -187,7 +194,7 @@ def get_config(argument: str = "", settings: dict[str, int] = HARDWARE) -> Confi
     c.finetune.schedule_steps = 6000  # steps at which the linear decay reaches 0 (paper: silent)
     c.finetune.warmup_steps = 50  # steps of linear warmup (paper, section 2.3)
     c.finetune.global_batch_size = 256  # sequences in one step (paper, section 2.3)
-    c.finetune.microbatches = 256 // rows  # as many sequences a device as in pretraining (ours)
+    c.finetune.microbatches = 256 // int(rows)  # as many sequences a device as in pretraining (ours)
     c.finetune.learning_rate = 1e-4  # peak (paper, section 2.3)
     c.finetune.weight_decay = 0.01  # AdamW, decoupled (paper, section 2.3)
     c.finetune.muon_learning_rate = 1e-4  # Muon, peak (ours: as AdamW's)

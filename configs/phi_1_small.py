@@ -5,7 +5,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-HARDWARE = {"8xa100": 128, "8xh100": 128, "8xh200": 256, "1xh100": 16}  # as phi_1.py's
+HARDWARE = """\
+8xa100  128 cudnn   none
+8xh100  128 cudnn   none
+8xh200  256 cudnn   none
+1xh100  16  cudnn   none
+16xv5e  64  splash  none
+16xv5p  256 splash  none
+16xv6e  256 splash  dots"""  # as phi_1.py's
 
 
 def get_config(argument: str = "") -> ConfigDict:

@@ -77,6 +77,13 @@ def test_outputs_and_gradients_equal_numpys(kernel, head_dim, dtype, documents):
     assert max(errors.values()) < TOLERANCES[dtype], errors
 
 
+def test_splash_in_its_largest_blocks_equals_numpy():
+    """At phi-1's length: two blocks, of whose keys half are multiplied at once."""
+    inputs = draw(64, "float32", batch=1, length=2048, heads=1)
+    errors = largest_errors(interpreted_splash, inputs, segments_from(((0, 700, 1024, 1300),), 2048))
+    assert max(errors.values()) < TOLERANCES["float32"], errors
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_result_has_the_dtype_of_its_inputs(kernel):
     q, k, v, _ = draw(16, "bfloat16", batch=1, length=128)

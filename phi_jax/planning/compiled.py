@@ -15,7 +15,7 @@ class Program:
 
     seconds: float  # of compiling
     memory: dict[str, int]  # bytes at the peak, by who multiplies matrices; empty where it fits in no way
-    exchanges: dict[str, tuple[int, int]]  # of a step on GPUs: collective -> times, bytes received; {} on TPUs
+    exchanges: dict[str, tuple[int, int]]  # of a step: collective -> times, bytes received
     kernels: list[str]  # fused attention kernels in it, as the program calls them
 
 
@@ -25,13 +25,13 @@ def attention_kernels(text: str) -> list[str]:
 
 
 def exchanges(text: str, devices: int) -> dict[str, tuple[int, int]]:
-    """Collective -> (times, bytes that one device receives) in one run of a GPU program, given as its text.
+    """Collective -> (times, bytes that one device receives) in one run of a program, given as its text.
 
     The body of a loop counts as often as it runs. The result of a collective is read where it ends ("-done"): where it
     starts, its shape holds the operands too. Of an array of S bytes in a group of n, all-gather, reduce-scatter and
     all-to-all bring S (n - 1) / n to a device, all-reduce twice that.
     """
-    computations = re.findall(r"^(ENTRY )?(%\S+) \(.*?\{\n(.*?)^\}", text, re.M | re.S)
+    computations = re.findall(r"^(ENTRY )?(%\S+) \(.*?\{\n(.*?)^\}$", text, re.M | re.S)
     bodies = {name: body for _, name, body in computations}
     starts = dict(re.findall(rf"(%\S+) = (.*(?:{_COLLECTIVES})-start\(.*)", text))
 
@@ -39,9 +39,9 @@ def exchanges(text: str, devices: int) -> dict[str, tuple[int, int]]:
     def counted(name: str) -> Counter[tuple[str, str]]:
         total: Counter[tuple[str, str]] = Counter()
         for line in bodies[name].splitlines():
-            runs = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            runs = _runs(line, bodies)
             for called in re.findall(r"(?:body|calls)=(%[\w.-]+)", line):
-                total += {key: count * int(runs[1] if runs else 1) for key, count in counted(called).items()}
+                total += {key: count * runs for key, count in counted(called).items()}
             if found := re.search(rf" = (.*?) ({_COLLECTIVES})(-done)?\((%[\w.-]+)?", line):
                 group = _group_size(starts.get(found[4], line), devices)
                 total += {(found[2], "times"): 1, (found[2], "bytes"): _received(found[2], found[1], group)}
@@ -49,6 +49,18 @@ def exchanges(text: str, devices: int) -> dict[str, tuple[int, int]]:
 
     total = counted(next(name for entry, name, _ in computations if entry))
     return {kind: (total[kind, "times"], total[kind, "bytes"]) for kind in sorted({kind for kind, _ in total})}
+
+
+def _runs(line: str, bodies: dict[str, str]) -> int:
+    """How often a line's loop runs: as GPU programs say, or as a TPU's counter goes from 0 to a constant by another."""
+    if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
+        return int(found[1])
+    for condition, body in re.findall(r" while\(.*condition=(%[\w.-]+), body=(%[\w.-]+)", line):
+        place, end = (re.findall(rf"{what}(\d+)", bodies[condition])[0] for what in (r"\), index=", r"constant\("))
+        counters = re.findall(r"%[\w.-]+", re.findall(r"ROOT .* tuple\((.*)", bodies[body])[0])
+        by = re.findall(rf"{counters[int(place)]} = .* add\(.*(%[\w.-]+)\)", bodies[body])[0]
+        return int(end) // int(re.findall(rf"{by} = .* constant\((\d+)", bodies[body])[0])
+    return 1
 
 
 def _received(kind: str, shape: str, group: int) -> int:

@@ -114,8 +114,8 @@ def _compiled(shape: PhiConfig, rules: Config, mesh: Mesh) -> Program:
             # A GPU's compiler leaves temporaries out of its peak; what is donated is argument and output at once.
             whole = used.argument_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
             memory[who] = whole + used.temp_size_in_bytes if on_gpu else used.peak_memory_in_bytes
-    exchanged = exchanges(text, mesh.size) if on_gpu else {}
-    return Program(round(time.monotonic() - begin, 1), memory, exchanged, attention_kernels(text))
+    seconds = round(time.monotonic() - begin, 1)
+    return Program(seconds, memory, exchanges(text, mesh.size) if text else {}, attention_kernels(text))
 
 
 def compile_step(shape: PhiConfig, rules: Config, mesh: Mesh, options: Json | None = None) -> Any:

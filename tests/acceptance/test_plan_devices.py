@@ -1,6 +1,6 @@
-"""phi-1 planned for GPUs that are not here: the real step compiled by XLA's GPU compiler. Writes plan_gpu.json.
+"""phi-1 planned for GPUs and TPUs that are not here: the real step, compiled. Writes plan_gpu.json and plan_tpu.json.
 
-    pip install -e '.[plan]' && pytest tests/acceptance/test_plan_gpus.py
+    pip install -e '.[plan]' && pytest tests/acceptance/test_plan_devices.py
 
 A case takes half a minute or more. tests/test_plan.py holds the estimate and the configs against the committed figures.
 """
@@ -18,15 +18,10 @@ from phi_jax import config
 from phi_jax.planning.hardware import compiler_is_here, parse_hardware
 from phi_jax.planning.plan import lines, plan
 
-pytestmark = [
-    pytest.mark.acceptance,
-    pytest.mark.timeout(5400),
-    pytest.mark.skipif(
-        not compiler_is_here(parse_hardware("1xH100")), reason="needs jax's CUDA plugin: pip install -e '.[plan]'"
-    ),
-]
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(5400)]
 
-DEVICES = {"8xa100": "8xA100-80GB", "8xh100": "8xH100", "8xh200": "8xH200", "1xh100": "1xH100"}
+GPUS = {"8xa100": "8xA100-80GB", "8xh100": "8xH100", "8xh200": "8xH200", "1xh100": "1xH100"}
+TPUS = {"16xv5e": "v5e:4x4", "16xv5p": "v5p:2x2x4", "16xv6e": "v6e:4x4"}
 CONFIGS = ("phi_1", "phi_1_small")
 
 
@@ -48,6 +43,10 @@ OTHERS = [
     ("phi_1", "hardware=8xh100", "16xH100", ["--config.training.microbatches=8", "--config.training.mesh=(1,-1,1)"]),
     ("phi_1", "hardware=8xh100", "16xH100", ["--config.training.microbatches=8", "--config.training.mesh=(2,-1,1)"]),
     ("phi_1", "hardware=8xh100", "128xH100", ["--config.training.microbatches=1", "--config.training.mesh=(16,-1,1)"]),
+    ("phi_1", "", "v5e:4x4", []),
+    ("phi_1", "hardware=16xv5e", "v5e:4x4", ["--config.training.microbatches=64", "--config.model.remat=none"]),
+    ("phi_1", "hardware=16xv5p", "v5p:2x2x4", FULL),
+    ("phi_1", "hardware=16xv5e", "2xv5e:4x4", ["--config.training.microbatches=8", "--config.training.mesh=(2,-1,1)"]),
 ]
 
 
@@ -55,10 +54,13 @@ def planned(name, argument, devices, overrides):
     values = config.load(["--config", f"{ROOT}/configs/{name}.py:{argument}".rstrip(":"), *overrides]).to_dict()
     for model in values["models"].values():  # finetuning differs in the number of its microbatches alone
         model["rules"] = "training"
-    result = plan(config.Config(values), parse_hardware(devices))
+    hardware = parse_hardware(devices)
+    if not compiler_is_here(hardware):
+        pytest.skip("needs the compilers: pip install -e '.[plan]'")
+    result = plan(config.Config(values), hardware)
     print("\n".join(lines(result)))
     for fit in filter(None, (result.sections[0], result.sections[0].fitting)):
-        if fit.compiled:
+        if fit.program:
             changes = [text for text in overrides if "microbatches" not in text]
             record(
                 result, fit, name, argument, devices, [*changes, f"--config.training.microbatches={fit.microbatches}"]
@@ -67,9 +69,9 @@ def planned(name, argument, devices, overrides):
 
 
 def record(result, fit, *case):
-    """Puts a case into plan_gpu.json; the others stay."""
+    """Puts a case into plan_gpu.json or plan_tpu.json; the others stay. One that the compiler refused has no memory."""
     name, argument, devices, overrides = case
-    place = Path(__file__).with_name("plan_gpu.json")
+    place = Path(__file__).with_name("plan_tpu.json" if result.hardware.is_tpu else "plan_gpu.json")
     cases = json.loads(place.read_text()) if place.exists() else {}
     base = next(duration for duration in result.durations if duration.model == "base")
     changes = [text.rpartition(".")[2] for text in overrides]
@@ -100,15 +102,16 @@ def record(result, fit, *case):
     place.write_text(json.dumps(cases, indent=1, sort_keys=True) + "\n")
 
 
-@pytest.mark.parametrize("hardware", DEVICES)
+@pytest.mark.parametrize("hardware", GPUS | TPUS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_takes_the_most_rows_that_fit_a_hardware(name, hardware):
     microbatches = chosen(name, hardware)
     twice = [f"--config.training.microbatches={microbatches // 2}"]
-    fit = planned(name, f"hardware={hardware}", DEVICES[hardware], twice)
+    fit = planned(name, f"hardware={hardware}", (GPUS | TPUS)[hardware], twice)
     assert not fit.fits
     assert fit.fitting.microbatches == microbatches
-    assert fit.fitting.program.kernels == ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
+    kernels = ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"] if hardware in GPUS else ["tpu_custom_call"]
+    assert fit.fitting.program.kernels == kernels
 
 
 @pytest.mark.parametrize("case", OTHERS, ids=str)

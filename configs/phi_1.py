@@ -12,26 +12,27 @@ plan_tpu.json) or, where these have no figure, as estimated.
 
 from ml_collections import ConfigDict
 
-# Devices (A100s of 80 GB; slices v5e:4x4, v5p:2x2x4, v6e:4x4), sequences that all of them compute at once, kernel, remat.
-HARDWARE = """\
-8xa100  64  cudnn   none
-8xh100  64  cudnn   none
-8xh200  128 cudnn   none
-1xh100  4   cudnn   none
-16xv5e  64  splash  dots
-16xv5p  128 splash  none
-16xv6e  128 splash  dots"""
+# Devices (A100s of 80 GB; slices v5e:4x4, v5p:2x2x4, v6e:4x4) -> sequences that all of them compute at once, kernel, remat.
+HARDWARE = {
+    "8xa100": (64, "cudnn", "none"),
+    "8xh100": (64, "cudnn", "none"),
+    "8xh200": (128, "cudnn", "none"),
+    "1xh100": (4, "cudnn", "none"),
+    "16xv5e": (64, "splash", "dots"),
+    "16xv5p": (128, "splash", "none"),
+    "16xv6e": (128, "splash", "dots"),
+}
 CHOICES = {  # the first is the default
     "attention": ("xla", "cudnn", "splash"),
     "optimizer": ("adamw", "muon"),
-    "hardware": ("any", *(line.split()[0] for line in HARDWARE.splitlines())),
+    "hardware": ("any", *HARDWARE),
 }
 
 
-def get_config(argument: str = "", settings: str = HARDWARE) -> ConfigDict:
+def get_config(argument: str = "", settings: dict[str, tuple[int, str, str]] = HARDWARE) -> ConfigDict:
     """argument: "hardware=8xa100", "optimizer=muon" or the like, or several with commas between; see CHOICES.
 
-    settings: a table as HARDWARE, of another model.
+    settings: as HARDWARE, of another model.
     """
     chosen = {name: values[0] for name, values in CHOICES.items()}
     for part in filter(None, argument.split(",")):
@@ -40,8 +41,7 @@ def get_config(argument: str = "", settings: str = HARDWARE) -> ConfigDict:
             known = (f"{name}={value}" for name, values in CHOICES.items() for value in values)
             raise ValueError(f"phi_1.py:{argument}: {part} is unknown; use {', '.join(known)}")
         chosen[name] = value
-    table = {name: values for name, *values in map(str.split, settings.splitlines())}
-    rows, kernel, remat = table.get(chosen["hardware"], ("32", chosen["attention"], "full"))
+    rows, kernel, remat = settings.get(chosen["hardware"], (32, chosen["attention"], "full"))
     if kernel != chosen["attention"] and "attention=" in argument:
         raise ValueError(f"phi_1.py:{argument}: hardware={chosen['hardware']} takes attention={kernel}; name one of both")
 
@@ -164,7 +164,7 @@ def get_config(argument: str = "", settings: str = HARDWARE) -> ConfigDict:
     c.training.schedule_steps = 36_000  # steps at which the linear decay reaches 0 (paper, section 2.3)
     c.training.warmup_steps = 750  # steps of linear warmup (paper, section 2.3)
     c.training.global_batch_size = 1024  # sequences in one step over all devices (paper, section 2.3)
-    c.training.microbatches = 1024 // int(rows)  # equal parts that a step's batch is cut into: 4 sequences a GPU on the paper's 8, or as in HARDWARE (ours)
+    c.training.microbatches = 1024 // rows  # equal parts that a step's batch is cut into: 4 sequences a GPU on the paper's 8, or as in HARDWARE (ours)
     c.training.optimizer = chosen["optimizer"]  # adamw (paper, section 2.3); or muon on the kernels of the blocks and adamw on the rest
     c.training.learning_rate = 1e-3  # peak (paper, section 2.3)
     c.training.weight_decay = 0.1  # AdamW, decoupled (paper, section 2.3)
@@ -194,7 +194,7 @@ def get_config(argument: str = "", settings: str = HARDWARE) -> ConfigDict:
     c.finetune.schedule_steps = 6000  # steps at which the linear decay reaches 0 (paper: silent)
     c.finetune.warmup_steps = 50  # steps of linear warmup (paper, section 2.3)
     c.finetune.global_batch_size = 256  # sequences in one step (paper, section 2.3)
-    c.finetune.microbatches = 256 // int(rows)  # as many sequences a device as in pretraining (ours)
+    c.finetune.microbatches = 256 // rows  # as many sequences a device as in pretraining (ours)
     c.finetune.learning_rate = 1e-4  # peak (paper, section 2.3)
     c.finetune.weight_decay = 0.01  # AdamW, decoupled (paper, section 2.3)
     c.finetune.muon_learning_rate = 1e-4  # Muon, peak (ours: as AdamW's)

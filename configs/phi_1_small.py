@@ -5,14 +5,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-HARDWARE = """\
-8xa100  128 cudnn   none
-8xh100  128 cudnn   none
-8xh200  256 cudnn   none
-1xh100  16  cudnn   none
-16xv5e  64  splash  none
-16xv5p  256 splash  none
-16xv6e  256 splash  dots"""  # as phi_1.py's
+HARDWARE = {  # as phi_1.py's
+    "8xa100": (128, "cudnn", "none"),
+    "8xh100": (128, "cudnn", "none"),
+    "8xh200": (256, "cudnn", "none"),
+    "1xh100": (16, "cudnn", "none"),
+    "16xv5e": (64, "splash", "none"),
+    "16xv5p": (256, "splash", "none"),
+    "16xv6e": (256, "splash", "dots"),
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-HARDWARE = {  # as phi_1.py's
+HARDWARE = {  # as phi_1.py's; no more than a batch of finetuning, 256
     "8xa100": (128, "cudnn", "none"),
     "8xh100": (128, "cudnn", "none"),
     "8xh200": (256, "cudnn", "none"),

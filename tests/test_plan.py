@@ -417,7 +417,7 @@ def test_a_hardware_gets_the_most_rows_that_fit_it(name, argument, devices):
         return estimated_gib(name, f"hardware={argument}", devices, overrides) * 2**30 <= hardware.usable_bytes
 
     assert fits(microbatches)
-    assert not fits(microbatches // 2)
+    assert found.finetune.microbatches == 1 or not fits(microbatches // 2)  # 1: its batch cannot be cut into less
     case = case_of(microbatches)
     assert case or hardware.is_tpu
     if case:

@@ -247,6 +247,8 @@ ENTRY %main (w: bf16[8]) -> bf16[8] {
 def test_the_loops_of_a_tpus_program_are_counted_by_their_conditions():
     assert exchanges(TPU_PROGRAM, 16) == {"collective-permute": (4, 4 * 2 * 128 * 8192)}
     assert attention_kernels(TPU_PROGRAM) == ["tpu_custom_call"]
+    with pytest.raises(LookupError):  # nothing is guessed of a counter that is no sum
+        exchanges(TPU_PROGRAM.replace(" add(", " multiply("), 16)
 
 
 def test_what_a_program_exchanges_is_counted_as_often_as_its_loops_run():

@@ -15,7 +15,7 @@ class Program:
 
     seconds: float  # of compiling
     memory: dict[str, int]  # bytes at the peak, by who multiplies matrices; empty where it fits in no way
-    exchanges: dict[str, tuple[int, int]]  # of a step: collective -> times, bytes received
+    exchanges: dict[str, tuple[int, int]]  # of a step: collective -> times, bytes received; {} where they can't be told
     kernels: list[str]  # fused attention kernels in it, as the program calls them
 
 
@@ -29,7 +29,8 @@ def exchanges(text: str, devices: int) -> dict[str, tuple[int, int]]:
 
     The body of a loop counts as often as it runs. The result of a collective is read where it ends ("-done"): where it
     starts, its shape holds the operands too. Of an array of S bytes in a group of n, all-gather, reduce-scatter and
-    all-to-all bring S (n - 1) / n to a device, all-reduce twice that.
+    all-to-all bring S (n - 1) / n to a device, all-reduce twice that. Raises LookupError for a loop that does not
+    say how often it runs.
     """
     computations = re.findall(r"^(ENTRY )?(%\S+) \(.*?\{\n(.*?)^\}$", text, re.M | re.S)
     bodies = {name: body for _, name, body in computations}

@@ -4,6 +4,7 @@ The real train step is compiled ahead of time, for devices that need not be here
 is, else memory is estimated.
 """
 
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -114,8 +115,10 @@ def _compiled(shape: PhiConfig, rules: Config, mesh: Mesh) -> Program:
             # A GPU's compiler leaves temporaries out of its peak; what is donated is argument and output at once.
             whole = used.argument_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes
             memory[who] = whole + used.temp_size_in_bytes if on_gpu else used.peak_memory_in_bytes
-    seconds = round(time.monotonic() - begin, 1)
-    return Program(seconds, memory, exchanges(text, mesh.size) if text else {}, attention_kernels(text))
+    seconds, exchanged = round(time.monotonic() - begin, 1), {}
+    with contextlib.suppress(LookupError):  # of another form of program than those that were read
+        exchanged = exchanges(text, mesh.size) if text else {}
+    return Program(seconds, memory, exchanged, attention_kernels(text))
 
 
 def compile_step(shape: PhiConfig, rules: Config, mesh: Mesh, options: Json | None = None) -> Any:

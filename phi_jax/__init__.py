@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # it would draw over ours
+os.environ.setdefault("DAFT_SHOW_QUERY_ID", "0")
 
 
 def load(directory: str | os.PathLike[str]) -> "Model":

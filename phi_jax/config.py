@@ -119,12 +119,15 @@ def load(config_arguments: Sequence[str]) -> Config:
         raise
     except SystemExit:
         raise UserError(f"--config {file}: ends the process; it must only define get_config()") from None
-    except KeyError as error:
-        raise UserError(f"--config {file}: there is no field or key {error}") from None
     except Exception as error:  # whatever the file raises
         # An exception inside the file arrives as the text of a traceback, whose last line says what is wrong.
-        lines = str(error).strip("'").replace("\\'", "'").replace("\\n", "\n").splitlines()
-        line = lines[-1] if "Traceback" in str(error) else " ".join(lines)
+        found = error.args[0] if isinstance(error, AttributeError) else error  # which holds a KeyError, or a text
+        text = str(found.args[0] if isinstance(found, KeyError) else found)
+        line = text.splitlines()[-1] if "Traceback" in text else ". ".join(text.splitlines())
+        if "'get_config'" in line:
+            line = "it has no get_config(), so it is no experiment; a sweep is for `phi-jax sweep`"
+        elif isinstance(found, KeyError):
+            line = f"there is no field or key {line}"
         raise UserError(f"--config {file}: {line.removeprefix('ValueError: ')}") from None
 
 

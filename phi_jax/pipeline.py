@@ -163,8 +163,10 @@ def _inputs_of(stage: Stage, workdir: Path) -> dict[str, Artifact]:
 def _input(stage: Stage, label: str, workdir: PathLike, *, settle: bool = False) -> Artifact:
     source = artifact.find(workdir, *split_label(label), settle=settle)
     if source is None:
-        command = f"phi-jax {split_label(label)[0]} --config ... --workdir {workdir}"
-        raise UserError(f"{stage.label} needs {label}, which is not in {workdir}; run `{command}` first")
+        raise UserError(
+            f"{stage.label} needs {label}, which is not in {workdir}; run `phi-jax run`, which makes all, or first "
+            f"`phi-jax {split_label(label)[0]}`"
+        )
     return source
 
 
@@ -180,7 +182,7 @@ def _made(done: Artifact) -> str:
     told = [
         f"{about['rows']:,} {name.replace('_', ' ')}"
         for name, about in outputs
-        if about["kind"] != "log" and about.get("rows") and name != "tokens"
+        if about["kind"] != "log" and about.get("rows") and name not in ("tokens", "findings")
     ]
     told += [form.format(done.facts[name]) for name, form in _TOLD.items() if done.facts.get(name)]
     while len(line := ", ".join(told)) > 41:
@@ -210,8 +212,12 @@ def status(config: Config, workdir: PathLike, *, verify: bool) -> list[Standing]
 
     verify: the hash of every file is compared with the manifest; a file that differs makes its artifact STALE.
     """
-    digests = PathDigests(workdir)
-    return [_standing(stage, stage.decides(config, digests), workdir, {}, verify=verify) for stage in stages(config)]
+    digests, found, due = PathDigests(workdir), list[Standing](), dict[str, str]()
+    for stage in stages(config):
+        found.append(_standing(stage, stage.decides(config, digests), workdir, due, verify=verify))
+        if found[-1].due:
+            due[stage.label] = _ANEW
+    return found
 
 
 def keys_of(config: Config, digests: PathDigests) -> dict[str, str]:
@@ -240,8 +246,8 @@ def outlook(
         for label in sorted({*stage.inputs.values()} - made):
             if _input(stage, label, workdir).key != keys[label]:
                 raise UserError(
-                    f"{stage.label} needs {label}, and the one in {workdir} was made under another config; `phi-jax "
-                    "status` with this config says what differs: undo that, or make it again first"
+                    f"{stage.label} needs {label}, and the one in {workdir} was made under another config, which is "
+                    "--config config.json there; `phi-jax status` says what differs: undo that, or make it again first"
                 )
         standing = _standing(stage, decides, workdir, due)
         if stage.stage in again:

@@ -72,6 +72,6 @@ class _Lines(io.StringIO):
     """For what redraws one line: each drawing becomes a line."""
 
     def write(self, text: str) -> int:
-        if line := text.strip():
+        if line := text.replace("\x1b[A", "").strip():  # by which tqdm goes back to a line above
             note(line)
         return len(text)

@@ -39,7 +39,12 @@ def test_reads_are_recorded_where_they_happen():
         ([], "no config given"),
         (["--config", "configs/nowhere.py"], "configs/nowhere.py: no such file"),
         (["--config", f"{ROOT}/configs/nano.py:size=huge"], "nano.py:size=huge: unknown; use one of"),
-        ([*MICRO, "--config.training.lerning_rate=1"], 'Did you mean "learning_rate"'),
+        (
+            [*MICRO, "--config.training.lerning_rate=1"],
+            """there is no field or key 'lerning_rate'. Did you mean "learning_rate" instead of "lerning_rate"?""",
+        ),
+        ([*MICRO, "--config.trainin.steps=1"], "there is no field or key 'trainin'. Did you mean"),
+        (["--config", f"{ROOT}/configs/sweeps/seeds.py"], "it has no get_config(), so it is no experiment"),
         ([*MICRO, "--config.training.learning_rate=abc"], "training.learning_rate=abc: could not convert"),
         ([*MICRO, "--config.training.steps"], "a value must follow"),
         (["--config", "none.py"], "--config none.py: "),

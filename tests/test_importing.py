@@ -227,7 +227,8 @@ def test_the_command_line_shows_one_line(tmp_path):
     done = phi_jax("import", "--hf", source, "--out", tmp_path / "imported", check=False)
     assert done.returncode == 1
     assert done.stderr == (
-        f"phi-jax: error: {source / 'config.json'}: model_type is 'gpt2'; only 'phi', 'codegen' can be read\n"
+        f"phi-jax: error: {source / 'config.json'}: model_type is 'gpt2'; only 'phi', 'codegen' can be read; of a "
+        "run, name e.g. W/export/finetuned/model\n"
     )
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 

@@ -73,7 +73,7 @@ def test_points_are_products_zips_and_chains():
             "def get_points(h): return h.chain(h.point('a', {}), h.point('b', {}))",
             "points a and b: the same experiment",
         ),
-        ("x = 1", "KeyError: 'get_points'"),
+        ("x = 1", "it has no get_points(h), so it is no sweep"),
         ("import sys; sys.exit(3)", "SystemExit"),
     ],
 )

@@ -14,9 +14,10 @@ import pytest
 from running import MICRO, ROOT, phi_jax
 from test_cores import is_running
 
-LABELS = ("export/base", "evaluate/base", "report")
+LABELS = ("dedup/python", "export/base", "evaluate/base", "report")
 LIST = [
     r"\d+ of \d+ stages are whole",
+    r"dedup/python                \d+ documents, \d+ duplicates +[\d.]+ s",
     r"export/base                 91,904 parameters +[\d.]+ s",
     r"evaluate/base               8 problems +[\d.]+ s",
     r"report                      +[\d.]+ s",

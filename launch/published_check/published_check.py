@@ -93,7 +93,7 @@ class Check:
                 self.found[part] = {**result, "seconds": round(time.monotonic() - start, 1)}
                 save()
                 say(f"{self.name}: {part}: {result['says']}")
-                if "error" in result and part in NEEDED:
+                if "error" in result and part in ("fetch", "import"):  # the parts behind them need these
                     return
 
     def evaluate(self, part: str, benchmark: str, model: str, **backend: Any) -> Result:
@@ -212,7 +212,6 @@ PARTS: dict[str, Callable[[Check], Result]] = {
     "export": export_it,
     "transformers": ask_transformers,
 }
-NEEDED = ("fetch", "import")  # by the parts behind them
 
 
 def problem_file(benchmark: str, given: str | None, out: Path) -> tuple[Path, str]:

@@ -93,6 +93,8 @@ def load(config_arguments: Sequence[str], scale: str) -> Sweep:
     h = Hyper(scale)
     try:
         module = runpy.run_path(path)
+        if "get_points" not in module:
+            raise ValueError("it has no get_points(h), so it is no sweep; an experiment is for `phi-jax run`")
         overrides = h.product(module["get_points"](h), _seeds(h, argument))
     except (Exception, SystemExit) as error:  # whatever the file raises
         raise UserError(f"--config {file}: {type(error).__name__}: {one_line(error)}") from None

@@ -87,7 +87,10 @@ def read_architecture(directory: Path) -> tuple[Architecture, PhiConfig]:
     architecture = ARCHITECTURES.get(str(content.get("model_type")))
     if architecture is None:
         known = ", ".join(map(repr, ARCHITECTURES))
-        raise UserError(f"{path}: model_type is {content.get('model_type')!r}; only {known} can be read")
+        raise UserError(
+            f"{path}: model_type is {content.get('model_type')!r}; only {known} can be read; of a run, name e.g. "
+            "W/export/finetuned/model"
+        )
     if not content.get("is_causal", True):  # by which transformers lets each token see those behind it
         raise UserError(f"{path}: is_causal is {content['is_causal']!r}, only True can be read; use another model")
     try:

@@ -44,7 +44,6 @@ def test_reads_are_recorded_where_they_happen():
             """there is no field or key 'lerning_rate'. Did you mean "learning_rate" instead of "lerning_rate"?""",
         ),
         ([*MICRO, "--config.trainin.steps=1"], "there is no field or key 'trainin'. Did you mean"),
-        (["--config", f"{ROOT}/configs/sweeps/seeds.py"], "it has no get_config(), so it is no experiment"),
         ([*MICRO, "--config.training.learning_rate=abc"], "training.learning_rate=abc: could not convert"),
         ([*MICRO, "--config.training.steps"], "a value must follow"),
         (["--config", "none.py"], "--config none.py: "),

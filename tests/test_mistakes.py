@@ -44,6 +44,11 @@ def test_unknown_field(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
+def test_a_sweep_is_no_experiment(tmp_path):
+    line = fails("run", "--config", "configs/sweeps/seeds.py", "--workdir", tmp_path / "w")
+    assert "it has no get_config(), so it is no experiment" in line
+
+
 def test_workdir_is_a_file(tmp_path):
     (tmp_path / "w").write_text("precious")
     assert "is a file; name a directory" in fails("run", *MICRO, "--workdir", tmp_path / "w")

@@ -47,7 +47,7 @@ def test_a_run_is_a_list_that_fills_and_nothing_else(almost_done):
     assert done.stdout.splitlines()[-1] == f"report: {almost_done}/report/index.html"
     shutil.rmtree(almost_done / "report")
     done = phi_jax("run", *MICRO, "--workdir", almost_done, "--verbose")
-    assert_lines(done.stderr.splitlines(), [LIST[0], "report: starting", LIST[3], r"  identity [0-9a-f]{12}"])
+    assert_lines(done.stderr.splitlines(), [LIST[0], "report: starting", LIST[-1], r"  identity [0-9a-f]{12}"])
 
 
 def test_on_a_terminal_the_same_list_is_left(almost_done):

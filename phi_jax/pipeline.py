@@ -212,12 +212,8 @@ def status(config: Config, workdir: PathLike, *, verify: bool) -> list[Standing]
 
     verify: the hash of every file is compared with the manifest; a file that differs makes its artifact STALE.
     """
-    digests, found, due = PathDigests(workdir), list[Standing](), dict[str, str]()
-    for stage in stages(config):
-        found.append(_standing(stage, stage.decides(config, digests), workdir, due, verify=verify))
-        if found[-1].due:
-            due[stage.label] = _ANEW
-    return found
+    digests = PathDigests(workdir)
+    return [_standing(stage, stage.decides(config, digests), workdir, {}, verify=verify) for stage in stages(config)]
 
 
 def keys_of(config: Config, digests: PathDigests) -> dict[str, str]:
@@ -246,8 +242,9 @@ def outlook(
         for label in sorted({*stage.inputs.values()} - made):
             if _input(stage, label, workdir).key != keys[label]:
                 raise UserError(
-                    f"{stage.label} needs {label}, and the one in {workdir} was made under another config, which is "
-                    "--config config.json there; `phi-jax status` says what differs: undo that, or make it again first"
+                    f"{stage.label} needs {label}, and the one in {workdir} was made under another config (the last "
+                    "run's is config.json there); `phi-jax status` with this config says what differs: undo that, or make "
+                    "it again first"
                 )
         standing = _standing(stage, decides, workdir, due)
         if stage.stage in again:

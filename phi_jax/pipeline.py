@@ -243,8 +243,8 @@ def outlook(
             if _input(stage, label, workdir).key != keys[label]:
                 raise UserError(
                     f"{stage.label} needs {label}, and the one in {workdir} was made under another config (the last "
-                    "run's is config.json there); `phi-jax status` with this one says what differs: undo that, or make it "
-                    "again first"
+                    "run's is config.json there); `phi-jax status` with this one says what differs: undo that, or make "
+                    "it again first"
                 )
         standing = _standing(stage, decides, workdir, due)
         if stage.stage in again:

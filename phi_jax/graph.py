@@ -66,8 +66,8 @@ class Stage(NamedTuple):
         """Dotted path -> value of the fields that decide what comes out; a path counts as what it holds."""
         decided = {}
         for path, value in fields.leaves(self.config_of(config).to_dict()):
-            field = fields.field_of(path)
-            if field and field.decides and value != field.neutral:
+            field = fields.field_of(path) or fields.Field()
+            if field.decides and value != field.neutral:
                 is_path = field.path and ("/" in value or not field.or_name)
                 found = digests.of(value) if is_path else value
                 decided[path] = found if field.ordered else sorted(found, key=str)

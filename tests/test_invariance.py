@@ -12,9 +12,9 @@ from invariance import FACTORS, every_way, pairwise
 from running import ROOT
 
 LOSS_TOLERANCE = 2e-5  # nats, over 10 steps
-# Of the largest gradient, at the first step. Muon's Newton-Schulz raises what is small in a gradient 3.44^5 = 485 fold,
-# its rounding too.
-GRADIENT_TOLERANCE = {"sgd": 2e-6, "muon": 1e-4}
+# Of the largest gradient, at the first step. Muon's Newton-Schulz raises what is small in a gradient up to 3.44^5 = 485
+# fold, its rounding too: 1.06e-5 was seen, where SGD's is 2.6e-7.
+GRADIENT_TOLERANCE = {"sgd": 2e-6, "muon": 2e-5}
 
 
 # Optimising the code takes LLVM ten times as long as running it here does.

@@ -238,8 +238,8 @@ class Draft:
 
     @property
     def workdir(self) -> Path:
-        """Where the artifacts of the run lie, of a stage whose instances have names."""
-        return self.final.parent.parent
+        """Where the artifacts of the run lie."""
+        return self.final.parent.parent if self.name else self.final.parent
 
     def add_output(
         self, name: str, path: str, *, kind: str = "files", digest: str | None = None, **counts: int

@@ -77,7 +77,10 @@ def open_training(model: epath.PathLike | Artifact) -> tuple[Artifact, int]:
             )
         return training, read_object(verified(found, "choice"))["step"]
     if "checkpoint" not in outputs:
-        raise UserError(f"{found.directory}: an artifact of {found.label}, not a model; name e.g. W/export/base/model")
+        raise UserError(
+            f"{found.directory}: an artifact of {found.label}, not a model; name e.g. W/pretrain/base or "
+            "W/export/base/model"
+        )
     return found, outputs["checkpoint"]["step"]
 
 

@@ -103,9 +103,11 @@ def write_tensors(
         (directory / file).write_bytes(len(header).to_bytes(8, "little") + header)
         places |= {name: (directory / file, 8 + len(header) + end) for name, end in zip(names, ends, strict=False)}
     for name, tensor in tensors:
-        path, offset = places[name]
+        path, offset = places.pop(name)
         with path.open("r+b") as opened:
             opened.seek(offset)
             opened.write(tensor.tobytes())
+    if places:
+        raise ValueError(f"{directory}: no values were given for {', '.join(places)}")
     if plan.is_sharded:
         write_json(directory / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})

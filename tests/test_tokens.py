@@ -136,12 +136,19 @@ def test_the_same_documents_give_the_same_bytes_and_a_killed_writer_goes_on(tmp_
     documents = [list(range(i + 1)) for i in range(40)]
     write(tmp_path / "a", documents)
     write(tmp_path / "b", documents)
-    last = sorted((tmp_path / "b").glob("*.array_record"))[-3:]
-    for path in last:
+    (tmp_path / "c").mkdir()
+    killed = shards.SplitWriter(tmp_path / "c", "train", seq_len=7, dtype=np.dtype(np.uint16), records_per_shard=5)
+    for ids in documents[:30]:  # ends within a shard
+        killed.add(ids)
+    assert len(killed.shards) > 3
+    assert sum(killed.shards) % 5
+    for path in sorted((tmp_path / "b").glob("*.array_record"))[-3:]:
         path.unlink()
-    write(tmp_path / "b", documents)
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+    for name in "bc":
+        write(tmp_path / name, documents)
+        for path in (tmp_path / "a").iterdir():
+            assert path.read_bytes() == (tmp_path / name / path.name).read_bytes(), path.name
+        assert len([*(tmp_path / "a").iterdir()]) == len([*(tmp_path / name).iterdir()])
 
 
 def test_held_out_documents_are_a_fair_share_of_any_sample():

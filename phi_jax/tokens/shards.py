@@ -4,9 +4,11 @@ A split is one stream of tokens, cut into records of seq_len + 1; what remains a
 and counted.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,8 @@ _METADATA = "tokens.json"
 class SplitWriter:
     """Cuts the stream of one split into shards of `records_per_shard` records of seq_len + 1 tokens.
 
-    Shards that are there are kept, being a function of the stream.
+    A record is written as soon as it is whole: what is held does not grow with the stream. Shards that are there are
+    kept, being a function of the stream.
     """
 
     def __init__(self, directory: Path, split: str, *, seq_len: int, dtype: np.dtype, records_per_shard: int) -> None:
@@ -30,13 +33,15 @@ class SplitWriter:
 
         self.directory, self._split, self.dtype = Path(directory), split, dtype
         self.record = seq_len + 1
-        self._shard_tokens = self.record * records_per_shard
+        self._records_per_shard = records_per_shard
         # BYTES, since a plain integer tensor goes through varints: a fifth larger, several times slower.
         tensor = tfds.features.Tensor(shape=(self.record,), dtype=dtype.type, encoding=tfds.features.Encoding.BYTES)
         self.features = tfds.features.FeaturesDict({"tokens": tensor})
         self.shards: list[int] = []  # records of each
-        self._buffer: list[np.ndarray] = []
-        self._buffered = self._documents = 0
+        self._rest = np.empty(0, dtype)  # of the stream, less than a record
+        self._documents = 0
+        self._shard = contextlib.ExitStack()
+        self._writer: Any  # of the last shard; None where the shard was there
 
     def shard_path(self, number: int) -> Path:
         """Where a shard lies."""
@@ -45,35 +50,32 @@ class SplitWriter:
     def add(self, ids: Sequence[int]) -> None:
         """Adds a document's tokens, its <|endoftext|> among them."""
         self._documents += 1
-        self._buffer.append(np.asarray(ids, self.dtype))
-        self._buffered += len(ids)
-        while self._buffered >= self._shard_tokens:
-            tokens = np.concatenate(self._buffer)
-            self._write_shard(tokens[: self._shard_tokens])
-            self._buffer = [tokens[self._shard_tokens :]]
-            self._buffered -= self._shard_tokens
+        self._rest = np.append(self._rest, np.asarray(ids, self.dtype))
+        while len(self._rest) >= self.record:
+            record, self._rest = np.split(self._rest, [self.record])
+            if not sum(self.shards) % self._records_per_shard:
+                self._next_shard()
+            if self._writer:
+                self._writer.write(self.features.serialize_example({"tokens": record}))
+            self.shards[-1] += 1
 
     def close(self) -> dict[str, int]:
-        """Writes the last shard. Returns {"documents", "tokens", "records", "dropped_tokens"}."""
-        dropped = self._buffered % self.record
-        if self._buffered >= self.record:
-            self._write_shard(np.concatenate(self._buffer)[: self._buffered - dropped])
-        records = sum(self.shards)
+        """Ends the last shard. Returns {"documents", "tokens", "records", "dropped_tokens"}."""
+        self._shard.close()
+        records, dropped = sum(self.shards), len(self._rest)
         tokens = records * self.record + dropped
         return {"documents": self._documents, "tokens": tokens, "records": records, "dropped_tokens": dropped}
 
-    def _write_shard(self, tokens: np.ndarray) -> None:
+    def _next_shard(self) -> None:
         from array_record.python import array_record_module
 
-        path = self.shard_path(len(self.shards))
-        self.shards.append(len(tokens) // self.record)
-        if path.exists():
-            return
-        with atomic_path(path) as temporary:
-            writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
-            for record in tokens.reshape(-1, self.record):
-                writer.write(self.features.serialize_example({"tokens": record}))
-            writer.close()
+        self._shard.close()
+        path, self._writer = self.shard_path(len(self.shards)), None
+        self.shards.append(0)
+        if not path.exists():
+            temporary = self._shard.enter_context(atomic_path(path))
+            self._writer = array_record_module.ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
+            self._shard.callback(self._writer.close)
 
 
 def write_metadata(writers: Mapping[str, SplitWriter], *, vocab_size: int, end_of_text_id: int) -> None:

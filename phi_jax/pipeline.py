@@ -268,7 +268,7 @@ def _standing(
     changed = _changes(found.manifest, stage, decides, workdir, due) if found else []
     if found and verify:
         try:
-            found.verify()
+            found.check(always_hash=True)
         except UserError as error:
             changed.append(str(error))
     if found and not changed:

@@ -202,10 +202,6 @@ class Artifact:
                 f"{self.directory} and run `phi-jax {self.manifest['stage']}` to rebuild it"
             )
 
-    def verify(self) -> None:
-        """As `check`, with the hash of every file."""
-        self.check(always_hash=True)
-
 
 Inputs = Mapping[str, Artifact]  # of a stage, by the names that it has for them
 

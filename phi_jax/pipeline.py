@@ -65,6 +65,7 @@ def run(config: Config, workdir: PathLike, *, only: Iterable[Stage] | None = Non
     (parallel/processes.py), which share the work directory, all of them make the same call. Raises UserError; finished
     stages stay. A KeyboardInterrupt says where it came.
     """
+    processes.keep_freed_memory()
     chosen = stages(config) if only is None else tuple(only)
     digests, new = PathDigests(workdir), not Path(workdir).is_dir()
     with contextlib.ExitStack() as held:

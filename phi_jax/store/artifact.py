@@ -81,6 +81,12 @@ def atomic_path(final: PathLike) -> Iterator[Path]:
     _onto_disk(final.parent)
 
 
+def existing(path: PathLike) -> LocalPath:
+    """The path, or what it would be created in; local disks only."""
+    whole = LocalPath(path).absolute()
+    return next(place for place in (whole, *whole.parents) if place.exists())
+
+
 @contextlib.contextmanager
 def new_directory(final: PathLike) -> Iterator[LocalPath]:
     """Yields a directory to fill; it appears at `final` as `atomic_path` says. Local disks only.
@@ -89,7 +95,7 @@ def new_directory(final: PathLike) -> Iterator[LocalPath]:
     """
     if LocalPath(final).exists():
         raise UserError(f"{final}: exists; name a new directory, or remove that one first")
-    if (above := next(path for path in LocalPath(final).absolute().parents if path.exists())).is_file():
+    if (above := existing(final)).is_file():
         raise UserError(f"{above}: a file, in which {final} cannot lie; name another directory")
     with atomic_path(final) as temporary:
         temporary.mkdir(parents=True)
@@ -330,7 +336,7 @@ def open_draft(
 
 
 def join_draft(
-    workdir: PathLike, stage: str, name: str, config: Fields, inputs: Inputs, *, decides: Fields | None = None
+    workdir: PathLike, stage: str, name: str, config: Fields, inputs: Inputs, *, decides: Fields | None
 ) -> Draft:
     """The draft that another process of this run has opened; touches no file."""
     final = locate(workdir, stage, name)

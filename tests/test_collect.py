@@ -138,7 +138,7 @@ def test_no_document_left_is_an_error_with_the_counts(tmp_path, tree):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone", "no such file"),
+        ("gone", "gone: no such file or directory; looked at /.*/gone$"),
         ("x.csv", r"directory, or a file in \.py, \.parq"),
         ("x.py", "name a directory or a regular file"),
         ("~nobody-of-that-name/x.py", "no such file"),

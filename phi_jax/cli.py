@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from phi_jax.parallel import processes
 
         if processes.is_leader():
-            progress.say(f"phi-jax: stopped{stopped}; the same command goes on from there")
+            then = "; the same command goes on from there" if "workdir" in vars(options) else ""
+            progress.say(f"phi-jax: stopped{stopped}{then}")
         atexit._run_exitfuncs()
         sys.stdout.flush()
         os._exit(130)  # sys.exit ends by SIGINT where an import was interrupted, and waits for threads

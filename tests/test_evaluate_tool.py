@@ -86,6 +86,7 @@ def test_a_killed_evaluation_goes_on(model, problems, evaluated, killed, tmp_pat
     made = parts(out)
     done = phi_jax("evaluate", "--model", model, "--problems", problems, *ASKED, "--out", out)
     assert done.stdout == evaluated[0]
+    assert done.stdout.startswith(f"{model.parent.name}: few pass@1 ")  # of an export, which lies at NAME/model
     assert results(out) == results(evaluated[1])
     assert made.items() <= parts(out).items()
     assert len(parts(out)) > len(made)

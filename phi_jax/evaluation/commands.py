@@ -57,7 +57,9 @@ def evaluate_model(
     if isinstance(model, str):
         plan = Plan(**planned)
         opened = open_backend(backend, Path(model), plan, **options)
-        title, identity = Path(model).name, PathDigests(None).of(model)
+        # Of exports, which lie at W/export/<name>/model, the name.
+        title = Path(str(Path(model)).removesuffix("/model")).name
+        identity = PathDigests(None).of(model)
     else:
         from phi_jax.evaluation.backends.chat_server import ServerBackend
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from phi_jax.loading import Model
 
+__version__ = "0.1.0"
+
 # No telemetry: ours does not exist, and that of the libraries is switched off before any is imported.
 for _name, _value in {
     "DO_NOT_TRACK": "1",

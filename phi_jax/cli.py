@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import phi_jax
 from phi_jax import config, progress
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError, disk_is_full
 
@@ -479,6 +480,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="phi-jax", usage="phi-jax COMMAND ...", description=_OVERVIEW + listed, epilog=_EPILOG, formatter_class=raw
     )
+    parser.add_argument("--version", action="version", version=f"phi-jax {phi_jax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     for command in (c for group in GROUPS.values() for c in group):
         sub = commands.add_parser(

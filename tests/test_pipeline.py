@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import tomllib
 
 import pytest
 from running import MICRO, ROOT, identities, made_in, phi_jax
 
-from phi_jax import config, fields, graph
+from phi_jax import __version__, config, fields, graph
 from phi_jax.errors import UserError
 from phi_jax.store import artifact
 from phi_jax.store.digests import PathDigests
@@ -107,6 +108,12 @@ def test_every_command_shows_an_example(command):
     done = phi_jax(command, "--help")
     assert "example:" in done.stdout
     assert f"phi-jax {command}" in done.stdout
+
+
+def test_the_version_is_that_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "phi_jax.__version__"}
+    assert phi_jax("--version").stdout == f"phi-jax {__version__}\n"
 
 
 PHI_1 = ["--config", f"{ROOT}/configs/phi_1.py"]

@@ -174,6 +174,8 @@ def _input(stage: Stage, label: str, workdir: PathLike, *, settle: bool = False)
 def _commit(draft: artifact.Draft) -> None:
     done = draft.commit()
     say(_LINE.format(draft.label, _made(done), f"{done.manifest['seconds']:,.1f} s"))
+    if reasons := done.facts.get("set_aside"):  # of `collect`, the most frequent first
+        note(f"set aside: {', '.join(f'{count:,} {reason}' for reason, count in reasons.items())}")
     note(f"identity {done.identity[:12]}", detail=True)
 
 

@@ -392,7 +392,7 @@ GROUPS = {
                     _DRY_RUN, _DEVICES,
                     _flag("--prune", "remove what no point needs, and stop"),
                 ), _sweep, "--config configs/sweeps/seeds.py --workdir sweeps/seeds --scale micro"),
-        Command("status", "Says what is whole, stale (and why), interrupted or missing.", (
+        Command("status", "Says what is whole, stale (and why), running, interrupted or missing.", (
                     _CONFIG, _WORKDIR,
                     _flag("--verify", "compare the hash of every file with its manifest"),
                 ), _status, "--workdir runs/nano"),

@@ -36,12 +36,12 @@ _TOLD = {
     "entries": "{:,} entries", "problems": "{:,} problems", "parameters": "{:,} parameters",
 }  # fmt: skip
 _ANEW = "made anew"  # in the place of an identity
-WHOLE, STALE, INTERRUPTED, MISSING = "whole", "stale", "interrupted", "missing"
+WHOLE, STALE, RUNNING, INTERRUPTED, MISSING = "whole", "stale", "running", "interrupted", "missing"
 
 
 class Standing(NamedTuple):
-    """How one stage stands: WHOLE, STALE (reason: what changed), INTERRUPTED (where it stopped, and what changed since
-    it began) or MISSING.
+    """How one stage stands: WHOLE, STALE (reason: what changed), RUNNING (in another process), INTERRUPTED (where it
+    stopped, and what changed since it began) or MISSING.
     """
 
     stage: Stage
@@ -143,6 +143,7 @@ def _open_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigest
         source.check()
     values = stage.config_of(config).to_dict()
     draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, decides=decides, again=again)
+    (workdir / ".lock").write_text(stage.label)  # for `status`
     at_work(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
     return _agreed(draft)
 
@@ -283,7 +284,7 @@ def _standing(
         at = "" if step is None else f" at step {step}"
         reason = f"stopped{at}; since it began: {'; '.join(since)}" if since else f"goes on{at}"
         reason += f"; what is there: {'; '.join(changed)}" if changed else ""
-        return Standing(stage, INTERRUPTED, reason, found)
+        return Standing(stage, RUNNING if stage.label == artifact.running(workdir) else INTERRUPTED, reason, found)
     return Standing(stage, STALE if found else MISSING, "; ".join(changed), found)
 
 

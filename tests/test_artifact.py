@@ -238,7 +238,10 @@ def test_canonical_json_round_trips_and_ignores_order(value):
 
 
 def test_a_second_run_in_the_same_place_is_refused(tmp_path):
+    (tmp_path / ".lock").write_text("collect/one")
+    assert artifact.running(tmp_path) == artifact.running(tmp_path / "nowhere") == ""
     with artifact.locked(tmp_path):
+        assert artifact.running(tmp_path) == "collect/one"
         code = (
             "import sys; from phi_jax.store import artifact\n"
             "try:\n with artifact.locked(sys.argv[1]): print('in')\n"

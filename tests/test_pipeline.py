@@ -96,11 +96,17 @@ def test_a_stage_alone_needs_its_inputs(tmp_path):
 
 def test_an_interrupted_stage_shows_in_status(micro_run, tmp_path):
     workdir = copy(micro_run, tmp_path)
-    (workdir / "export" / "base").rename(workdir / "export" / "base.partial")
-    (workdir / "export" / "base.partial" / "manifest.json").unlink()
+    for label in ("export/base", "report"):
+        (workdir / label).rename(workdir / f"{label}.partial")
+        (workdir / f"{label}.partial" / "manifest.json").unlink()
     done = phi_jax("status", "--workdir", workdir)
     assert "export/base                   interrupted" in done.stdout
     assert "evaluate/base                 stale" in done.stdout
+    assert "report                        interrupted" in done.stdout
+    with artifact.locked(workdir):  # the stage that was begun last in a run that goes on is no interrupted one
+        done = phi_jax("status", "--workdir", workdir)
+    assert "export/base                   interrupted" in done.stdout
+    assert "report                        running" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["run", "collect", "evaluate", "score", "sample", "status"])

@@ -441,7 +441,7 @@ def locked(workdir: PathLike) -> Iterator[None]:
         return
     import fcntl
 
-    with open(LocalPath(workdir) / ".lock", "w") as file:
+    with open(LocalPath(workdir) / ".lock", "a") as file:  # what its holder has noted there stays
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -449,6 +449,17 @@ def locked(workdir: PathLike) -> Iterator[None]:
                 f"--workdir {workdir}: another phi-jax is running there; wait for it, or stop it first"
             ) from None
         yield
+
+
+def running(workdir: PathLike) -> str:
+    """The label of the stage that another process, which holds the work directory, has begun; "" where none does."""
+    try:
+        with locked(workdir):
+            return ""
+    except OSError:  # it is not ours to hold
+        return ""
+    except UserError:
+        return (LocalPath(workdir) / ".lock").read_text()
 
 
 def _put_into_place(partial: Path, final: Path) -> None:

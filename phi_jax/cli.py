@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import phi_jax
 from phi_jax import config, progress
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED, PeerLost, Preempted, UserError, disk_is_full
 
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from phi_jax.parallel import processes
 
         if processes.is_leader():
-            progress.say(f"phi-jax: stopped{stopped}; the same command goes on from there")
+            then = "; the same command goes on from there" if "workdir" in vars(options) else ""
+            progress.say(f"phi-jax: stopped{stopped}{then}")
         atexit._run_exitfuncs()
         sys.stdout.flush()
         os._exit(130)  # sys.exit ends by SIGINT where an import was interrupted, and waits for threads
@@ -85,24 +87,28 @@ def _fail(message: str) -> NoReturn:
 # --- What the commands do ---------------------------------------------------------------------------------------------
 
 
+def _print(lines: Iterable[object]) -> None:
+    """Each as soon as it is there."""
+    for line in lines:
+        print(line)
+
+
 def _run(options: Options, config_arguments: list[str]) -> None:
     from phi_jax import graph, pipeline
-    from phi_jax.parallel.processes import keep_freed_memory
     from phi_jax.report.evaluation import gather, table
 
-    keep_freed_memory()
     chosen = config.load(config_arguments)
     again = ("collect",) if options.refresh else ()
     only = None if options.only is None else graph.labelled(chosen, options.only.split(","))
     if options.dry_run:
         standings, found = pipeline.dry_run(chosen, options.workdir, only=only, again=again)
         _print_standings(standings)
-        print("\n".join(found))
+        _print(found)
         print(f"dry run: {sum(s.due for s in standings)} of {len(standings)} stages would run; nothing was")
         return
     pipeline.run(chosen, options.workdir, only=only, again=again)
     if only is None:
-        print("\n".join(table(gather(pipeline.evaluated(chosen, options.workdir)))))
+        _print(table(gather(pipeline.evaluated(chosen, options.workdir))))
         print(f"report: {os.path.join(options.workdir, 'report', 'index.html')}")
 
 
@@ -110,22 +116,19 @@ def _sweep(options: Options, config_arguments: list[str]) -> None:
     from phi_jax.sweeps import points, sweep
 
     if options.compare:
-        return print("\n".join(sweep.compare(options.workdir, options.compare)))
+        return _print(sweep.compare(options.workdir, options.compare))
     chosen = points.load(config_arguments, options.scale)
     if options.dry_run:
-        for line in sweep.dry_run(chosen, options.workdir, options.parallel, options.devices):
-            print(line)
+        _print(sweep.dry_run(chosen, options.workdir, options.parallel, options.devices))
     elif options.prune:
-        print("\n".join(sweep.prune(chosen, options.workdir)))
+        _print(sweep.prune(chosen, options.workdir))
     else:
-        print("\n".join(sweep.run(chosen, options.workdir, options.parallel, options.launcher, options.manifest)))
+        _print(sweep.run(chosen, options.workdir, options.parallel, options.launcher, options.manifest))
 
 
 def _stage(options: Options, config_arguments: list[str]) -> None:
     from phi_jax import graph, pipeline
-    from phi_jax.parallel.processes import keep_freed_memory
 
-    keep_freed_memory()
     if not options.workdir:
         raise UserError(f"{options.command} as a stage needs --workdir W and --config C; see --help for the tool form")
     chosen = config.load(config_arguments)
@@ -135,7 +138,7 @@ def _stage(options: Options, config_arguments: list[str]) -> None:
         _join(options.distributed, chosen.training.cpu_devices)
     for stage in stages:
         if given.get("pilot") is not None:
-            print("\n".join(pipeline.pilot(chosen, options.workdir, stage, options.pilot)))
+            _print(pipeline.pilot(chosen, options.workdir, stage, options.pilot))
         if given.get("cancel_batches"):
             print(f"{stage.label}: batches cancelled: {pipeline.cancel_batches(chosen, options.workdir, stage)}")
         if given.get("retry_poisoned"):
@@ -253,9 +256,9 @@ def _plan(options: Options, config_arguments: list[str]) -> None:
     chosen, devices = config.load(config_arguments), hardware.parse_hardware(options.devices)
     if options.pipeline:
         stages = pipeline_plan.make_plans(chosen, graph.stages(chosen), options.workdir)
-        return print("\n".join(pipeline_plan.lines(stages, devices, options.mfu)))
+        return _print(pipeline_plan.lines(stages, devices, options.mfu))
     planned = plan.plan(chosen, devices, options.mfu)
-    print("\n".join(plan.lines(planned)))
+    _print(plan.lines(planned))
     if not planned.fits:
         sys.exit(1)
 
@@ -270,8 +273,7 @@ def _lint(options: Options, _: list[str]) -> None:
     from phi_jax.weights.lint import lint
 
     findings = lint(options.directory)
-    for finding in findings:
-        print(finding)
+    _print(findings)
     errors = sum(finding.severity == "error" for finding in findings)
     print(f"{options.directory}: errors: {errors}, warnings: {len(findings) - errors}")
     if errors:
@@ -390,7 +392,7 @@ GROUPS = {
                     _DRY_RUN, _DEVICES,
                     _flag("--prune", "remove what no point needs, and stop"),
                 ), _sweep, "--config configs/sweeps/seeds.py --workdir sweeps/seeds --scale micro"),
-        Command("status", "Says what is whole, stale (and why), interrupted or missing.", (
+        Command("status", "Says what is whole, stale (and why), running, interrupted or missing.", (
                     _CONFIG, _WORKDIR,
                     _flag("--verify", "compare the hash of every file with its manifest"),
                 ), _status, "--workdir runs/nano"),
@@ -478,6 +480,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="phi-jax", usage="phi-jax COMMAND ...", description=_OVERVIEW + listed, epilog=_EPILOG, formatter_class=raw
     )
+    parser.add_argument("--version", action="version", version=f"phi-jax {phi_jax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     for command in (c for group in GROUPS.values() for c in group):
         sub = commands.add_parser(

@@ -128,6 +128,8 @@ def load(config_arguments: Sequence[str]) -> Config:
             line = "it has no get_config(), so it is no experiment; a sweep is for `phi-jax sweep`"
         elif isinstance(found, KeyError):
             line = f"there is no field or key {line}"
+        line = re.sub("^flag --(.*): invalid literal for int.*", r"\1: must be a whole number", line)
+        line = re.sub("^flag --(.*): could not convert string.*", r"\1: must be a number", line)
         raise UserError(f"--config {file}: {line.removeprefix('ValueError: ')}") from None
 
 

@@ -56,7 +56,7 @@ class Stage(NamedTuple):
     @property
     def label(self) -> str:
         """ "stage/name", or the stage alone where it has no name."""
-        return "/".join(filter(None, (self.stage, self.name)))
+        return f"{self.stage}/{self.name}".rstrip("/")
 
     def config_of(self, config: Config) -> Config:
         """The part of the config this stage sees; reads are recorded in `config`."""

@@ -36,12 +36,12 @@ _TOLD = {
     "entries": "{:,} entries", "problems": "{:,} problems", "parameters": "{:,} parameters",
 }  # fmt: skip
 _ANEW = "made anew"  # in the place of an identity
-WHOLE, STALE, INTERRUPTED, MISSING = "whole", "stale", "interrupted", "missing"
+WHOLE, STALE, RUNNING, INTERRUPTED, MISSING = "whole", "stale", "running", "interrupted", "missing"
 
 
 class Standing(NamedTuple):
-    """How one stage stands: WHOLE, STALE (reason: what changed), INTERRUPTED (where it stopped, and what changed since
-    it began) or MISSING.
+    """How one stage stands: WHOLE, STALE (reason: what changed), RUNNING (in another process), INTERRUPTED (where it
+    stopped, and what changed since it began) or MISSING.
     """
 
     stage: Stage
@@ -65,6 +65,7 @@ def run(config: Config, workdir: PathLike, *, only: Iterable[Stage] | None = Non
     (parallel/processes.py), which share the work directory, all of them make the same call. Raises UserError; finished
     stages stay. A KeyboardInterrupt says where it came.
     """
+    processes.keep_freed_memory()
     chosen = stages(config) if only is None else tuple(only)
     digests, new = PathDigests(workdir), not Path(workdir).is_dir()
     with contextlib.ExitStack() as held:
@@ -142,6 +143,7 @@ def _open_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigest
         source.check()
     values = stage.config_of(config).to_dict()
     draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, decides=decides, again=again)
+    (workdir / ".lock").write_text(stage.label)  # for `status`
     at_work(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
     return _agreed(draft)
 
@@ -173,6 +175,8 @@ def _input(stage: Stage, label: str, workdir: PathLike, *, settle: bool = False)
 def _commit(draft: artifact.Draft) -> None:
     done = draft.commit()
     say(_LINE.format(draft.label, _made(done), f"{done.manifest['seconds']:,.1f} s"))
+    if reasons := done.facts.get("set_aside"):  # of `collect`, the most frequent first
+        note(f"set aside: {', '.join(f'{count:,} {reason}' for reason, count in reasons.items())}")
     note(f"identity {done.identity[:12]}", detail=True)
 
 
@@ -268,7 +272,7 @@ def _standing(
     changed = _changes(found.manifest, stage, decides, workdir, due) if found else []
     if found and verify:
         try:
-            found.verify()
+            found.check(always_hash=True)
         except UserError as error:
             changed.append(str(error))
     if found and not changed:
@@ -280,7 +284,7 @@ def _standing(
         at = "" if step is None else f" at step {step}"
         reason = f"stopped{at}; since it began: {'; '.join(since)}" if since else f"goes on{at}"
         reason += f"; what is there: {'; '.join(changed)}" if changed else ""
-        return Standing(stage, INTERRUPTED, reason, found)
+        return Standing(stage, RUNNING if stage.label == artifact.running(workdir) else INTERRUPTED, reason, found)
     return Standing(stage, STALE if found else MISSING, "; ".join(changed), found)
 
 

@@ -59,7 +59,7 @@ def _check_lengths(config: Config, due: Sequence[Stage]) -> None:
 def _check_directory(workdir: str) -> None:
     if not workdir:
         raise UserError("--workdir is empty; name a directory, which is created where needed")
-    place = _existing(workdir)
+    place = artifact.existing(workdir)
     if not artifact.is_object_store(workdir) and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         why = f"{place} is a file" if place.is_file() else f"{place} cannot be written to"
         raise UserError(f"--workdir {workdir}: {why}; name a directory, which is created where needed")
@@ -122,7 +122,7 @@ def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
             left = artifact.partial_of(artifact.locate(workdir, stage.stage, stage.name))
             there = sum(file.stat().st_size for file in Path(left).rglob("*") if file.is_file())
             needed[kind] += max(0, written_bytes(stage, config) - there)
-    free, total = shutil.disk_usage(_existing(workdir)).free, sum(needed.values())
+    free, total = shutil.disk_usage(artifact.existing(workdir)).free, sum(needed.values())
     parts = ", ".join(f"{kind} {size / _GIB:.3g}" for kind, size in needed.items())
     if total > free:
         raise UserError(
@@ -131,11 +131,6 @@ def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
             "config.training.keep_checkpoints"
         )
     yield f"disk: {free / _GIB:.3g} GiB left, about {total / _GIB:.3g} GiB to be written ({parts or 'nothing large'})"
-
-
-def _existing(path: str) -> Path:
-    """The path, or what it would be created in."""
-    return next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if place.exists())
 
 
 def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:

@@ -49,7 +49,7 @@ def test_manifest_is_whole_and_read_back(tmp_path):
     assert not (tmp_path / "collect" / "one.partial").exists()
     assert {"stage", "config", "inputs", "outputs", "versions", "git_revision", "seconds"} <= set(found.manifest)
     assert found.manifest["outputs"]["text"]["bytes"] == 5
-    found.verify()
+    found.check(always_hash=True)
 
 
 @pytest.mark.parametrize("harm", ["change", "grow", "remove"])
@@ -60,9 +60,9 @@ def test_a_file_that_was_harmed_is_named(tmp_path, harm):
         path.unlink()
     else:
         path.write_text({"change": "hellO", "grow": "hello!"}[harm])
-    for compare in (built.check, built.verify):
+    for always_hash in (False, True):
         with pytest.raises(UserError, match=r"collect/one: x\.txt.*remove .* and run `phi-jax collect`"):
-            compare()
+            built.check(always_hash=always_hash)
 
 
 def test_what_has_its_size_and_time_is_told_by_its_hash_alone(tmp_path):
@@ -73,7 +73,7 @@ def test_what_has_its_size_and_time_is_told_by_its_hash_alone(tmp_path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     built.check()
     with pytest.raises(UserError, match=r"x\.txt: missing, or its checksum differs"):
-        built.verify()
+        built.check(always_hash=True)
 
 
 def test_a_file_that_was_only_touched_is_whole(tmp_path):
@@ -238,7 +238,10 @@ def test_canonical_json_round_trips_and_ignores_order(value):
 
 
 def test_a_second_run_in_the_same_place_is_refused(tmp_path):
+    (tmp_path / ".lock").write_text("collect/one")
+    assert artifact.running(tmp_path) == artifact.running(tmp_path / "nowhere") == ""
     with artifact.locked(tmp_path):
+        assert artifact.running(tmp_path) == "collect/one"
         code = (
             "import sys; from phi_jax.store import artifact\n"
             "try:\n with artifact.locked(sys.argv[1]): print('in')\n"
@@ -290,7 +293,7 @@ def test_on_an_object_store_the_manifest_alone_decides(bucket):
     done = again.commit()
     found = artifact.find(workdir, "collect", "one")
     assert found.identity == done.identity
-    found.verify()
+    found.check(always_hash=True)
     stale = artifact.open_draft(workdir, "collect", "one", {"a": 2}, {})
     assert not stale.resumed
     assert artifact.find(workdir, "collect", "one") is None

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections import Counter
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import MICRO
 
-from phi_jax import config, pipeline
+from phi_jax import config, graph, pipeline
 from phi_jax.config import Config
 from phi_jax.corpus import collect as stage
 from phi_jax.corpus import sources
@@ -87,6 +88,15 @@ def test_what_is_kept_and_what_is_set_aside(tmp_path, tree):
         assert not row["text"].startswith("\ufeff")
 
 
+def test_a_run_says_what_is_set_aside_the_most_frequent_reason_first(tmp_path, tree, capsys):
+    chosen = config.load([*MICRO, f"--config.collect.sources=('{tree}',)"])
+    pipeline.run(chosen, tmp_path / "w", only=graph.select(chosen, "collect", None))
+    counts = Counter(aside(artifact.find(tmp_path / "w", "collect", "python")).values())
+    *_, made, told = capsys.readouterr().err.splitlines()
+    assert f"{counts.total()} set aside" in made
+    assert told == f"  set aside: {', '.join(f'{n} {reason}' for reason, n in counts.most_common())}"
+
+
 def test_parquet_and_jsonl_give_the_same_documents(tmp_path, tree):
     kept = rows(collect(tmp_path, tree))
     lines = [{"content": r["text"], "path": r["path"], "license": "MIT"} for r in kept]
@@ -138,7 +148,7 @@ def test_no_document_left_is_an_error_with_the_counts(tmp_path, tree):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone", "no such file"),
+        ("gone", "gone: no such file or directory; looked at /.*/gone$"),
         ("x.csv", r"directory, or a file in \.py, \.parq"),
         ("x.py", "name a directory or a regular file"),
         ("~nobody-of-that-name/x.py", "no such file"),

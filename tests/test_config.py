@@ -44,7 +44,9 @@ def test_reads_are_recorded_where_they_happen():
             """there is no field or key 'lerning_rate'. Did you mean "learning_rate" instead of "lerning_rate"?""",
         ),
         ([*MICRO, "--config.trainin.steps=1"], "there is no field or key 'trainin'. Did you mean"),
-        ([*MICRO, "--config.training.learning_rate=abc"], "training.learning_rate=abc: could not convert"),
+        ([*MICRO, "--config.training.steps=abc"], "nano.py: config.training.steps=abc: must be a whole number"),
+        ([*MICRO, "--config.training.learning_rate=abc"], "config.training.learning_rate=abc: must be a number"),
+        (["--config", "word.py"], "--config word.py: invalid literal for int() with base 10: 'abc'"),
         ([*MICRO, "--config.training.steps"], "a value must follow"),
         (["--config", "none.py"], "--config none.py: "),
         (["--config", "dict.py"], "has no attribute 'to_dict"),
@@ -53,7 +55,8 @@ def test_reads_are_recorded_where_they_happen():
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, code in {"none": "", "dict": "get_config = dict", "zero": "get_config = lambda: 1 / 0"}.items():
+    for name, code in {"none": "", "dict": "get_config = dict", "zero": "get_config = lambda: 1 / 0",
+                       "word": "get_config = lambda: int('abc')"}.items():  # fmt: skip
         (tmp_path / f"{name}.py").write_text(code)
     with pytest.raises(UserError) as caught:
         config.load(arguments)

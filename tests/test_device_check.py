@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import types
 
@@ -110,6 +111,14 @@ def test_a_killed_check_goes_on_and_a_bad_part_is_its_result(tmp_path):
     code, found = check.end()
     assert (code, found["save"]["result"].endswith("(exit code -6; below 0: the signal)")) == (1, True)
     assert found["step.phi_1.none.4"]["figures"] == step
+
+
+def test_no_device_is_said_once_and_ends_the_check(tmp_path):
+    env = {**os.environ, "PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    command = [str(FOLDER / "run"), "--out", str(tmp_path / "out.json")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    said = ["attention: begun", "attention: failed: the devices here are CPUs; add --tiny for a rehearsal"]
+    assert (done.returncode, done.stderr.splitlines()) == (1, said)
 
 
 def test_what_makes_no_sense_is_one_line(tmp_path):

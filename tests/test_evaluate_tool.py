@@ -86,6 +86,7 @@ def test_a_killed_evaluation_goes_on(model, problems, evaluated, killed, tmp_pat
     made = parts(out)
     done = phi_jax("evaluate", "--model", model, "--problems", problems, *ASKED, "--out", out)
     assert done.stdout == evaluated[0]
+    assert done.stdout.startswith(f"{model.parent.name}: few pass@1 ")  # of an export, which lies at NAME/model
     assert results(out) == results(evaluated[1])
     assert made.items() <= parts(out).items()
     assert len(parts(out)) > len(made)
@@ -119,12 +120,13 @@ def test_an_evaluation_is_not_gone_on_with_in_another_way(model, problems, kille
     assert parts(killed) == before
 
 
-def test_what_is_there_is_not_written_over(model, problems, evaluated, tmp_path):
+def test_what_is_there_is_not_written_over(problems, evaluated, tmp_path):
+    """It is refused before anything is read: there is no such model."""
     (tmp_path / "file").write_text("mine")
     for out in (evaluated[1], tmp_path):
         before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
         with pytest.raises(UserError, match="exists already"):
-            again(model, problems, out)
+            again("nowhere", problems, out)
         assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 

@@ -28,10 +28,10 @@ def stand_in(folder, name, body):
     (folder / name).chmod(0o755)
 
 
-def start(script, folder, **env):
+def start(script, folder, *arguments, **env):
     """Runs a script, which finds the programs in `folder` before those of the machine."""
     return subprocess.run(
-        [LAUNCH / script], env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **env},
+        [LAUNCH / script, *arguments], env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **env},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
@@ -65,6 +65,26 @@ def test_local_says_how_it_is_used(tmp_path):
     done = start("local", tmp_path)
     assert done.returncode == 2
     assert "usage: launch/local PROCESSES" in done.stderr
+
+
+SAYS = """echo "[Gloo] Rank $JAX_PROCESS_ID is connected to 1 peer ranks."
+echo 1
+echo "to stdout by $JAX_PROCESS_ID"
+echo "to stderr by $JAX_PROCESS_ID" >&2
+exit $((JAX_PROCESS_ID * ${OTHER:-0} + ${ALL:-0}))"""
+
+
+@pytest.mark.parametrize(
+    ("all_end", "other_ends", "told"), [(0, 0, ""), (1, 0, ""), (0, 9, "process 1: to stderr by 1\n")]
+)
+def test_of_local_processes_the_first_speaks_and_another_that_ends_otherwise(tmp_path, all_end, other_ends, told):
+    stand_in(tmp_path / "bin", "phi-jax", SAYS)
+    done = start("local", tmp_path / "bin", "2", "pretrain", ALL=str(all_end), OTHER=str(other_ends))
+    assert done.returncode == all_end + other_ends
+    assert done.stdout == "to stdout by 0\n"
+    assert done.stderr.startswith("to stderr by 0\n")
+    assert done.stderr.endswith(told)
+    assert ("by 1" in done.stderr) == bool(told)
 
 
 def test_slurm_reads_every_option():

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import tomllib
 
 import pytest
 from running import MICRO, ROOT, identities, made_in, phi_jax
 
-from phi_jax import config, fields, graph
+from phi_jax import __version__, config, fields, graph
 from phi_jax.errors import UserError
 from phi_jax.store import artifact
 from phi_jax.store.digests import PathDigests
@@ -95,11 +96,17 @@ def test_a_stage_alone_needs_its_inputs(tmp_path):
 
 def test_an_interrupted_stage_shows_in_status(micro_run, tmp_path):
     workdir = copy(micro_run, tmp_path)
-    (workdir / "export" / "base").rename(workdir / "export" / "base.partial")
-    (workdir / "export" / "base.partial" / "manifest.json").unlink()
+    for label in ("export/base", "report"):
+        (workdir / label).rename(workdir / f"{label}.partial")
+        (workdir / f"{label}.partial" / "manifest.json").unlink()
     done = phi_jax("status", "--workdir", workdir)
     assert "export/base                   interrupted" in done.stdout
     assert "evaluate/base                 stale" in done.stdout
+    assert "report                        interrupted" in done.stdout
+    with artifact.locked(workdir):  # the stage that was begun last in a run that goes on is no interrupted one
+        done = phi_jax("status", "--workdir", workdir)
+    assert "export/base                   interrupted" in done.stdout
+    assert "report                        running" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["run", "collect", "evaluate", "score", "sample", "status"])
@@ -107,6 +114,12 @@ def test_every_command_shows_an_example(command):
     done = phi_jax(command, "--help")
     assert "example:" in done.stdout
     assert f"phi-jax {command}" in done.stdout
+
+
+def test_the_version_is_that_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "phi_jax.__version__"}
+    assert phi_jax("--version").stdout == f"phi-jax {__version__}\n"
 
 
 PHI_1 = ["--config", f"{ROOT}/configs/phi_1.py"]

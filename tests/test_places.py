@@ -81,6 +81,7 @@ def test_what_matches_is_fetched_once_and_what_does_not_is_one_line(served, tmp_
     assert len(asked) == before
     (nowhere,) = fetched(tmp_path, "hf://datasets/owner/set/data/*", HF_ENDPOINT="http://127.0.0.1:9")
     assert "not to be had from the Hugging Face Hub" in nowhere
+    assert "; so commit, licence and terms could not be looked up: check name, revision and network" in nowhere
 
 
 def test_the_commit_that_a_work_directory_saw_first_stays(tmp_path, monkeypatch):

@@ -79,6 +79,7 @@ def test_hours_and_dollars_of_devices_are_those_of_arithmetic_by_hand():
         in lines(plans, parse_hardware("16xH100@3.5"), 0.2)[-1]
     )
     assert "dollars unknown" in lines(plans, parse_hardware("8xH200"), 0.4)[-1]
+    assert ", below $1; 0 requests, $0; " in lines(plans_of(MICRO), parse_hardware("8xA100-80GB"), 0.4)[-1]
     with pytest.raises(UserError, match=r"--mfu 0\.0: must be above 0"):
         lines(plans, parse_hardware("8xH200"), 0.0)
 

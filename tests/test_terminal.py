@@ -168,6 +168,23 @@ def test_ctrl_c_is_one_line(request, tmp_path, where, code, arguments, left, tol
         time.sleep(0.05)
 
 
+SAMPLING = """
+import sys
+from phi_jax import cli, loading
+def interrupted(_):
+    raise KeyboardInterrupt
+loading.Model = interrupted
+cli.main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_of_what_is_no_stage_just_ends():
+    """Nothing of a completion stays, so nothing is said of going on."""
+    command = [sys.executable, "-c", SAMPLING, "sample", "--model", "m", "--prompt", "p"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (130, "phi-jax: stopped\n")
+
+
 DEAF = """
 import signal, sys, time
 from phi_jax import cli, pipeline

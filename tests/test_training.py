@@ -28,6 +28,7 @@ from phi_jax.model import phi
 from phi_jax.parallel.mesh import BatchCut, make_mesh
 from phi_jax.store import artifact
 from phi_jax.store.digests import PathDigests
+from phi_jax.training import metrics
 from phi_jax.training.initial_weights import initial_params
 from phi_jax.training.loss import batch_loss, chunked_loss
 from phi_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -324,6 +325,24 @@ def test_a_step_is_sent_nothing_that_was_not_placed_on_the_devices(micro_run, tm
     chosen = config.load([*MICRO, "--config.training.mesh=(1, -1, 1)"])
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         pipeline.run(chosen, workdir, only=graph.select(chosen, "pretrain", "raw"))
+
+
+def test_the_rate_counts_from_the_end_of_the_first_step(micro_run, tmp_path, monkeypatch):
+    """The compilation before it would be in the first estimates of the time left."""
+    workdir, opened = tmp_path / "run", []
+    shutil.copytree(micro_run / "tokenize" / "raw", workdir / "tokenize" / "raw")
+    written = workdir / "pretrain" / "raw.partial" / "metrics.jsonl"
+
+    class Seen(metrics.Progress):
+        def __init__(self, label, total, unit, start):
+            opened.append((len(written.read_text().splitlines()), start, total))
+            super().__init__(label, total, unit, start=start)
+
+    monkeypatch.setattr(metrics, "Progress", Seen)
+    chosen = config.load(MICRO)
+    pipeline.run(chosen, workdir, only=graph.select(chosen, "pretrain", "raw"))
+    ((records, start, total),) = opened
+    assert (records, 24 * start) == (1, total)
 
 
 def test_saves_of_another_run_are_not_gone_on_from(micro_run, tmp_path):

@@ -147,7 +147,7 @@ def test_every_rotary_dim_survives_the_factor():
     for head_dim in range(2, 257, 2):
         for rotary_dim in range(2, head_dim + 1, 2):
             config = phi.PhiConfig(8, head_dim, 8, 1, 1, head_dim, rotary_dim, 8)
-            factor = PHI.write_config(config, 0)["partial_rotary_factor"]
+            factor = PHI.write_config(config)["partial_rotary_factor"]
             assert int(head_dim * factor) == rotary_dim
 
 

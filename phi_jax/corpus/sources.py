@@ -113,7 +113,7 @@ def _root(source: str) -> Any:
         rows.files_below(source, FILES)  # the library that reads it is there, and what it wants
         return root
     if not source or not os.path.exists(root):
-        raise UserError(f"config.collect.sources: {source}: no such file or directory")
+        raise UserError(f"config.collect.sources: {source}: no such file or directory; looked at {root.absolute()}")
     if not root.is_dir() and not root.name.lower().endswith(FILES):
         raise UserError(f"config.collect.sources: {source}: must be a directory, or a file in {', '.join(FILES)}")
     if not os.access(root, os.R_OK) or not (root.is_dir() or root.is_file()):

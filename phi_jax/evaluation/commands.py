@@ -49,6 +49,7 @@ def evaluate_model(
     from phi_jax.evaluation.backends import open_backend
 
     target = Path(directory)
+    _refuse_finished(target)
     name, problems = load_problems(benchmark, problems_file)
     planned = {name: options.pop(name) for name in Plan._fields if name in options}
     fields.check({"seed": planned.get("seed", 0), "evaluate": {n: v for n, v in planned.items() if n != "seed"}})
@@ -56,7 +57,9 @@ def evaluate_model(
     if isinstance(model, str):
         plan = Plan(**planned)
         opened = open_backend(backend, Path(model), plan, **options)
-        title, identity = Path(model).name, PathDigests(None).of(model)
+        # Of exports, which lie at W/export/<name>/model, the name.
+        title = Path(str(Path(model)).removesuffix("/model")).name
+        identity = PathDigests(None).of(model)
     else:
         from phi_jax.evaluation.backends.chat_server import ServerBackend
 
@@ -104,12 +107,18 @@ def score(
         return scores
 
 
+def _refuse_finished(target: Path) -> Path:
+    """The file that says what an evaluation was started with. Raises UserError where `target` is none that goes on."""
+    record = target / "asked.json"
+    if target.exists() and (not record.exists() or (target / "scores.json").exists()):
+        raise UserError(f"{target}: exists already; remove it, or name another place with --out")
+    return record
+
+
 @contextlib.contextmanager
 def _resumable(target: Path, asked: Json) -> Iterator[None]:
     """Holds `target`, new or left by a killed evaluation that was asked for in the same way."""
-    record = target / "asked.json"  # what it was started with
-    if target.exists() and (not record.exists() or (target / "scores.json").exists()):
-        raise UserError(f"{target}: exists already; remove it, or name another place with --out")
+    record = _refuse_finished(target)
     target.mkdir(parents=True, exist_ok=True)
     if not record.exists():
         write_json(record, asked)

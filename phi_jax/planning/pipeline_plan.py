@@ -121,7 +121,8 @@ def lines(plans: Mapping[str, StagePlan], hardware: Hardware, mfu: float) -> lis
         "GiB: documents 0.85 bytes a token (3.5 of text, assumed; Parquet takes 0.24 of nano's), saves 12 bytes a "
         "parameter, embeddings 4 bytes a value",
         f"in all: {hours:,.1f} device-hours, {hours / hardware.devices:,.1f} h on {hardware.text}, "
-        f"{f'${hours * price:,.0f}' if price else 'dollars unknown'}; {sum(p.requests for p in every):,.0f} requests, "
+        f"{f'${hours * price:,.0f}' if hours * price >= 1 else 'below $1' if price else 'dollars unknown'}; "
+        f"{sum(p.requests for p in every):,.0f} requests, "
         f"${sum(p.dollars for p in every):,.0f}; disk {sum(p.disk for p in every) / 2**30:,.1f} GiB",
     ]
 

@@ -23,7 +23,7 @@ RESULT_CHARACTERS = 500  # the longest Verdict.result
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """One line, without addresses, bounded, and printable in any encoding."""
     text = _ADDRESS.sub("0x...", text[: 8 * RESULT_CHARACTERS])
     text = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
@@ -44,7 +44,7 @@ def run(
         # Ends the process at once: no handler, finally or except of the tests runs any more, so that a broken
         # channel cannot be caught by a test's bare `except:` and turned into a pass.
         with open(report_fd, "wb") as file:
-            file.write(encode((kind, _clean(text), value), REQUEST_BYTES))
+            file.write(encode((kind, clean(text), value), REQUEST_BYTES))
         os._exit(0)
 
     def ask(body: object) -> Any:

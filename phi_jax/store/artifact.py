@@ -81,6 +81,12 @@ def atomic_path(final: PathLike) -> Iterator[Path]:
     _onto_disk(final.parent)
 
 
+def existing(path: PathLike) -> LocalPath:
+    """The path, or what it would be created in; local disks only."""
+    whole = LocalPath(path).absolute()
+    return next(place for place in (whole, *whole.parents) if place.exists())
+
+
 @contextlib.contextmanager
 def new_directory(final: PathLike) -> Iterator[LocalPath]:
     """Yields a directory to fill; it appears at `final` as `atomic_path` says. Local disks only.
@@ -89,7 +95,7 @@ def new_directory(final: PathLike) -> Iterator[LocalPath]:
     """
     if LocalPath(final).exists():
         raise UserError(f"{final}: exists; name a new directory, or remove that one first")
-    if (above := next(path for path in LocalPath(final).absolute().parents if path.exists())).is_file():
+    if (above := existing(final)).is_file():
         raise UserError(f"{above}: a file, in which {final} cannot lie; name another directory")
     with atomic_path(final) as temporary:
         temporary.mkdir(parents=True)
@@ -201,10 +207,6 @@ class Artifact:
                 f"{self.label}: {name}: missing, or its checksum differs from {MANIFEST}; remove "
                 f"{self.directory} and run `phi-jax {self.manifest['stage']}` to rebuild it"
             )
-
-    def verify(self) -> None:
-        """As `check`, with the hash of every file."""
-        self.check(always_hash=True)
 
 
 Inputs = Mapping[str, Artifact]  # of a stage, by the names that it has for them
@@ -334,7 +336,7 @@ def open_draft(
 
 
 def join_draft(
-    workdir: PathLike, stage: str, name: str, config: Fields, inputs: Inputs, *, decides: Fields | None = None
+    workdir: PathLike, stage: str, name: str, config: Fields, inputs: Inputs, *, decides: Fields | None
 ) -> Draft:
     """The draft that another process of this run has opened; touches no file."""
     final = locate(workdir, stage, name)
@@ -439,7 +441,7 @@ def locked(workdir: PathLike) -> Iterator[None]:
         return
     import fcntl
 
-    with open(LocalPath(workdir) / ".lock", "w") as file:
+    with open(LocalPath(workdir) / ".lock", "a") as file:  # what its holder has noted there stays
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -447,6 +449,17 @@ def locked(workdir: PathLike) -> Iterator[None]:
                 f"--workdir {workdir}: another phi-jax is running there; wait for it, or stop it first"
             ) from None
         yield
+
+
+def running(workdir: PathLike) -> str:
+    """The label of the stage that another process, which holds the work directory, has begun; "" where none does."""
+    try:
+        with locked(workdir):
+            return ""
+    except OSError:  # it is not ours to hold
+        return ""
+    except UserError:
+        return (LocalPath(workdir) / ".lock").read_text()
 
 
 def _put_into_place(partial: Path, final: Path) -> None:

@@ -70,7 +70,8 @@ def _parts(source: str) -> Sequence[str]:
 def _asking_for_data(source: str) -> contextlib.AbstractContextManager[None]:
     return asking(
         f"{source}: not",
-        "check name, revision and network; one that is gated wants its terms accepted on its page, and HF_TOKEN",
+        "so commit, licence and terms could not be looked up: check name, revision and network; one that is gated "
+        "wants its terms accepted on its page, and HF_TOKEN",
     )
 
 

@@ -15,7 +15,7 @@ from phi_jax.store.documents import Row
 LANGUAGES = {"textbooks": "markdown", "exercises": "python"}  # by kind, of what people and models write
 KINDS = tuple(LANGUAGES)
 CHECKED = "checked"  # where a draft keeps what only a killed run needs
-_FAULT = (pa.field("code", pa.string()), pa.field("reason", pa.string()))  # columns of what is set aside
+_FAULT = (("code", pa.string()), ("reason", pa.string()))  # columns of what is set aside
 
 T = TypeVar("T")
 

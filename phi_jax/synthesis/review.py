@@ -28,10 +28,10 @@ from phi_jax.synthesis.outputs import CHECKED, LANGUAGES, Fault, Sorted, judged
 SCHEMA = pa.schema(
     [
         *documents.SCHEMA,
-        pa.field("lesson", pa.string()),  # JSON of the Lesson; null where there was none
-        pa.field("teacher", pa.string()),  # model that wrote it, as its server calls it; null = unknown
-        pa.field("tests", pa.string()),  # exercises: JSON list of tests; null where there are none
-        pa.field("boilerplate", pa.bool_()),  # whether some was taken away
+        ("lesson", pa.string()),  # JSON of the Lesson; null where there was none
+        ("teacher", pa.string()),  # model that wrote it, as its server calls it; null = unknown
+        ("tests", pa.string()),  # exercises: JSON list of tests; null where there are none
+        ("boilerplate", pa.bool_()),  # whether some was taken away
     ]
 )
 _TEXTS_PER_PART = 1000

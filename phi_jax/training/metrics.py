@@ -1,6 +1,7 @@
 """What is measured in a training run, and where it goes: JSON lines, TensorBoard, the progress line, a profile."""
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -55,8 +56,9 @@ class Metrics(contextlib.ExitStack):
             write_atomic(path, "".join(records))
             self._file = self.enter_context(path.open("a"))
             self._board = self.enter_context(ScalarEvents(draft.directory / "tensorboard", first_step))
-            total, done = rules.steps * self._step_tokens, first_step * self._step_tokens
-            self._bar = self.enter_context(Progress(draft.label, total, "tokens", start=done))
+            total = rules.steps * self._step_tokens
+            self._open_bar = functools.partial(Progress, draft.label, total, "tokens")
+            self._bar: Progress | None = None
 
     def note(self, step: int, figures: Mapping[str, Any]) -> None:
         """Takes the figures of a step that was dispatched, and writes those of the step before."""
@@ -95,7 +97,10 @@ class Metrics(contextlib.ExitStack):
             self._file.write(json_text(record) + "\n")
             self._file.flush()
             self._board.add(figures["step"], record)
-            self._bar.advance(self._step_tokens, f"loss {record['loss']:.3f}")
+            if self._bar is None:  # the first step compiles, which says nothing of the rate
+                self._bar = self.enter_context(self._open_bar(start=(figures["step"] + 1) * self._step_tokens))
+            else:
+                self._bar.advance(self._step_tokens, f"loss {record['loss']:.3f}")
         self.loss = record["loss"]
         if in_a_row:
             self._name_skipped(figures, in_a_row)

@@ -38,17 +38,25 @@ def init_state(
     }
 
 
-def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
-    """The sharding of each leaf of the state: an optimizer's moments lie where their parameters lie."""
+def abstract_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
+    """The state as jax.ShapeDtypeStruct with shardings: an optimizer's moments lie where their parameters lie.
+    Allocates nothing.
+    """
     by_parameter = meshes.parameter_shardings(phi.logical_axes(config), mesh)
     of_path = dict(jax.tree_util.tree_leaves_with_path(by_parameter))
 
-    def lies(path: tuple[Any, ...], _: Any) -> NamedSharding:
+    def placed(path: tuple[Any, ...], x: Any) -> jax.ShapeDtypeStruct:
         # The path of a moment ends in its parameter's.
         ends = (path[start:] for start in range(len(path)))
-        return next((of_path[end] for end in ends if end in of_path), meshes.replicated(mesh))
+        lies = next((of_path[end] for end in ends if end in of_path), meshes.replicated(mesh))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies)
 
-    return jax.tree_util.tree_map_with_path(lies, jax.eval_shape(lambda: init_state(config, optimizer, 0)))
+    return jax.tree_util.tree_map_with_path(placed, jax.eval_shape(lambda: init_state(config, optimizer, 0)))
+
+
+def state_shardings(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
+    """The sharding of each leaf of the state."""
+    return jax.tree.map(lambda x: x.sharding, abstract_state(config, optimizer, mesh))
 
 
 def fresh_state(
@@ -61,15 +69,6 @@ def fresh_state(
     """`init_state`, made where it lies; `params` are donated."""
     make = functools.partial(init_state, config, optimizer, seed)
     return jax.jit(make, out_shardings=state_shardings(config, optimizer, mesh), donate_argnums=0)(params)
-
-
-def abstract_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
-    """The state as jax.ShapeDtypeStruct with shardings; allocates nothing."""
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        jax.eval_shape(lambda: init_state(config, optimizer, 0)),
-        state_shardings(config, optimizer, mesh),
-    )
 
 
 def make_train_step(

@@ -53,9 +53,19 @@ def export_model(
     model that the architecture cannot hold.
     """
     directory.mkdir(exist_ok=True)
-    about = {**architecture.write_config(config, end_of_text_id), "torch_dtype": dtype, "dtype": dtype}
-    write_json(directory / "config.json", about)
     ids = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
+    about = {
+        **architecture.write_config(config),
+        "vocab_size": config.vocab_size,
+        "initializer_range": config.initializer_range,
+        "embd_pdrop": 0.0,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        **ids,
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+    write_json(directory / "config.json", about)
     write_json(directory / "generation_config.json", {"_from_model_config": True, **ids})
     if tokenizer_directory:
         for file in TOKENIZER_FILES:

@@ -2,19 +2,18 @@
 
 import functools
 import marshal
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from phi_jax.progress import Progress
 from phi_jax.sandbox import Limits, Program, Sandbox, Verdict
+from phi_jax.sandbox.tester import clean
 from phi_jax.synthesis.llm.examples import UNREADABLE
 from phi_jax.synthesis.outputs import Fault
 
 OTHER_HASH_SEED = 2  # of the second run: the words in a set stand in another order than under the usual seed
 TAMPERS = Fault("wrong_form", "it tampers with its check")
-_LONGEST = 500  # characters of a reason
 _LIMITS = Limits(wall_seconds=20.0, cpu_seconds=6.0)
 # What a check may say in the candidate's process, which the text shares.
 _CODES = ("does_not_run", "too_slow", "wrong_example", "wrong_output", "test_fails")
@@ -45,7 +44,7 @@ def _read(read: Callable[[T], str | Fault], text: T) -> str | Fault:
     try:
         return read(text)
     except UNREADABLE as error:
-        return Fault("unreadable", _line(str(error) or type(error).__name__))
+        return Fault("unreadable", clean(str(error) or type(error).__name__))
 
 
 def run(calls: Sequence[str], label: str, *, sandbox: str, workers: int, hash_seed: int = 0) -> Iterator[Any]:
@@ -87,11 +86,5 @@ def as_fault(value: Any) -> Fault | None:
         case None:
             return None
         case (str(code), str(reason)) if code in _CODES:
-            return Fault(code, _line(reason))
+            return Fault(code, clean(reason))
     return TAMPERS
-
-
-def _line(text: str) -> str:
-    """One line, without addresses, and printable in any encoding."""
-    text = re.sub("0x[0-9a-fA-F]{4,}", "0x...", " ".join(text.split()))
-    return text[:_LONGEST].encode("utf-8", "backslashreplace").decode()

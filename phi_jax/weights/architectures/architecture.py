@@ -23,15 +23,15 @@ class Architecture(NamedTuple):
     layer. A parameter without a name is zero when read, and must be zero when written. Several of one name lie in one
     tensor, of equal shapes, one below the other, and then by `rows`: which of all their rows stands at each row of it.
     buffers: names of constants that old checkpoints hold beside the weights. read_config raises UserError for a
-    config.json that means another function than phi.forward; its Path is for messages. write_config: of the shape and
-    the end-of-text id, config.json but for the dtype.
+    config.json that means another function than phi.forward; its Path is for messages. write_config: what config.json
+    says of a shape in the family's own words; huggingface.export_model adds what all families call the same.
     """
 
     model_type: str  # as config.json calls it
     names: Mapping[str, str]
     buffers: re.Pattern[str]
     read_config: Callable[[Path, Json], PhiConfig]
-    write_config: Callable[[PhiConfig, int], Json]
+    write_config: Callable[[PhiConfig], Json]
     rows: Callable[[PhiConfig], np.ndarray] | None = None
 
     def parts(self, leaves: Mapping[str, Any], config: PhiConfig) -> dict[str, list[np.ndarray]]:

@@ -47,7 +47,7 @@ def _rows(config: PhiConfig) -> np.ndarray:
     return np.stack([x.reshape(_PARTS, -1) for x in (q[:, ours], v, k[:, ours])], axis=1).ravel()
 
 
-def _write_config(config: PhiConfig, end_of_text_id: int) -> Json:
+def _write_config(config: PhiConfig) -> Json:
     """config.json as transformers writes it. Raises UserError for a shape that CodeGen does not have."""
     for problem, wrong in (
         (f"num_heads is {config.num_heads}, no multiple of {_PARTS}", config.num_heads % _PARTS),
@@ -59,7 +59,6 @@ def _write_config(config: PhiConfig, end_of_text_id: int) -> Json:
     return {
         "architectures": ["CodeGenForCausalLM"],
         "model_type": "codegen",
-        "vocab_size": config.vocab_size,
         "n_positions": config.max_seq_len,
         "n_ctx": config.max_seq_len,
         "n_embd": config.hidden_size,
@@ -69,14 +68,8 @@ def _write_config(config: PhiConfig, end_of_text_id: int) -> Json:
         "rotary_dim": config.rotary_dim,
         "activation_function": "gelu_new",
         "layer_norm_epsilon": config.layer_norm_eps,
-        "initializer_range": config.initializer_range,
         "attn_pdrop": config.attention_dropout,
         "resid_pdrop": config.residual_dropout,
-        "embd_pdrop": 0.0,
-        "tie_word_embeddings": False,
-        "use_cache": True,
-        "bos_token_id": end_of_text_id,
-        "eos_token_id": end_of_text_id,
         "tokenizer_class": "CodeGenTokenizer",
     }
 

@@ -52,7 +52,7 @@ _OTHER_NAMES = {
 }
 
 
-def _write_config(config: PhiConfig, end_of_text_id: int) -> Json:
+def _write_config(config: PhiConfig) -> Json:
     """config.json in the style of transformers 4 and of 5 at once, with nothing left to a reader's default.
 
     Readers that go wrong otherwise: TGI takes "gelu_new", the usual name, for the exact GELU; MLX takes a
@@ -65,7 +65,6 @@ def _write_config(config: PhiConfig, end_of_text_id: int) -> Json:
     return {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
-        "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
         "num_hidden_layers": config.num_layers,
@@ -75,15 +74,9 @@ def _write_config(config: PhiConfig, end_of_text_id: int) -> Json:
         "hidden_act": "gelu_pytorch_tanh",
         "max_position_embeddings": config.max_seq_len,
         "layer_norm_eps": config.layer_norm_eps,
-        "initializer_range": config.initializer_range,
         "attention_dropout": config.attention_dropout,
         "resid_pdrop": config.residual_dropout,
-        "embd_pdrop": 0.0,
         "qk_layernorm": False,
-        "tie_word_embeddings": False,
-        "use_cache": True,
-        "bos_token_id": end_of_text_id,
-        "eos_token_id": end_of_text_id,
         "partial_rotary_factor": factor,
         "rope_theta": config.rope_theta,
         "rope_scaling": None,

@@ -66,7 +66,7 @@ def fresh_state(
 def abstract_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
     """The state as jax.ShapeDtypeStruct with shardings; allocates nothing."""
     return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        lambda x, s: x.update(sharding=s),
         jax.eval_shape(lambda: init_state(config, optimizer, 0)),
         state_shardings(config, optimizer, mesh),
     )

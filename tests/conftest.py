@@ -13,7 +13,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Nothing is asserted of speed: an example may take what it takes on a busy machine.
@@ -27,8 +27,22 @@ def no_device_count_from_another_test():
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)
 
 
+# Files that take minutes start first: one that is left for the end has a core to itself, and the other idles. The first
+# needs no micro run, which the second makes meanwhile.
+LONG = (
+    "invariance", "kills", "slurm", "distributed", "training", "readme", "sweeps", "pipeline", "faults", "plan", "open",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    """Files in the order below, not, as pytest-xdist has it, those of the most tests first."""
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config, items):
     """Acceptance tests take long: they run only when their folder or marker is named."""
+    place = {f"test_{name}.py": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
     named = "acceptance" in config.option.markexpr or any("acceptance" in str(a) for a in config.args)
     for item in items:
         if "acceptance" in item.keywords and not named:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from invariance import FACTORS, every_way, pairwise
-from running import ROOT
+from running import ROOT, UNOPTIMISED
 
 LOSS_TOLERANCE = 2e-5  # nats, over 10 steps
 # Of the largest gradient, at the first step. Muon's Newton-Schulz raises what is small in a gradient up to 3.44^5 = 485
@@ -17,15 +17,8 @@ LOSS_TOLERANCE = 2e-5  # nats, over 10 steps
 GRADIENT_TOLERANCE = {"sgd": 2e-6, "muon": 2e-5}
 
 
-# Optimising the code takes LLVM ten times as long as running it here does.
-XLA_FLAGS = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
-)
-
-
 def run(ways):
-    env = {**os.environ, "XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {UNOPTIMISED}", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "tests/invariance.py"], cwd=ROOT, env=env, capture_output=True, text=True,
         input="\n".join(map(json.dumps, ways)),

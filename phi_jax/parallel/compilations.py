@@ -10,9 +10,6 @@ from phi_jax.errors import one_line
 from phi_jax.progress import note
 from phi_jax.store.artifact import digest_of
 
-# Less is compiled again: jax's own 1 s leaves out most of what an evaluation of a small model compiles.
-_LEAST_SECONDS = 0.1
-
 
 def keep_compilations(workdir: epath.PathLike) -> None:
     """Has jax look in `workdir`/.jax_cache before it compiles. A cache that the user has chosen goes before it.
@@ -32,7 +29,9 @@ def keep_compilations(workdir: epath.PathLike) -> None:
         return
     compilation_cache.reset_cache()  # that of another work directory
     compilation_cache.set_cache_dir(os.fspath(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+    # All of it. jax's own 1 s leaves out most of what a small model compiles: of a training's 49 programs 31 take less
+    # than 0.2 s each, together a sixth of a short one's time.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _processor() -> str:

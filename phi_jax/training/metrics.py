@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -135,19 +136,21 @@ class ScalarEvents(contextlib.ExitStack):
     """
 
     def __init__(self, directory: Path, first_step: int) -> None:
+        # tensorboardX imports torch where there is one: three seconds of a core, for what is not used here.
+        torch = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import SessionLog
 
+        if not torch:
+            del sys.modules["torch"]
         super().__init__()
         directory.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(os.fspath(directory / "events"))
         self.callback(self._file.close)
-        self._write(first_step, session_log=SessionLog(status=SessionLog.START))
+        self._write(first_step, session_log={"status": "START"})
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """One value a name, of `step`."""
-        summary = [{"tag": name, "simple_value": value} for name, value in values.items()]
-        self._write(step, summary={"value": summary})
+        self._write(step, summary={"value": [{"tag": name, "simple_value": value} for name, value in values.items()]})
 
     def _write(self, step: int, **what: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event

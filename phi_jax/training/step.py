@@ -45,11 +45,11 @@ def abstract_state(config: phi.PhiConfig, optimizer: optax.GradientTransformatio
     by_parameter = meshes.parameter_shardings(phi.logical_axes(config), mesh)
     of_path = dict(jax.tree_util.tree_leaves_with_path(by_parameter))
 
-    def placed(path: tuple[Any, ...], x: Any) -> jax.ShapeDtypeStruct:
+    def placed(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         # The path of a moment ends in its parameter's.
         ends = (path[start:] for start in range(len(path)))
         lies = next((of_path[end] for end in ends if end in of_path), meshes.replicated(mesh))
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies)
+        return x.update(sharding=lies)
 
     return jax.tree_util.tree_map_with_path(placed, jax.eval_shape(lambda: init_state(config, optimizer, 0)))
 

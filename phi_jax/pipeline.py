@@ -143,7 +143,8 @@ def _open_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigest
         source.check()
     values = stage.config_of(config).to_dict()
     draft = artifact.open_draft(workdir, stage.stage, stage.name, values, inputs, decides=decides, again=again)
-    (workdir / ".lock").write_text(stage.label)  # for `status`
+    if not artifact.is_object_store(workdir):
+        (workdir / ".lock").write_text(stage.label)  # for `status`
     at_work(f"{stage.label}: {'going on from what an interrupted run left' if draft.resumed else 'starting'}")
     return _agreed(draft)
 

@@ -83,8 +83,10 @@ def atomic_path(final: PathLike) -> Iterator[Path]:
 
 def existing(path: PathLike) -> LocalPath:
     """The path, or what it would be created in; local disks only."""
-    whole = LocalPath(path).absolute()
-    return next(place for place in (whole, *whole.parents) if place.exists())
+    place = LocalPath(path).absolute()
+    while not place.exists():
+        place = place.parent
+    return place
 
 
 @contextlib.contextmanager

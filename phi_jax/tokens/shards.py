@@ -63,8 +63,12 @@ class SplitWriter:
         """Ends the last shard. Returns {"documents", "tokens", "records", "dropped_tokens"}."""
         self._shard.close()
         records, dropped = sum(self.shards), len(self._rest)
-        tokens = records * self.record + dropped
-        return {"documents": self._documents, "tokens": tokens, "records": records, "dropped_tokens": dropped}
+        return {
+            "documents": self._documents,
+            "tokens": records * self.record + dropped,
+            "records": records,
+            "dropped_tokens": dropped,
+        }
 
     def _next_shard(self) -> None:
         from array_record.python import array_record_module

@@ -57,8 +57,7 @@ class Metrics(contextlib.ExitStack):
             write_atomic(path, "".join(records))
             self._file = self.enter_context(path.open("a"))
             self._board = self.enter_context(ScalarEvents(draft.directory / "tensorboard", first_step))
-            total = rules.steps * self._step_tokens
-            self._open_bar = functools.partial(Progress, draft.label, total, "tokens")
+            self._open_bar = functools.partial(Progress, draft.label, rules.steps * self._step_tokens, "tokens")
             self._bar: Progress | None = None
 
     def note(self, step: int, figures: Mapping[str, Any]) -> None:

@@ -1,9 +1,11 @@
 # ruff: noqa: E501 (faults as they are, one a line)
-"""100 single-line faults in what decides an artifact, a dollar, a verdict or a score: does a test notice each?
+"""100 single-line faults anywhere in the package: does a test of the default suite notice each?
 
-Faults are chosen by a script seeded with the first commit of the redesign, so nobody picks them. Each is put into a
-copy of the checkout, and the test files that cover its module run with -x. Writes mutation_check.json: fault by fault
-caught, or survived; survivors are argued one by one in SURVIVORS. PHI_JAX_MUTATIONS=20 tries the first 20 only.
+Faults are chosen by a script seeded with the first commit of the redesign, so nobody picks them. coverage.py says which
+tests pass a line (in children too); each fault is put into a copy of the checkout, and these tests run with -x, the
+quickest first. Writes mutation_check.json: fault by fault caught, or survived; survivors are argued one by one in
+SURVIVORS. Needs `pip install pytest-cov`. PHI_JAX_MUTATIONS=20 tries the first 20 only; PHI_JAX_COVERED names the
+directory of an earlier coverage, which takes as long as the suite.
 """
 
 import ast
@@ -11,54 +13,34 @@ import concurrent.futures
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
 from running import ROOT
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(10_000)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(20_000)]
 
 SEED = "b055b65"
 FAULTS = int(os.environ.get("PHI_JAX_MUTATIONS", "100"))
-SECONDS = 300  # of one test file; a fault that makes it hang is caught
-# Module (or folder) -> the test files that cover it, the quickest first.
-COVERED = {
-    "store/artifact.py": ("test_artifact.py", "test_pipeline.py"),
-    "store/documents.py": ("test_collect.py", "test_dedup.py", "test_tokenize_stages.py", "test_filter.py"),
-    "store/digests.py": ("test_artifact.py", "test_pipeline.py"),
-    "weights/checkpoints.py": ("test_checkpoints.py", "test_weights.py", "test_training.py"),
-    "weights/models.py": ("test_checkpoints.py", "test_weights.py", "test_importing.py"),
-    "weights/architectures/phi_names.py": ("test_weights.py", "test_importing.py"),
-    "weights/architectures/architecture.py": ("test_weights.py", "test_importing.py", "test_codegen.py"),
-    "weights/huggingface.py": ("test_weights.py", "test_importing.py"),
-    "teacher/journal.py": ("test_teacher_journal.py", "test_teacher.py", "test_teacher_batch.py"),
-    "teacher/budget.py": ("test_teacher_journal.py", "test_teacher_client.py", "test_teacher.py"),
-    "teacher/prices.py": ("test_teacher_prices.py", "test_teacher.py"),
-    "teacher/server/live.py": ("test_teacher.py", "test_teacher_client.py", "test_teacher_batch.py"),
-    "teacher/server/batch.py": ("test_teacher_batch.py",),
-    "sandbox/tester.py": ("test_sandbox.py", "test_sandbox_report.py", "test_sandbox_hostile.py"),
-    "sandbox/codec.py": ("test_sandbox.py", "test_sandbox_report.py", "test_sandbox_hostile.py"),
-    "evaluation/scores.py": ("test_scores.py", "test_evaluation.py"),
-    "evaluation/execution.py": ("test_evaluation.py", "test_evaluate_tool.py", "test_scores.py"),
-    "evaluation/comparison.py": ("test_scores.py",),
-    "evaluation/intervals.py": ("test_scores.py",),
-}
+SECONDS = 240  # of tests on one fault, as coverage timed them; a fault that makes them hang is caught
+ALONE = "not peers and not system and not acceptance"
+MICRO = "tests/test_pipeline.py"  # looks at what the fixture `micro_run` made
 SURVIVORS = {  # fault -> why no test can see it, or why it changes no artifact, dollar or score
-    "weights/architectures/architecture.py:71 return np.concatenate(parts)[self.rows(config)] if self.rows and len(parts) > 2 else parts[0]": "equivalent: a tensor holds one parameter or three",
-    "store/documents.py:56 @dataclasses.dataclass(frozen=False)": "equivalent: nothing assigns to a Totals",
-    'sandbox/codec.py:109 elif kind.__module__ == "numpy" and getattr(value, "ndim", 2) == 0 and type(value.item()) is not kind:': "equivalent: both defaults are not 0",
-    "teacher/journal.py:98 self._database = sqlite3.connect(uri, 0, uri=True, isolation_level=None, check_same_thread=True)": "equivalent: one thread uses the journal; another would get an error at once",
-    "store/artifact.py:339 resumed=False,": "equivalent: open_draft sets it, and what it is for a joined process nobody reads",
-    "teacher/server/batch.py:84 while len(self._open) <= _OPEN and await self._submit(fresh):": "nine batches open instead of eight: pace; each request is reserved and sent once all the same",
-    'teacher/server/live.py:194 if outcome.kind in ("refused", "unfit"):': "when a failed attempt is followed by a pause: pace",
-    "teacher/server/batch.py:146 pass": "a line for the user is not printed",
-    "teacher/server/live.py:187 times, outcome = 1, self._claim(request)": "how long the first pause is: pace",
-    "evaluation/intervals.py:20 passed = round(value * trials, 7)": "equivalent: a count is whole to 6 digits and to 7",
-    'sandbox/codec.py:33 lambda v: v.to_bytes(v.bit_length() + 8 * 8, "little", signed=True),': "the same integer in more bytes",
 }
+
+_COVERAGE = """
+[run]
+source = phi_jax
+patch = subprocess
+parallel = true
+relative_files = true
+context = ${PYTEST_CURRENT_TEST-}
+"""
 
 _COMPARE = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.In: "not in",
@@ -100,58 +82,116 @@ def faults_of(path):
             yield node.lineno, node.col_offset, node.end_col_offset, new
 
 
+def covered(directory):
+    """(module -> line -> tests that pass it, test -> seconds): of the default suite."""
+    import coverage
+
+    if not (directory / "durations.xml").exists():
+        rules = directory / "coveragerc"
+        rules.write_text(_COVERAGE)
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", ALONE, "--cov", "--cov-context=test",
+             f"--cov-config={rules}", "--cov-report=", f"--junitxml={directory / 'durations.xml'}"],
+            cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(directory / ".coverage")}, check=False,
+        )  # fmt: skip
+    seconds = {}
+    for case in xml.etree.ElementTree.parse(directory / "durations.xml").iter("testcase"):
+        file = case.get("classname").replace(".", "/") + ".py"
+        seconds[f"{file}::{case.get('name')}"] = float(case.get("time"))
+    data = coverage.CoverageData(directory / ".coverage")
+    data.read()
+    lines = {}
+    for path in data.measured_files():
+        module = path.partition("phi_jax/")[2]
+        for line, contexts in data.contexts_by_lineno(path).items():
+            for context in contexts:
+                for part in filter(None, context.split("|")):
+                    test = re.sub(r" \((setup|call|teardown)\)$", "", part)
+                    if test in seconds:
+                        lines.setdefault(module, {}).setdefault(line, set()).add(test)
+                    if part.endswith("(setup)"):
+                        lines.setdefault(module, {}).setdefault(line, set()).add(MICRO)
+    return lines, seconds
+
+
 def chosen():
+    package = ROOT / "phi_jax"
     every = [
-        (module, fault)
-        for module in COVERED
-        for fault in sorted(set(faults_of(ROOT / "phi_jax" / module)))
-    ]  # fmt: skip
+        (str(path.relative_to(package)), fault)
+        for path in sorted(package.rglob("*.py"))
+        for fault in sorted(set(faults_of(path)))
+    ]
     return random.Random(SEED).sample(every, FAULTS)
 
 
-def tried(number, module, fault, directory):
-    """What became of one fault."""
-    line, start, end, new = fault
-    copy = directory / str(number)
-    kept = ("phi_jax", "tests", "configs", "launch", "pyproject.toml", "README.md")
-    for name in kept:
+def tests_of(module, line, lines, seconds):
+    """Those that pass the line, or, of one that runs at import, those that pass any of its module; the quickest first."""
+    in_module = lines.get(module, {})
+    passing = in_module.get(line) or set().union(*in_module.values())
+    picked, spent = [], 0.0
+    for test in sorted(passing, key=lambda test: (seconds.get(test, 60), test)):
+        spent += seconds.get(test, 60)
+        if spent > SECONDS and picked:
+            break
+        picked.append(test)
+    return picked[:200]
+
+
+def copied(copy):
+    for name in ("phi_jax", "tests", "configs", "launch", "pyproject.toml", "README.md", "LICENSE", ".ci"):
         source = ROOT / name
         shutil.copytree(source, copy / name) if source.is_dir() else shutil.copy(source, copy / name)
-    (directory / "shared").exists() or (directory / "shared").symlink_to(ROOT.parent / "shared")
+    return copy
+
+
+def failing(copy, tests):
+    """The first of these tests that fails in a copy, as pytest says it; "" if none does."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+            cwd=copy, capture_output=True, text=True, timeout=4 * SECONDS, env={**os.environ, "PYTHONPATH": str(copy)},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "timeout"
+    said = (x for x in done.stdout.splitlines() if x.startswith(("FAILED ", "ERROR ")))
+    return next(said, "no test could be collected") if done.returncode else ""
+
+
+def tried(number, module, fault, directory, found):
+    """What became of one fault."""
+    line, start, end, new = fault
+    copy = copied(directory / str(number))
     path = copy / "phi_jax" / module
-    lines = path.read_bytes().splitlines(keepends=True)
-    old = lines[line - 1]
-    lines[line - 1] = old[:start] + new.encode() + old[end:]
-    path.write_bytes(b"".join(lines))
-    about = {"fault": f"{module}:{line}", "old": old.decode().strip(), "new": lines[line - 1].decode().strip()}
-    outcome, by = "survived", ""
-    for test in COVERED[module]:
-        if not (copy / "tests" / test).exists():
-            continue
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{test}"],
-                cwd=copy, capture_output=True, text=True, timeout=SECONDS, env={**os.environ, "PYTHONPATH": str(copy)},
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            outcome, by = "caught", f"{test}: timeout"
+    text = path.read_bytes().splitlines(keepends=True)
+    old = text[line - 1]
+    text[line - 1] = old[:start] + new.encode() + old[end:]
+    path.write_bytes(b"".join(text))
+    tests = tests_of(module, line, *found)
+    about = {
+        "fault": f"{module}:{line}", "old": old.decode().strip(), "new": text[line - 1].decode().strip(), "tests": len(tests)
+    }  # fmt: skip
+    by = ""
+    while tests:
+        by = failing(copy, tests)
+        named = max((test for test in tests if by.partition(" ")[2].startswith(test)), key=len, default=None)
+        if named is None or not failing(directory / "whole", [named]):
             break
-        if done.returncode:
-            outcome, by = (
-                "caught",
-                next((x for x in done.stdout.splitlines() if x.startswith(("FAILED", "ERROR"))), test),
-            )
-            break
+        tests.remove(named)  # it fails without the fault too
+        by = ""
     shutil.rmtree(copy)
+    outcome = "caught" if by else "survived"
     print(outcome, about, by, flush=True)
     return {**about, "outcome": outcome, "by": by[:160]}
 
 
 def test_single_line_faults_are_noticed(tmp_path):
+    found = covered(Path(os.environ.get("PHI_JAX_COVERED", tmp_path)))
+    (tmp_path / "shared").symlink_to(ROOT.parent / "shared")
+    copied(tmp_path / "whole")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda x: tried(x[0], *x[1], tmp_path), enumerate(chosen())))
-    caught = sum(f["outcome"] == "caught" for f in found)
-    result = {"seed": SEED, "faults": len(found), "caught": caught, "each": found}
+        each = list(pool.map(lambda x: tried(x[0], *x[1], tmp_path, found), enumerate(chosen())))
+    caught = sum(f["outcome"] == "caught" for f in each)
+    result = {"seed": SEED, "faults": len(each), "caught": caught, "each": each}
     Path(__file__).with_name("mutation_check.json").write_text(json.dumps(result, indent=1) + "\n")
-    survived = [f"{f['fault']} {f['new']}" for f in found if f["outcome"] == "survived"]
+    survived = [f"{f['fault']} {f['new']}" for f in each if f["outcome"] == "survived"]
     assert [s for s in survived if s not in SURVIVORS] == []

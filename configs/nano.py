@@ -83,8 +83,8 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.model.remat = "none"  # memory is not short
 
     # --- Training: one pass, small batches, a higher rate ---
-    c.training.steps = 24 if micro else 700  # optimizer steps
-    c.training.schedule_steps = 24 if micro else 700  # the decay ends with the run (paper: 24,000 of 36,000)
+    c.training.steps = 24 if micro else 600  # optimizer steps
+    c.training.schedule_steps = 24 if micro else 600  # the decay ends with the run (paper: 24,000 of 36,000)
     c.training.warmup_steps = 4 if micro else 20  # steps of linear warmup
     c.training.global_batch_size = 4 if micro else 8  # sequences in one step over all devices
     c.training.microbatches = 1 if micro else 4  # one sequence at a time on each of two devices: a core's caches hold it, a third faster
@@ -98,22 +98,22 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.cpu_devices = 2  # one for each core
     c.training.skip_spike = 20.0  # small batches are noisier
     c.training.max_skipped = 5  # a short run has no time for more
-    c.training.checkpoint_every = 8 if micro else 350  # steps between saves
+    c.training.checkpoint_every = 8 if micro else 300  # steps between saves
     c.training.keep_every = 0  # the last saves are enough to choose among
     c.training.evaluate_every = 8 if micro else 100  # steps between validation losses
     c.training.validation_batches = 2 if micro else 8  # global batches in one validation loss
 
-    c.finetune.steps = 16 if micro else 1000  # optimizer steps
-    c.finetune.schedule_steps = 16 if micro else 1000  # steps at which the linear decay reaches 0
+    c.finetune.steps = 16 if micro else 900  # optimizer steps
+    c.finetune.schedule_steps = 16 if micro else 900  # steps at which the linear decay reaches 0
     c.finetune.warmup_steps = 4 if micro else 15  # steps of linear warmup
     c.finetune.global_batch_size = 4 if micro else 8  # sequences in one step
     c.finetune.microbatches = 1 if micro else 4  # as in pretraining
     c.finetune.learning_rate = 7e-3  # as in pretraining (paper: a tenth of it)
     c.finetune.muon_learning_rate = 1.4e-2  # as in pretraining
     c.finetune.muon_weight_decay = 0.0  # as in pretraining
-    c.finetune.checkpoint_every = 8 if micro else 500  # steps between saves
-    c.finetune.keep_every = 8 if micro else 500  # saves to choose among
-    c.finetune.evaluate_every = 8 if micro else 125  # steps between validation losses; each save has one
+    c.finetune.checkpoint_every = 8 if micro else 450  # steps between saves
+    c.finetune.keep_every = 8 if micro else 450  # saves to choose among
+    c.finetune.evaluate_every = 8 if micro else 150  # steps between validation losses; each save has one
 
     c.models.base.mixture = (("filtered", 0.1), ("grammar.textbooks", 0.9))  # textbooks weigh more than in the paper's pool, for a model this small
     c.models.finetuned.mixture = (("grammar.exercises", 1.0),)  # the grammar's exercises

@@ -80,8 +80,8 @@ def check_batch(rules: Config, ways: int, whose: str = "config.training") -> Non
     if rules.global_batch_size % parts:
         raise UserError(
             f"{whose}: global_batch_size={rules.global_batch_size} cannot be cut into microbatches="
-            f"{rules.microbatches} equal parts for {ways} devices (data x fsdp); make it a multiple of {parts}, or "
-            "change the mesh"
+            f"{rules.microbatches} equal parts for {ways} devices (data x fsdp); make it a multiple of {parts}, set "
+            "fewer microbatches, or change the mesh"
         )
 
 

@@ -1,5 +1,6 @@
 """SIGKILL in every stage, mid-write and mid-save included: afterwards the identities are those of a quiet run."""
 
+import json
 import os
 import re
 import shutil
@@ -46,14 +47,15 @@ OTHERS = (
 @pytest.mark.parametrize("moments", [MOMENTS, pytest.param(OTHERS, marks=pytest.mark.acceptance)])
 def test_killed_in_every_stage(micro_run, tmp_path, moments):
     workdir = tmp_path / "run"
-    for stage, event, pattern, count in moments:
-        done = subprocess.run(
-            [sys.executable, "tests/killed_run.py", event, pattern, str(count), "run", *MICRO,
-             "--workdir", str(workdir)],
-            cwd=ROOT, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == -9, f"{pattern}: not killed\n{done.stderr}"
-        killed = re.findall(r"killed at \S+ (\S+)", done.stderr)
+    done = subprocess.run(
+        [sys.executable, "tests/killed_run.py", json.dumps([moment[1:] for moment in moments]), "run", *MICRO,
+         "--workdir", str(workdir)],
+        cwd=ROOT, capture_output=True, text=True, timeout=1500,
+    )  # fmt: skip
+    runs = re.findall(r"(.*?)^ended (\S+)$", done.stderr, re.M | re.S)
+    for (stage, _, pattern, _), (said, code) in zip(moments, runs, strict=True):
+        assert code == "-9", f"{pattern}: not killed\n{said}"
+        killed = re.findall(r"killed at \S+ (\S+)", said)
         assert len(killed) == 1
         assert re.search(pattern, killed[0])
         assert f"/{stage}" in killed[0]

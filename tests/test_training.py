@@ -49,7 +49,8 @@ SHAPE = phi.PhiConfig(
 
 @pytest.fixture(scope="module")
 def training():
-    return config.load(MICRO).training
+    """With AdamW, whose step takes half as long to compile; what Muon does has tests of its own."""
+    return with_optimizer("adamw")
 
 
 def rules(microbatches=1, loss_chunk=8, skip_spike=0.0):
@@ -125,7 +126,7 @@ def test_the_data_axis_exchanges_nothing_for_each_microbatch():
     assert in_loops == 0
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 8, 24, 100])
+@pytest.mark.parametrize("chunk", [1, 5, 8, 100])
 def test_chunked_loss_is_the_whole_loss(records, chunk):
     params = phi.init_params(SHAPE, jax.random.key(0))
 
@@ -137,7 +138,7 @@ def test_chunked_loss_is_the_whole_loss(records, chunk):
         hidden, targets = phi.hidden_states(p, records[:, :-1], SHAPE), jnp.asarray(records[:, 1:])
         return chunked_loss(p, hidden, targets, SHAPE, chunk, one_device())
 
-    (a, grads_a), (b, grads_b) = jax.value_and_grad(whole)(params), jax.value_and_grad(chunked)(params)
+    (a, grads_a), (b, grads_b) = (jax.jit(jax.value_and_grad(loss))(params) for loss in (whole, chunked))
     assert abs(a - b) < 2e-6
     for x, y in zip(jax.tree.leaves(grads_a), jax.tree.leaves(grads_b), strict=True):
         np.testing.assert_allclose(x, y, atol=2e-6)
@@ -202,7 +203,7 @@ def test_only_matrices_decay(name, decay):
     optimizer = make_optimizer(with_optimizer(name, muon_weight_decay=decay))
     state = init_state(SHAPE, optimizer, 0)
     zeros = jax.tree.map(jnp.zeros_like, state["params"])
-    updates, _ = optimizer.update(zeros, state["optimizer"], jax.tree.map(jnp.ones_like, state["params"]))
+    updates, _ = jax.jit(optimizer.update)(zeros, state["optimizer"], jax.tree.map(jnp.ones_like, state["params"]))
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         moved_by_muon = name == "muon" and path[0].key == "layers"
         decays = path[-1].key in ("kernel", "tokens") and (decay > 0 or not moved_by_muon)

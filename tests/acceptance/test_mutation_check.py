@@ -124,7 +124,7 @@ def chosen():
     return random.Random(SEED).sample(every, FAULTS)
 
 
-def tests_of(module, line, lines, seconds):
+def quickest(module, line, lines, seconds):
     """Those that pass the line, or, of one that runs at import, those that pass any of its module; the quickest first."""
     in_module = lines.get(module, {})
     passing = in_module.get(line) or set().union(*in_module.values())
@@ -166,7 +166,7 @@ def tried(number, module, fault, directory, found):
     old = text[line - 1]
     text[line - 1] = old[:start] + new.encode() + old[end:]
     path.write_bytes(b"".join(text))
-    tests = tests_of(module, line, *found)
+    tests = quickest(module, line, *found)
     about = {
         "fault": f"{module}:{line}", "old": old.decode().strip(), "new": text[line - 1].decode().strip(), "tests": len(tests)
     }  # fmt: skip

@@ -16,7 +16,7 @@ from phi_jax.errors import EXIT_PREEMPTED, UserError
 from phi_jax.store.digests import PathDigests
 from phi_jax.sweeps import jobs, local, points, slurm
 
-STEPS = 200
+STEPS = 120
 
 
 def interrupted(_):

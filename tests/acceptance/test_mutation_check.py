@@ -125,9 +125,13 @@ def chosen():
 
 
 def quickest(module, line, lines, seconds):
-    """Those that pass the line, or, of one that runs at import, those that pass any of its module; the quickest first."""
-    in_module = lines.get(module, {})
+    """Those that pass the line, or, of one that runs at import, those that pass any of its module; the quickest first.
+
+    Coverage sees nothing of what is confined: of the sandbox's program, all tests of files named after the sandbox.
+    """
+    in_module, room = lines.get(module, {}), module.partition("/")[0]
     passing = in_module.get(line) or set().union(*in_module.values())
+    passing = passing or {test for test in seconds if f"/test_{room}" in test}
     picked, spent = [], 0.0
     for test in sorted(passing, key=lambda test: (seconds.get(test, 60), test)):
         spent += seconds.get(test, 60)

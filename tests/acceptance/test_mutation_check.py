@@ -4,7 +4,7 @@
 Faults are chosen by a script seeded with the first commit of the redesign, so nobody picks them. coverage.py says which
 tests pass a line (in children too); each fault is put into a copy of the checkout, and these tests run with -x, the
 quickest first. Writes mutation_check.json: fault by fault caught, or survived; survivors are argued one by one in
-SURVIVORS. Needs `pip install pytest-cov`. PHI_JAX_MUTATIONS=20 tries the first 20 only; PHI_JAX_COVERED names the
+SURVIVORS. Needs `pip install coverage`. PHI_JAX_MUTATIONS=20 tries the first 20 only; PHI_JAX_COVERED names the
 directory of an earlier coverage, which takes as long as the suite.
 """
 
@@ -36,7 +36,6 @@ SURVIVORS = {  # fault -> why no test can see it, or why it changes no artifact,
 _COVERAGE = """
 [run]
 source = phi_jax
-patch = subprocess
 parallel = true
 relative_files = true
 context = ${PYTEST_CURRENT_TEST-}
@@ -82,18 +81,23 @@ def faults_of(path):
             yield node.lineno, node.col_offset, node.end_col_offset, new
 
 
-def covered(directory):
+def covered(directory, *only):
     """(module -> line -> tests that pass it, test -> seconds): of the default suite."""
     import coverage
 
     if not (directory / "durations.xml").exists():
         rules = directory / "coveragerc"
         rules.write_text(_COVERAGE)
+        env = {
+            **os.environ, "COVERAGE_FILE": str(directory / ".coverage"), "COVERAGE_PROCESS_START": str(rules),
+            "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}",
+        }  # fmt: skip
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", ALONE, "--cov", "--cov-context=test",
-             f"--cov-config={rules}", "--cov-report=", f"--junitxml={directory / 'durations.xml'}"],
-            cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(directory / ".coverage")}, check=False,
+            [sys.executable, "-m", "pytest", "-p", "coverage_contexts", "-n", "2", "--dist", "loadfile", "-m", ALONE,
+             f"--junitxml={directory / 'durations.xml'}", *only],
+            cwd=ROOT, env=env, check=False,
         )  # fmt: skip
+        subprocess.run([sys.executable, "-m", "coverage", "combine", "-q"], cwd=ROOT, env=env, check=True)
     seconds = {}
     for case in xml.etree.ElementTree.parse(directory / "durations.xml").iter("testcase"):
         file = case.get("classname").replace(".", "/") + ".py"
@@ -104,13 +108,12 @@ def covered(directory):
     for path in data.measured_files():
         module = path.partition("phi_jax/")[2]
         for line, contexts in data.contexts_by_lineno(path).items():
-            for context in contexts:
-                for part in filter(None, context.split("|")):
-                    test = re.sub(r" \((setup|call|teardown)\)$", "", part)
-                    if test in seconds:
-                        lines.setdefault(module, {}).setdefault(line, set()).add(test)
-                    if part.endswith("(setup)"):
-                        lines.setdefault(module, {}).setdefault(line, set()).add(MICRO)
+            for context in contexts:  # of a child "test (call)", or "test (setup)"
+                test = re.sub(r" \((setup|call|teardown)\)$", "", context)
+                if test in seconds:
+                    lines.setdefault(module, {}).setdefault(line, set()).add(test)
+                if context.endswith("(setup)"):
+                    lines.setdefault(module, {}).setdefault(line, set()).add(MICRO)
     return lines, seconds
 
 

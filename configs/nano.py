@@ -87,7 +87,7 @@ def get_config(argument: str = "size=laptop") -> ConfigDict:
     c.training.schedule_steps = 24 if micro else 600  # the decay ends with the run (paper: 24,000 of 36,000)
     c.training.warmup_steps = 4 if micro else 20  # steps of linear warmup
     c.training.global_batch_size = 4 if micro else 8  # sequences in one step over all devices
-    c.training.microbatches = 1 if micro else 4  # one sequence at a time on each of two devices: a core's caches hold it, a third faster
+    c.training.microbatches = 1 if micro else 4  # one sequence at a time on each of two devices: a core's caches hold it, a seventh faster; for more devices 1
     c.training.optimizer = "muon"  # on the kernels of the blocks: base is told from raw (paper: AdamW; see tests/benchmarks/NOTES.md)
     c.training.learning_rate = 7e-3  # of AdamW, on the rest; small models take more (paper: 1e-3)
     c.training.muon_learning_rate = 1.4e-2  # twice AdamW's

@@ -50,7 +50,7 @@ def test_killed_in_every_stage(micro_run, tmp_path, moments):
     done = subprocess.run(
         [sys.executable, "tests/killed_run.py", json.dumps([moment[1:] for moment in moments]), "run", *MICRO,
          "--workdir", str(workdir)],
-        cwd=ROOT, capture_output=True, text=True, timeout=1500,
+        cwd=ROOT, capture_output=True, text=True, timeout=570,
     )  # fmt: skip
     runs = re.findall(r"(.*?)^ended (\S+)$", done.stderr, re.M | re.S)
     for (stage, _, pattern, _), (said, code) in zip(moments, runs, strict=True):

@@ -126,7 +126,7 @@ def test_the_data_axis_exchanges_nothing_for_each_microbatch():
     assert in_loops == 0
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 8, 100])
+@pytest.mark.parametrize("chunk", [1, 5, 8, 24, 100])
 def test_chunked_loss_is_the_whole_loss(records, chunk):
     params = phi.init_params(SHAPE, jax.random.key(0))
 

@@ -30,8 +30,7 @@ FAULTS = int(os.environ.get("PHI_JAX_MUTATIONS", "100"))
 SECONDS = 240  # of tests on one fault, as coverage timed them; a fault that makes them hang is caught
 ALONE = "not peers and not system and not acceptance"
 MICRO = "tests/test_pipeline.py"  # looks at what the fixture `micro_run` made
-SURVIVORS = {  # fault -> why no test can see it, or why it changes no artifact, dollar or score
-}
+SURVIVORS: dict[str, str] = {}  # fault -> why no test can see it, or why it changes no artifact, dollar or score
 
 _COVERAGE = """
 [run]

@@ -163,6 +163,7 @@ def test_the_models_stand_in_the_papers_order(nano):
     main = (s for s in nano["scores"] if (s["benchmark"], s["decoding"]) == ("nano", "greedy"))
     passed = {s["model"]: s["value"] for s in main}
     assert passed["raw"] <= 0.02
+    assert passed["raw"] < passed["base"] < passed["finetuned"]
     assert passed["base"] >= 0.25
     assert passed["finetuned"] >= 0.85
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,34 @@ UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_p
 MICRO = ["--config", str(ROOT / "configs" / "nano.py") + ":size=micro"]
 
 
-def phi_jax(*arguments, cwd=ROOT, check=True, env=None, timeout=600):
-    """Runs the command line in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "phi_jax.cli", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})},
-    )  # fmt: skip
-    if check and done.returncode:
-        pytest.fail(f"phi-jax {' '.join(map(str, arguments))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+_server = None  # tests/fork_server.py, one for each worker of pytest
+
+
+def phi_jax(*arguments, cwd=ROOT, check=True, env=None):
+    """Runs the command line in a process of its own; jax has read the variables JAX_* before, so they cannot change."""
+    global _server
+    assert not any(name.startswith("JAX_") for name in env or ())
+    if _server is None or _server.poll() is not None:
+        command = [sys.executable, str(ROOT / "tests" / "fork_server.py")]
+        _server = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+    arguments = [*map(str, arguments)]
+    with tempfile.TemporaryDirectory() as said:
+        stdout, stderr = Path(said, "stdout"), Path(said, "stderr")
+        asked = {
+            "arguments": arguments, "cwd": str(cwd), "env": {**os.environ, **(env or {})},
+            "stdout": str(stdout), "stderr": str(stderr),
+        }  # fmt: skip
+        try:
+            _server.stdin.write(json.dumps(asked) + "\n")
+            code = int(_server.stdout.readline())
+        except BaseException:
+            _server.kill()  # the next command gets another
+            raise
+        done = subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
+    if check and code:
+        pytest.fail(f"phi-jax {' '.join(arguments)}: exit {code}\n{done.stdout}{done.stderr}")
     return done
 
 

@@ -141,7 +141,7 @@ def test_nothing_is_lost_or_doubled(tmp_path, shared_data, runner):
     size, files = corpus(tmp_path / "src")
     problems, quiet = shared_data / "eval" / "HumanEval.jsonl.gz", tmp_path / "quiet"
     begin = time.monotonic()
-    phi_jax(*arguments(tmp_path / "src", problems, quiet), timeout=1800)
+    phi_jax(*arguments(tmp_path / "src", problems, quiet))
     undisturbed = time.monotonic() - begin
     usual = {label: Artifact.read(quiet / label).manifest["seconds"] for label in STAGES}
     counts = {label: Artifact.read(quiet / label).facts for label in STAGES}
@@ -157,7 +157,7 @@ def test_nothing_is_lost_or_doubled(tmp_path, shared_data, runner):
         for target in sorted(chosen)[: KILLS - len(hits)]:  # in order, since a run goes forward
             if hit := killed(command, target, rng.uniform(0.05, 0.8), usual):
                 hits.append(dict(zip(("stage", "had gone on", "seconds into it", "children"), hit, strict=True)))
-        phi_jax(*command, timeout=1800)
+        phi_jax(*command)
         check(workdir, quiet, counts)
 
     by_stage = {label: sum(hit["stage"] == label for hit in hits) for label in STAGES}

@@ -59,7 +59,7 @@ def rehearsal(tmp_path_factory):
         config = root / "rehearsal.py"
         config.write_text(CONFIG.format(**paths, problems=str(problems), base_url=server.base_url))
         env = {"PHI_JAX_TEST_KEY": "sk-planted-rehearsal"}
-        done = phi_jax("run", "--config", config, "--workdir", root / "w", env=env, timeout=3000)
+        done = phi_jax("run", "--config", config, "--workdir", root / "w", env=env)
         yield root, done, server.ledger()
 
 

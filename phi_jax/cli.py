@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         from phi_jax.parallel import processes
 
         if processes.is_leader():
-            then = "; the same command goes on from there" if "workdir" in vars(options) else ""
+            then = "; the same command goes on from what is saved" if "workdir" in vars(options) else ""
             progress.say(f"phi-jax: stopped{stopped}{then}")
         atexit._run_exitfuncs()
         sys.stdout.flush()
@@ -324,7 +324,9 @@ _TEACHING = (
     _flag("--cancel-batches", "cancel what the Batch API works on, and stop"),
 )
 _MODEL_HELP = "Hugging Face directory, or artifact of a training or a selection"
-_DEVICES = _option("--devices --topology", "8xH100, v5e:4x4, 8xH100@2.5 ($)", "D", default="8xA100-80GB")
+_DEVICES = _option(
+    "--devices --topology", "8xA100-80GB unless named; 8xH100, v5e:4x4, 8xH100@2.5 ($)", "D", default="8xA100-80GB"
+)
 _BENCHMARK = (
     _option(
         "--benchmark",
@@ -465,7 +467,7 @@ GROUPS = {
                     *_BENCHMARK,
                 ), _score, "--samples samples.jsonl --problems HumanEval.jsonl.gz --out scored"),
         Command("lint", "Says which client fails or goes silently wrong on a Phi directory.", (
-                    _option("directory", "config.json, weights and tokenizer, as Hugging Face has", "DIR"),
+                    _option("directory", "config.json, weights and tokenizer, as Hugging Face has them", "DIR"),
                 ), _lint, "runs/nano/export/base/model"),
     ),
 }  # fmt: skip

@@ -3,7 +3,9 @@
 import errno
 
 EXIT_FAILED = 1  # an error that starting again does not mend
-EXIT_PREEMPTED = 75  # asked to stop (SIGTERM); what was reached is saved: start again to go on (EX_TEMPFAIL)
+EXIT_PREEMPTED = (
+    75  # asked to stop (SIGTERM, Ctrl-C of a training); what was reached is saved: start again to go on (EX_TEMPFAIL)
+)
 EXIT_PEER_LOST = 76  # another process of the run died or hangs: start all of them again
 
 

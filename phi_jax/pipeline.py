@@ -284,7 +284,7 @@ def _standing(
         since = _changes(artifact.read_draft(partial), stage, decides, workdir, due)
         at = "" if step is None else f" at step {step}"
         reason = f"stopped{at}; since it began: {'; '.join(since)}" if since else f"goes on{at}"
-        reason += f"; what is there: {'; '.join(changed)}" if changed else ""
+        reason += f"; replaces the one that differs in: {'; '.join(changed)}" if changed else ""
         return Standing(stage, RUNNING if stage.label == artifact.running(workdir) else INTERRUPTED, reason, found)
     return Standing(stage, STALE if found else MISSING, "; ".join(changed), found)
 

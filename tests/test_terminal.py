@@ -14,6 +14,8 @@ import pytest
 from running import MICRO, ROOT, phi_jax
 from test_cores import is_running
 
+from phi_jax.errors import EXIT_PREEMPTED
+
 LABELS = ("dedup/python", "export/base", "evaluate/base", "report")
 LIST = [
     r"\d+ of \d+ stages are whole",
@@ -118,6 +120,10 @@ def in_a_pool(process, workdir):
     return len(list(workdir.iterdir())) >= 2
 
 
+LONG = ("--config.training.steps=2000", "--config.training.schedule_steps=2000")
+GOES_ON = "; the same command goes on from what is saved"
+
+
 def training(process, workdir):
     metrics = workdir / "pretrain" / "raw.partial" / "metrics.jsonl"
     return metrics.exists() and metrics.read_text().count("\n") > 2
@@ -130,16 +136,18 @@ def evaluating(process, workdir):
 @pytest.mark.parametrize(
     ("where", "code", "arguments", "left", "told"),
     [
-        (importing, "-m phi_jax.cli", ["run"], (), ""),
-        (starting_a_pool, POOL, ["run"], (), ""),
-        (in_a_pool, POOL, ["run"], (), ""),
-        (training, "-m phi_jax.cli", ["pretrain", "--name", "raw"], ("tokenize/raw",), " in pretrain/raw"),
+        (importing, "-m phi_jax.cli", ["run"], (), f"stopped{GOES_ON}"),
+        (starting_a_pool, POOL, ["run"], (), f"stopped{GOES_ON}"),
+        (in_a_pool, POOL, ["run"], (), f"stopped{GOES_ON}"),
+        (training, "-m phi_jax.cli", ["pretrain", "--name", "raw", *LONG], ("tokenize/raw",),
+         r"pretrain/raw: asked to stop; step (\d+) is saved; run the same command again to go on"),
         (evaluating, "-m phi_jax.cli", ["evaluate", "--name", "base"], ("export/base", "synthesize/grammar"),
-         " in evaluate/base"),
+         f"stopped in evaluate/base{GOES_ON}"),
     ],
 )  # fmt: skip
 def test_ctrl_c_is_one_line(request, tmp_path, where, code, arguments, left, told):
-    """A terminal sends it to the whole group. left: what stands there before. No process is left behind."""
+    """A terminal sends it to the whole group. left: what stands there before. No process is left behind, and of a
+    training no step is lost."""
     workdir = tmp_path / "run"
     workdir.mkdir()
     for label in left:
@@ -159,10 +167,13 @@ def test_ctrl_c_is_one_line(request, tmp_path, where, code, arguments, left, tol
     children = children_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, said
+    assert process.returncode == (EXIT_PREEMPTED if where is training else 130), said
     # Behind how many stages are whole, and what a stage has said of itself.
     lines = [line for line in said.splitlines() if not line.startswith("  ") and not line.endswith("stages are whole")]
-    assert lines == [f"phi-jax: stopped{told}; the same command goes on from there"], said
+    assert len(lines) == 1
+    assert (found := re.fullmatch(f"phi-jax: {told}", lines[0])), said
+    if where is training:
+        assert (workdir / "pretrain" / "raw.partial" / "checkpoints" / found[1]).is_dir()
     while alive := [child for child in children if is_running(child)]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.05)
@@ -204,4 +215,4 @@ def test_ctrl_c_is_not_lost_where_nothing_can_be_raised(tmp_path):
     """As in jax's callback of the garbage collector, where a training is now and then."""
     command = [sys.executable, "-c", DEAF, "run", *MICRO, "--workdir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stderr) == (130, "phi-jax: stopped; the same command goes on from there\n")
+    assert (done.returncode, done.stderr) == (130, "phi-jax: stopped; the same command goes on from what is saved\n")

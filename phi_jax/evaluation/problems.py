@@ -37,8 +37,8 @@ BUILT_IN = ("idioms", "unconventional", "libraries")
 HELD_OUT = "nano"  # in a config: the problems whose behaviours the grammar keeps out of its texts
 # Benchmarks that the project does not contain -> where their files are to be had.
 OTHERS = {
-    "humaneval": "data/HumanEval.jsonl.gz of openai/human-eval, or HumanEvalPlus.jsonl.gz of evalplus's releases",
-    "mbpp": "mbpp/mbpp.jsonl of google-research/google-research, or MbppPlus.jsonl.gz of evalplus's releases",
+    "humaneval": "data/HumanEval.jsonl.gz of openai/human-eval, HumanEvalPlus.jsonl.gz of evalplus's releases",
+    "mbpp": "mbpp/mbpp.jsonl of google-research/google-research, MbppPlus.jsonl.gz of evalplus's releases",
 }
 _MBPP_TEST_SPLIT = range(11, 511)
 _MBPP_PROTOCOL = (
@@ -74,16 +74,12 @@ def load_problems(benchmark: str | None, file: str | None = None) -> tuple[str, 
         if file is not None:
             raise UserError(f"--problems {file}: the benchmark {benchmark} is built in; leave out one of the two")
         return benchmark, _read(Path(__file__).with_name(f"{benchmark}.jsonl"))
-    if benchmark in OTHERS and file is None:
-        raise UserError(
-            f"benchmark {benchmark}: its problems are not part of phi_jax; get {OTHERS[benchmark]} on GitHub, and "
-            "name the file with --problems FILE"
-        )
     path = Path(file or benchmark or "")
     if not path.is_file():
         raise UserError(
-            f"benchmark {path}: neither built in ({', '.join(BUILT_IN)}) nor a file; "
-            "name a file in the format of human-eval, MBPP or EvalPlus with --problems FILE"
+            f"benchmark {path}: neither built in ({', '.join(BUILT_IN)}) nor a file that is there; get "
+            f"{' or '.join(OTHERS.values())} on GitHub, or a file in one of their formats, and name it: of a run in "
+            "config.decontaminate.problems and config.evaluate.benchmark, of a command with --problems FILE"
         )
     problems = _read(path)
     if benchmark in OTHERS and (benchmark == "mbpp") != all(p.task_id.lower().startswith("mbpp/") for p in problems):

@@ -25,7 +25,7 @@ class Watch:
     """Watches one stage; use as a context manager in the main thread.
 
     While `can_save` is false, SIGTERM ends all processes at once with EXIT_PREEMPTED. While it is true, the loop asks
-    `should_stop` after each step, and saves.
+    `should_stop` after each step, and saves. So it does at the first Ctrl-C where there is one process.
     """
 
     def __init__(self, label: str, *, peer_timeout: float) -> None:
@@ -59,7 +59,11 @@ class Watch:
             tasks = [self._wait_for_signal]
             self._reading, self._writing = socket.socketpair()
             self._writing.setblocking(False)
-            self._old_handler = signal.signal(signal.SIGTERM, lambda *_: None)
+            self._old_handlers = {
+                number: signal.signal(number, handler)
+                for number, handler in {signal.SIGTERM: lambda *_: None, signal.SIGINT: self._interrupt}.items()
+                if signal.getsignal(number) != signal.SIG_IGN  # as SIGINT is behind a script's &
+            }
             # The C-level handler writes the signal's number here even while the main thread is inside XLA.
             self._old_wakeup = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
         for task in tasks:
@@ -75,13 +79,19 @@ class Watch:
         self._ended.set()
         if not processes.is_connected():
             signal.set_wakeup_fd(self._old_wakeup)
-            signal.signal(signal.SIGTERM, self._old_handler)
+            for number, handler in self._old_handlers.items():
+                signal.signal(number, handler)
             self._writing.close()
 
     def _wait_for_signal(self) -> None:
         while received := self._reading.recv(64):  # empty once the other end is closed
             if signal.SIGTERM in received:
                 self._stop()
+
+    def _interrupt(self, *_: object) -> None:
+        if not self.can_save or self.asked_to_stop:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)  # a handler must not print while the main thread does
 
     def _stop(self) -> None:
         if not self.can_save:

@@ -78,7 +78,7 @@ def shares(parallel: int) -> tuple[list[list[int]], list[list[str]]]:
     """The cores, and the GPUs, of each of so many jobs. Raises UserError where they cannot be divided equally."""
     if parallel < 1:
         raise UserError(f"--parallel {parallel}: must be at least 1")
-    return _divided(_cores(), parallel, "cores"), _divided(_gpus(), parallel, "GPUs")
+    return _divided(sorted(os.sched_getaffinity(0)), parallel, "cores"), _divided(_gpus(), parallel, "GPUs")
 
 
 def _start(command: Sequence[str], log: Path, cores: list[int], gpus: list[str]) -> subprocess.Popen:
@@ -86,8 +86,7 @@ def _start(command: Sequence[str], log: Path, cores: list[int], gpus: list[str])
 
     def begin() -> None:
         die_with_parent()
-        if cores:
-            os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(0, cores)
 
     with log.open("ab") as file:
         return subprocess.Popen(
@@ -123,10 +122,6 @@ def _divided(devices: list[Any], parallel: int, what: str) -> list[list[Any]]:
         )
     each = len(devices) // parallel
     return [devices[place * each : (place + 1) * each] for place in range(parallel)]
-
-
-def _cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def _gpus() -> list[str]:

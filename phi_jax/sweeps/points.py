@@ -37,7 +37,7 @@ class Hyper:
 
     def sweep(self, path: str, values: Iterable[Any]) -> Points:
         """A point for each value of a field, named "field=value"."""
-        return {f"{path.rpartition('.')[2]}={_spoken(value)}": {path: value} for value in values}
+        return {f"{path.rpartition('.')[2]}={f'{v:g}' if isinstance(v, float) else v}": {path: v} for v in values}
 
     def product(self, *parts: Points) -> Points:
         """Every combination; a later part's value of a field goes before an earlier one's."""
@@ -60,10 +60,6 @@ def _merged(combinations: Iterable[Sequence[tuple[str, Overrides]]]) -> Points:
             raise ValueError(f"two points are called {name!r}; name them apart")
         found[name] = {path: value for _, overrides in combination for path, value in overrides.items()}
     return found
-
-
-def _spoken(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,8 +82,8 @@ def train(config: Config, inputs: Inputs, draft: Draft) -> None:
             validated = {name: value for name, value in figures.items() if name == VALIDATION_LOSS}
             checkpoints.save(step, state, {**record, "step": step}, metrics=validated)
 
-        hooks = [(1, profile.at), (rules.evaluate_every, validate), (rules.checkpoint_every, save)]
-        hooks.append((_TRIM_STEPS, lambda step, state: processes.trim_heap()))
+        hooks = [(1, profile.at), (rules.evaluate_every, validate), (rules.checkpoint_every, save),
+                 (_TRIM_STEPS, lambda step, state: processes.trim_heap())]  # fmt: skip
 
         # --- Steps ------------------------------------------------------------------------------------------
         stream = opened.enter_context(contextlib.closing(data.train.iterate(step, rules.steps)))

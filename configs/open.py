@@ -9,7 +9,8 @@ The data come from the Hugging Face Hub. As their cards say (2026-11; not fetche
 
 HumanEval's file is yours to bring, as for phi_1.py; so is The Stack, where you have access to it (its c.collect.columns:
 "path=max_stars_repo_path", "license=max_stars_repo_licenses"). Nobody has trained these yet, and how many texts the checks
-leave is not known. By `phi-jax plan` and `run --dry-run`, all four models on 8 A100-80GB at 40 % MFU, and what is written:
+leave is not known. The four trainings on 8 A100-80GB at 40 % MFU, by arithmetic, and what is written and fetched, by `run --dry-run`.
+(`plan --pipeline` says more: it counts 35M raw files where c.collect.max_files is 0, and the filter.)
 
     100m   2.8 hours    26 GB, and 4 GB fetched
     350m    69 hours   115 GB, and 15 GB fetched

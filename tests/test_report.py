@@ -94,7 +94,7 @@ def test_the_first_sentence_says_what_can_be_told_apart(full, tmp_path):
     every = {**better, "models": [{**r, "p_page": 0.049} for r in better["models"]]}
     assert evaluation.told_apart(every) == []
     text = text_of(page_of({**data, "evaluation": every}))
-    assert f"{of}; any two models can be told apart. " in text
+    assert f"{of}; on this benchmark any two models can be told apart. " in text
     assert "told apart on" not in text
 
 

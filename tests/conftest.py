@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import filelock
 import hypothesis
@@ -74,8 +75,10 @@ def micro_run(tmp_path_factory):
     """The work directory of an undisturbed micro run; copy it before changing anything in it.
 
     Beside it lies `run.unread.json`, the fields of the config that the run did not read. All workers of one `pytest -n`
-    share it: the first that wants it runs it.
+    share it: the first that wants it runs it. PHI_JAX_MICRO_RUN names one that is there already.
     """
+    if given := os.environ.get("PHI_JAX_MICRO_RUN"):
+        return Path(given)
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     workdir = root / "micro" / "run"

@@ -8,13 +8,14 @@ from pathlib import Path
 import filelock
 import hypothesis
 import pytest
-from running import MICRO, ROOT
+from running import MICRO, ROOT, UNOPTIMISED
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("XLA_FLAGS", UNOPTIMISED)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Nothing is asserted of speed: an example may take what it takes on a busy machine.

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# For a child whose numbers are compared with those of no other: optimising the code takes LLVM ten times as long as
-# running it here does. HLO, and with it memory and exchanges between devices, is the same.
+# Of all tests and their children: optimising the code takes LLVM ten times as long as running it here does. HLO, and
+# with it memory and exchanges between devices, is the same. tests/training_step.py and nano itself are optimised.
 UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 MICRO = ["--config", str(ROOT / "configs" / "nano.py") + ":size=micro"]
 

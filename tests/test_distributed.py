@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import MICRO, ROOT, UNOPTIMISED, identities, made_in, phi_jax
+from running import MICRO, ROOT, identities, made_in, phi_jax
 from test_faults import figures, start
 
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED
@@ -67,7 +67,7 @@ def launch(count, scratch, *command, last=(), **env):
 def train(count, workdir, config=CONFIG, last=()):
     return launch(
         count, workdir / "logs", "-m", "phi_jax.cli", "pretrain", *config, "--name", "raw", "--workdir", str(workdir),
-        "--distributed", "env", last=last, XLA_FLAGS=UNOPTIMISED,
+        "--distributed", "env", last=last,
     )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def stop_at(step, processes, workdir):
 def control(micro_run, tmp_path_factory):
     """The run in one process, on one device."""
     workdir = start(micro_run, tmp_path_factory.mktemp("control") / "run")
-    phi_jax("pretrain", *CONFIG, "--name", "raw", "--workdir", workdir, env={"XLA_FLAGS": UNOPTIMISED})
+    phi_jax("pretrain", *CONFIG, "--name", "raw", "--workdir", workdir)
     return workdir
 
 

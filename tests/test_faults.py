@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from running import MICRO, ROOT, UNOPTIMISED, identities, phi_jax
+from running import MICRO, ROOT, identities, phi_jax
 from test_checkpoints import state_digest
 from test_training import SHAPE, records, rules, training  # noqa: F401 - fixtures
 
@@ -141,8 +141,7 @@ def test_a_gradient_spike_is_one_beside_the_running_mean(training, records, stat
 def test_skipped_steps_are_named_and_too_many_stop_the_run(micro_run, tmp_path):
     workdir = start(micro_run, tmp_path / "run")
     done = phi_jax("pretrain", *MICRO, "--config.training.learning_rate=1e30", "--config.training.max_skipped=3",
-                   "--name", "raw", "--workdir", workdir, check=False,
-                   env={"XLA_FLAGS": UNOPTIMISED})  # fmt: skip
+                   "--name", "raw", "--workdir", workdir, check=False)  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     for step in (1, 2, 3):

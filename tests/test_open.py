@@ -6,7 +6,7 @@ import os
 import pytest
 from public_data import CODE, write
 from published import hub
-from running import ROOT, UNOPTIMISED, phi_jax
+from running import ROOT, phi_jax
 
 from phi_jax import config, graph
 from phi_jax.model.flops import num_params
@@ -22,8 +22,7 @@ def ran(tmp_path_factory):
     root = tmp_path_factory.mktemp("open")
     with hub(write(root / "hub")) as (url, asked):
         # HF_HUB_OFFLINE: tests of peers set it in the same process.
-        env = {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(root / "home"), "HF_TOKEN": TOKEN,
-               "XLA_FLAGS": UNOPTIMISED}  # fmt: skip
+        env = {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(root / "home"), "HF_TOKEN": TOKEN}
         planned = phi_jax("run", *OPEN, "--workdir", root / "run", "--dry-run", env=env)
         assert not any("resolve" in path for path in asked)
         first = phi_jax("run", *OPEN, "--workdir", root / "run", env=env)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
-from running import MICRO, ROOT, UNOPTIMISED
+from running import MICRO, ROOT
 
 from phi_jax import config, fields
 from phi_jax.errors import UserError
@@ -139,7 +139,7 @@ def measured(cases):
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, *MICRO, json.dumps(cases)],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": UNOPTIMISED},
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

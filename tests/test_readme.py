@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from llm_server import serving
 from readme_commands import READMES, blocks, commands
-from running import ROOT, UNOPTIMISED
+from running import ROOT
 
 # Of a run on one's own files: what depends on them, up to the first model that is trained on the filter's choice. What
 # stands behind it, two finetunings and their selections and scores, is the same as in the fixture's run.
@@ -67,11 +67,9 @@ def run_all(ran, tmp_path, env, base_url):
         script = script.replace("share=0.001", f"share=0.0001 --config.teachers.writer.base_url={base_url}")
         script = script.replace("--pilot 200", "--pilot 20")
         script = script.replace("validation_fraction=0.2", f"validation_fraction=0.2 --only {OWN}")
-        alone = "launch/local" in script or "bench train" in script  # programs that no other test has compiled
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True,
-            env={**env, **({"XLA_FLAGS": UNOPTIMISED} if alone else {})},
-        )  # fmt: skip
+            ["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True, env=env
+        )
         if done.returncode:
             pytest.fail(f"{script}\n{done.stdout}{done.stderr}")
         ran.append(done.stdout)

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 
 import pytest
-from running import ROOT, UNOPTIMISED, made_in, named_identities, phi_jax
+from running import ROOT, made_in, named_identities, phi_jax
 
 from phi_jax.errors import UserError
 from phi_jax.store.digests import PathDigests
@@ -267,8 +267,7 @@ def test_gpus_that_cannot_be_divided_are_one_line(monkeypatch):
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", UNOPTIMISED)
+def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
     directory = tmp_path / "S"
     command = ["sweep", "--config", str(file), "--workdir", str(directory), "--parallel", "2"]
     dry = phi_jax(*command, "--dry-run")

@@ -19,7 +19,7 @@ import optax
 import pytest
 import training_step
 from etils import epath
-from running import MICRO, ROOT, UNOPTIMISED, phi_jax
+from running import MICRO, ROOT, phi_jax
 from test_checkpoints import state_digest
 
 from phi_jax import config, graph, pipeline
@@ -105,7 +105,6 @@ def exchanges(mesh, microbatches):
     """Numbers of exchanges between four devices in a compiled step: all, those in loops, the head's, those in loops."""
     # XLA warns while it compiles, which with a cache it need not do.
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    env["XLA_FLAGS"] = UNOPTIMISED
     done = subprocess.run(
         [sys.executable, "-c", LOOPS, str(mesh), str(microbatches)],
         cwd=ROOT, env=env, capture_output=True, text=True, check=True,
@@ -292,8 +291,7 @@ def test_finetuning_starts_from_the_weights_it_is_given(micro_run, tmp_path):
     workdir = shutil.copytree(micro_run, tmp_path / "run")
     done = phi_jax("finetune", *MICRO, "--config.finetune.steps=1", "--config.finetune.learning_rate=1e-30",
                    "--config.finetune.muon_learning_rate=1e-30",
-                   "--config.models.finetuned.select=latest", "--name", "finetuned", "--workdir", workdir,
-                   env={"XLA_FLAGS": UNOPTIMISED})  # fmt: skip
+                   "--config.models.finetuned.select=latest", "--name", "finetuned", "--workdir", workdir)  # fmt: skip
     assert "finetune/finetuned: starts from the weights of pretrain/base, step 24" in done.stderr
     assert weights(workdir, "finetune/finetuned") == weights(workdir, "pretrain/base")
     assert weights(micro_run, "finetune/finetuned") != weights(micro_run, "pretrain/base")
@@ -313,8 +311,7 @@ def test_training_starts_from_an_imported_model(micro_run, tmp_path):
     model = micro_run / "export" / "base" / "model"
     done = phi_jax("pretrain", *MICRO, "--config.training.steps=1", "--config.training.learning_rate=1e-30",
                    "--config.training.muon_learning_rate=1e-30",
-                   f"--config.training.initial_checkpoint={model}", "--name", "raw", "--workdir", workdir,
-                   env={"XLA_FLAGS": UNOPTIMISED})  # fmt: skip
+                   f"--config.training.initial_checkpoint={model}", "--name", "raw", "--workdir", workdir)  # fmt: skip
     assert f"starts from the weights of {model}" in done.stderr
     assert weights(workdir, "pretrain/raw") == weights(micro_run, "pretrain/base")
 

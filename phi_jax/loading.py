@@ -84,6 +84,6 @@ class Model:
         """
         module = nnx.eval_shape(lambda: Phi(self.config, rngs=nnx.Rngs(0)))
         state = nnx.state(module)
-        nnx.replace_by_pure_dict(state, self.params)
+        nnx.replace_by_pure_dict(state, jax.device_put(self.params))  # NumPy's own would be changed here too
         nnx.update(module, state)
         return module

@@ -23,9 +23,9 @@ _server = None  # tests/fork_server.py, one for each worker of pytest
 
 
 def phi_jax(*arguments, cwd=ROOT, check=True, env=None):
-    """Runs the command line in a process of its own; jax has read the variables JAX_* before, so they cannot change."""
+    """Runs the command line in a process of its own, which has imported jax: what jax read then cannot change."""
     global _server
-    assert not any(name.startswith("JAX_") for name in env or ())
+    assert not any(name.startswith(("JAX_", "PYTHON")) for name in env or ())
     if _server is None or _server.poll() is not None:
         command = [sys.executable, str(ROOT / "tests" / "fork_server.py")]
         _server = subprocess.Popen(

@@ -288,6 +288,10 @@ def test_the_bound_is_the_arithmetic_of_published_peaks():
     for duration in planned.durations:  # at most as long as all pairs take at the whole peak, and shorter than with xla
         assert 0.8 * duration.hours < duration.bound_hours < duration.hours < duration.dropout_hours
     assert any("the paper's attention dropout of 0.1; cudnn and splash have none" in line for line in lines(planned))
+    # A short text's attention waits for memory: queries, keys, values and outputs, 2 bytes each, in three passes.
+    short = plan(config.load([*arguments, "--config.tokenize.seq_len=256"]), parse_hardware("16xH100"), mfu=1.0)
+    seconds = 3 * 4 * 2 * layers * (1024 * 256 / 16) * width / 3350e9
+    assert short.sections[0].bound.parts["attention"] == (pytest.approx(seconds), "memory")
     again = plan(config.load([*arguments, "--config.model.remat=full"]), parse_hardware("16xH100"))
     again = again.sections[0].bound
     assert again.parts["products"][0] == pytest.approx(4 / 3 * bound.parts["products"][0])

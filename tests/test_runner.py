@@ -1,11 +1,13 @@
 """`--runner ray` where there is no Ray, or no cluster; tests/system/test_ray.py has one."""
 
+import os
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
-from running import MICRO, phi_jax
-from test_mistakes import fails
+from running import MICRO, ROOT, phi_jax
 
 from phi_jax.errors import UserError
 from phi_jax.store import cores
@@ -14,10 +16,14 @@ from phi_jax.store import cores
 def run_with(tmp_path, module, **env):
     """The error of a run that finds this file for Ray; nothing is made."""
     (tmp_path / "ray.py").write_text(module)
-    env["PYTHONPATH"] = str(tmp_path)
-    line = fails("run", *MICRO, "--workdir", tmp_path / "w", "--runner", "ray", env=env)
+    words = [*MICRO, "--workdir", str(tmp_path / "w"), "--runner", "ray"]
+    done = subprocess.run(
+        [sys.executable, "-m", "phi_jax.cli", "run", *words], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, **env, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert not (tmp_path / "w").exists()
-    return line
+    return done.stderr.strip()
 
 
 def test_without_ray_the_install_line_is_given(tmp_path):

@@ -105,7 +105,7 @@ def covered(directory, *only):
     data.read()
     lines = {}
     for path in data.measured_files():
-        module = path.partition("phi_jax/")[2]
+        module = f"/{path}".rpartition("/phi_jax/")[2]  # a child's paths are absolute where it began elsewhere
         for line, contexts in data.contexts_by_lineno(path).items():
             for context in contexts:  # of a child "test (call)", or "test (setup)"
                 test = re.sub(r" \((setup|call|teardown)\)$", "", context)

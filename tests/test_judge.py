@@ -23,6 +23,7 @@ from phi_jax import config
 from phi_jax.config import Config
 from phi_jax.errors import UserError
 from phi_jax.evaluation import judge
+from phi_jax.evaluation.evaluate import _judged
 from phi_jax.evaluation.execution import Sample, execute
 from phi_jax.evaluation.judge import (
     BANDS,
@@ -33,6 +34,7 @@ from phi_jax.evaluation.judge import (
     question_of,
 )
 from phi_jax.evaluation.problems import Problem, load_problems
+from phi_jax.store import artifact
 from phi_jax.teacher import templates
 from phi_jax.teacher.teachers import Teachers
 
@@ -171,6 +173,17 @@ def asked_of(server):
 def server():
     with serving() as running:
         yield running
+
+
+def test_the_grades_are_an_output_of_the_stage(tmp_path, server):
+    draft = artifact.open_draft(tmp_path, "evaluate", "ours", {}, {})
+    entries = _judged(config_of(server), draft, "idioms", PROBLEMS, RECORDS)
+    made = draft.commit()
+    done = json.loads(made.path("judge").read_text())
+    assert {entry["benchmark"] for entry in entries} == {"idioms"}
+    assert len(done["grades"]) > 0
+    assert len(done["gold"]) > 0
+    assert made.facts["teachers"]["teachers"]["sound"]["answered"] > 0
 
 
 def test_a_sound_judges_scores(tmp_path, server):

@@ -2,7 +2,7 @@
 
 `nano.py` is the laptop run; `nano.py:size=micro` is the same code in minutes, which the tests run. It is phi_1.py
 (which has every field's meaning) but for the fields below. Expected of the laptop run, on two cores of an AMD EPYC: 11 to 14
-minutes, 1.2 GiB; pass@1 on `nano`, 200 held-out behaviours, three seeds: raw 0, base 31 to 47, finetuned 91 to 96,
+minutes, 1.2 GiB; pass@1 on `nano`, 200 held-out behaviours, four runs: raw 0, base 31 to 47, finetuned 91 to 96,
 raw+exercises 65 to 73 %.
 """
 

@@ -3,9 +3,8 @@
 import errno
 
 EXIT_FAILED = 1  # an error that starting again does not mend
-EXIT_PREEMPTED = (
-    75  # asked to stop (SIGTERM, Ctrl-C of a training); what was reached is saved: start again to go on (EX_TEMPFAIL)
-)
+# Asked to stop (SIGTERM, Ctrl-C of a training); what was reached is saved: start again to go on (EX_TEMPFAIL).
+EXIT_PREEMPTED = 75
 EXIT_PEER_LOST = 76  # another process of the run died or hangs: start all of them again
 
 

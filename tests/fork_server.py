@@ -14,6 +14,8 @@ def run(arguments, cwd, env, stdout, stderr):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    if "coverage" in sys.modules:  # acceptance/test_mutation_check.py asks which test this child is of
+        sys.modules["coverage"].Coverage.current().switch_context(env["PYTEST_CURRENT_TEST"])
     for number, path in enumerate((os.devnull, stdout, stderr)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     sys.exit(main(arguments))

@@ -18,7 +18,7 @@ from phi_jax import config, fields, graph
 
 # Tokens of code (comments, docstrings and blank space are free) in phi_jax, configs and launch. Raise it only in a
 # commit of its own that says what users get for it.
-BUDGET = 149_999
+BUDGET = 149_997
 # From the ground up: a module may import only what stands on a floor below, or beside it in its own room.
 FLOORS = (
     {"errors", "progress"},

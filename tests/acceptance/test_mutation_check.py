@@ -30,20 +30,20 @@ FAULTS = int(os.environ.get("PHI_JAX_MUTATIONS", "100"))
 SECONDS = 300  # of tests on one fault, as coverage timed them; a fault that makes them hang is caught
 ALONE = "not peers and not system and not acceptance"
 MICRO = "tests/test_pipeline.py"  # looks at what the fixture `micro_run` made
-# Fault -> why no test can see it, or why it changes no artifact, dollar or score.
+# Module and line as it was -> why no test can see the fault, or why it changes no artifact, dollar or score.
 SURVIVORS: dict[str, str] = {
-    "tokens/batches.py:17 _READ_AHEAD = 5  # batches": "how many batches are read ahead: no result depends on it",
-    'tokens/tokenize.py:140 return documents.uniform(identifier, "validation") <= fraction': "a hash is never exactly the fraction",
-    "tokens/tokenizer.py:66 if 1 not in (cores(), len(texts)):  # handing texts to a thread costs a fifth of the time": "whether a thread encodes: the same tokens, another time",
-    "teacher/server/batch.py:139 pass": "a line of progress",
-    "sandbox/kernel/landlock.py:46 size = 8 if version < 4 else 16 if version <= 6 else 24": "this kernel has another version of Landlock",
-    "planning/pipeline_plan.py:153 usage, good = (round(asked * prompt), round(asked * reply), 1), asked * passed": "one cached token more in an estimate: less than a millionth of a dollar",
-    "report/charts.py:56 value, middle = float(text.split()[0]), place + 0.26 * (number - (len(texts) - 1) / 3)": "where a label stands beside bars in groups; a reader sees it, no test does",
-    "sandbox/kernel/confine.py:108 os.dup2(fd, target, inheritable=True)": "what a child of exec inherits: the confined have no exec",
-    "corpus/filter.py:70 pass  # every part is there": "a wait for the other process: without it there is a race",
-    "sandbox/server.py:225 pass": "it is killed on leaving too; here for its CPU time, which says whether it is tried again alone",
-    "bench/train_speed.py:132 random, shape = np.random.default_rng(1), (batch_size, seq_len + 1)": "which random tokens a step is timed on",
-    'store/artifact.py:133 write_atomic(final, json_text(value, indent=3, ensure_ascii=False) + "\\n")': "the indent of a JSON file; no identity is of its bytes",
+    "tokens/batches.py _READ_AHEAD = 4  # batches": "how many batches are read ahead: no result depends on it",
+    'tokens/tokenize.py return documents.uniform(identifier, "validation") < fraction': "a hash is never exactly the fraction",
+    "tokens/tokenizer.py if 1 in (cores(), len(texts)):  # handing texts to a thread costs a fifth of the time": "whether a thread encodes: the same tokens, another time",
+    'teacher/server/batch.py self._say(f"batch {batch} has {len(lines):,} requests")': "a line of progress",
+    "sandbox/kernel/landlock.py size = 8 if version < 4 else 16 if version < 6 else 24": "this kernel has another version of Landlock",
+    "planning/pipeline_plan.py usage, good = (round(asked * prompt), round(asked * reply), 0), asked * passed": "one cached token more in an estimate: less than a millionth of a dollar",
+    "report/charts.py value, middle = float(text.split()[0]), place + 0.26 * (number - (len(texts) - 1) / 2)": "where a label stands beside bars in groups; a reader sees it, no test does",
+    "sandbox/kernel/confine.py os.dup2(fd, target, inheritable=False)": "what a child of exec inherits: the confined have no exec",
+    "corpus/filter.py processes.gather(None)  # every part is there": "a wait for the other process: without it there is a race",
+    "sandbox/server.py tested.kill()": "it is killed on leaving too; here for its CPU time, which says whether it is tried again alone",
+    "bench/train_speed.py random, shape = np.random.default_rng(0), (batch_size, seq_len + 1)": "which random tokens a step is timed on",
+    'store/artifact.py write_atomic(final, json_text(value, indent=2, ensure_ascii=False) + "\\n")': "the indent of a JSON file; no identity is of its bytes",
 }
 
 _COVERAGE = """
@@ -121,7 +121,8 @@ def covered(directory, *only):
     for path in data.measured_files():
         module = f"/{path}".rpartition("/phi_jax/")[2]  # a child's paths are absolute where it began elsewhere
         for line, contexts in data.contexts_by_lineno(path).items():
-            for context in contexts:  # of a child "test (call)", or "test (setup)"
+            for whole in contexts:  # of a child "test (call)" or "test (setup)", of a fork "first test|its test"
+                context = whole.rpartition("|")[2]
                 test = re.sub(r" \((setup|call|teardown)\)$", "", context)
                 if test in seconds:
                     lines.setdefault(module, {}).setdefault(line, set()).add(test)
@@ -217,5 +218,5 @@ def test_single_line_faults_are_noticed(tmp_path):
     caught = sum(f["outcome"] == "caught" for f in each)
     result = {"seed": SEED, "faults": len(each), "caught": caught, "each": each}
     Path(__file__).with_name("mutation_check.json").write_text(json.dumps(result, indent=1) + "\n")
-    survived = [f"{f['fault']} {f['new']}" for f in each if f["outcome"] == "survived"]
+    survived = [f"{f['fault'].partition(':')[0]} {f['old']}" for f in each if f["outcome"] == "survived"]
     assert [s for s in survived if s not in SURVIVORS] == []

@@ -1,14 +1,12 @@
 """Shared by all tests: the micro run, the data beside a development checkout, and what a skip may mean."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import filelock
 import hypothesis
 import pytest
-from running import MICRO, ROOT, UNOPTIMISED
+from running import MICRO, ROOT, UNOPTIMISED, python
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -86,8 +84,7 @@ def micro_run(tmp_path_factory):
     unread = workdir.with_name("run.unread.json")  # written last
     with filelock.FileLock(root / "micro.lock"):
         if not unread.exists():
-            command = [sys.executable, "-c", _RUN_AND_NOTE_READS, str(workdir), *MICRO]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            done = python("-c", _RUN_AND_NOTE_READS, workdir, *MICRO)
             assert done.returncode == 0, done.stderr
     return workdir
 

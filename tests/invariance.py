@@ -1,9 +1,9 @@
 """Trains a tiny model in many ways that must not matter, beside one device; run with eight pretended CPU devices.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/invariance.py < ways.jsonl > found.jsonl
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/invariance.py WAYS > found.jsonl
 
-Each line of the input is a dict with the keys of FACTORS; each line of the output adds "losses" and what they should
-have been, and "gradient_error": the largest difference of a gradient of the first step, as a share of the largest.
+WAYS is a JSON list of dicts with the keys of FACTORS; each line of the output adds "losses" and what they should have
+been, and "gradient_error": the largest difference of a gradient of the first step, as a share of the largest.
 """
 
 import itertools
@@ -103,7 +103,7 @@ def trained(way):
 
 def main():
     controls = {}
-    for way in map(json.loads, sys.stdin):
+    for way in json.loads(sys.argv[1]):
         control = control_of(way)
         key = json.dumps(control)
         if key not in controls:

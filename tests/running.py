@@ -5,11 +5,15 @@ import itertools
 import json
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import fork_server
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,33 +24,85 @@ MICRO = ["--config", str(ROOT / "configs" / "nano.py") + ":size=micro"]
 
 
 _server = None  # tests/fork_server.py, one for each worker of pytest
+_FOR_PROCESSES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")  # which jax reads when it connects
 
 
-def phi_jax(*arguments, cwd=ROOT, check=True, env=None):
-    """Runs the command line in a process of its own, which has imported jax: what jax read then cannot change."""
+def server():
+    """The path of the socket of a fork server."""
     global _server
-    assert not any(name.startswith(("JAX_", "PYTHON")) for name in env or ())
-    if _server is None or _server.poll() is not None:
-        command = [sys.executable, str(ROOT / "tests" / "fork_server.py")]
-        _server = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-    arguments = [*map(str, arguments)]
-    with tempfile.TemporaryDirectory() as said:
-        stdout, stderr = Path(said, "stdout"), Path(said, "stderr")
-        asked = {
-            "arguments": arguments, "cwd": str(cwd), "env": {**os.environ, **(env or {})},
-            "stdout": str(stdout), "stderr": str(stderr),
-        }  # fmt: skip
+    if _server is None or _server[0].poll() is not None:
+        path = tempfile.mktemp()  # pytest's directories have names too long for a socket
+        command = [sys.executable, str(ROOT / "tests" / "fork_server.py"), path]
+        env = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+        _server = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE), path
+        while not os.path.exists(path):
+            assert _server[0].poll() is None
+            time.sleep(0.01)
+    return _server[1]
+
+
+def devices(count):
+    """What `python` and `Python` need of the environment for so many pretended devices."""
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count} {UNOPTIMISED}", "JAX_PLATFORMS": "cpu"}
+
+
+class Python:
+    """`python ARGUMENTS` in a process of its own, which has imported jax: what jax read then cannot change.
+
+    Used as a subprocess.Popen is.
+    """
+
+    def __init__(self, *arguments, cwd=ROOT, env=None, stdout=1, stderr=2, start_new_session=False):
+        self.args, env = arguments, os.environ if env is None else env
+        changed = {name for name in {*env, *os.environ} if env.get(name) != os.environ.get(name)}
+        assert not any(name.startswith(("JAX_", "PYTHON")) for name in changed.difference(_FOR_PROCESSES))
+        files = [file if isinstance(file, int) else file.fileno() for file in (stdout, stderr)]
+        with open(os.devnull) as nothing:
+            self._connection = fork_server.ask(
+                server(), arguments, cwd, env, [nothing.fileno(), *files], start_new_session
+            )
+        self._answers = self._connection.makefile()
+        self.pid, self.returncode = int(self._answers.readline()), None
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self.returncode = int(self._answers.readline())
+            self._connection.close()
+        return self.returncode
+
+    def poll(self):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def python(*arguments, cwd=ROOT, env=None, timeout=None):
+    """The finished process, as subprocess.run gives it; `env` comes on top of this process's."""
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = Python(*arguments, cwd=cwd, env={**os.environ, **(env or {})}, stdout=stdout, stderr=stderr)
         try:
-            _server.stdin.write(json.dumps(asked) + "\n")
-            code = int(_server.stdout.readline())
-        except BaseException:
-            _server.kill()  # the next command gets another
-            raise
-        done = subprocess.CompletedProcess(arguments, code, stdout.read_text(), stderr.read_text())
-    if check and code:
-        pytest.fail(f"phi-jax {' '.join(arguments)}: exit {code}\n{done.stdout}{done.stderr}")
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
+
+
+def phi_jax(*arguments, check=True, **options):
+    """Runs the command line in a process of its own."""
+    done = python("-m", "phi_jax.cli", *arguments, **options)
+    if check and done.returncode:
+        pytest.fail(f"phi-jax {' '.join(map(str, arguments))}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done
 
 

@@ -2,10 +2,7 @@
 
 import dataclasses
 import functools
-import os
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -15,7 +12,7 @@ import pytest
 from attention_reference import LENGTH, STARTS, draw, largest_errors, outputs_and_gradients, segments_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import ROOT, UNOPTIMISED
+from running import devices, python
 
 from phi_jax.errors import UserError
 from phi_jax.model import attention, phi
@@ -209,8 +206,7 @@ print("equal on both meshes")
 
 
 def test_a_sharded_kernel_computes_what_an_unsharded_one_does():
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {UNOPTIMISED}", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", EIGHT_DEVICES], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = python("-c", EIGHT_DEVICES, env=devices(8))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "equal on both meshes"
 

@@ -8,15 +8,13 @@ import math
 import os
 import random
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from running import MICRO, ROOT
+from running import MICRO, ROOT, devices, python
 
 from phi_jax import config
 from phi_jax.errors import UserError
@@ -148,10 +146,7 @@ with Checkpoints(sys.argv[1], read_only=True) as checkpoints:
 
 
 def test_on_another_mesh_digests_are_the_same(saved, state):
-    done = subprocess.run(
-        [sys.executable, "-c", ON_FOUR_DEVICES, str(saved)],
-        cwd=ROOT / "tests", env={**os.environ, "JAX_NUM_CPU_DEVICES": "4"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = python("-c", ON_FOUR_DEVICES, saved, cwd=ROOT / "tests", env=devices(4))
     assert done.stdout.split() == [state_digest(some_tree()), state_digest(plus(state, 2))], done.stderr
 
 

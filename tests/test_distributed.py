@@ -5,14 +5,12 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import MICRO, ROOT, identities, made_in, phi_jax
+from running import MICRO, Python, identities, made_in, phi_jax
 from test_faults import figures, start
 
 from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED
@@ -33,9 +31,7 @@ class Process:
     def __init__(self, command, env):
         self.lines = Path(env["LOG"])
         with open(self.lines, "w") as log:
-            self.popen = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
-            )
+            self.popen = Python(*command, env=env, stdout=log, stderr=log, start_new_session=True)
 
     def log(self):
         return self.lines.read_text()
@@ -234,11 +230,7 @@ def test_an_error_of_one_process_is_the_end_of_all_and_not_taken_for_a_lost_peer
     ],
 )
 def test_an_environment_of_another_kind_is_named(tmp_path, arguments, message):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "JAX_COORD"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "phi_jax.cli", *arguments, *MICRO, "--workdir", str(tmp_path / "run")],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = phi_jax(*arguments, *MICRO, "--workdir", tmp_path / "run", check=False)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr

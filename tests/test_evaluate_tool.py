@@ -4,7 +4,6 @@ import inspect
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from unittest.mock import patch
@@ -12,7 +11,7 @@ from unittest.mock import patch
 import pytest
 from llm_server import serving
 from random_model import export_random
-from running import ROOT, phi_jax
+from running import ROOT, Python, phi_jax
 
 from phi_jax import cli
 from phi_jax.config import Config
@@ -59,11 +58,8 @@ def evaluated(model, problems, tmp_path_factory):
 def killed(model, problems, tmp_path_factory):
     """Where an evaluation was killed as it had written its first part."""
     out = tmp_path_factory.mktemp("killed") / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "phi_jax.cli", "evaluate", "--model", model, "--problems", problems, *ASKED,
-         "--out", out],
-        cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    command = ["evaluate", "--model", model, "--problems", problems, *ASKED, "--out", out]
+    process = Python("-m", "phi_jax.cli", *command, start_new_session=True)
     while process.poll() is None and not parts(out):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)

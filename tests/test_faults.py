@@ -4,14 +4,12 @@ import json
 import random
 import re
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from running import MICRO, ROOT, identities, phi_jax
+from running import MICRO, identities, phi_jax, python
 from test_checkpoints import state_digest
 from test_training import SHAPE, records, rules, training  # noqa: F401 - fixtures
 
@@ -33,11 +31,8 @@ def start(micro_run, workdir):
 
 def interrupted(workdir, signal_name, where, count, config):
     """The finished process of a training run that was sent a signal in `where`, or ended before."""
-    return subprocess.run(
-        [sys.executable, "tests/interrupted_run.py", signal_name, where, str(count), "pretrain", *config,
-         "--name", "raw", "--workdir", str(workdir)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    command = ["pretrain", *config, "--name", "raw", "--workdir", workdir]
+    return python("tests/interrupted_run.py", signal_name, where, count, *command, timeout=300)
 
 
 @pytest.fixture(scope="module")

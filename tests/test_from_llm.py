@@ -3,12 +3,12 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from collections import Counter
 
 import pytest
 from llm_server import serving
+from running import python
 
 from phi_jax.config import Config
 from phi_jax.store import artifact, documents
@@ -123,8 +123,7 @@ KILLS = (
 
 
 def killed_at(place, base_url, workdir, **rules):
-    words = [sys.executable, __file__, place, base_url, str(workdir), json.dumps(rules)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    done = python(__file__, place, base_url, workdir, json.dumps(rules), timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

@@ -2,14 +2,12 @@
 
 import json
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from running import ROOT
+from running import ROOT, python
 
 from phi_jax import config, graph
 from phi_jax.config import Config
@@ -91,7 +89,7 @@ def test_killed_it_goes_on_and_writes_the_same(built, model, tmp_path, monkeypat
         r"killed_run.kill_at('os.rename', r'checked/set_aside/exercises/part-00001\.', 1)"
         "\ntest_from_model.build(sys.argv[1], sys.argv[2])"
     )
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(model)], cwd=ROOT, timeout=120, check=False)
+    killed = python("-c", code, tmp_path, model, timeout=120)
     assert killed.returncode == -signal.SIGKILL
     numbers, complete = [], Sampler.complete
     monkeypatch.setattr(

@@ -2,14 +2,11 @@
 
 import datetime
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from invariance import FACTORS, every_way, pairwise
-from running import ROOT, UNOPTIMISED
+from running import ROOT, devices, python
 
 LOSS_TOLERANCE = 2e-5  # nats, over 10 steps
 # Of the largest gradient, at the first step. Muon's Newton-Schulz raises what is small in a gradient up to 3.44^5 = 485
@@ -18,11 +15,7 @@ GRADIENT_TOLERANCE = {"sgd": 2e-6, "muon": 2e-5}
 
 
 def run(ways):
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {UNOPTIMISED}", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "tests/invariance.py"], cwd=ROOT, env=env, capture_output=True, text=True,
-        input="\n".join(map(json.dumps, ways)),
-    )  # fmt: skip
+    done = python("tests/invariance.py", json.dumps(ways), env=devices(8))
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

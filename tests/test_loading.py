@@ -1,14 +1,13 @@
 """`phi_jax.load`, beside transformers and `phi-jax sample`."""
 
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
-from running import ROOT
+from running import ROOT, python
+from running import phi_jax as phi_jax_command
 
 import phi_jax
 from phi_jax.errors import UserError
@@ -24,10 +23,7 @@ def directory(micro_run):
 
 def test_a_model_in_python(directory):
     model = phi_jax.load(directory)
-    printed = subprocess.run(
-        [sys.executable, "-m", "phi_jax.cli", "sample", "--model", directory, "--prompt", PROMPT, "--max-new-tokens=9"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    printed = phi_jax_command("sample", "--model", directory, "--prompt", PROMPT, "--max-new-tokens=9").stdout
     assert printed == PROMPT + model.complete(PROMPT, 9) + "\n"
     assert len({model.complete(PROMPT, 9, temperature=2.0, seed=seed) for seed in range(4)}) > 1
 
@@ -64,6 +60,6 @@ def test_its_module_is_changed_with_flax(directory):
 def test_the_example_of_a_readme_runs(directory, readme):
     (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / readme).read_text(), re.M | re.S)
     program = "import phi_jax\n" + example.replace("runs/nano/export/finetuned/model", str(directory))
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    done = python("-c", program)
     assert done.returncode == 0, done.stderr
     assert "(2, " in done.stdout or re.search(r"nats a token\ncosine -?[01]\.\d{3}\n\d+ parameters", done.stdout)

@@ -9,15 +9,13 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 
 import jax
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
-from running import MICRO, ROOT
+from running import MICRO, ROOT, python
 
 from phi_jax import config, fields
 from phi_jax.errors import UserError
@@ -136,11 +134,7 @@ CASES = [
 
 
 def measured(cases):
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, *MICRO, json.dumps(cases)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+    done = python("-c", MEMORY, *MICRO, json.dumps(cases))
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -6,6 +6,7 @@ fixture made it from nothing. That on a user's own files ends with the model of 
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from llm_server import serving
 from readme_commands import READMES, blocks, commands
-from running import ROOT
+from running import ROOT, server
 
 # Of a run on one's own files: what depends on them, up to the first model that is trained on the filter's choice. What
 # stands behind it, two finetunings and their selections and scores, is the same as in the fixture's run.
@@ -42,7 +43,8 @@ def test_every_command_runs(micro_run, tmp_path):
     bin_directory = tmp_path / "bin"
     bin_directory.mkdir()
     wrapper = bin_directory / "phi-jax"
-    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m phi_jax.cli "$@"\n')
+    client = shlex.join([sys.executable, "-I", "-S", f"{ROOT}/tests/fork_server.py", server()])
+    wrapper.write_text(f'#!/bin/sh\nexec {client} -m phi_jax.cli "$@"\n')
     wrapper.chmod(0o755)
     env = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}"}
     ran = []

@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import ROOT, fewer_slots
+from running import devices, fewer_slots, python
 from scipy import stats
 
 from phi_jax.errors import UserError
@@ -244,8 +241,7 @@ print(json.dumps(sorted((*k, c.tokens, c.stop_reason) for k, c in made.items()))
 
 def test_the_number_of_devices_changes_no_bit(params):
     expected = sorted([*k, c.tokens, c.stop_reason] for k, c in texts(params, SHORT).items())
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
-    done = subprocess.run([sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True, cwd=ROOT)
+    done = python("-c", ON_DEVICES, env=devices(4))
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout) == expected
 

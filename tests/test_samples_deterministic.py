@@ -3,14 +3,11 @@ order of the requests, and after a kill.
 """
 
 import json
-import os
 import random
-import subprocess
-import sys
 
 import pytest
 from random_model import export_random
-from running import ROOT, fewer_slots
+from running import devices, fewer_slots, python
 
 from phi_jax.evaluation import completion
 from phi_jax.evaluation.backends import open_backend
@@ -98,10 +95,7 @@ with fewer_slots(3):
 
 def test_eight_devices_write_the_same_bytes(model, problems, expected, tmp_path):
     """In a process of its own, which compiles for itself: what a machine with other devices would do."""
-    done = subprocess.run(
-        [sys.executable, "-c", ON_DEVICES, model, problems, tmp_path / "out"],
-        cwd=ROOT, env={**os.environ, "JAX_NUM_CPU_DEVICES": "8"}, capture_output=True, text=True,
-    )  # fmt: skip
+    done = python("-c", ON_DEVICES, model, problems, tmp_path / "out", env=devices(8))
     assert done.returncode == 0, done.stderr[-3000:]
     assert files(tmp_path / "out") == expected
 

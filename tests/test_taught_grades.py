@@ -2,15 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import serving
-from running import ROOT
+from running import ROOT, python
 
 from phi_jax import config
 from phi_jax.config import Config
@@ -319,8 +317,7 @@ def killed(workdir, collected, chosen, *, replies=0, file=""):
         json.dumps(chosen.to_dict()),
         json.dumps(decides(chosen)),
     ]
-    command = [sys.executable, "-c", _CHILD, *map(str, (*arguments, replies, file))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = python("-c", _CHILD, *arguments, replies, file)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

@@ -4,17 +4,14 @@ import asyncio
 import collections
 import contextlib
 import json
-import os
 import re
 import sqlite3
-import subprocess
-import sys
 import urllib.request
 
 import pytest
 from killed_batch import PRICE, Exercise, ask, cancel, endpoint, requests
 from llm_server import serving
-from running import ROOT
+from running import python
 
 from phi_jax.errors import UserError
 from phi_jax.teacher.journal import FILE, Journal
@@ -109,11 +106,8 @@ def killed_again_and_again(tmp_path, moments, count=90, size=30, **options):
     seen = []
     with serving(batch_seconds=0.1, **options) as server:
         for moment in moments:
-            done = subprocess.run(
-                [sys.executable, "tests/killed_batch.py", server.base_url, str(tmp_path), str(count), str(size),
-                 *map(str, MOMENTS[moment])],
-                cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
+            arguments = [server.base_url, tmp_path, count, size, *MOMENTS[moment]]
+            done = python("tests/killed_batch.py", *arguments, timeout=120)
             assert done.returncode == -9, f"{moment}: not killed\n{done.stderr}"
             with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
                 spent, reserved = database.execute(

@@ -1,7 +1,7 @@
-"""A `python` that has imported what most commands need: each of its runs is a child of this process.
+"""A `python` that has imported what its runs need: each of them is a child of this process.
 
-    python tests/fork_server.py SOCKET              serves until its standard input ends
-    python tests/fork_server.py SOCKET ARGUMENTS    is `python ARGUMENTS`, but for signals
+    python tests/fork_server.py serve SOCKET MODULE...     serves until its standard input ends
+    python tests/fork_server.py python SOCKET ARGUMENT...  is `python ARGUMENT...`, but for signals
 
 A client sends a line of JSON, {"arguments", "cwd", "env", "new_session"}, and with it the files that the run has as
 standard input, output and error. It is answered with the number of the process and, once that has ended, its exit code,
@@ -10,6 +10,7 @@ which is negative for a signal.
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -91,16 +92,12 @@ def run(arguments, cwd, env, new_session, files):
 
 
 if __name__ == "__main__":  # a process that a stage starts imports this file too
-    if len(sys.argv) > 2:  # a client
-        answers = ask(sys.argv[1], sys.argv[2:], os.getcwd(), os.environ, (0, 1, 2)).makefile()
+    what, path, *rest = sys.argv[1:]
+    if what == "python":
+        answers = ask(path, rest, os.getcwd(), os.environ, (0, 1, 2)).makefile()
         sys.exit([*map(int, answers)][1])
-    import jax  # noqa: F401 - a third of most commands' time
-    import openai  # noqa: F401
-    import orbax.checkpoint  # noqa: F401
-
-    from phi_jax import pipeline  # noqa: F401
-    from phi_jax.training import loop  # noqa: F401
-
+    for module in rest:
+        importlib.import_module(module)
     gc.freeze()  # else each child looks through all of that for garbage as it ends, for half a second
-    if asked := serve(sys.argv[1]):
+    if asked := serve(path):
         run(**asked)

@@ -23,22 +23,26 @@ UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_p
 MICRO = ["--config", str(ROOT / "configs" / "nano.py") + ":size=micro"]
 
 
-_server = None  # tests/fork_server.py, one for each worker of pytest
-_FOR_PROCESSES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")  # which jax reads when it connects
+# A third of most commands' time.
+PHI_JAX = ("jax", "openai", "orbax.checkpoint", "phi_jax.pipeline", "phi_jax.training.loop")
+_servers = {}  # (modules, PYTHONPATH) -> process and socket of tests/fork_server.py, in each worker of pytest
+_FOR_PROCESSES = {"JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"}  # which jax reads when it connects
 
 
-def server():
-    """The path of the socket of a fork server."""
-    global _server
-    if _server is None or _server[0].poll() is not None:
+def server(modules=PHI_JAX, env=None):
+    """The path of the socket of a fork server that has imported `modules`, in an environment."""
+    env = {name: value for name, value in (env or os.environ).items() if name != "JAX_NUM_CPU_DEVICES"}
+    kind = modules, env.get("PYTHONPATH")
+    process, path = _servers.get(kind) or (None, None)
+    if process is None or process.poll() is not None:
         path = tempfile.mktemp()  # pytest's directories have names too long for a socket
-        command = [sys.executable, str(ROOT / "tests" / "fork_server.py"), path]
-        env = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
-        _server = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE), path
+        command = [sys.executable, str(ROOT / "tests" / "fork_server.py"), "serve", path, *modules]
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE)
+        _servers[kind] = process, path
         while not os.path.exists(path):
-            assert _server[0].poll() is None
+            assert process.poll() is None
             time.sleep(0.01)
-    return _server[1]
+    return path
 
 
 def devices(count):
@@ -49,18 +53,17 @@ def devices(count):
 class Python:
     """`python ARGUMENTS` in a process of its own, which has imported jax: what jax read then cannot change.
 
-    Used as a subprocess.Popen is.
+    Used as a subprocess.Popen is. socket: of another server.
     """
 
-    def __init__(self, *arguments, cwd=ROOT, env=None, stdout=1, stderr=2, start_new_session=False):
+    def __init__(self, *arguments, cwd=ROOT, env=None, stdout=1, stderr=2, start_new_session=False, socket=None):
         self.args, env = arguments, os.environ if env is None else env
-        changed = {name for name in {*env, *os.environ} if env.get(name) != os.environ.get(name)}
-        assert not any(name.startswith(("JAX_", "PYTHON")) for name in changed.difference(_FOR_PROCESSES))
+        changed = {name for name in {*env, *os.environ} if env.get(name) != os.environ.get(name)} - _FOR_PROCESSES
+        assert socket or not any(name.startswith(("JAX_", "PYTHON")) for name in changed)
         files = [file if isinstance(file, int) else file.fileno() for file in (stdout, stderr)]
         with open(os.devnull) as nothing:
-            self._connection = fork_server.ask(
-                server(), arguments, cwd, env, [nothing.fileno(), *files], start_new_session
-            )
+            files = [nothing.fileno(), *files]
+            self._connection = fork_server.ask(socket or server(), arguments, cwd, env, files, start_new_session)
         self._answers = self._connection.makefile()
         self.pid, self.returncode = int(self._answers.readline()), None
 
@@ -85,10 +88,11 @@ class Python:
         self.send_signal(signal.SIGKILL)
 
 
-def python(*arguments, cwd=ROOT, env=None, timeout=None):
+def python(*arguments, cwd=ROOT, env=None, timeout=None, socket=None):
     """The finished process, as subprocess.run gives it; `env` comes on top of this process's."""
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        process = Python(*arguments, cwd=cwd, env={**os.environ, **(env or {})}, stdout=stdout, stderr=stderr)
+        env = {**os.environ, **(env or {})}
+        process = Python(*arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr, socket=socket)
         try:
             code = process.wait(timeout)
         finally:

@@ -38,6 +38,31 @@ for file in ("plan_gpu.json", "plan_tpu.json"):
     COMMITTED |= json.loads((ROOT / "tests" / "acceptance" / file).read_text())
 
 
+# As `python child.py FUNCTION ANSWER`; its standard input is a file.
+CHILD = """
+import sys
+from phi_jax.parallel import child
+sys.stdin = open(sys.argv.pop(1))
+child.main()
+"""
+
+
+@pytest.fixture
+def forked_child(monkeypatch, tmp_path):
+    """A plan's process has imported jax."""
+
+    def run_child(function, arguments, *, environment):
+        (tmp_path / "request").write_text(json.dumps(arguments))
+        done = python("-c", CHILD, tmp_path / "request", function, tmp_path / "answer")
+        assert done.returncode == 0, done.stderr
+        found = json.loads((tmp_path / "answer").read_text())
+        if "error" in found:
+            raise UserError(found["error"])
+        return found["answer"]
+
+    monkeypatch.setattr("phi_jax.planning.plan.run_child", run_child)
+
+
 @pytest.fixture(autouse=True)
 def no_compiler_for_gpus(monkeypatch):
     """Whether jax's CUDA plugin is installed or not."""
@@ -259,7 +284,7 @@ def test_what_a_program_exchanges_is_counted_as_often_as_its_loops_run():
 # --- The bound ---------------------------------------------------------------------------------------------------
 
 
-def test_the_bound_is_the_arithmetic_of_published_peaks():
+def test_the_bound_is_the_arithmetic_of_published_peaks(forked_child):
     arguments = ["--config", f"{ROOT}/configs/phi_1.py:hardware=8xh100", "--config.training.microbatches=8"]
     planned = plan(config.load(arguments), parse_hardware("16xH100"), mfu=1.0)
     bound = planned.sections[0].bound
@@ -294,7 +319,7 @@ def test_the_bound_is_the_arithmetic_of_published_peaks():
 # --- What a plan says ----------------------------------------------------------------------------------------
 
 
-def test_microbatches_that_fit_are_named_as_they_are_typed():
+def test_microbatches_that_fit_are_named_as_they_are_typed(forked_child):
     base = [*PHI_1, "--config.training.microbatches=1", "--config.finetune.microbatches=1"]
     result = plan(config.load(base), parse_hardware("8xL40S"))
     assert not result.fits
@@ -307,7 +332,7 @@ def test_microbatches_that_fit_are_named_as_they_are_typed():
     assert [fit.needed_bytes for fit in again.sections] == [fit.fitting.needed_bytes for fit in result.sections]
 
 
-def test_what_no_microbatches_can_save_is_said():
+def test_what_no_microbatches_can_save_is_said(forked_child):
     batches = ("global_batch_size=4", "microbatches=1")
     few = [f"--config.{rules}.{size}" for rules in ("training", "finetune") for size in batches]
     large = ["--config.model.hidden_size=16384", "--config.model.num_heads=256"]
@@ -336,7 +361,7 @@ def test_an_estimate_is_called_one_and_time_is_the_arithmetic():
         (["--config.training.mesh=(1,1,8)", "--config.model.num_heads=12"], "8xH100", "=12: cannot be cut into 8"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_planned_is_one_line(overrides, hardware, message):
+def test_what_cannot_be_planned_is_one_line(forked_child, overrides, hardware, message):
     with pytest.raises(UserError, match=message) as caught:
         plan(config.load([*PHI_1, *overrides]), parse_hardware(hardware))
     assert "\n" not in str(caught.value)

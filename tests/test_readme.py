@@ -43,7 +43,7 @@ def test_every_command_runs(micro_run, tmp_path):
     bin_directory = tmp_path / "bin"
     bin_directory.mkdir()
     wrapper = bin_directory / "phi-jax"
-    client = shlex.join([sys.executable, "-I", "-S", f"{ROOT}/tests/fork_server.py", server()])
+    client = shlex.join([sys.executable, "-I", "-S", f"{ROOT}/tests/fork_server.py", "python", server()])
     wrapper.write_text(f'#!/bin/sh\nexec {client} -m phi_jax.cli "$@"\n')
     wrapper.chmod(0o755)
     env = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}"}

@@ -3,14 +3,13 @@
 import functools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from transformers4 import transformers_4_environment
+from running import python
+from transformers4 import transformers_4_environment, transformers_server
 
 from phi_jax.model import phi
 from phi_jax.parallel.sampler import Request, Sampler
@@ -24,9 +23,7 @@ def transformers_model(version, *arguments):
     """Runs transformers_model.py under transformers 5 or 4."""
     environment = transformers_4_environment() if version == "4" else {**os.environ, "HF_HUB_OFFLINE": "1"}
     script = Path(__file__).with_name("transformers_model.py")
-    done = subprocess.run(
-        [sys.executable, script, *map(str, arguments)], env=environment, capture_output=True, text=True
-    )
+    done = python(script, *arguments, env=environment, socket=transformers_server(environment))
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -5,12 +5,10 @@ from the running environment, which stands behind that directory on the path.
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from running import ROOT
+from running import ROOT, python, server
 
 INSTALL = "pip install --no-deps --target .transformers4 -r tests/peers/transformers4.txt"
 
@@ -29,11 +27,15 @@ def transformers_4_environment():
     }  # fmt: skip
 
 
+def transformers_server(environment):
+    """A fork server that has imported torch and the transformers of an environment."""
+    families = (f"transformers.models.{family}.modeling_{family}" for family in ("phi", "codegen"))
+    return server(("torch", "transformers", *families), environment)
+
+
 def run_transformers_4(script, *arguments):
     """What a Python script printed under transformers 4. `script` is source; `arguments` are its sys.argv[1:]."""
     environment = transformers_4_environment()
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, env=environment
-    )
+    done = python("-c", script, *arguments, env=environment, socket=transformers_server(environment))
     assert done.returncode == 0, f"under transformers 4:\n{done.stderr[-3000:]}"
     return done.stdout

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from running import MICRO, ROOT, devices, python
 
@@ -156,6 +157,16 @@ def test_the_latest_and_every_nth_stay(tmp_path, state):
             checkpoints.save(step, {"params": state["params"]}, {})
         checkpoints.wait()
         assert checkpoints.steps() == [3, 6, 7]
+
+
+def test_a_save_at_a_preemption_is_like_any_other(saved, tmp_path, state, monkeypatch):
+    """Orbax counts the time since the save before; of one that another process made it has read none."""
+    monkeypatch.setattr(ocp.utils, "reached_preemption", lambda _: True)
+    copy = shutil.copytree(saved, tmp_path / "c")
+    with Checkpoints(copy, keep=9) as checkpoints:
+        checkpoints.save(3, state, {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2, 3]
 
 
 def test_no_checkpoint_is_none(tmp_path, abstract):

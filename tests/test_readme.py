@@ -22,7 +22,7 @@ from running import ROOT, server
 OWN = (
     "synthesize/grammar,collect/python,dedup/python,decontaminate/raw,annotate/python,decontaminate/grammar,"
     "tokenize/tokenizer,tokenize/raw,pretrain/raw,filter/python,tokenize/filtered,tokenize/grammar.textbooks,"
-    "pretrain/base,export/base,evaluate/base"
+    "pretrain/base"
 )
 SETUP = ("python3 -m venv", "pip install")  # what the two commands install is there already: these tests run in it
 

@@ -114,6 +114,8 @@ class Checkpoints(contextlib.ExitStack):
             lightweight_initialize=True,  # else one save's damaged metadata would keep all of them from being read
         )  # fmt: skip
         self._manager = ocp.CheckpointManager(self._directory, options=options)
+        # Where it was, Orbax counts the time since the save before, which it has not read: the last save would fail.
+        self._manager.reached_preemption = lambda _: False
         self.callback(self._manager.close)  # which waits: else the save in flight would be lost
 
     def save(
@@ -151,9 +153,12 @@ class Checkpoints(contextlib.ExitStack):
         Raises UserError where its record is damaged.
         """
         about = self._intact(step)
-        parts = (about["leaves"].items(), about["fingerprints"].items())
-        # By their paths among the parameters.
-        return digest_of([{p.removeprefix(_PARAMS): x for p, x in part if p.startswith(_PARAMS)} for part in parts])
+        return digest_of(
+            [  # by their paths among the parameters
+                {path.removeprefix(_PARAMS): x for path, x in about[part].items() if path.startswith(_PARAMS)}
+                for part in ("leaves", "fingerprints")
+            ]
+        )
 
     def restore_latest(self, abstract_state: State) -> tuple[int, PyTree, Json] | None:
         """(step, state, record) of the latest intact step, or None where there is no step at all.

@@ -3,12 +3,10 @@
 import itertools
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from conftest import require
-from running import ROOT, phi_jax
+from running import ROOT, phi_jax, python, server
 from test_a100_eval_run import BIGRAM, BODY, PROMPTS, bigram_params, problem
 
 from phi_jax.evaluation.problems import load_problems
@@ -31,8 +29,14 @@ MBPP = [
 
 
 @pytest.fixture(scope="module")
-def lm_eval():
+def lm_eval(tmp_path_factory):
+    """The environment for it."""
     require("torch", "transformers", "datasets", "accelerate", "peft", "lm_eval")
+    home = str(tmp_path_factory.mktemp("home"))
+    return {
+        **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": home, "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }  # fmt: skip
 
 
 def exported(place, texts, prompts, body):
@@ -62,14 +66,12 @@ def test_lm_eval_scores_as_evaluate_does(lm_eval, tmp_path, benchmark, rows, bod
     phi_jax("evaluate", "--model", export, "--benchmark", benchmark, "--problems", problems, "--out", tmp_path / "ours",
             "--max-new-tokens", 24, "--samples-per-problem", 0)  # fmt: skip
     (ours,) = json.loads((tmp_path / "ours/scores.json").read_text())
-    done = subprocess.run(
-        [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={export},dtype=float32",
-         "--tasks", f"phi_jax_{benchmark}", "--include_path", str(ROOT / "tests/peers/lm_eval"),
-         "--metadata", json.dumps({"problems": str(problems)}), "--gen_kwargs", "max_gen_toks=24",
-         "--device", "cpu", "--batch_size", "3", "--output_path", str(tmp_path / "theirs"), "--log_samples"],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"),
-             "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    done = python(
+        "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={export},dtype=float32",
+        "--tasks", f"phi_jax_{benchmark}", "--include_path", ROOT / "tests/peers/lm_eval",
+        "--metadata", json.dumps({"problems": str(problems)}), "--gen_kwargs", "max_gen_toks=24",
+        "--device", "cpu", "--batch_size", "3", "--output_path", tmp_path / "theirs", "--log_samples",
+        env=lm_eval, timeout=300, socket=server(("lm_eval.evaluator", "lm_eval.models.huggingface"), lm_eval),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (results,) = (tmp_path / "theirs").rglob("results_*.json")

@@ -1,6 +1,7 @@
 """The pipeline as a user meets it: a run, a second run, a changed field, what is left behind."""
 
 import json
+import re
 import shutil
 import tomllib
 
@@ -65,19 +66,23 @@ def test_a_changed_field_runs_again_only_what_depends_on_it(micro_run, tmp_path)
     done = phi_jax("status", *MICRO, change, "--workdir", workdir)
     assert "stale" in done.stdout
     assert "evaluate.max_new_tokens 16 -> 12" in done.stdout
+    promised = made_again(change, workdir)
     done = phi_jax("run", *MICRO, change, "--workdir", workdir)
     changed = {label for label in LABELS if label.startswith("evaluate/")} | {"report/"}
-    assert set(made_in(done.stderr)) == {label.rstrip("/") for label in changed}
+    assert promised == set(made_in(done.stderr)) == {label.rstrip("/") for label in changed}
     assert f"{len(LABELS) - len(changed)} of {len(LABELS)} stages are whole" in done.stderr
     after, before = identities(workdir), identities(micro_run)
     assert {k for k in LABELS if after[k] != before[k]} == changed
 
 
-def test_a_changed_field_of_finetune_trains_nothing_else(micro_run, tmp_path):
-    """Of another number of steps the program is the same: it is compiled already."""
-    workdir = copy(micro_run, tmp_path)
-    done = phi_jax("run", *MICRO, "--config.finetune.steps=12", "--workdir", workdir)
-    again = set(made_in(done.stderr))
+def made_again(change, workdir):
+    """The stages that a dry run of a changed config says would run."""
+    done = phi_jax("run", *MICRO, change, "--workdir", workdir, "--dry-run")
+    return set(re.findall(r"^(\S+) +stale ", done.stdout, re.M))
+
+
+def test_a_changed_field_of_finetune_trains_nothing_else(micro_run):
+    again = made_again("--config.finetune.steps=12", micro_run)
     models = ("finetuned", "raw+exercises")
     assert again == {f"{stage}/{m}" for stage in ("finetune", "select", "export", "evaluate") for m in models} | {
         "report"

@@ -16,7 +16,7 @@ from phi_jax.errors import EXIT_PREEMPTED, UserError
 from phi_jax.store.digests import PathDigests
 from phi_jax.sweeps import jobs, local, points, slurm
 
-STEPS = 120
+STEPS = 60
 
 
 def interrupted(_):
@@ -86,7 +86,7 @@ def test_a_job_is_stopped_and_preempted_and_finishes_by_itself(micro_run, tmp_pa
         assert set(codes) == {str(EXIT_PREEMPTED)}
 
         # A preemption: SLURM itself sends SIGTERM to all of the job, and requeues it.
-        reach(first[0] + 20)
+        reach(first[0] + 8)
         cluster.run("scontrol", "requeue", job)
         wait(lambda: cluster.state(job).startswith("PENDING"), "not requeued")
         # srun gets the signal too, and may end before it has passed on what the second task said. That both had saved

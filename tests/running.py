@@ -20,8 +20,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # Of all tests and their children: optimising the code takes LLVM ten times as long as running it here does. HLO, and
 # with it memory and exchanges between devices, is the same. tests/training_step.py and nano itself are optimised.
 UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# Of jax.jit, for a program whose running takes longest.
-OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 MICRO = ["--config", str(ROOT / "configs" / "nano.py") + ":size=micro"]
 
 

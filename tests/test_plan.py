@@ -204,10 +204,10 @@ def estimated_gib(config_name, argument, devices, overrides):
 def test_the_estimate_is_within_15_percent_of_what_the_compilers_need():
     """tests/acceptance/test_plan_devices.py renews what they say. A TPU's may refuse a program, and gives no figure.
 
-    They were jax 0.10's; a later one's autodiff keeps other arrays, 24 % less at most, and a quarter is what fit.py
-    leaves between an estimate and a compilation.
+    They were jax 0.10's. Under jax 0.12 the backward pass keeps one array of the MLP's width less (5 for 6), and the
+    estimate, which counts them, is lower than those figures; it is never more above them.
     """
-    bound = 0.15 if jax.__version__.startswith("0.10.") else 0.25
+    below = 0.15 if jax.__version__.startswith("0.10.") else 0.25
     wrong = {}
     for name, case in COMMITTED.items():
         if not case["GiB"]["compiled"]:
@@ -217,7 +217,7 @@ def test_the_estimate_is_within_15_percent_of_what_the_compilers_need():
     for devices in ("xA100", "xH100", "v5e:"):
         assert any(devices in name for name in wrong)
     assert {"phi_1.py", "phi_1_small.py"} < {name.split()[0] for name in wrong}  # the kernel xla among them
-    assert all(abs(share) < bound for share in wrong.values())
+    assert all(-below < share < 0.15 for share in wrong.values())
 
 
 # --- A compiled program, read ------------------------------------------------------------------------------------

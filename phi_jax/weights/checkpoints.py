@@ -114,7 +114,7 @@ class Checkpoints(contextlib.ExitStack):
             lightweight_initialize=True,  # else one save's damaged metadata would keep all of them from being read
         )  # fmt: skip
         self._manager = ocp.CheckpointManager(self._directory, options=options)
-        # Where it was, Orbax counts the time since the save before, which it has not read: the last save would fail.
+        # At a preemption Orbax takes the time of the save before, which it has not read, from this one's, and fails.
         self._manager.reached_preemption = lambda _: False
         self.callback(self._manager.close)  # which waits: else the save in flight would be lost
 

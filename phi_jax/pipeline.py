@@ -114,9 +114,8 @@ def _run_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests
         return
     with processes.failing_together():
         inputs = _inputs_of(stage, workdir)
-        draft = artifact.join_draft(
-            workdir, stage.stage, stage.name, stage.config_of(config).to_dict(), inputs, decides=opened["decides"]
-        )
+        values = stage.config_of(config).to_dict()
+        draft = artifact.join_draft(workdir, stage.stage, stage.name, values, inputs, decides=opened["decides"])
         if {**_agreed(draft), "decides": stage.decides(config, digests)} != opened:
             raise UserError(
                 f"{stage.label}: process {processes.index()} has another config or other inputs than process 0; "
@@ -124,7 +123,7 @@ def _run_stage(stage: Stage, config: Config, workdir: Path, digests: PathDigests
             )
         stage.run(config, inputs, draft)
     processes.on_leader(lambda: _commit(draft))
-    processes.give_memory_back(stage.stage in COMPUTING)
+    processes.give_memory_back()
 
 
 def _agreed(draft: artifact.Draft) -> Json:

@@ -5,7 +5,6 @@ Nothing here imports jax before it is needed: with one process, none of it is.
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import itertools
 import json
@@ -34,29 +33,28 @@ def keep_freed_memory() -> None:
     XLA:CPU allocates a step's buffers anew in each step. Given back in between, they are 20,000 page faults a step of
     nano, a sixth of its time (tests/benchmarks/NOTES.md). Without effect with another C library.
     """
+    import ctypes
+
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too,
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: which never shrinks
 
 
-def give_memory_back(computed: bool) -> None:
-    """Gives the kernel what a stage has freed and its libraries keep: 0.6 GiB after a training of nano.
-
-    computed: whether the stage ran jax, whose arrays may wait for the collector.
-    """
-    if computed:
-        import jax
-
-        jax.clear_caches()
-        gc.unfreeze()
-        gc.collect()
+def give_memory_back() -> None:
+    """Gives the kernel what a stage has freed and its libraries keep: 0.6 GiB after a training of nano."""
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
     if "pyarrow" in sys.modules:
         sys.modules["pyarrow"].default_memory_pool().release_unused()
+    gc.unfreeze()
+    gc.collect()
     trim_heap()
 
 
 def trim_heap() -> None:
     """Gives the kernel the freed memory that `keep_freed_memory` kept. Without effect with another C library."""
+    import ctypes
+
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 

@@ -38,7 +38,6 @@ def init_state(
     }
 
 
-@functools.cache  # traces the whole initialisation
 def abstract_state(config: phi.PhiConfig, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
     """The state as jax.ShapeDtypeStruct with shardings: an optimizer's moments lie where their parameters lie.
     Allocates nothing.

@@ -19,12 +19,11 @@ from phi_jax.errors import EXIT_FAILED, EXIT_PEER_LOST, EXIT_PREEMPTED
 from phi_jax.store import artifact
 
 # A fifth of micro's learning rate. With micro's own, sixty steps magnified float32's rounding (sums in another order)
-# past the bounds below on some corpora, and the corpus is what a machine has installed. AdamW, whose step takes half of
-# Muon's time to compile: on CPUs, jax finds no compiled program for any process but the first.
+# past the bounds below on some corpora, and the corpus is what a machine has installed.
 CONFIG = [
     *MICRO, "--config.training.cpu_devices=1", "--config.training.steps=30",
     "--config.training.schedule_steps=30", "--config.training.peer_timeout=8",
-    "--config.training.learning_rate=1e-3", "--config.training.optimizer=adamw",
+    "--config.training.learning_rate=1e-3",
 ]  # fmt: skip
 
 

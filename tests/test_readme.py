@@ -34,7 +34,7 @@ def test_there_are_two_commands_first():
         r"phi-jax run --config configs/nano\.py --workdir runs/nano",
         first,
     )
-    assert second == "pip install -e '.[dev]' && pytest -n 3 --dist loadfile"
+    assert second == "pip install -e '.[dev]' && pytest -n 2 --dist loadfile"
     assert "readme_commands.py second" in (ROOT / ".ci" / "run").read_text()
 
 

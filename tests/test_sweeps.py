@@ -266,7 +266,7 @@ def test_gpus_that_cannot_be_divided_are_one_line(monkeypatch):
         local._divided(local._gpus(), 2, "GPUs")
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(600)
 def test_a_killed_sweep_goes_on_and_makes_nothing_twice(tmp_path, file):
     directory = tmp_path / "S"
     command = ["sweep", "--config", str(file), "--workdir", str(directory), "--parallel", "2"]

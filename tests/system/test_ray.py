@@ -37,10 +37,10 @@ def cluster():
     # In a short place, since sockets are in it.
     scratch = tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True)
     with pytest.MonkeyPatch.context() as patch, scratch as place:
+        patch.setenv("RAY_TMPDIR", place)  # else it notes its address in /tmp/ray, which need not be there
         patch.setenv("RAY_raylet_start_wait_time_s", "600")  # of a busy machine
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        head = {**node, "include_dashboard": False, "temp_dir": place}
-        found = utils.Cluster(initialize_head=True, head_node_args=head)
+        found = utils.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         try:
             found.add_node(**node)
             patch.setenv("RAY_ADDRESS", found.address)

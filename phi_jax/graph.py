@@ -21,7 +21,6 @@ from phi_jax.training.rules import LATEST, PASS_AT_1
 
 TRAININGS = ("pretrain", "finetune")
 DISTRIBUTED = (*TRAININGS, "filter")  # stages that run in several processes at once
-COMPUTING = (*DISTRIBUTED, "select", "evaluate")  # stages that run jax
 RAW, FILTERED = "raw", "filtered"  # the token sets that no text entry wrote
 GRAMMAR, FILES = "grammar", "files"  # values of config.texts.*.writer that name no language model
 STATIC = "static"  # the value of config.annotate.grader that names no language model
@@ -76,6 +75,10 @@ class Stage(NamedTuple):
     def run(self, config: Config, inputs: Inputs, draft: Draft) -> None:
         """Imports the stage's function and calls it with the part of the config that it may read."""
         pkgutil.resolve_name(self.function)(self.config_of(config), inputs, draft)
+
+    def runs_jax(self) -> bool:
+        """Whether the stage always runs a model; `prune` runs one for its page only, with config.prune.model."""
+        return self.stage in (*DISTRIBUTED, "select") or "model" in self.inputs
 
     def asks_teachers(self) -> bool:
         """Whether the stage sends requests to language models."""
@@ -152,9 +155,8 @@ class _Graph:
         for stage in ("export", "evaluate"):
             for name in trained:
                 self._need(f"{stage}/{name}")
-        before = tuple(self._found.values())
-        inputs = {stage.label: stage.label for stage in before}
-        return (*before, Stage("report", "", inputs, ("report",), "phi_jax.report.page:report"))
+        inputs = {label: label for label in self._found}
+        return (*self._found.values(), Stage("report", "", inputs, ("report",), "phi_jax.report.page:report"))
 
     def _need(self, label: str) -> str:
         """Adds the stage `label` and before it all that it needs; returns the label."""

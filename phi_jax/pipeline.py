@@ -20,7 +20,7 @@ from etils.epath import Path, PathLike
 from phi_jax import preflight
 from phi_jax.config import Config
 from phi_jax.errors import UserError
-from phi_jax.graph import COMPUTING, DISTRIBUTED, Stage, models_of, split_label, stages
+from phi_jax.graph import DISTRIBUTED, Stage, models_of, split_label, stages
 from phi_jax.parallel import compilations, processes
 from phi_jax.progress import at_work, note, say
 from phi_jax.store import artifact
@@ -85,7 +85,7 @@ def run(config: Config, workdir: PathLike, *, only: Iterable[Stage] | None = Non
         due = processes.on_leader(look)
         preflight.check(config, workdir, list(itertools.compress(chosen, due)))
         processes.on_leader(begin)
-        if any(stage.stage in COMPUTING for stage in itertools.compress(chosen, due)):
+        if any(stage.runs_jax() for stage in itertools.compress(chosen, due)):
             compilations.keep_compilations(workdir)
         for stage in chosen:
             try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from phi_jax import fields
 from phi_jax.config import Config
 from phi_jax.errors import UserError, one_line
-from phi_jax.graph import COMPUTING, TRAININGS, Stage
+from phi_jax.graph import TRAININGS, Stage
 from phi_jax.parallel import processes
 from phi_jax.store import artifact
 
@@ -135,8 +135,7 @@ def _disk(config: Config, workdir: str, due: Sequence[Stage]) -> Iterator[str]:
 
 def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
     """The mesh fits the devices, the batch the mesh, and the kernel is there."""
-    computing = [stage for stage in due if stage.stage in COMPUTING]
-    if not computing:
+    if not any(stage.runs_jax() for stage in due):
         return
     import jax
 
@@ -147,7 +146,7 @@ def _devices(config: Config, due: Sequence[Stage]) -> Iterator[str]:
             f"jax finds no device ({one_line(error)}); correct the environment variable JAX_PLATFORMS, or leave it out"
         ) from None
     yield f"devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
-    for stage in computing:
+    for stage in due:
         if stage.stage in TRAININGS:
             from phi_jax.model.attention import check_kernel_on
             from phi_jax.parallel.mesh import batch_ways, check_cut, make_mesh

@@ -125,6 +125,8 @@ def test_a_model_writes_after_it_is_trained():
     assert found["synthesize/own"].inputs == {"model": "pretrain/first"}
     assert list(found).index("pretrain/first") < list(found).index("synthesize/own")
     assert not found["synthesize/own"].asks_teachers()
+    running_jax = {label for label, s in found.items() if s.runs_jax()}
+    assert running_jax == {"synthesize/own", "pretrain/first", "evaluate/first"}
 
 
 @pytest.mark.parametrize(
